@@ -1,0 +1,334 @@
+"""Play episodes of a Gymnasium environment in parallel worker processes.
+
+Workers send whole episodes to the process that stores them. An episode depends on its own
+seeds alone: not on the worker, on the episodes before it, or on an interruption.
+"""
+
+import importlib.metadata
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+import envs  # noqa: F401  registers the environments
+from worldmodel.actions import ActionSpec
+from worldmodel.data import DataError, DatasetInfo, Episode
+
+if TYPE_CHECKING:  # torch takes seconds to import, and random play does without
+    from envs.policy import FramePolicy
+
+JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
+GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
+
+
+class WorkerError(RuntimeError):
+    """A worker process failed; the message holds its own traceback."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Who acts.
+
+    Attributes:
+        name: as stored with the episode.
+        uses_policy: whether a trained policy acts (its actions are sampled).
+        random_start: the chance, at a step without one, that a random action begins.
+        max_hold: a random action is held for 1 to so many steps.
+    """
+
+    name: str
+    uses_policy: bool
+    random_start: float
+    max_hold: int
+
+
+POLICY = Behaviour("policy", uses_policy=True, random_start=0.0, max_hold=1)
+POLICY_WITH_NOISE = Behaviour("policy+noise", uses_policy=True, random_start=0.1, max_hold=8)
+RANDOM = Behaviour("random", uses_policy=False, random_start=1.0, max_hold=8)
+# A new random action every step: what a trained policy is measured against.
+UNIFORM = Behaviour("uniform", uses_policy=False, random_start=1.0, max_hold=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play: the environment's seed, the actions' seed, who acts, for how long."""
+
+    episode_id: int
+    env_seed: int
+    action_seed: int
+    behaviour: Behaviour
+    max_length: int
+
+
+class Player:
+    """Picks an episode's actions as a behaviour says.
+
+    Args:
+        policy: for a behaviour that uses one; None otherwise.
+        space: where random actions come from.
+        seed: of the policy's and the random actions.
+    """
+
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        policy: "FramePolicy | None",
+        space: gymnasium.Space[Any],
+        seed: int,
+    ) -> None:
+        self.behaviour = behaviour
+        self.policy = policy
+        self.space = space
+        self._rng = np.random.default_rng(seed)
+        self._held: Any = None
+        self._hold_left = 0
+        space.seed(seed)
+        if policy is not None:
+            policy.reset(seed=seed)
+
+    def act(self, frame: np.ndarray) -> Any:
+        # The policy looks at every frame, also while noise acts: it stacks them.
+        wanted = None if self.policy is None else self.policy.act(frame)
+        if self._hold_left == 0 and self._rng.random() < self.behaviour.random_start:
+            self._held = self.space.sample()
+            self._hold_left = int(self._rng.integers(1, self.behaviour.max_hold + 1))
+        if self._hold_left > 0:
+            self._hold_left -= 1
+            return self._held
+        return wanted
+
+
+def play_episode(
+    env: gymnasium.Env[Any, Any], job: Job, policy: "FramePolicy | None", actions: ActionSpec
+) -> Episode:
+    """Play one episode from its reset to its end, or for `job.max_length` steps."""
+    names = variable_names(env)
+    player = Player(
+        job.behaviour,
+        policy if job.behaviour.uses_policy else None,
+        env.action_space,
+        job.action_seed,
+    )
+    frame, info = env.reset(seed=job.env_seed)
+    frames, variables = [frame], [[info[name] for name in names]]
+    taken, rewards, ends = [], [], []
+    while len(taken) < job.max_length:
+        action = player.act(frame)
+        frame, reward, terminated, truncated, info = env.step(action)
+        frames.append(frame)
+        variables.append([info[name] for name in names])
+        taken.append(action)
+        rewards.append(reward)
+        ends.append((terminated, truncated))
+        if terminated or truncated:
+            break
+    return Episode(
+        episode_id=job.episode_id,
+        seed=job.env_seed,
+        policy=job.behaviour.name,
+        frames=np.stack(frames),
+        action=np.asarray(taken, actions.dtype),
+        reward=np.asarray(rewards, np.float32),
+        terminated=np.asarray([end[0] for end in ends], bool),
+        truncated=np.asarray([end[1] for end in ends], bool),
+        variables=np.asarray(variables, np.float32).reshape(len(frames), len(names)),
+    )
+
+
+class Workers:
+    """Processes that each play in an environment of their own.
+
+    Args:
+        num_workers: how many.
+        env_id, env_kwargs: for `gymnasium.make` in each worker.
+        policy_path: a stable-baselines3 .zip, or None when only random play is wanted.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        env_id: str,
+        env_kwargs: dict[str, Any],
+        policy_path: Path | None,
+    ) -> None:
+        # Spawned, not forked: nothing of this process, open files above all, is shared.
+        context = multiprocessing.get_context("spawn")
+        self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
+        for _ in range(num_workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(theirs, env_id, env_kwargs, policy_path), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._workers[ours] = process
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for connection in self._workers:
+            connection.close()  # a worker ends when its pipe does
+        for process in self._workers.values():
+            process.join(GOODBYE_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[Episode]:
+        """Play all jobs; episodes come in the order in which they are done.
+
+        Raises:
+            WorkerError: a worker failed or died.
+        """
+        waiting = iter(jobs)
+        unfinished = dict.fromkeys(self._workers, 0)
+        for connection in list(self._workers) * JOBS_AHEAD:
+            self._give(connection, waiting, unfinished)
+        while any(unfinished.values()):
+            busy = [connection for connection, count in unfinished.items() if count]
+            for connection in wait(busy):
+                assert isinstance(connection, Connection)
+                episode = self._receive(connection)
+                unfinished[connection] -= 1
+                self._give(connection, waiting, unfinished)
+                yield episode
+
+    def _give(
+        self, connection: Connection, waiting: Iterator[Job], unfinished: dict[Connection, int]
+    ) -> None:
+        job = next(waiting, None)
+        if job is None:
+            return
+        try:
+            connection.send(job)
+        except OSError:
+            self._receive(connection)  # what the worker said before it went
+            raise
+        unfinished[connection] += 1
+
+    def _receive(self, connection: Connection) -> Episode:
+        try:
+            answer = connection.recv()
+        except (EOFError, OSError):
+            process = self._workers[connection]
+            process.join(GOODBYE_S)
+            raise WorkerError(
+                f"a worker process died (exit code {process.exitcode}; -9 means that it was "
+                "killed, perhaps for want of memory)"
+            ) from None
+        if isinstance(answer, str):
+            raise WorkerError(f"a worker process failed:\n{answer}")
+        return answer
+
+
+def _work(
+    connection: Connection, env_id: str, env_kwargs: dict[str, Any], policy_path: Path | None
+) -> None:
+    """A worker's life: jobs in, episodes out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
+    # Or engines started here would hold the pipe open after this process was killed.
+    os.set_inheritable(connection.fileno(), False)
+    env = None
+    try:
+        env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+        actions = action_spec(env)
+        policy = None
+        if policy_path is not None:
+            import torch
+
+            from envs.policy import FramePolicy
+
+            torch.set_num_threads(1)  # one core a worker
+            policy = FramePolicy(policy_path)
+        while True:
+            connection.send(play_episode(env, connection.recv(), policy, actions))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the other side is done, or dead
+    except Exception:
+        connection.send(traceback.format_exc())
+    finally:
+        if env is not None:
+            env.close()
+
+
+def variable_names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
+    """The entries of `info` that are recorded: the environment's `variable_names`, or none."""
+    return tuple(getattr(env.unwrapped, "variable_names", ()))
+
+
+def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
+    """The environment's action space without Gymnasium.
+
+    Raises:
+        DataError: the space is of a kind that cannot be recorded.
+    """
+    space = env.action_space
+    meanings = tuple(getattr(env.unwrapped, "action_meanings", ()))
+    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
+        return ActionSpec("discrete", (int(space.n),), meanings=meanings)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return ActionSpec("multi_discrete", tuple(space.nvec.tolist()), meanings=meanings)
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        low, high = tuple(space.low.tolist()), tuple(space.high.tolist())
+        return ActionSpec("box", low=low, high=high, meanings=meanings)
+    raise DataError(
+        f"actions in {space} cannot be recorded: a Discrete space from 0, a flat MultiDiscrete, "
+        "or a flat bounded Box is needed"
+    )
+
+
+def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
+    """What meta.json will say of episodes of this environment.
+
+    Raises:
+        DataError: its observations are not uint8 pictures (H, W, C), or its actions are of a
+            kind that cannot be recorded.
+    """
+    env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+    try:
+        shape = env.observation_space.shape or ()
+        if env.observation_space.dtype != np.uint8 or len(shape) != 3:
+            raise DataError(
+                f"{env_id} observes {env.observation_space}: uint8 pictures (H, W, C) are needed"
+            )
+        return DatasetInfo(
+            env_id=env_id,
+            env_kwargs=env_kwargs,
+            frame_shape=(shape[0], shape[1], shape[2]),
+            actions=action_spec(env),
+            variable_names=variable_names(env),
+            fps=float(env.metadata.get("render_fps", 30)),
+            frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
+            policies=policies,
+            versions={
+                "python": sys.version.split()[0],
+                **{
+                    name: importlib.metadata.version(name)
+                    for name in ("gymnasium", "numpy", "stable-baselines3", "vizdoom")
+                },
+            },
+        )
+    finally:
+        env.close()
+
+
+def random_seeds(*key: int) -> tuple[int, int]:
+    """Seeds of an environment and of the actions in it, 31 bits each, fixed by `key`."""
+    env_seed, action_seed = np.random.SeedSequence(key).generate_state(2)
+    return int(env_seed) >> 1, int(action_seed) >> 1

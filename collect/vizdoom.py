@@ -1,0 +1,310 @@
+"""Record a ViZDoom scenario: python -m collect.vizdoom --scenario hgs --out data/doom-hgs
+
+Trains a policy when none is given, measures it beside a random one, then records episodes with
+parallel workers. Stopped in whatever way, the same command goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Policies and their training are imported where they are used: torch takes seconds to import,
+# and every worker process imports this module.
+from collect.recorder import (
+    POLICY,
+    POLICY_WITH_NOISE,
+    RANDOM,
+    Behaviour,
+    Job,
+    WorkerError,
+    Workers,
+    describe,
+    random_seeds,
+)
+from collect.score import print_scores, score_behaviours
+from worldmodel.data import DataError, DatasetInfo, EpisodeWriter
+from worldmodel.data.episodes import read_info, write_info
+
+SCENARIOS = {"hgs": "DoomHealthGatheringSupreme-v0"}
+# The noise takes a world model to places where the policy would not go, and covers every action.
+WITH_POLICY = {POLICY: 0.6, POLICY_WITH_NOISE: 0.25, RANDOM: 0.15}
+WITHOUT_POLICY = {RANDOM: 1.0}
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record a ViZDoom scenario, played by a trained policy, by that policy with noise, and at
+    random. Stopped in whatever way, the same command goes on where it was."""
+
+    scenario: str = "hgs"
+    """What to play. hgs: Health Gathering Supreme."""
+    episodes: int = 1000
+    """Number of episodes in all; more than before adds to the set."""
+    length: int = 100
+    """Most steps an episode; 8.75 steps are a second."""
+    out: Path = Path("data/doom-hgs")
+    """Folder of the data set."""
+    policy: str = "train"
+    """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
+    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
+    train_steps: int = 500_000
+    """Environment steps of the policy's training, in all."""
+    workers: int = 2
+    """Worker processes, each with one core."""
+    seed: int = 0
+    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
+    evaluate_episodes: int = 100
+    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
+    score_only: bool = False
+    """Stop after the score."""
+
+
+def main() -> None:
+    options = tyro.cli(Collect, prog="python -m collect.vizdoom", description=__doc__)
+    try:
+        collect(options)
+    except (DataError, WorkerError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        raise SystemExit(130) from None
+
+
+def collect(options: Collect) -> None:
+    """Do what `Collect` says.
+
+    Raises:
+        DataError: an option, the policy file or the folder is not usable; nothing was written.
+        WorkerError: a worker failed. Finished episodes are kept.
+    """
+    _check(options)
+    env_id = SCENARIOS[options.scenario]
+    info = describe(env_id, {}, {})
+    policy_path = _policy_file(options, env_id)
+    info = replace(info, policies=_policies(options, policy_path))
+    _refuse_other_recording(options.out, info)
+    with Workers(options.workers, env_id, {}, policy_path) as workers:
+        if options.evaluate_episodes:
+            info = _score(options, info, workers)
+        if not options.score_only:
+            _record(options, info, workers)
+
+
+def _check(options: Collect) -> None:
+    if options.scenario not in SCENARIOS:
+        known = ", ".join(SCENARIOS)
+        raise DataError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
+    for name in ("episodes", "length", "workers", "train_steps"):
+        if getattr(options, name) < 1:
+            shown = name.replace("_", "-")
+            raise DataError(f"--{shown} must be at least 1, not {getattr(options, name)}")
+    for name in ("seed", "evaluate_episodes"):
+        if getattr(options, name) < 0:
+            shown = name.replace("_", "-")
+            raise DataError(f"--{shown} must not be negative, but is {getattr(options, name)}")
+    if options.out.exists() and not options.out.is_dir():
+        raise DataError(f"--out {options.out} is a file, not a folder")
+
+
+def _policy_file(options: Collect, env_id: str) -> Path | None:
+    """OUT/policy.zip: trained, or copied from the file given. None when random play is asked."""
+    if options.policy == "random":
+        return None
+    path = options.out / "policy.zip"
+    if options.policy == "train":
+        options.out.mkdir(parents=True, exist_ok=True)
+        _train(options, env_id, path)
+        return path
+    _check_policy(Path(options.policy), env_id)
+    if path.exists() and _sha256(path) != _sha256(Path(options.policy)):
+        raise DataError(
+            f"{path} is another policy than {options.policy}: choose another --out, or leave "
+            "--policy as it was"
+        )
+    if not path.exists():
+        options.out.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished.zip")
+        shutil.copyfile(options.policy, unfinished)
+        os.replace(unfinished, path)
+    return path
+
+
+def _train(options: Collect, env_id: str, path: Path) -> None:
+    from collect.policies import train_ppo
+
+    if path.exists():
+        _check_policy(path, env_id)
+    with _progress() as progress:
+        task = progress.add_task("training PPO", total=options.train_steps)
+        train_ppo(
+            env_id,
+            path,
+            num_steps=options.train_steps,
+            seed=options.seed,
+            on_progress=lambda steps: progress.update(task, completed=steps),
+        )
+
+
+def _check_policy(path: Path, env_id: str) -> None:
+    """Raises DataError unless the file is a policy for the environment."""
+    import gymnasium
+
+    from envs.policy import FramePolicy, PolicyFileError
+
+    env = gymnasium.make(env_id)
+    try:
+        FramePolicy(path).check_fits(env.observation_space, env.action_space)
+    except PolicyFileError as error:
+        raise DataError(str(error)) from None
+    finally:
+        env.close()
+
+
+def _policies(options: Collect, policy_path: Path | None) -> dict[str, Any]:
+    """What meta.json says of who acted; fixes the set together with the environment."""
+    shares = WITHOUT_POLICY if policy_path is None else WITH_POLICY
+    return {
+        "recording": {
+            "seed": options.seed,
+            "length": options.length,
+            "policy_sha256": None if policy_path is None else _sha256(policy_path),
+            "behaviours": {
+                behaviour.name: {
+                    "share": share,
+                    "random_start": behaviour.random_start,
+                    "max_hold": behaviour.max_hold,
+                }
+                for behaviour, share in shares.items()
+            },
+        }
+    }
+
+
+def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
+    """Raises DataError when the folder's episodes were recorded with other options."""
+    if not (folder / "meta.json").exists():
+        return
+    stored = read_info(folder).policies.get("recording", {})
+    differences = [
+        f"{name} {stored.get(name)} against {value}"
+        for name, value in info.policies["recording"].items()
+        if stored.get(name) != value
+    ]
+    if differences:
+        raise DataError(
+            f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
+            "to go on there, or choose another --out"
+        )
+
+
+def _score(options: Collect, info: DatasetInfo, workers: Workers) -> DatasetInfo:
+    """Measure the policy, unless OUT/policy-score.json says that it was done; print and store."""
+    path = options.out / "policy-score.json"
+    measured_on = {
+        "policy_sha256": info.policies["recording"]["policy_sha256"],
+        "seed": options.seed,
+        "num_episodes": options.evaluate_episodes,
+    }
+    scores = _stored_scores(path, measured_on)
+    if scores is None:
+        with_policy = measured_on["policy_sha256"] is not None
+        with _progress() as progress:
+            total = options.evaluate_episodes * (1 + with_policy)
+            task = progress.add_task("measuring the policy", total=total)
+            measured = score_behaviours(
+                workers,
+                with_policy=with_policy,
+                num_episodes=options.evaluate_episodes,
+                seed=options.seed,
+                frame_skip=info.frame_skip,
+                pickups_at=info.variable_names.index("pickups"),
+                on_episode=lambda: progress.advance(task),
+            )
+        scores = {name: score.to_json() for name, score in measured.items()}
+        options.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**measured_on, "scores": scores}, indent=2) + "\n")
+    print_scores(scores, Console())
+    info = replace(info, policies={**info.policies, "scores": scores})
+    if (options.out / "meta.json").exists():
+        write_info(options.out, replace(read_info(options.out), policies=info.policies))
+    return info
+
+
+def _stored_scores(path: Path, measured_on: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        scores = stored.pop("scores")
+    except (OSError, ValueError, KeyError, AttributeError):  # none, or half of one
+        return None
+    return scores if stored == measured_on else None
+
+
+def _record(options: Collect, info: DatasetInfo, workers: Workers) -> None:
+    with EpisodeWriter(options.out, info) as writer, _progress() as progress:
+        missing = [i for i in range(options.episodes) if i not in writer.done]
+        task = progress.add_task(
+            "recording", total=options.episodes, completed=options.episodes - len(missing)
+        )
+        for episode in workers.play(_jobs(options, missing, info)):
+            writer.append(episode)
+            progress.advance(task)
+    console.print(f"{options.out} holds {len(writer.done)} episodes")
+
+
+def _jobs(options: Collect, episode_ids: list[int], info: DatasetInfo) -> Iterator[Job]:
+    with_policy = info.policies["recording"]["policy_sha256"] is not None
+    shares = WITH_POLICY if with_policy else WITHOUT_POLICY
+    for i in episode_ids:
+        env_seed, action_seed = random_seeds(options.seed, i)
+        behaviour = choose_behaviour(options.seed, i, shares)
+        yield Job(i, env_seed, action_seed, behaviour, options.length)
+
+
+def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float]) -> Behaviour:
+    """Who acts in an episode: fixed by its id and the seed, in the given shares."""
+    drawn = np.random.default_rng([seed, episode_id]).random()
+    below = 0.0
+    for behaviour, share in shares.items():
+        below += share
+        if drawn < below:
+            return behaviour
+    return behaviour
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+if __name__ == "__main__":
+    main()

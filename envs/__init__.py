@@ -1,0 +1,13 @@
+"""Gymnasium environments: real games, and the dreams learned from them.
+
+`import envs` registers them; nothing heavy is imported until `gymnasium.make`.
+"""
+
+import gymnasium
+
+gymnasium.register(
+    id="DoomHealthGatheringSupreme-v0",
+    entry_point="envs.doom:DoomEnv",
+    kwargs={"scenario": "health_gathering_supreme"},
+)
+gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")

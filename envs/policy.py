@@ -1,0 +1,103 @@
+"""A stable-baselines3 policy as something that looks at frames and picks actions."""
+
+import zipfile
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+
+
+class PolicyFileError(ValueError):
+    """A policy file is missing, is no policy, or does not fit the environment."""
+
+
+class FramePolicy:
+    """A PPO policy on the last few frames of an environment, real or dreamed.
+
+    The number of stacked frames is read off the policy: its observations have
+    `3 * num_stacked` channels. A policy file is stable-baselines3's own format, which can
+    carry code: load only files you trust.
+
+    Args:
+        path: a .zip written by stable-baselines3's `PPO.save`.
+        seed: of the actions drawn. The generator is this policy's own: torch's global one is
+            left as it is.
+
+    Raises:
+        PolicyFileError: the file is missing or is no such .zip.
+    """
+
+    def __init__(self, path: str | Path, *, seed: int = 0) -> None:
+        self.path = Path(path)
+        self.model = _load(self.path)
+        channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
+        if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
+            raise PolicyFileError(
+                f"{path}: the policy looks at {self.model.observation_space}, not at RGB frames"
+            )
+        self.num_stacked = min(channels_first) // 3
+        self._frames: deque[np.ndarray] = deque(maxlen=self.num_stacked)
+        self.reset(seed=seed)
+
+    def reset(self, *, seed: int | None = None) -> None:
+        """Forget the frames seen: call it when an episode starts.
+
+        Args:
+            seed: of the actions drawn from now on; None goes on with the same generator.
+        """
+        self._frames.clear()
+        if seed is not None:
+            self._generator_state = torch.Generator().manual_seed(seed).get_state()
+
+    def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
+        """The action for the newest frame, uint8 (H, W, 3).
+
+        Frames before an episode's first are black, as in stable-baselines3's VecFrameStack.
+        """
+        while len(self._frames) < self.num_stacked - 1:
+            self._frames.append(np.zeros_like(frame))
+        self._frames.append(frame)
+        stacked = np.concatenate(self._frames, axis=-1)
+        # stable-baselines3 samples with torch's global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._generator_state)
+            action, _ = self.model.predict(stacked, deterministic=deterministic)
+            self._generator_state = torch.get_rng_state()
+        return action
+
+    def check_fits(
+        self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
+    ) -> None:
+        """Raises PolicyFileError unless the policy can act in an environment of these spaces."""
+        height, width, channels = observation_space.shape or (0, 0, 0)
+        expected = (channels * self.num_stacked, height, width)
+        if self.model.observation_space.shape != expected:
+            raise PolicyFileError(
+                f"{self.path}: the policy looks at frames of shape "
+                f"{self.model.observation_space.shape} (channels first), but the environment "
+                f"gives {observation_space.shape}: train one for this environment"
+            )
+        if self.model.action_space != action_space:
+            raise PolicyFileError(
+                f"{self.path}: the policy acts in {self.model.action_space}, but the environment "
+                f"takes {action_space}: train one for this environment"
+            )
+
+
+def _load(path: Path) -> PPO:
+    if not path.exists():
+        raise PolicyFileError(f"there is no policy file {path}")
+    # Looked at before anything is unpickled.
+    members = set(zipfile.ZipFile(path).namelist()) if zipfile.is_zipfile(path) else set()
+    if not {"data", "policy.pth"} <= members:
+        raise PolicyFileError(
+            f"{path} is not a stable-baselines3 policy: a .zip written by PPO.save is needed"
+        )
+    try:
+        return PPO.load(path, device="cpu")
+    except Exception as error:  # whatever an unknown file makes the unpickler do
+        raise PolicyFileError(f"{path} cannot be read as a PPO policy: {error}") from error

@@ -1,0 +1,30 @@
+"""Walk through a dream of Doom, or through Doom itself, with the arrow keys.
+
+python -m play
+python -m play --env doom-hgs --policy runs/policy.zip
+python -m play --env runs/doom --start 3 --record walk.mp4
+python -m play --replay walk.json
+python -m play --headless --record walk.mp4 --steps 200 --seed 1
+"""
+
+import sys
+import time
+
+STARTED_S = time.perf_counter()  # before the imports, which are part of the wait
+
+
+def main() -> int:
+    """Run the command line and return the exit code."""
+    from play import PlayError
+    from play.session import PlayOptions, parse, run
+
+    options: PlayOptions = parse(sys.argv[1:])
+    try:
+        return run(options, started_s=STARTED_S)
+    except PlayError as error:
+        print(f"play: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

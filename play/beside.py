@@ -1,0 +1,73 @@
+"""The real game, brought to the moment where a dream is, and given the same actions."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class RealView:
+    """The real game beside a dream. After its end it stays as it was.
+
+    Attributes:
+        frame: uint8 (H, W, 3).
+        info: the real game variables.
+        is_over: the real episode has ended.
+    """
+
+    frame: np.ndarray
+    info: dict[str, Any]
+    is_over: bool
+
+
+class RealBeside:
+    """A real game that follows one dream.
+
+    Args:
+        dream: has `real_moment`.
+    """
+
+    def __init__(self, dream: gymnasium.Env) -> None:
+        self._dream: Any = dream.unwrapped
+        self._env: gymnasium.Env | None = None
+        self._opened: tuple[str, dict[str, Any]] | None = None
+
+    def begin(self, start: int | None, actions: Iterable[int]) -> RealView:
+        """Go to the dream's start, then take the dream's actions since.
+
+        Raises:
+            ValueError, TypeError, ImportError, gymnasium.error.Error: this dream has no real
+                game, it isn't installed here, or the checkpoint names one that can't be.
+        """
+        moment = self._dream.real_moment(start)
+        wanted = (moment.env_id, moment.env_kwargs)
+        # The name comes from a checkpoint, which is data: "module:Name-v0" would import code.
+        if ":" in moment.env_id:
+            raise ValueError(f"{moment.env_id!r} is not a registered environment")
+        if self._env is None or self._opened != wanted:
+            self.close()
+            self._env = gymnasium.make(moment.env_id, disable_env_checker=True, **moment.env_kwargs)
+            self._opened = wanted
+        frame, info = self._env.reset(seed=int(moment.seed))
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+            raise ValueError(f"{moment.env_id} does not show uint8 RGB frames")
+        view = RealView(frame, info, is_over=False)
+        for action in (*moment.actions, *actions):
+            view = self.step(view, int(action))
+        return view
+
+    def step(self, view: RealView, action: int) -> RealView:
+        """The real game one action after `view`, which is its latest."""
+        if view.is_over:
+            return view
+        assert self._env is not None
+        frame, _, terminated, truncated, info = self._env.step(action)
+        return RealView(frame, info, is_over=bool(terminated or truncated))
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None

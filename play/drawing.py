@@ -1,0 +1,209 @@
+"""What the window looks like. Draws a `View` on any pygame surface; handles no events."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pygame
+
+from play.worker import Shown
+
+BACKGROUND = (15, 17, 21)
+PANEL = (24, 27, 34)
+LINE = (44, 49, 60)
+TEXT = (222, 226, 233)
+DIM = (132, 141, 156)
+ACCENT = (126, 200, 190)
+WARM = (240, 180, 90)
+HEALTHY, HURT = (120, 190, 110), (215, 85, 75)
+STATUS_HEIGHT = 64
+GAP = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that is on the screen; equal views look the same.
+
+    Attributes:
+        shown: None while the world is being loaded.
+        pane: side of the square that a frame is shown in, in pixels.
+        title: what is played.
+        names: of the panes: the world's, and the real game's.
+        waking_dots: how many dots the waiting text has, while it waits.
+        help_lines: (keys, what they do); empty when hidden.
+    """
+
+    shown: Shown | None
+    pane: int
+    title: str
+    names: tuple[str, str]
+    action_meanings: tuple[str, ...]
+    policy_steers: bool
+    paused: bool
+    fps: float
+    note: str | None
+    waking_dots: int
+    help_lines: tuple[tuple[str, str], ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the window, in pixels."""
+        num_panes = 2 if self.shown is not None and self.shown.moment.real else 1
+        return num_panes * self.pane + (num_panes - 1) * GAP, self.pane + STATUS_HEIGHT
+
+
+class Painter:
+    """Draws views, with fonts made once."""
+
+    def __init__(self) -> None:
+        # pygame's own font: the same on every machine.
+        self._small = pygame.font.Font(None, 20)
+        self._text = pygame.font.Font(None, 24)
+        self._large = pygame.font.Font(None, 40)
+
+    def draw(self, screen: pygame.Surface, view: View) -> None:
+        """Draw all of `view` on a surface of `view.size`."""
+        screen.fill(BACKGROUND)
+        whole = pygame.Rect(0, 0, screen.get_width(), view.pane)
+        if view.shown is None:
+            dots = "." * view.waking_dots
+            left = whole.centerx - self._large.size("waking up...")[0] // 2
+            self._write(screen, "waking up" + dots, (left, whole.centery - 24), self._large, TEXT)
+            self._centred(screen, view.title, whole.move(0, 28), self._text, DIM)
+        else:
+            self._draw_panes(screen, view, view.shown)
+            self._draw_status(screen, view, view.shown)
+        if view.help_lines:
+            self._draw_help(screen, view)
+        elif view.note:
+            self._pill(screen, view.note, whole.centerx, whole.bottom - 32)
+
+    def _draw_panes(self, screen: pygame.Surface, view: View, shown: Shown) -> None:
+        moment = shown.moment
+        pane = pygame.Rect(0, 0, view.pane, view.pane)
+        _blit_frame(screen, moment.frame, pane)
+        if moment.real is not None:
+            beside = pane.move(view.pane + GAP, 0)
+            _blit_frame(screen, moment.real.frame, beside)
+            real_facts = "over" if moment.real.is_over else _facts(moment.real.info)
+            dream_facts = _facts({name: moment.info.get(name) for name in moment.real.info})
+            self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
+            self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)
+        if shown.is_over:
+            self._draw_end(screen, shown, pane)
+
+    def _draw_end(self, screen: pygame.Surface, shown: Shown, pane: pygame.Rect) -> None:
+        _shade(screen, pane, 150)
+        moment = shown.moment
+        if shown.frames_agree is not None:
+            agree = "the same" if shown.frames_agree else "not the same"
+            title, hint = "the replay is over", f"its frames are {agree}    q quits"
+        else:
+            title = "this life is over" if moment.terminated else "time is over"
+            hint = "r  the same moment again      n  another start"
+        self._centred(screen, title, pane.move(0, -26), self._large, TEXT)
+        self._centred(
+            screen, f"return {moment.total_reward:,.1f}", pane.move(0, 8), self._text, WARM
+        )
+        self._centred(screen, hint, pane.move(0, 40), self._text, DIM)
+
+    def _draw_status(self, screen: pygame.Surface, view: View, shown: Shown) -> None:
+        moment = shown.moment
+        bar = pygame.Rect(0, view.pane, screen.get_width(), STATUS_HEIGHT)
+        pygame.draw.rect(screen, PANEL, bar)
+        pygame.draw.line(screen, LINE, bar.topleft, bar.topright)
+        top, bottom = bar.top + 12, bar.top + 38
+        action = "start" if moment.action is None else view.action_meanings[moment.action]
+        steerer = "policy" if view.policy_steers else ""
+        if moment.steered_by == "replay":
+            steerer = "replay"
+        x = self._write(screen, action, (14, top), self._text, ACCENT)
+        self._write(screen, steerer, (x + 8, top + 2), self._small, WARM)
+        reward = "-" if moment.action is None else f"{moment.reward:+.1f}"
+        self._field(screen, 150, top, "reward", reward)
+        self._field(screen, 270, top, "return", f"{moment.total_reward:,.1f}")
+        if "health" in moment.info:
+            self._draw_health(screen, float(moment.info["health"]), 14, bottom)
+        self._field(screen, 150, bottom, "step", f"{moment.step_number:,}")
+        is_idle = view.paused or shown.steps_per_s is None
+        rate = "-" if is_idle else f"{shown.steps_per_s:.1f}"
+        self._field(screen, 270, bottom, "steps/s", f"{rate} of {view.fps:.3g}")
+        right = bar.right - 14
+        if view.paused and not shown.is_over:
+            label = self._text.render("paused", True, WARM)
+            screen.blit(label, label.get_rect(right=right, top=top))
+        label = self._small.render("h  keys", True, DIM)
+        screen.blit(label, label.get_rect(right=right, top=bottom + 1))
+
+    def _draw_health(self, screen: pygame.Surface, health: float, x: int, y: int) -> None:
+        share = min(max(health / 100, 0.0), 1.0)
+        trough = pygame.Rect(x, y + 2, 80, 11)
+        pygame.draw.rect(screen, LINE, trough, border_radius=5)
+        if share > 0:
+            full = pygame.Rect(trough.topleft, (max(8, round(trough.width * share)), trough.height))
+            pygame.draw.rect(screen, HEALTHY if share > 0.3 else HURT, full, border_radius=5)
+        self._write(screen, f"{health:.0f}", (trough.right + 7, y), self._small, TEXT)
+
+    def _draw_help(self, screen: pygame.Surface, view: View) -> None:
+        pane = pygame.Rect(0, 0, screen.get_width(), view.pane)
+        _shade(screen, pane, 215)
+        spacing = min(28, view.pane // (len(view.help_lines) + 2))
+        y = pane.centery - spacing * len(view.help_lines) // 2
+        for keys, description in view.help_lines:
+            label = self._text.render(keys, True, ACCENT)
+            screen.blit(label, label.get_rect(right=pane.centerx - 70, top=y))
+            self._write(screen, description, (pane.centerx - 50, y), self._text, TEXT)
+            y += spacing
+
+    def _field(self, screen: pygame.Surface, x: int, y: int, name: str, value: str) -> None:
+        x = self._write(screen, name, (x, y + 2), self._small, DIM)
+        self._write(screen, value, (x + 6, y), self._text, TEXT)
+
+    def _pill(self, screen: pygame.Surface, text: str, x: int, y: int) -> None:
+        label = self._small.render(text, True, TEXT)
+        box = label.get_rect(center=(x, y))
+        _shade(screen, box.inflate(20, 10), 190, radius=10)
+        screen.blit(label, box)
+
+    def _centred(
+        self,
+        screen: pygame.Surface,
+        text: str,
+        box: pygame.Rect,
+        font: pygame.font.Font,
+        color: tuple[int, int, int],
+    ) -> None:
+        label = font.render(text, True, color)
+        screen.blit(label, label.get_rect(center=box.center))
+
+    def _write(
+        self,
+        screen: pygame.Surface,
+        text: str,
+        at: tuple[int, int],
+        font: pygame.font.Font,
+        color: tuple[int, int, int],
+    ) -> int:
+        """Write, and return where the text ends, in pixels from the left."""
+        screen.blit(font.render(text, True, color), at)
+        return at[0] + font.size(text)[0]
+
+
+def _blit_frame(screen: pygame.Surface, frame: np.ndarray, pane: pygame.Rect) -> None:
+    """Show a frame, uint8 (H, W, 3), as large as fits, smoothed: big squares hide the walls."""
+    height, width = frame.shape[:2]
+    image = pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (width, height), "RGB")
+    scale = min(pane.width / width, pane.height / height)
+    scaled = pygame.transform.smoothscale(image, (round(width * scale), round(height * scale)))
+    screen.blit(scaled, scaled.get_rect(center=pane.center))
+
+
+def _shade(screen: pygame.Surface, box: pygame.Rect, alpha: int, radius: int = 0) -> None:
+    veil = pygame.Surface(box.size, pygame.SRCALPHA)
+    pygame.draw.rect(veil, (*BACKGROUND, alpha), veil.get_rect(), border_radius=radius)
+    screen.blit(veil, box)
+
+
+def _facts(info: dict[str, object]) -> str:
+    return "  ".join(
+        f"{name} {value:.0f}" for name, value in info.items() if isinstance(value, float)
+    )

@@ -1,0 +1,71 @@
+"""Playing without a window: as fast as the world goes."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from play.pilot import Pilot
+
+MEAN_HOLD_STEPS = 4  # about half a second of Doom
+
+
+class RandomWalk:
+    """Somebody wandering about: holds each action for a while, and goes forward half the time.
+
+    Args:
+        action_meanings: the name of each action.
+        seed: the same seed walks the same way.
+    """
+
+    def __init__(self, action_meanings: tuple[str, ...], *, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        weights = np.ones(len(action_meanings))
+        if "forward" in action_meanings and len(weights) > 1:
+            weights[action_meanings.index("forward")] = len(weights) - 1
+        self._chances = weights / weights.sum()
+        self._action = 0
+        self._steps_left = 0
+
+    def next_action(self) -> int:
+        if self._steps_left == 0:
+            self._action = int(self._random.choice(len(self._chances), p=self._chances))
+            self._steps_left = int(self._random.geometric(1 / MEAN_HOLD_STEPS))
+        self._steps_left -= 1
+        return self._action
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a headless run did; `total_reward` is summed over its episodes."""
+
+    num_steps: int
+    num_episodes: int
+    total_reward: float
+    steps_per_s: float
+
+
+def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> Summary:
+    """Take `num_steps`, by the policy where it steers, else a random walk.
+
+    An episode's end begins another. `stop` (Ctrl-C) ends the walk early.
+    """
+    wanderer = RandomWalk(pilot.keymap.action_meanings, seed=seed)
+    num_taken, num_episodes, total_reward, stepping_s = 0, 1, 0.0, 0.0
+    while num_taken < num_steps and not stop.is_set():
+        if pilot.is_over:
+            pilot.another_start()
+            num_episodes += 1
+        started_s = time.perf_counter()
+        total_reward += pilot.step(wanderer.next_action()).reward
+        stepping_s += time.perf_counter() - started_s
+        num_taken += 1
+    rate = num_taken / stepping_s if stepping_s else 0.0
+    return Summary(num_taken, num_episodes, total_reward, rate)
+
+
+def replay(pilot: Pilot, *, stop: threading.Event) -> None:
+    """Step until nothing is left to play."""
+    while not pilot.is_over and not stop.is_set():
+        pilot.step(0)

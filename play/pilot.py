@@ -1,0 +1,327 @@
+"""Who steers what: a person or a policy, in a dream or the real game. Knows no window."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import gymnasium
+import numpy as np
+
+from play import PlayError
+from play.beside import RealBeside, RealView
+from play.keymap import KeyMap
+from play.replay import Session, SessionLog
+
+Steerer = Literal["person", "policy", "replay"]
+
+
+class Policy(Protocol):
+    """What the pilot asks of a policy; `envs.policy.FramePolicy` is one."""
+
+    num_stacked: int
+
+    def reset(self) -> None: ...
+
+    def act(self, frame: np.ndarray) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One frame, and how it came about.
+
+    Attributes:
+        frame: uint8 (H, W, 3).
+        action: what led here; None for an episode's first frame.
+        reward: of that action; a dream's is predicted.
+        info: the game variables.
+        terminated, truncated: Gymnasium's.
+        total_reward: of the episode so far.
+        step_number: actions taken in the episode.
+        steered_by: who chose the action.
+        start: the dream's start; None in a real game.
+        real: the real game at the same moment, while it is shown.
+    """
+
+    frame: np.ndarray
+    action: int | None
+    reward: float
+    info: dict[str, Any]
+    terminated: bool
+    truncated: bool
+    total_reward: float
+    step_number: int
+    steered_by: Steerer
+    start: int | None
+    real: RealView | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.terminated or self.truncated
+
+
+class Pilot:
+    """Plays an environment, takes down what was done, and can show the real game beside a dream.
+
+    It owns the environment: `close` closes it. Methods named `toggle_...` return a note for
+    the person.
+
+    Args:
+        env: real, or a dream (it then has `num_starts` and `real_moment`).
+        seed: of the first episode; each new start adds one.
+        start: of a dream's first episode; None draws one from `seed`.
+        policy: to hand over to; None if there is none.
+        watch: called with every frame, in order.
+
+    Raises:
+        PlayError: the environment can't be played with keys, or has no such start.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        *,
+        seed: int,
+        start: int | None = None,
+        policy: Policy | None = None,
+        watch: Callable[[np.ndarray], None] | None = None,
+    ) -> None:
+        self.env = env
+        self.keymap = KeyMap(_action_meanings(env))
+        self.num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
+        self.seed = seed
+        self.start = self._first_start(start)
+        self.policy = policy
+        self.policy_steers = False
+        self.log = SessionLog()
+        self._watch = watch
+        self._beside = RealBeside(env) if self.is_dream else None
+        self._real: RealView | None = None  # while it is shown
+        self._recent: deque[np.ndarray] = deque(maxlen=policy.num_stacked if policy else 1)
+        self.moment = self._begin()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `step` has nothing left to do until a restart."""
+        return self.moment.is_over
+
+    @property
+    def is_dream(self) -> bool:
+        return self.num_starts is not None
+
+    def step(self, action_from_keys: int) -> Moment:
+        """Take one step with the person's action, or the policy's while it steers.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the episode is over.
+        """
+        if self.is_over:
+            raise gymnasium.error.ResetNeeded("the episode is over: restart() or another_start()")
+        if self.policy is not None and self.policy_steers:
+            return self._advance(int(self.policy.act(self.moment.frame)), "policy")
+        return self._advance(action_from_keys, "person")
+
+    def restart(self) -> str | None:
+        """Go back to where this episode began: the same seed and start."""
+        self.moment = self._begin()
+        return None
+
+    def another_start(self) -> str | None:
+        """Begin elsewhere: the next seed, and in a dream the next start."""
+        self.seed += 1
+        if self.start is not None and self.num_starts is not None:
+            self.start = (self.start + 1) % self.num_starts
+        self.moment = self._begin()
+        return None if self.start is None else f"start {self.start} of {self.num_starts}"
+
+    def toggle_policy(self) -> str:
+        """Hand over to the policy, or take back."""
+        if self.policy is None:
+            return "no policy to hand over to: start with --policy FILE.zip"
+        self.policy_steers = not self.policy_steers
+        if not self.policy_steers:
+            return "you steer"
+        self.policy.reset()
+        for frame in list(self._recent)[:-1]:  # what it would have seen until now
+            self.policy.act(frame)
+        return "the policy steers: m takes back"
+
+    def toggle_real(self) -> str | None:
+        """Show the real game beside the dream, at the same moment, or hide it."""
+        if self._beside is None:
+            return "this is the real game: a dream can show it beside itself"
+        if self._real is not None:
+            self._real = None
+        else:
+            try:
+                self._real = self._beside.begin(self.start, self.log.actions)
+            except (ValueError, TypeError, ImportError, gymnasium.error.Error) as error:
+                return f"no real game for this moment: {error}"
+        self.moment = replace(self.moment, real=self._real)
+        return None
+
+    def close(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+        self.env.close()
+
+    def _first_start(self, start: int | None) -> int | None:
+        if self.num_starts is None:
+            if start is not None:
+                raise PlayError("--start is for dreams: a real game begins by its --seed")
+            return None
+        if start is None:
+            return int(np.random.default_rng(self.seed).integers(self.num_starts))
+        if not 0 <= start < self.num_starts:
+            raise PlayError(f"--start must be from 0 to {self.num_starts - 1}, not {start}")
+        return start
+
+    def _begin(self) -> Moment:
+        options = None if self.start is None else {"start": self.start}
+        frame, info = self.env.reset(seed=self.seed, options=options)
+        self.log.begin(seed=self.seed, start=self.start, frame=frame)
+        self._recent.clear()
+        if self.policy is not None:
+            self.policy.reset()
+        if self._real is not None and self._beside is not None:
+            self._real = self._beside.begin(self.start, ())
+        return self._show(
+            Moment(
+                frame=frame,
+                action=None,
+                reward=0.0,
+                info=info,
+                terminated=False,
+                truncated=False,
+                total_reward=0.0,
+                step_number=0,
+                steered_by="person",
+                start=self.start,
+                real=self._real,
+            )
+        )
+
+    def _advance(self, action: int, steered_by: Steerer) -> Moment:
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        self.log.step(action, frame)
+        if self._real is not None and self._beside is not None:
+            self._real = self._beside.step(self._real, action)
+        return self._show(
+            Moment(
+                frame=frame,
+                action=action,
+                reward=float(reward),
+                info=info,
+                terminated=bool(terminated),
+                truncated=bool(truncated),
+                total_reward=self.moment.total_reward + float(reward),
+                step_number=self.moment.step_number + 1,
+                steered_by=steered_by,
+                start=self.start,
+                real=self._real,
+            )
+        )
+
+    def _show(self, moment: Moment) -> Moment:
+        self.moment = moment
+        self._recent.append(moment.frame)
+        if self._watch is not None:
+            self._watch(moment.frame)
+        return moment
+
+
+class ReplayPilot(Pilot):
+    """Plays a recorded session again; nobody can steer it.
+
+    Raises:
+        PlayError: the session doesn't fit the environment.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        session: Session,
+        *,
+        watch: Callable[[np.ndarray], None] | None = None,
+    ) -> None:
+        _check_fit(env, session)
+        self.session = session
+        self._episode_number = 0
+        self._diverged = False
+        first = session.episodes[0]
+        super().__init__(env, seed=first.seed, start=first.start, watch=watch)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every episode has been played to its end."""
+        return self._episode_is_played and self._episode_number == len(self.session.episodes) - 1
+
+    @property
+    def frames_agree(self) -> bool | None:
+        """Whether every frame was the recorded one; None before all are played."""
+        if not self.is_over:
+            return None
+        return not self._diverged and self.log.frames_sha256 == self.session.frames_sha256
+
+    def step(self, action_from_keys: int) -> Moment:
+        """The session's next frame, whatever the keys say.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the session is over.
+        """
+        if self.is_over:
+            raise gymnasium.error.ResetNeeded("the session is over")
+        if not self._episode_is_played:
+            actions = self.session.episodes[self._episode_number].actions
+            return self._advance(actions[self.moment.step_number], "replay")
+        self._episode_number += 1
+        episode = self.session.episodes[self._episode_number]
+        self.seed, self.start = episode.seed, episode.start
+        return self._begin()
+
+    def restart(self) -> str:
+        return "this is a replay: it can't be steered"
+
+    another_start = toggle_policy = restart
+
+    @property
+    def _episode_is_played(self) -> bool:
+        num_actions = len(self.session.episodes[self._episode_number].actions)
+        if self.moment.is_over and self.moment.step_number < num_actions:
+            self._diverged = True  # the recorded episode went on from here
+        return self.moment.is_over or self.moment.step_number == num_actions
+
+
+def steps_per_game_second(env: gymnasium.Env) -> float:
+    """An environment's own pace, or 10 where it names none."""
+    return float(env.metadata.get("render_fps") or 10.0)
+
+
+def _action_meanings(env: gymnasium.Env) -> tuple[str, ...]:
+    """Raises PlayError when keys can't choose its actions or its frames can't be shown."""
+    actions, frames = env.action_space, env.observation_space
+    if not isinstance(actions, gymnasium.spaces.Discrete) or actions.start != 0:
+        raise PlayError(f"keys choose one of several actions, but the actions here are {actions}")
+    if frames.dtype != np.uint8 or (frames.shape or ())[2:] != (3,):
+        raise PlayError(f"only uint8 RGB frames can be shown, but those here are {frames}")
+    numbered = tuple(f"action {number}" for number in range(int(actions.n)))
+    meanings = tuple(getattr(env.unwrapped, "action_meanings", ())) or numbered
+    return meanings
+
+
+def _check_fit(env: gymnasium.Env, session: Session) -> None:
+    """Raises PlayError when a session can't have come from an environment like this one."""
+    num_actions = len(_action_meanings(env))
+    height_and_width = (env.observation_space.shape or ())[:2]
+    if session.frame_size != height_and_width:
+        raise PlayError(
+            f"the session's frames are {session.frame_size}, those here {height_and_width}"
+        )
+    num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
+    for number, episode in enumerate(session.episodes):
+        if any(action >= num_actions for action in episode.actions):
+            raise PlayError(f"episode {number} has an action outside 0..{num_actions - 1}")
+        if (episode.start is None) != (num_starts is None):
+            raise PlayError(f"episode {number}: a dream needs a start, a real game has none")
+        if num_starts is not None and (episode.start or 0) >= num_starts:
+            raise PlayError(f"episode {number}: start {episode.start} of only {num_starts}")

@@ -1,0 +1,284 @@
+"""The command line of `python -m play`, and the four ways through it."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import tyro
+
+from play import PlayError
+from play.headless import replay, walk
+from play.keymap import help_lines
+from play.pilot import Pilot, ReplayPilot, steps_per_game_second
+from play.recording import Recording
+from play.replay import MAX_SEED, Session, read_session
+from play.worlds import REAL_WORLDS, World, choose_world, load_policy
+
+DEFAULT_ENV = "dream-doom"
+DEFAULT_NUM_STEPS = 200
+MAX_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Play a learned world, or the real game it was learned from."""
+
+    env: str | None = None
+    """What to play: doom-hgs (the real game), a shipped dream, or the folder of a checkpoint.
+    Default: dream-doom. With --replay: the checkpoint to use instead of the session's."""
+
+    fps: float | None = None
+    """Steps a second in the window, and frames a second of the film. Default: the game's own."""
+
+    size: int = 512
+    """Height of the picture, in pixels."""
+
+    policy: Path | None = None
+    """A stable-baselines3 PPO policy (.zip) to hand over to with m. The format can carry code:
+    use only files you trust."""
+
+    record: Path | None = None
+    """Write what is seen to this .mp4, and beside it a .json that --replay plays again."""
+
+    replay: Path | None = None
+    """Play a recorded .json again, and say whether every frame is the same."""
+
+    headless: bool = False
+    """No window: walk as fast as it goes, by --policy or at random, and print a summary."""
+
+    steps: int | None = None
+    """Steps of a headless walk. Default: 200."""
+
+    seed: int | None = None
+    """Decides everything that is random. Default: drawn, and printed."""
+
+    start: int | None = None
+    """Which of a dream's starts to begin with. Default: drawn from the seed."""
+
+    temperature: float | None = None
+    """How freely a dream is sampled. Default: the dream's own."""
+
+    top_k: int | None = None
+    """Sample each token of a dream among its k likeliest. Default: the dream's own."""
+
+
+def parse(arguments: Sequence[str]) -> PlayOptions:
+    """The command line as options; exits for --help and for unknown options."""
+    keys = "\n".join(
+        f"  {keys}: {what}" for keys, what in help_lines(("noop", "left", "right", "forward"))
+    )
+    return tyro.cli(
+        PlayOptions,
+        prog="python -m play",
+        description=f"Play a learned world, or the real game it was learned from.\n\nKeys:\n{keys}",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def run(options: PlayOptions, *, started_s: float) -> int:
+    """Play as the options say.
+
+    Args:
+        started_s: when the command began, by time.perf_counter.
+
+    Returns:
+        The exit code: 0, or 1 when a replay wasn't the same.
+
+    Raises:
+        PlayError: something in the options can't be done.
+    """
+    _check(options)
+    session = read_session(options.replay) if options.replay else None
+    world = _world_of(options, session)
+    if not options.headless:
+        from play.window import check_display
+
+        check_display()
+    seed = int(np.random.default_rng().integers(2**31)) if options.seed is None else options.seed
+    recording = None
+    if options.record is not None:
+        recording = Recording(options.record, size=options.size, fps=options.fps)
+    played: Pilot | None = None
+
+    def open_pilot() -> Pilot:
+        nonlocal played
+        env = world.open()
+        if recording is not None and recording.fps is None:
+            recording.fps = steps_per_game_second(env)
+        try:
+            played = _pilot(env, options, session, seed, recording.add if recording else None)
+        except BaseException:
+            env.close()
+            raise
+        return played
+
+    stop = threading.Event()
+    try:
+        with _interrupts_set(stop):
+            if options.headless:
+                _play_headless(open_pilot, options, seed, stop, started_s)
+            else:
+                _play_in_window(open_pilot, options, world, stop, started_s)
+    finally:
+        if recording is not None:
+            _finish(recording, played, world)
+    if not isinstance(played, ReplayPilot):
+        print(f"seed {seed}")
+        return 0
+    return _verdict(played)
+
+
+def _pilot(
+    env: gymnasium.Env,
+    options: PlayOptions,
+    session: Session | None,
+    seed: int,
+    watch: Callable[[np.ndarray], None] | None,
+) -> Pilot:
+    if session is not None:
+        return ReplayPilot(env, session, watch=watch)
+    policy = load_policy(options.policy, env, seed=seed) if options.policy else None
+    return Pilot(env, seed=seed, start=options.start, policy=policy, watch=watch)
+
+
+def _play_headless(
+    open_pilot: Callable[[], Pilot],
+    options: PlayOptions,
+    seed: int,
+    stop: threading.Event,
+    started_s: float,
+) -> None:
+    pilot = open_pilot()
+    print(f"first frame after {time.perf_counter() - started_s:.1f} s")
+    try:
+        if isinstance(pilot, ReplayPilot):
+            replay(pilot, stop=stop)
+            return
+        if pilot.policy is not None:
+            pilot.toggle_policy()
+        num_steps = DEFAULT_NUM_STEPS if options.steps is None else options.steps
+        summary = walk(pilot, num_steps=num_steps, seed=seed, stop=stop)
+    finally:
+        pilot.close()
+    episodes = "1 episode" if summary.num_episodes == 1 else f"{summary.num_episodes} episodes"
+    print(
+        f"{summary.num_steps} steps in {episodes} at {summary.steps_per_s:.1f} steps/s, "
+        f"return {summary.total_reward:,.1f}"
+    )
+
+
+def _play_in_window(
+    open_pilot: Callable[[], Pilot],
+    options: PlayOptions,
+    world: World,
+    stop: threading.Event,
+    started_s: float,
+) -> None:
+    from play.window import Window
+
+    window = Window(
+        open_pilot,
+        title=options.env or world.checkpoint or DEFAULT_ENV,
+        names=("dream", "real game"),
+        pane=options.size,
+        fps=options.fps,
+        stop=stop,
+    )
+    window.run()
+    if window.first_frame_at_s is not None:
+        print(f"first frame after {window.first_frame_at_s - started_s:.1f} s")
+
+
+def _finish(recording: Recording, played: Pilot | None, world: World) -> None:
+    """Leave the film and the session whole, however the playing ended."""
+    if played is None:
+        recording.discard()
+        return
+    recording.finish(
+        played.log.session(
+            env_id=world.env_id,
+            checkpoint=world.checkpoint,
+            temperature=world.temperature,
+            top_k=world.top_k,
+        )
+    )
+    print(f"{recording.num_frames} frames in {recording.path}")
+    print(f"play them again: python -m play --replay {recording.session_path}")
+
+
+def _verdict(played: ReplayPilot) -> int:
+    """Say whether a replay was the same; the exit code."""
+    total = played.session.num_frames
+    if played.frames_agree is None:
+        print(f"the replay stopped after {played.log.num_frames} of {total} frames: not compared")
+        return 1
+    if not played.frames_agree:
+        print(
+            "the frames are NOT the recorded ones: another checkpoint, another version of a "
+            "library, or another kind of processor"
+        )
+        return 1
+    print(f"all {total} frames are the recorded ones, bit for bit")
+    return 0
+
+
+def _check(options: PlayOptions) -> None:
+    """Raises PlayError for values out of range and for options that don't go together."""
+    if options.fps is not None and not 0.1 <= options.fps <= 1000:
+        raise PlayError(f"--fps must be from 0.1 to 1000, not {options.fps}")
+    if not 64 <= options.size <= MAX_SIZE:
+        raise PlayError(f"--size must be from 64 to {MAX_SIZE}, not {options.size}")
+    if options.seed is not None and not 0 <= options.seed <= MAX_SEED:
+        raise PlayError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
+    if options.temperature is not None and not 0 < options.temperature <= 100:
+        raise PlayError(f"--temperature must be above 0, at most 100, not {options.temperature}")
+    if options.top_k is not None and options.top_k < 1:
+        raise PlayError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.steps is not None:
+        if not options.headless:
+            raise PlayError("--steps goes with --headless: in a window you decide when to stop")
+        if options.steps < 1:
+            raise PlayError(f"--steps must be at least 1, not {options.steps}")
+    if options.replay is not None:
+        for name in ("policy", "steps", "seed", "start", "temperature", "top_k"):
+            if getattr(options, name) is not None:
+                option = name.replace("_", "-")
+                raise PlayError(f"--{option} doesn't go with --replay: the session decides it")
+
+
+def _world_of(options: PlayOptions, session: Session | None) -> World:
+    """What the options or the session name, not yet opened."""
+    if session is None:
+        name = options.env or DEFAULT_ENV
+        return choose_world(name, temperature=options.temperature, top_k=options.top_k)
+    real_names = {env_id: name for name, env_id in REAL_WORLDS.items()}
+    recorded = session.checkpoint or real_names.get(session.env_id)
+    if recorded is None:
+        raise PlayError(f"{options.replay} was played in {session.env_id!r}, unknown here")
+    name = options.env or recorded
+    world = choose_world(name, temperature=session.temperature, top_k=session.top_k)
+    if world.env_id != session.env_id:
+        raise PlayError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")
+    return world
+
+
+@contextlib.contextmanager
+def _interrupts_set(stop: threading.Event) -> Iterator[None]:
+    """Within, the first Ctrl-C sets `stop`, so that files are finished; a second one kills."""
+
+    def on_interrupt(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,190 @@
+"""The window: keys in, frames out, sixty times a second, whatever the world is doing."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+import pygame
+
+from play import PlayError
+from play.drawing import GAP, Painter, View
+from play.keymap import Command, HeldKeys, command_of, help_lines
+from play.pilot import Pilot
+from play.worker import FASTER, Worker
+
+UI_FPS = 60
+NOTE_S = 4.0
+NO_DISPLAY = (
+    "there is no display to open a window on; without one, this works: "
+    "python -m play --headless --record out.mp4 --steps 200"
+)
+
+
+def check_display() -> None:
+    """Raises PlayError when no window can open here. Opens none."""
+    named = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in named):
+        raise PlayError(NO_DISPLAY)
+
+
+class Window:
+    """Shows a pilot, and passes it what the person does.
+
+    Args:
+        open_pilot: makes the pilot, in the world's own thread; may take seconds.
+        title: what is played.
+        names: of the panes, when two are shown: the world's, and the real game's.
+        pane: side of the square for a frame, in pixels.
+        fps: steps a second to begin with; None for the environment's own pace.
+        stop: set from outside (Ctrl-C) to close the window.
+    """
+
+    def __init__(
+        self,
+        open_pilot: Callable[[], Pilot],
+        *,
+        title: str,
+        names: tuple[str, str],
+        pane: int,
+        fps: float | None,
+        stop: threading.Event,
+    ) -> None:
+        self.keys = HeldKeys()
+        self.worker = Worker(open_pilot, keys=self.keys, fps=fps)
+        self.num_ticks = 0  # how often the window has looked at events
+        self.view: View | None = None  # what the screen shows
+        self.first_frame_at_s: float | None = None  # by time.perf_counter
+        self._title = title
+        self._names = names
+        self._pane = pane
+        self._stop = stop
+        self._shows_help = False
+        self._note: str | None = None
+        self._note_ends_s = 0.0
+
+    def run(self) -> None:
+        """Show the window until it is closed; then end the world's thread.
+
+        Raises:
+            PlayError: no window can open here.
+            Exception: whatever the world's thread ended with.
+        """
+        try:
+            pygame.display.init()
+            if pygame.display.get_driver() != os.environ.get("SDL_VIDEODRIVER"):
+                _refuse_invisible(pygame.display.get_driver())
+            pygame.font.init()
+            pygame.display.set_caption(f"{self._title} - play")
+            screen = pygame.display.set_mode(self._look().size)
+        except pygame.error as error:
+            pygame.quit()
+            raise PlayError(f"{NO_DISPLAY} (SDL says: {error})") from error
+        try:
+            self.worker.start()
+            self._loop(screen)
+        finally:
+            pygame.quit()  # the window goes at once, even if a step is still under way
+            self.worker.stop()
+        self.worker.join()
+
+    def _loop(self, screen: pygame.Surface) -> None:
+        painter, clock = Painter(), pygame.time.Clock()
+        needs_drawing = True
+        while not (self._stop.is_set() or self.worker.is_done):
+            for event in pygame.event.get():
+                if event.type == pygame.QUIT:
+                    self._stop.set()
+                elif event.type == pygame.KEYDOWN:
+                    self._press(pygame.key.name(event.key))
+                elif event.type == pygame.KEYUP:
+                    self.keys.release(pygame.key.name(event.key))
+                elif event.type == pygame.WINDOWFOCUSLOST:
+                    self.keys.release_all()
+                elif event.type == pygame.WINDOWEXPOSED:
+                    needs_drawing = True
+            view = self._look()
+            if view != self.view or needs_drawing:
+                if view.size != screen.get_size():
+                    screen = _resized(view.size)
+                painter.draw(screen, view)
+                pygame.display.flip()
+                self.view, needs_drawing = view, False
+                if view.shown is not None and self.first_frame_at_s is None:
+                    self.first_frame_at_s = time.perf_counter()
+            self.num_ticks += 1
+            clock.tick(UI_FPS)
+
+    def _press(self, key: str) -> None:
+        command = command_of(key)
+        if command is None:
+            self.keys.press(key)
+        else:
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case "pause":
+                self.worker.toggle_pause()
+            case "step":
+                self.worker.single_step()
+            case "restart":
+                self.worker.ask(lambda pilot: pilot.restart())
+            case "another":
+                self.worker.ask(lambda pilot: pilot.another_start())
+            case "policy":
+                self.worker.ask(lambda pilot: pilot.toggle_policy())
+            case "real":
+                self.worker.ask(lambda pilot: pilot.toggle_real())
+            case "faster":
+                self.worker.change_speed(FASTER)
+            case "slower":
+                self.worker.change_speed(1 / FASTER)
+            case "help":
+                self._shows_help = not self._shows_help
+            case "quit":
+                self._stop.set()
+
+    def _look(self) -> View:
+        """What the screen should show now."""
+        now_s = time.perf_counter()
+        if note := self.worker.next_note():
+            self._note, self._note_ends_s = note, now_s + NOTE_S
+        elif now_s > self._note_ends_s:
+            self._note = None
+        shown, pilot = self.worker.shown, self.worker.pilot
+        meanings = pilot.keymap.action_meanings if pilot is not None else ("noop",)
+        pane = self._pane
+        if shown is not None and shown.moment.real is not None:
+            widest = (max(pygame.display.get_desktop_sizes()[0][0], 640) - GAP) // 2
+            pane = min(pane, widest)
+        return View(
+            shown=shown,
+            pane=pane,
+            title=self._title,
+            names=self._names,
+            action_meanings=meanings,
+            policy_steers=pilot is not None and pilot.policy_steers,
+            paused=self.worker.paused,
+            fps=self.worker.fps,
+            note=self._note,
+            waking_dots=int(now_s * 2) % 4 if shown is None else 0,
+            help_lines=tuple(help_lines(meanings)) if self._shows_help else (),
+        )
+
+
+def _refuse_invisible(driver: str) -> None:
+    """Raises pygame.error for a driver that SDL falls back to and that nobody can see."""
+    if driver in ("dummy", "offscreen"):
+        raise pygame.error(f"only the {driver!r} video driver works here")
+
+
+def _resized(size: tuple[int, int]) -> pygame.Surface:
+    """The window with another width and height, in the middle of the desktop again."""
+    screen = pygame.display.set_mode(size)
+    desktop = pygame.display.get_desktop_sizes()[0]
+    x, y = (max(room - side, 0) // 2 for room, side in zip(desktop, size, strict=True))
+    pygame.display.set_window_position((x, y))
+    return screen

@@ -1,0 +1,105 @@
+"""What can be played: the real games by name, the shipped dreams, and checkpoint folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+import envs
+import worldmodel
+from play import PlayError
+
+if TYPE_CHECKING:
+    from envs.policy import FramePolicy
+
+REAL_WORLDS = {"doom-hgs": "DoomHealthGatheringSupreme-v0"}
+DREAM_ID = "VideoGPTDream-v0"
+assert envs  # importing it registers the environments
+
+
+@dataclass(frozen=True)
+class World:
+    """An environment to play in, not yet opened.
+
+    Attributes:
+        env_id: its Gymnasium id.
+        checkpoint: a dream's shipped name or folder; None for a real game.
+        temperature, top_k: how a dream is sampled; None leaves it to the dream.
+    """
+
+    env_id: str
+    checkpoint: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+
+    @property
+    def is_dream(self) -> bool:
+        return self.checkpoint is not None
+
+    def open(self) -> gymnasium.Env:
+        """Load it. Seconds for a dream.
+
+        Raises:
+            PlayError: the checkpoint can't be loaded.
+        """
+        if self.checkpoint is None:
+            return gymnasium.make(self.env_id, disable_env_checker=True)
+        sampling: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k}
+        given = {name: value for name, value in sampling.items() if value is not None}
+        try:
+            return gymnasium.make(
+                self.env_id,
+                checkpoint=self.checkpoint,
+                horizon=None,
+                disable_env_checker=True,
+                **given,
+            )
+        except ValueError as error:
+            from worldmodel.checkpoint import CheckpointError  # slow: brings torch
+
+            if isinstance(error, CheckpointError):
+                raise PlayError(str(error)) from error
+            raise
+
+
+def shipped_dreams() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    folder = Path(worldmodel.__path__[0]) / "pretrained"
+    return sorted(path.name for path in folder.glob("*") if (path / "config.json").is_file())
+
+
+def choose_world(name: str, *, temperature: float | None = None, top_k: int | None = None) -> World:
+    """The world called `name`, found without loading anything.
+
+    Raises:
+        PlayError: no such world, or sampling options for one that samples nothing.
+    """
+    if name in REAL_WORLDS:
+        if temperature is not None or top_k is not None:
+            raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
+        return World(REAL_WORLDS[name])
+    if name in shipped_dreams() or Path(name).is_dir():
+        return World(DREAM_ID, name, temperature, top_k)
+    known = ", ".join([*REAL_WORLDS, *shipped_dreams()])
+    raise PlayError(
+        f"unknown --env {name!r}; known are: {known}, or the folder of a checkpoint that "
+        "python -m worldmodel.train made"
+    )
+
+
+def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "FramePolicy":
+    """A stable-baselines3 policy that fits an environment.
+
+    Raises:
+        PlayError: the file is missing, isn't a PPO policy, or was made for other frames or
+            actions.
+    """
+    from envs.policy import FramePolicy, PolicyFileError  # slow: brings stable-baselines3
+
+    try:
+        policy = FramePolicy(path, seed=seed)
+        policy.check_fits(env.observation_space, env.action_space)
+    except PolicyFileError as error:
+        raise PlayError(f"--policy: {' '.join(str(error).split())}") from error
+    return policy

@@ -1,0 +1,93 @@
+"""Shapes in signatures are checked while tests run, and only then."""
+
+import os
+
+# One thread: what is compared to the bit must not depend on how a sum was shared out.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("worldmodel", "beartype.beartype")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+
+
+def toy_episode(episode_id: int, num_actions: int = 24) -> Episode:
+    """A bright square that action 1 moves to the right by 4 pixels and action 0 leaves there.
+
+    Its column is the game variable, reaching the far side ends the episode.
+    """
+    rng = np.random.default_rng(episode_id)
+    column, row = 0, int(rng.integers(0, 40))
+    frames, columns, actions, rewards, ends = [], [], [], [], []
+
+    def draw() -> None:
+        frame = np.full((64, 64, 3), 40, np.uint8)
+        frame[row : row + 16, column : column + 16] = (250, 200, 90)
+        frames.append(frame)
+        columns.append([float(column)])
+
+    draw()
+    for _ in range(num_actions):
+        action = int(rng.random() < 0.6)
+        column = min(column + 4 * action, 48)
+        draw()
+        actions.append(action)
+        rewards.append(float(action))
+        ends.append(column == 48)
+        if ends[-1]:
+            break
+    truncated = np.zeros(len(actions), bool)
+    truncated[-1] = not ends[-1]
+    return Episode(
+        episode_id=episode_id,
+        seed=episode_id,
+        policy="toy",
+        frames=np.stack(frames),
+        action=np.asarray(actions, np.int64),
+        reward=np.asarray(rewards, np.float32),
+        terminated=np.asarray(ends, bool),
+        truncated=truncated,
+        variables=np.asarray(columns, np.float32),
+    )
+
+
+def write_toy_data(folder: Path, *, num_episodes: int = 20) -> Path:
+    """A data set of the moving square."""
+    info = DatasetInfo(
+        env_id="MovingSquare",
+        env_kwargs={},
+        frame_shape=(64, 64, 3),
+        actions=ActionSpec("discrete", (2,), meanings=("stay", "right")),
+        variable_names=("column",),
+        fps=10.0,
+        frame_skip=1,
+    )
+    with EpisodeWriter(folder, info) as writer:
+        for episode_id in range(num_episodes):
+            writer.append(toy_episode(episode_id))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 20 short episodes, in all three splits."""
+    return write_toy_data(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny world model, trained for seconds on the toy data."""
+    from worldmodel.train import Train, train
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(Train(preset="tiny", data=toy_data, out=out, device="cpu"))
+    return out

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.actions import ActionSpec
+
+DISCRETE = ActionSpec("discrete", (4,))
+MULTI = ActionSpec("multi_discrete", (3, 2))
+BOX = ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 4.0))
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, MULTI, BOX])
+def test_json_round_trip(spec):
+    assert ActionSpec.from_json(spec.to_json()) == spec
+
+
+def test_encodings_by_hand():
+    assert DISCRETE.encode(torch.tensor([2, 0])).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert MULTI.encode(torch.tensor([[2, 0]])).tolist() == [[0, 0, 1, 1, 0]]
+    assert BOX.encode(torch.tensor([[0.5, 1.0]])).tolist() == [[0.5, -0.5]]
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, MULTI, BOX])
+def test_a_vector_has_the_size_said(spec):
+    actions = torch.zeros((5, 2, *spec.shape), dtype=torch.from_numpy(np.zeros(1, spec.dtype)).dtype)
+    assert spec.encode(actions).shape == (5, 2, spec.vector_size)
+
+
+@pytest.mark.parametrize(
+    ("spec", "actions", "inside"),
+    [
+        (DISCRETE, np.array([0, 3]), True),
+        (DISCRETE, np.array([4]), False),
+        (DISCRETE, np.array([-1]), False),
+        (DISCRETE, np.array([1.0]), False),
+        (MULTI, np.array([[2, 1]]), True),
+        (MULTI, np.array([[1, 2]]), False),
+        (MULTI, np.array([2, 1, 0]), False),
+        (BOX, np.array([[1.0, 4.0]]), True),
+        (BOX, np.array([[1.1, 4.0]]), False),
+        (BOX, np.array([[np.nan, 4.0]]), False),
+    ],
+)
+def test_contains(spec, actions, inside):
+    assert spec.contains(actions) is inside
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kind": "discrete"},
+        {"kind": "discrete", "sizes": (2, 3)},
+        {"kind": "discrete", "sizes": (0,)},
+        {"kind": "box", "low": (0.0,)},
+        {"kind": "box", "low": (0.0,), "high": (1.0,), "sizes": (2,)},
+    ],
+)
+def test_impossible_spaces_are_refused(arguments):
+    with pytest.raises(ValueError, match="not an action space"):
+        ActionSpec(**arguments)

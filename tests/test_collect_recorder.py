@@ -1,0 +1,208 @@
+"""The real recorder on a toy environment whose every number is known."""
+
+import os
+import signal
+
+import gymnasium
+import numpy as np
+import pytest
+
+from collect.recorder import (
+    POLICY_WITH_NOISE,
+    RANDOM,
+    UNIFORM,
+    Behaviour,
+    Job,
+    Player,
+    WorkerError,
+    Workers,
+    action_spec,
+    describe,
+    random_seeds,
+)
+from worldmodel.actions import ActionSpec
+from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+
+
+class CounterEnv(gymnasium.Env):
+    """Counts action + 1 a step from its seed on. The picture is the count; so is a variable.
+
+    A reward is 100 * the count before + the action. Ends after `num_steps`.
+    """
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    variable_names = ("count",)
+
+    def __init__(self, num_steps=6, fails_at=None, truncates=False):
+        self.action_space = gymnasium.spaces.Discrete(3)
+        self.num_steps, self.fails_at, self.truncates = num_steps, fails_at, truncates
+
+    def _seen(self):
+        return np.full((4, 4, 3), self.count, np.uint8), {"count": self.count}
+
+    def reset(self, *, seed=None, options=None):
+        self.count, self.steps = seed % 100, 0
+        return self._seen()
+
+    def step(self, action):
+        if self.steps == self.fails_at:
+            raise RuntimeError("the counter is broken")
+        reward = 100 * self.count + action
+        self.count += int(action) + 1
+        self.steps += 1
+        over = self.steps == self.num_steps
+        frame, info = self._seen()
+        return frame, reward, over and not self.truncates, over and self.truncates, info
+
+
+gymnasium.register("Counter-v0", CounterEnv)
+ENV_ID = f"{__name__}:Counter-v0"  # workers import this module to find it
+
+
+def _jobs(num_episodes, max_length=100, behaviour=RANDOM):
+    return [Job(i, *random_seeds(3, i), behaviour, max_length) for i in range(num_episodes)]
+
+
+@pytest.mark.parametrize(
+    ("env_kwargs", "max_length"),
+    [({"num_steps": 6}, 100), ({"num_steps": 6, "truncates": True}, 100), ({"num_steps": 50}, 5)],
+)
+def test_frame_t_and_action_t_give_frame_t_plus_1_and_reward_t(tmp_path, env_kwargs, max_length):
+    info = describe(ENV_ID, env_kwargs, {})
+    with (
+        Workers(2, ENV_ID, env_kwargs, None) as workers,
+        EpisodeWriter(tmp_path, info, episodes_per_shard=4) as writer,
+    ):
+        for episode in workers.play(_jobs(10, max_length)):
+            writer.append(episode)
+
+    reader = EpisodeReader(tmp_path)
+    assert reader.info.variable_names == ("count",)
+    assert len(reader) == 10
+    for i in range(10):
+        episode = reader.episode(i)
+        num_steps = min(env_kwargs["num_steps"], max_length)
+        assert (episode.episode_id, episode.length) == (i, num_steps)
+        count = [episode.seed % 100]
+        for action in episode.action:
+            count.append(count[-1] + int(action) + 1)
+        assert episode.frames[:, 0, 0, 0].tolist() == count
+        assert episode.variables[:, 0].tolist() == count
+        assert (episode.frames == episode.frames[:, :1, :1, :1]).all()
+        expected = [100 * before + a for before, a in zip(count[:-1], episode.action, strict=True)]
+        assert episode.reward.tolist() == expected
+        last = [False] * (num_steps - 1) + [True]
+        nowhere = [False] * num_steps
+        cut = num_steps == max_length
+        truncates = env_kwargs.get("truncates", False)
+        assert episode.terminated.tolist() == (nowhere if cut or truncates else last)
+        assert episode.truncated.tolist() == (last if truncates else nowhere)
+    actions = np.concatenate([reader.episode(i).action for i in range(10)])
+    assert set(actions.tolist()) == {0, 1, 2}
+
+
+def test_an_episode_depends_on_its_job_alone():
+    def played(num_workers, jobs):
+        with Workers(num_workers, ENV_ID, {}, None) as workers:
+            return {episode.episode_id: episode for episode in workers.play(jobs)}
+
+    jobs = _jobs(8)
+    forwards, backwards = played(2, jobs), played(1, jobs[::-1])
+    for i in range(8):
+        np.testing.assert_array_equal(forwards[i].frames, backwards[i].frames)
+
+
+def test_a_worker_that_fails_is_heard():
+    with (
+        Workers(2, ENV_ID, {"fails_at": 3}, None) as workers,
+        pytest.raises(WorkerError, match="the counter is broken"),
+    ):
+        list(workers.play(_jobs(5)))
+
+
+def test_a_worker_that_cannot_begin_is_heard():
+    with (
+        Workers(1, ENV_ID, {"colour": "red"}, None) as workers,
+        pytest.raises(WorkerError, match="colour"),
+    ):
+        list(workers.play(_jobs(5)))
+
+
+def test_a_worker_that_is_killed_is_missed():
+    with Workers(2, ENV_ID, {}, None) as workers:
+        episodes = workers.play(_jobs(1000))
+        next(episodes)
+        os.kill(next(iter(workers._workers.values())).pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"died \(exit code -9"):
+            list(episodes)
+
+
+class FixedPolicy:
+    """Always does 0, and counts the frames it is shown."""
+
+    num_seen = 0
+
+    def reset(self, *, seed=None):
+        self.num_seen = 0
+
+    def act(self, frame):
+        self.num_seen += 1
+        return 0
+
+
+def _actions(behaviour: Behaviour, policy, num_steps=20_000, num_choices=50):
+    space = gymnasium.spaces.Discrete(num_choices)
+    player = Player(behaviour, policy, space, seed=1)
+    return np.array([player.act(np.zeros((1, 1, 3), np.uint8)) for _ in range(num_steps)])
+
+
+def _run_lengths(actions):
+    edges = np.flatnonzero(np.diff(actions)) + 1
+    return np.diff(edges)
+
+
+def test_random_actions_are_held_for_1_to_8_steps_and_cover_the_space():
+    actions = _actions(RANDOM, None)
+    assert np.bincount(actions, minlength=50).min() > 200
+    lengths = _run_lengths(actions)
+    assert lengths.mean() == pytest.approx(4.5 * 50 / 49, rel=0.05)  # 1 in 50 is drawn again
+    assert set(range(1, 9)) <= set(lengths.tolist())
+    assert _run_lengths(_actions(UNIFORM, None)).mean() == pytest.approx(50 / 49, rel=0.02)
+
+
+def test_noise_comes_now_and_then_while_the_policy_keeps_looking():
+    policy = FixedPolicy()
+    actions = _actions(POLICY_WITH_NOISE, policy)
+    assert policy.num_seen == len(actions)
+    # A tenth of the policy's steps are followed by noise, of 4.5 steps on average.
+    assert (actions != 0).mean() == pytest.approx(4.5 / (4.5 + 9) * 49 / 50, rel=0.1)
+
+
+def test_seeds_differ_and_are_fixed():
+    seeds = [random_seeds(0, i) for i in range(1000)]
+    assert len(set(seeds)) == 1000
+    assert random_seeds(0, 5) == seeds[5] != random_seeds(1, 5)
+    assert all(0 <= seed < 2**31 for pair in seeds for seed in pair)
+
+
+@pytest.mark.parametrize(
+    ("space", "spec"),
+    [
+        (gymnasium.spaces.MultiDiscrete([3, 2]), ActionSpec("multi_discrete", (3, 2))),
+        (
+            gymnasium.spaces.Box(-1, np.array([1, 2], np.float32)),
+            ActionSpec("box", low=(-1, -1), high=(1, 2)),
+        ),
+        (gymnasium.spaces.Discrete(3, start=1), None),
+        (gymnasium.spaces.Box(-np.inf, np.inf, (2,)), None),
+        (gymnasium.spaces.MultiBinary(3), None),
+    ],
+)
+def test_action_spaces(space, spec):
+    env = CounterEnv()
+    env.action_space = space
+    if spec is not None:
+        assert action_spec(env) == spec
+    else:
+        with pytest.raises(DataError, match="cannot be recorded"):
+            action_spec(env)

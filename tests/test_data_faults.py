@@ -1,0 +1,174 @@
+"""Damaged files, killed writers, full disks."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from data_samples import INFO, assert_same_episode, sample_episode, write_samples
+
+from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data.verify import verify
+
+WRITE_FOR_EVER = """
+import itertools, sys
+sys.path.insert(0, sys.argv[2])
+from data_samples import INFO, sample_episode
+from worldmodel.data import EpisodeWriter
+writer = EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=50)
+for i in itertools.count():
+    if i not in writer.done:
+        writer.append(sample_episode(i))
+        print(i, flush=True)
+"""
+
+FILL_THE_DISK = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from data_samples import INFO, sample_episode
+from worldmodel.data import DataError, EpisodeWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails with an OSError instead
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=10_000) as writer:
+    try:
+        for i in range(10_000):
+            writer.append(sample_episode(i, 40))
+            print(i, flush=True)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
+"""
+
+
+def _start(script: str, folder: Path, **kwargs) -> subprocess.Popen:
+    tests = str(Path(__file__).parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(folder), tests], stdout=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def test_kill_9_while_writing_loses_no_finished_episode(tmp_path):
+    finished: set[int] = set()
+    for attempt in range(3):
+        with _start(WRITE_FOR_EVER, tmp_path) as process:
+            assert process.stdout is not None
+            finished.add(int(process.stdout.readline()))
+            time.sleep(random.Random(attempt).uniform(0.1, 0.5))
+            process.send_signal(signal.SIGKILL)
+            finished.update(int(line) for line in process.stdout if line.endswith("\n"))
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        assert finished <= writer.done
+        new = max(writer.done) + 1
+        writer.append(sample_episode(new))
+    reader = EpisodeReader(tmp_path)
+    assert reader.index["episode_id"].tolist() == list(range(new + 1))
+    for i in range(len(reader)):
+        assert_same_episode(reader.episode(i), sample_episode(i))
+    assert verify(tmp_path).problems == []
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path):
+    with _start(FILL_THE_DISK, tmp_path, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 3, err
+    assert "make room and run the same command again" in err
+    assert "Traceback" not in err
+    finished = {int(line) for line in out.split()}
+    assert finished
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        assert writer.done == finished
+        writer.append(sample_episode(10_000))
+    reader = EpisodeReader(tmp_path)
+    for i in range(len(reader) - 1):
+        assert_same_episode(reader.episode(i), sample_episode(i, 40))
+
+
+def test_the_last_bytes_of_the_disk_are_not_touched(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 2**19})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with EpisodeWriter(tmp_path, INFO) as writer, pytest.raises(DataError, match="No space left"):
+        writer.append(sample_episode(0))
+
+
+def test_an_unfinished_index_row_is_dropped(tmp_path):
+    write_samples(tmp_path, range(3))
+    shard = tmp_path / "shard-00000.h5"
+    shard.rename(tmp_path / "shard-00000.h5.tmp")
+    with h5py.File(tmp_path / "shard-00000.h5.tmp", "r+") as file:
+        file["index"].resize(4, axis=0)
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        assert writer.done == {0, 1, 2}
+    assert len(EpisodeReader(tmp_path)) == 3
+
+
+def test_two_writers_do_not_mix(tmp_path):
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        writer.append(sample_episode(0))
+        script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from data_samples import INFO
+from worldmodel.data import EpisodeWriter
+EpisodeWriter({str(tmp_path)!r}, INFO)
+"""
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert "is being written by another process" in other.stderr
+        writer.append(sample_episode(1))
+    assert len(EpisodeReader(tmp_path)) == 2
+
+
+def test_a_truncated_shard_is_refused(tmp_path):
+    write_samples(tmp_path, range(8))
+    shard = tmp_path / "shard-00001.h5"
+    os.truncate(shard, shard.stat().st_size // 2)
+    for use in (EpisodeReader, lambda folder: EpisodeWriter(folder, INFO)):
+        with pytest.raises(DataError, match=r"shard-00001\.h5 is damaged.*[Cc]opy"):
+            use(tmp_path)
+
+
+def _replace_array(file: h5py.File, name: str, data, **kwargs) -> None:
+    del file[name]
+    file.create_dataset(name, data=data, **kwargs)
+
+
+def _link_elsewhere(file: h5py.File) -> None:
+    del file["reward"]
+    file["reward"] = h5py.ExternalLink("other.h5", "/reward")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.__delitem__("reward"), "'reward' is missing"),
+        (lambda f: f.__delitem__("index"), "'index' is missing"),
+        (
+            lambda f: _replace_array(f, "action", ["a"] * 12, dtype=h5py.string_dtype()),
+            "objects or points to other files",
+        ),
+        (_link_elsewhere, "'reward' is missing"),
+        (lambda f: _replace_array(f, "frames", np.zeros((99, 8, 8, 3), np.uint8)), "another data"),
+        (lambda f: _replace_array(f, "frames", np.zeros((99, 8, 6, 3))), "another data set"),
+        (lambda f: _replace_array(f, "variables", np.zeros((99, 3), np.float32)), "another data"),
+        (lambda f: _replace_array(f, "index", np.zeros(4)), "other columns"),
+        (lambda f: f["frames"].resize(9, axis=0), "points behind the end of 'frames'"),
+        (lambda f: f["reward"].resize(3, axis=0), "points behind the end of 'reward'"),
+    ],
+)
+def test_a_damaged_shard_is_refused(tmp_path, damage, message):
+    write_samples(tmp_path, range(4))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        damage(file)
+    with pytest.raises(DataError, match=message):
+        EpisodeReader(tmp_path)
+    assert any(message in problem for problem in verify(tmp_path).problems)
+
+
+def test_a_finished_shard_holds_no_reserved_space(tmp_path):
+    write_samples(tmp_path, range(4))
+    assert (tmp_path / "shard-00000.h5").stat().st_size < 150_000

@@ -1,0 +1,49 @@
+"""The arrows between the packages, as DESIGN.md draws them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# package -> what it must not import
+FORBIDDEN = {
+    "worldmodel": {"envs", "collect", "play", "gymnasium", "pygame", "stable_baselines3", "vizdoom"},
+    "envs": {"collect", "play"},
+    "collect": {"play"},
+    "play": {"collect"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            packages.add(node.module.split(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_package_imports_only_what_it_may(package: str):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = imported_packages(path) & FORBIDDEN[package]
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_collect_reads_of_worldmodel_only_the_data():
+    for path in (ROOT / "collect").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldmodel"):
+                assert node.module in ("worldmodel.actions", "worldmodel.data") or (
+                    node.module or ""
+                ).startswith("worldmodel.data."), f"{path} imports {node.module}"
+
+
+def test_pixels_change_type_in_one_place_only():
+    for path in (ROOT / "worldmodel").rglob("*.py"):
+        if path.name not in ("frames.py", "metrics.py"):
+            assert "/ 255 -" not in path.read_text(), f"{path} converts pixels itself"

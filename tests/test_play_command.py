@@ -1,0 +1,159 @@
+"""`python -m play` as one types it: on the real Doom, and with everything typed wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from play.keymap import COMMAND_KEYS
+from play.replay import read_session
+
+
+def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "play", *map(str, arguments)],
+        env=_without_display() | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _without_display() -> dict[str, str]:
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+def film_frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as film:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A headless walk of 120 steps (Doom's idle player lives 96), and what it printed."""
+    film = tmp_path_factory.mktemp("walk") / "walk.mp4"
+    done = play(
+        *("--env", "doom-hgs", "--headless", "--steps", 120, "--seed", 5),
+        *("--size", 128, "--record", film),
+    )
+    assert done.returncode == 0, done.stderr
+    return film, done.stdout
+
+
+def test_a_headless_walk_says_what_it_did(recorded: tuple[Path, str]) -> None:
+    film, printed = recorded
+    assert "first frame after" in printed
+    assert "120 steps in" in printed
+    assert "steps/s, return" in printed
+    assert str(film) in printed
+    assert f"--replay {film.with_suffix('.json')}" in printed
+    assert sorted(path.name for path in film.parent.iterdir()) == ["walk.json", "walk.mp4"]
+
+
+def test_the_film_has_every_frame(recorded: tuple[Path, str]) -> None:
+    film, _ = recorded
+    session = read_session(film.with_suffix(".json"))
+    frames = film_frames(film)
+    assert frames.shape == (session.num_frames, 128, 128, 3)
+    assert session.num_frames == 120 + len(session.episodes)
+    with av.open(str(film)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate or 0) == 8.75
+        assert stream.codec_context.pix_fmt == "yuv420p"
+
+
+def test_a_recording_plays_again_bit_for_bit(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    film, _ = recorded
+    again = tmp_path / "again.mp4"
+    done = play(
+        *("--replay", film.with_suffix(".json"), "--headless", "--size", 128, "--record", again)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
+    assert again.with_suffix(".json").read_bytes() == film.with_suffix(".json").read_bytes()
+    np.testing.assert_array_equal(film_frames(again), film_frames(film))
+
+
+def test_other_actions_are_found_out(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    film, _ = recorded
+    data = json.loads(film.with_suffix(".json").read_text())
+    changed = tmp_path / "changed.json"
+    data["episodes"][0]["actions"][3] = (data["episodes"][0]["actions"][3] + 1) % 4
+    changed.write_text(json.dumps(data))
+    done = play("--replay", changed, "--headless")
+    assert done.returncode == 1
+    assert "NOT the recorded ones" in done.stdout
+
+
+def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
+    film = tmp_path / "long.mp4"
+    arguments = ["--env", "doom-hgs", "--headless", "--steps", "1000000", "--size", "64"]
+    playing = subprocess.Popen(
+        [sys.executable, "-m", "play", *arguments, "--record", str(film)],
+        env=_without_display(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    unfinished = tmp_path / "long.mp4.tmp"
+    while playing.poll() is None and not (unfinished.exists() and unfinished.stat().st_size):
+        time.sleep(0.05)
+    playing.send_signal(signal.SIGINT)
+    _, errors = playing.communicate(timeout=60)
+    assert playing.returncode == 0, errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.json", "long.mp4"]
+    session = read_session(tmp_path / "long.json")
+    assert len(film_frames(film)) == session.num_frames > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--env", "quake"), "known are: doom-hgs"),
+        (("--env", "doom-hgs"), "--headless --record out.mp4 --steps 200"),
+        (("--env", "doom-hgs", "--start", 1, "--headless"), "for dreams"),
+        (("--env", "doom-hgs", "--top-k", 5), "for dreams"),
+        (("--env", "doom-hgs", "--size", 1), "--size must be"),
+        (("--env", "doom-hgs", "--fps", 0), "--fps must be"),
+        (("--env", "doom-hgs", "--seed", -1), "--seed must be"),
+        (("--env", "doom-hgs", "--steps", 5), "goes with --headless"),
+        (("--env", "doom-hgs", "--headless", "--record", "walk.avi"), "must end in .mp4"),
+        (("--env", "doom-hgs", "--headless", "--record", "no/such/walk.mp4"), "can't write"),
+        (("--env", "doom-hgs", "--headless", "--policy", "none.zip"), "there is no policy file"),
+        (("--replay", "none.json"), "No such file"),
+        (("--replay", "none.json", "--seed", 1), "the session decides"),
+    ],
+)
+def test_a_mistake_gets_one_line(arguments: tuple[object, ...], message: str) -> None:
+    done = play(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout or "first frame" in done.stdout
+
+
+def test_a_broken_display_gets_one_line() -> None:
+    done = play("--env", "doom-hgs", DISPLAY=":4242")
+    assert done.returncode == 2
+    # The display's own library may have grumbled before.
+    assert "--headless --record" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_names_every_option_and_key() -> None:
+    done = play("--help", COLUMNS="100")
+    assert done.returncode == 0
+    for option in ("env", "fps", "size", "policy", "record", "replay", "headless", "steps", "seed"):
+        assert f"--{option}" in done.stdout
+    text = " ".join(done.stdout.split())
+    for entry in COMMAND_KEYS:
+        assert f"{entry.shown}: " in text

@@ -1,0 +1,319 @@
+"""Who steers what, without any window."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from play import PlayError
+from play.headless import RandomWalk, walk
+from play.pilot import Pilot, ReplayPilot
+from play.worlds import load_policy
+
+MEANINGS = ("noop", "left", "right", "forward")
+PREFIX = (3, 3, 1)  # what brings the toy's real game to the start of each dream
+
+
+class ToyWorld(gymnasium.Env[np.ndarray, np.int64]):
+    """Its frame shows the seed and the sum of all actions; over after `length` steps."""
+
+    metadata = {"render_modes": [], "render_fps": 20}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(4)
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_meanings = MEANINGS
+
+    def __init__(self, length: int = 50) -> None:
+        self.length = length
+        self.is_closed = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        self.actions: list[int] = []
+        self.root = seed or 0
+        return self._frame(), {"health": 100.0}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        self.actions.append(int(action))
+        over = len(self.actions) >= self.length
+        return self._frame(), float(action), over, False, {"health": 50.0}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _frame(self) -> np.ndarray:
+        frame = np.zeros((64, 64, 3), np.uint8)
+        frame[0, 0] = self.root % 256, sum(self.actions) % 256, len(self.actions) % 256
+        return frame
+
+
+class ToyDream(ToyWorld):
+    """Begins where ToyReal-v0 is after its start's seed and the prefix."""
+
+    num_starts = 3
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        assert options is not None
+        super().reset(seed=100 + options["start"])
+        self.actions = list(PREFIX)
+        return self._frame(), {"health": 100.0}
+
+    def real_moment(self, start: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            env_id="ToyReal-v0",
+            env_kwargs={"length": 9},
+            seed=100 + start,
+            actions=np.asarray(PREFIX),
+        )
+
+
+@pytest.fixture(autouse=True)
+def real_toy_is_registered() -> Iterator[None]:
+    gymnasium.register("ToyReal-v0", entry_point=lambda **kwargs: ToyWorld(**kwargs))
+    yield
+    del gymnasium.registry["ToyReal-v0"]
+
+
+@pytest.fixture(scope="module")
+def policy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained PPO policy that looks at two frames."""
+    from stable_baselines3 import PPO
+
+    class TwoFrames(ToyWorld):
+        observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 6), np.uint8)
+
+    path = tmp_path_factory.mktemp("policy") / "tiny.zip"
+    tiny = {"features_extractor_kwargs": {"features_dim": 8}}
+    PPO("CnnPolicy", TwoFrames(), n_steps=2, batch_size=2, policy_kwargs=tiny).save(path)
+    return path
+
+
+class EchoPolicy:
+    """Acts by what it has seen: the number of frames since its reset, modulo 4."""
+
+    num_stacked = 3
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def reset(self) -> None:
+        self.seen = []
+
+    def act(self, frame: np.ndarray) -> int:
+        self.seen.append(frame)
+        return len(self.seen) % 4
+
+
+def test_a_person_steers_and_the_return_adds_up() -> None:
+    pilot = Pilot(ToyWorld(), seed=4)
+    assert pilot.moment.action is None
+    assert pilot.moment.frame[0, 0, 0] == 4
+    moments = [pilot.step(action) for action in (3, 1, 2)]
+    assert [moment.action for moment in moments] == [3, 1, 2]
+    assert [moment.total_reward for moment in moments] == [3, 4, 6]
+    assert [moment.step_number for moment in moments] == [1, 2, 3]
+    assert {moment.steered_by for moment in moments} == {"person"}
+    assert pilot.log.actions == (3, 1, 2)
+
+
+def test_an_end_waits_for_a_restart() -> None:
+    pilot = Pilot(ToyWorld(length=2), seed=0)
+    pilot.step(1)
+    assert not pilot.is_over
+    assert pilot.step(1).terminated
+    assert pilot.is_over
+    with pytest.raises(gymnasium.error.ResetNeeded, match="restart"):
+        pilot.step(1)
+    pilot.restart()
+    assert not pilot.is_over
+    assert (pilot.seed, pilot.moment.total_reward, pilot.log.actions) == (0, 0.0, ())
+    pilot.another_start()
+    assert pilot.seed == 1
+
+
+def test_another_start_goes_round_a_dreams_starts() -> None:
+    pilot = Pilot(ToyDream(), seed=0, start=1)
+    starts = [pilot.moment.start]
+    for _ in range(3):
+        pilot.another_start()
+        starts.append(pilot.moment.start)
+    assert starts == [1, 2, 0, 1]
+    pilot.restart()
+    assert pilot.moment.start == 1
+    drawn = Pilot(ToyDream(), seed=8).start
+    assert drawn == Pilot(ToyDream(), seed=8).start
+
+
+def test_the_policy_takes_over_and_gives_back() -> None:
+    policy = EchoPolicy()
+    pilot = Pilot(ToyWorld(), seed=0, policy=policy)
+    for action in (1, 1, 1, 1):
+        pilot.step(action)
+    assert "policy steers" in pilot.toggle_policy()
+    moment = pilot.step(0)
+    assert (moment.steered_by, moment.action) == ("policy", 3)
+    # It has been shown the frames it would have seen, had it steered all along.
+    assert [frame[0, 0, 2] for frame in policy.seen] == [2, 3, 4]
+    assert pilot.toggle_policy() == "you steer"
+    assert pilot.step(2).steered_by == "person"
+    assert pilot.log.actions == (1, 1, 1, 1, 3, 2)
+    assert "--policy" in Pilot(ToyWorld(), seed=0).toggle_policy()
+
+
+def test_a_policy_file_steers(policy_file: Path, tmp_path: Path) -> None:
+    pilots = []
+    for _ in range(2):
+        env = ToyWorld()
+        pilot = Pilot(env, seed=0, policy=load_policy(policy_file, env, seed=3))
+        pilot.step(1)
+        pilot.toggle_policy()
+        for _ in range(5):
+            assert pilot.step(0).steered_by == "policy"
+        pilot.toggle_policy()
+        assert pilot.step(2).steered_by == "person"
+        pilots.append(pilot)
+    assert pilots[0].log.actions == pilots[1].log.actions
+
+
+def test_a_policy_that_does_not_fit_is_refused(policy_file: Path, tmp_path: Path) -> None:
+    env = ToyWorld()
+    with pytest.raises(PlayError, match="there is no policy file"):
+        load_policy(tmp_path / "none.zip", env, seed=0)
+    (tmp_path / "bad.zip").write_bytes(b"not a zip")
+    with pytest.raises(PlayError, match="not a stable-baselines3"):
+        load_policy(tmp_path / "bad.zip", env, seed=0)
+    env.observation_space = gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+    with pytest.raises(PlayError, match="the policy looks at frames"):
+        load_policy(policy_file, env, seed=0)
+    env = ToyWorld()
+    env.action_space = gymnasium.spaces.Discrete(3)
+    with pytest.raises(PlayError, match="the policy acts in"):
+        load_policy(policy_file, env, seed=0)
+
+
+def test_the_real_game_catches_up_and_follows() -> None:
+    pilot = Pilot(ToyDream(), seed=0, start=2)
+    pilot.step(1)
+    pilot.step(2)
+    assert pilot.toggle_real() is None
+    for action in (3, 0):
+        assert pilot.moment.real is not None
+        np.testing.assert_array_equal(pilot.moment.real.frame, pilot.moment.frame)
+        pilot.step(action)
+    pilot.another_start()
+    assert pilot.moment.real is not None
+    np.testing.assert_array_equal(pilot.moment.real.frame, pilot.moment.frame)
+    for _ in range(6):
+        pilot.step(0)
+    real = pilot.moment.real
+    assert real is not None
+    assert real.is_over  # the toy's real game ends after 9 steps; the dream goes on
+    assert pilot.step(0).real is real
+    pilot.toggle_real()
+    assert pilot.moment.real is None
+
+
+def test_what_has_no_real_game_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "this is the real game" in (Pilot(ToyWorld(), seed=0).toggle_real() or "")
+    pilot = Pilot(ToyDream(), seed=0)
+
+    def unknown(_: int) -> None:
+        raise ValueError("these frames are the user's own")
+
+    monkeypatch.setattr(pilot.env, "real_moment", unknown)
+    assert "the user's own" in (pilot.toggle_real() or "")
+    assert pilot.moment.real is None
+
+
+def test_a_checkpoint_cannot_have_code_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pilot = Pilot(ToyDream(), seed=0)
+    claimed = SimpleNamespace(env_id="antigravity:Toy-v0", env_kwargs={}, seed=0, actions=())
+    monkeypatch.setattr(pilot.env, "real_moment", lambda _: claimed)
+    assert "not a registered environment" in (pilot.toggle_real() or "")
+    claimed.env_id, claimed.env_kwargs = "ToyReal-v0", {"height": 3}
+    assert "no real game" in (pilot.toggle_real() or "")
+
+
+def test_a_start_must_exist() -> None:
+    with pytest.raises(PlayError, match="from 0 to 2"):
+        Pilot(ToyDream(), seed=0, start=3)
+    with pytest.raises(PlayError, match="for dreams"):
+        Pilot(ToyWorld(), seed=0, start=0)
+
+
+def test_what_keys_cannot_play_is_refused() -> None:
+    env = ToyWorld()
+    env.action_space = gymnasium.spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
+    with pytest.raises(PlayError, match="keys choose"):
+        Pilot(env, seed=0)
+    env = ToyWorld()
+    env.observation_space = gymnasium.spaces.Box(0, 1, (4,))  # type: ignore[assignment]
+    with pytest.raises(PlayError, match="RGB"):
+        Pilot(env, seed=0)
+
+
+@pytest.mark.parametrize("world", [ToyWorld, ToyDream])
+def test_a_session_plays_again(world: type[ToyWorld]) -> None:
+    frames: list[np.ndarray] = []
+    pilot = Pilot(world(length=12), seed=3, watch=frames.append)
+    summary = walk(pilot, num_steps=30, seed=1, stop=_never())
+    assert summary.num_steps == 30
+    assert summary.num_episodes > 1
+    session = pilot.log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+    assert session.num_frames == len(frames) == 30 + summary.num_episodes
+
+    again: list[np.ndarray] = []
+    replayed = ReplayPilot(world(length=12), session, watch=again.append)
+    assert replayed.frames_agree is None
+    while not replayed.is_over:
+        replayed.step(0)
+    assert replayed.frames_agree is True
+    np.testing.assert_array_equal(again, frames)
+    assert "replay" in replayed.restart()
+
+    # A world that ends earlier is another world.
+    other = ReplayPilot(world(length=10), session)
+    while not other.is_over:
+        other.step(0)
+    assert other.frames_agree is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": (4,)}, "action outside"),
+        ({"start": 3}, "start 3 of only 3"),
+        ({"start": None}, "needs a start"),
+    ],
+)
+def test_a_session_of_another_world_is_refused(change: dict[str, Any], message: str) -> None:
+    pilot = Pilot(ToyDream(), seed=0)
+    session = pilot.log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+    episode = dataclasses.replace(session.episodes[0], **change)
+    with pytest.raises(PlayError, match=message):
+        ReplayPilot(ToyDream(), dataclasses.replace(session, episodes=(episode,)))
+    with pytest.raises(PlayError, match="session's frames"):
+        ReplayPilot(ToyDream(), dataclasses.replace(session, frame_size=(32, 32)))
+
+
+def test_a_random_walk_holds_its_actions_and_mostly_goes_forward() -> None:
+    wanderer, same = RandomWalk(MEANINGS, seed=5), RandomWalk(MEANINGS, seed=5)
+    actions = [wanderer.next_action() for _ in range(4000)]
+    assert actions == [same.next_action() for _ in range(4000)]
+    forward = actions.count(3) / len(actions)
+    assert 0.4 < forward < 0.6
+    assert set(actions) == {0, 1, 2, 3}
+    changes = sum(a != b for a, b in itertools.pairwise(actions))
+    assert changes < len(actions) / 4
+
+
+def _never() -> Any:
+    return SimpleNamespace(is_set=lambda: False)

@@ -1,0 +1,124 @@
+"""Sessions on disk: the same again, and nothing taken on trust."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from play import PlayError
+from play.replay import Episode, Session, SessionLog, read_session, write_session
+
+SESSION = Session(
+    env_id="VideoGPTDream-v0",
+    checkpoint="dream-doom",
+    temperature=0.9,
+    top_k=None,
+    frame_size=(64, 48),
+    episodes=(Episode(seed=2**40, start=3, actions=(0, 3, 1)), Episode(5, 0, ())),
+    frames_sha256="0" * 64,
+)
+
+
+def as_json(tmp_path: Path) -> dict[str, Any]:
+    write_session(tmp_path / "good.json", SESSION)
+    return json.loads((tmp_path / "good.json").read_text())
+
+
+def test_a_session_comes_back_as_written(tmp_path: Path) -> None:
+    write_session(tmp_path / "s.json", SESSION)
+    assert read_session(tmp_path / "s.json") == SESSION
+    assert SESSION.num_frames == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.json"
+    path.write_text("old")
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(PlayError, match="No space left"):
+        write_session(path, SESSION)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_the_log_hashes_every_frame() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
+    digests = set()
+    for changed in (None, 0, 1, 2):
+        seen = frames.copy()
+        if changed is not None:
+            seen[changed, 0, 0, 0] ^= 1
+        log = SessionLog()
+        log.begin(seed=1, start=None, frame=seen[0])
+        log.step(2, seen[1])
+        log.step(0, seen[2])
+        session = log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+        assert session.episodes == (Episode(1, None, (2, 0)),)
+        assert session.frame_size == (4, 6)
+        assert session.num_frames == log.num_frames == 3
+        digests.add(session.frames_sha256)
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "zip"}, "format"),
+        ({"version": 2}, "version 2"),
+        ({"version": True}, "version"),
+        ({"env_id": 3}, "env_id"),
+        ({"env_id": "\x1b[2J"}, "printable"),
+        ({"checkpoint": "x" * 5000}, "checkpoint"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"frame_size": [64]}, "frame_size"),
+        ({"frame_size": [64, 10**9]}, "frame_size"),
+        ({"frames_sha256": "zz"}, "frames_sha256"),
+        ({"episodes": []}, "episodes"),
+        ({"episodes": {}}, "episodes"),
+        ({"episodes": [3]}, "episode 0"),
+        ({"episodes": [{"seed": 0, "start": 0}]}, "lacks actions"),
+        ({"episodes": [{"seed": -1, "start": 0, "actions": []}]}, "seed"),
+        ({"episodes": [{"seed": 2**63, "start": 0, "actions": []}]}, "seed"),
+        ({"episodes": [{"seed": 0, "start": "0", "actions": []}]}, "start"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": "0123"}]}, "actions"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [0, True]}]}, "an action"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [-1]}]}, "an action"),
+        ({"run": "rm -rf"}, "unknown entry 'run'"),
+    ],
+)
+def test_a_hostile_session_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({**as_json(tmp_path), **change}))
+    with pytest.raises(PlayError, match=message) as refused:
+        read_session(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b"null", b'{"format": 1}'],
+)
+def test_what_is_no_session_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(PlayError, match="is not a session"):
+        read_session(path)
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlayError, match="No such file"):
+        read_session(tmp_path / "none.json")
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(65 * 2**20)
+    with pytest.raises(PlayError, match="larger than 64 MiB"):
+        read_session(tmp_path / "huge.json")

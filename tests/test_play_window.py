@@ -1,0 +1,285 @@
+"""The window, on SDL's dummy display and, where there is one, on a virtual X screen."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+os.environ["SDL_VIDEODRIVER"] = "dummy"
+import pygame
+
+from play.drawing import Painter, View
+from play.keymap import help_lines
+from play.pilot import Moment, Pilot
+from play.window import Window
+from play.worker import Shown
+
+MEANINGS = ("noop", "left", "right", "forward")
+
+
+class GatedWorld(gymnasium.Env[np.ndarray, np.int64]):
+    """Each step waits until the test lets it go on, as if the model thought for long."""
+
+    metadata = {"render_modes": [], "render_fps": 100}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(4)
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)
+    action_meanings = MEANINGS
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_thinking = threading.Event()
+        self.actions: list[int] = []
+        self.num_resets = 0
+        self.is_closed = False
+        self.length = 10**9
+        self.fails = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        self.num_resets += 1
+        self.actions = []
+        return np.zeros((8, 12, 3), np.uint8), {"health": 100.0}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        self.is_thinking.set()
+        assert self.gate.wait(60)
+        self.is_thinking.clear()
+        if self.fails:
+            raise RuntimeError("the model broke")
+        self.actions.append(int(action))
+        frame = np.full((8, 12, 3), len(self.actions) % 256, np.uint8)
+        return frame, 1.0, len(self.actions) >= self.length, False, {"health": 20.0}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def key(name: str, *, down: bool = True) -> None:
+    kind = pygame.KEYDOWN if down else pygame.KEYUP
+    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(name)))
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that must happen; a minute is for a very busy machine."""
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s, "it never happened"
+        time.sleep(0.005)
+
+
+def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> Window:
+    """Run a window in this thread while `script` sits at the keyboard in another."""
+    window = Window(
+        lambda: Pilot(world, seed=0),
+        title="toy",
+        names=("dream", "real game"),
+        pane=128,
+        fps=None,
+        stop=threading.Event(),
+    )
+    failures: list[BaseException] = []
+
+    def person() -> None:
+        try:
+            until(lambda: window.worker.shown is not None and window.view is not None)
+            script(window, world)
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            world.gate.set()
+            if not window.worker.is_done:
+                pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+    thread = threading.Thread(target=person)
+    thread.start()
+    try:
+        window.run()
+    finally:
+        thread.join()
+        assert world.is_closed
+        assert not [t for t in threading.enumerate() if t.name == "world"]
+    if failures:
+        raise failures[0]
+    return window
+
+
+def test_the_window_lives_while_the_model_thinks() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        world.gate.clear()
+        until(world.is_thinking.is_set)
+        ticks_before, steps_before = window.num_ticks, len(world.actions)
+        key("h")
+        key("up")
+        until(lambda: window.view is not None and window.view.help_lines)
+        until(lambda: window.num_ticks > ticks_before + 20)
+        key("h")
+        until(lambda: window.view is not None and not window.view.help_lines)
+        key("up", down=False)  # a tap within one long step still steers the next
+        ticks_now = window.num_ticks
+        until(lambda: window.num_ticks > ticks_now + 2)
+        assert world.is_thinking.is_set()
+        assert len(world.actions) == steps_before
+        world.gate.set()
+        until(lambda: len(world.actions) > steps_before + 3)
+        assert world.actions[steps_before + 1 : steps_before + 3] == [3, 0]
+
+    act_out(script, GatedWorld())
+
+
+def test_keys_steer_pause_step_and_restart() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        worker = window.worker
+        key("left")
+        until(lambda: 1 in world.actions)
+        key("left", down=False)
+        key("space")
+        until(lambda: worker.paused and window.view is not None and window.view.paused)
+        until(lambda: worker.shown and worker.shown.moment.step_number == len(world.actions))
+        time.sleep(0.05)  # a step that was under way may end
+        before = len(world.actions)
+        key("d")
+        for taken in (1, 2):
+            key(".")
+            until(lambda taken=taken: len(world.actions) == before + taken)
+        key("d", down=False)
+        assert world.actions[before:] == [2, 2]
+        assert worker.paused
+        key("r")
+        until(lambda: world.num_resets == 2)
+        key("n")
+        until(lambda: world.num_resets == 3)
+        assert worker.pilot is not None
+        until(lambda: worker.pilot and worker.pilot.seed == 1)
+        key("p")
+        until(lambda: len(world.actions) > 2)
+        fps = worker.fps
+        key("+")
+        until(lambda: worker.fps > fps)
+        key("-")
+        until(lambda: worker.fps == pytest.approx(fps))
+        key("m")
+        until(lambda: window.view and window.view.note and "--policy" in window.view.note)
+        key("tab")
+        until(lambda: window.view and window.view.note and "real game" in window.view.note)
+        key("escape")
+        until(lambda: worker.is_done)
+
+    act_out(script, GatedWorld())
+
+
+def test_an_end_is_shown_until_a_restart() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        until(lambda: window.view and window.view.shown and window.view.shown.is_over)
+        assert len(world.actions) == 5
+        key("r")
+        until(lambda: world.num_resets == 2)
+        until(lambda: window.view and window.view.shown and window.view.shown.is_over)
+
+    world = GatedWorld()
+    world.length = 5
+    act_out(script, world)
+
+
+def test_an_error_in_the_world_comes_out() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        world.fails = True
+        until(lambda: window.worker.is_done)
+
+    with pytest.raises(RuntimeError, match="the model broke"):
+        act_out(script, GatedWorld())
+
+
+def test_the_picture_shows_the_frame_and_the_keys() -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    frame[:, :, 0] = 200
+    moment = Moment(
+        frame=frame,
+        action=3,
+        reward=1.0,
+        info={"health": 80.0},
+        terminated=False,
+        truncated=False,
+        total_reward=5.0,
+        step_number=7,
+        steered_by="person",
+        start=None,
+        real=None,
+    )
+    view = View(
+        shown=Shown(moment, is_over=False, steps_per_s=8.7, frames_agree=None),
+        pane=256,
+        title="toy",
+        names=("dream", "real game"),
+        action_meanings=MEANINGS,
+        policy_steers=False,
+        paused=False,
+        fps=8.75,
+        note=None,
+        waking_dots=0,
+        help_lines=(),
+    )
+    pygame.font.init()
+    try:
+        screen = pygame.Surface(view.size)
+        Painter().draw(screen, view)
+        assert screen.get_at((128, 128))[:3] == (200, 0, 0)
+        with_help = View(**{**vars(view), "help_lines": tuple(help_lines(MEANINGS))})
+        Painter().draw(screen, with_help)
+        assert screen.get_at((4, 4))[0] < 80
+    finally:
+        pygame.quit()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
+)
+def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
+    reading, writing = os.pipe()
+    screen = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
+        pass_fds=[writing],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as pipe:
+            display = ":" + pipe.readline().strip()
+        env = {**os.environ, "DISPLAY": display}
+        del env["SDL_VIDEODRIVER"]
+        film = tmp_path / "walk.mp4"
+        playing = subprocess.Popen(
+            [sys.executable, "-m", "play", "--env", "doom-hgs", "--record", str(film)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            until(lambda: (tmp_path / "walk.mp4.tmp").exists() or playing.poll() is not None)
+            subprocess.run(["xdotool", "keydown", "Up"], env=env, check=True)
+            time.sleep(1)
+            # Until it hears us: the window may have just opened.
+            while playing.poll() is None:
+                subprocess.run(["xdotool", "key", "q"], env=env, check=True)
+                time.sleep(0.2)
+            output = playing.communicate()[0]
+        finally:
+            playing.kill()
+            playing.wait()
+    finally:
+        screen.terminate()
+        screen.wait()
+    assert playing.returncode == 0, output
+    assert "first frame after" in output
+    assert film.exists()
+    assert film.with_suffix(".json").exists()

@@ -1,0 +1,97 @@
+"""What actions look like: on disk, and as the vector that conditions a model."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """An action space without Gymnasium.
+
+    Attributes:
+        kind: "discrete": one index, stored with shape (); "multi_discrete": several,
+            shape (len(sizes),); "box": real numbers, shape (len(low),).
+        sizes: number of choices of each index; empty for a box.
+        low, high: bounds of each real number; empty for indices.
+        meanings: a name for each choice of a discrete action, or for each component of the
+            others; may be empty.
+    """
+
+    kind: Literal["discrete", "multi_discrete", "box"]
+    sizes: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    meanings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "box":
+            valid = len(self.low) == len(self.high) > 0 and not self.sizes
+        else:
+            valid = len(self.sizes) > 0 and min(self.sizes) > 0 and not self.low and not self.high
+            valid = valid and (self.kind == "multi_discrete" or len(self.sizes) == 1)
+        if not valid:
+            raise ValueError(f"not an action space: {self}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action on disk."""
+        return {"discrete": (), "multi_discrete": (len(self.sizes),), "box": (len(self.low),)}[
+            self.kind
+        ]
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Type of an action on disk."""
+        return np.float32 if self.kind == "box" else np.int64
+
+    @property
+    def vector_size(self) -> int:
+        """A: the length of an encoded action."""
+        return len(self.low) if self.kind == "box" else sum(self.sizes)
+
+    def encode(self, actions: Tensor) -> Float[Tensor, "... A"]:
+        """Actions (..., *shape) as vectors: one-hots side by side, or a box scaled to [-1, 1]."""
+        if self.kind == "box":
+            low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
+            return 2 * (actions - low) / (high - low) - 1
+        if self.kind == "discrete":
+            actions = actions.unsqueeze(-1)
+        one_hots = [
+            torch.nn.functional.one_hot(actions[..., i], size) for i, size in enumerate(self.sizes)
+        ]
+        return torch.cat(one_hots, -1).float()
+
+    def contains(self, actions: np.ndarray) -> bool:
+        """Whether every one of the actions (..., *shape) lies in the space."""
+        if actions.shape[actions.ndim - len(self.shape) :] != self.shape:
+            return False
+        if self.kind == "box":
+            return bool(((actions >= self.low) & (actions <= self.high)).all())
+        if not np.issubdtype(actions.dtype, np.integer):
+            return False
+        return bool(((actions >= 0) & (actions < np.asarray(self.sizes).reshape(self.shape))).all())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "sizes": list(self.sizes),
+            "low": list(self.low),
+            "high": list(self.high),
+            "meanings": list(self.meanings),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ActionSpec":
+        """Raises ValueError or KeyError when `data` is not what `to_json` wrote."""
+        return cls(
+            kind=data["kind"],
+            sizes=tuple(int(n) for n in data["sizes"]),
+            low=tuple(float(x) for x in data["low"]),
+            high=tuple(float(x) for x in data["high"]),
+            meanings=tuple(str(m) for m in data["meanings"]),
+        )

@@ -1,0 +1,269 @@
+"""A checkpoint: one self-contained folder that a dream lives from.
+
+    config.json          sizes, actions, variables, and the environment that was learned
+    weights.safetensors  the tokenizer's and the prior's weights
+    starts.safetensors   real moments to begin from, from the data's test split
+    README.md            the model card, with the measured numbers
+
+Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
+"""
+
+import json
+import os
+import shutil
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import save_file
+
+from worldmodel.actions import ActionSpec
+from worldmodel.model import WorldModel
+from worldmodel.presets import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+
+FORMAT_VERSION = 1
+PRETRAINED = Path(__file__).parent / "pretrained"
+FILES = ("config.json", "weights.safetensors", "starts.safetensors")
+MAX_PARAMETERS = 2 * 10**9
+MAX_STARTS_BYTES = 2**30
+SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
+COMPACT_FROM = 4096  # smaller tensors stay as they are
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or not what it says; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The environment that a checkpoint has learned.
+
+    Attributes:
+        env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
+        fps: steps a second of its own time.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Starts:
+    """S real moments, and how the real environment gets there.
+
+    Attributes:
+        frames: uint8 (S, T, H, W, C), the last of them the moment itself.
+        actions: (S, T-1, *shape), between the frames.
+        variables: float32 (S, T, V).
+        seeds: int64 (S,), of the real environment.
+        prefix_lengths: int64 (S,), actions from the real reset to the moment.
+        prefixes: (S, longest prefix, *shape), padded.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    variables: np.ndarray
+    seeds: np.ndarray
+    prefix_lengths: np.ndarray
+    prefixes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __post_init__(self) -> None:
+        num_starts, num_frames = self.frames.shape[:2]
+        expected = {
+            "actions": (num_starts, num_frames - 1),
+            "variables": (num_starts, num_frames),
+            "seeds": (num_starts,),
+            "prefix_lengths": (num_starts,),
+            "prefixes": (num_starts,),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape[: len(shape)] != shape:
+                raise ValueError(f"starts: {name} should begin with shape {shape}")
+        if num_starts == 0 or num_frames == 0:
+            raise ValueError("starts: there are none")
+        if not ((self.prefix_lengths >= 0) & (self.prefix_lengths <= self.prefixes.shape[1])).all():
+            raise ValueError("starts: a prefix length lies outside its prefix")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A world model, the world it learned, and moments to begin from."""
+
+    model: WorldModel
+    world: World
+    starts: Starts
+
+
+def shipped_names() -> list[str]:
+    """The checkpoints that come with the project."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+
+
+def find_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
+
+    Raises:
+        CheckpointError: there is none; the message lists the shipped ones.
+    """
+    if name in shipped_names():
+        return PRETRAINED / name
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    if Path(name).exists():
+        raise CheckpointError(f"{name} holds no checkpoint: it has no config.json")
+    known = ", ".join(shipped_names()) or "none"
+    hint = f"the shipped ones are: {known}; otherwise give a folder or a Hugging Face Hub id"
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(f"unknown checkpoint {name!r}; {hint}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
+    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+        raise CheckpointError(
+            f"checkpoint {name!r} can't be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}); {hint}"
+        ) from None
+
+
+def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a checkpoint whole, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is missing, truncated, or its files disagree.
+    """
+    folder = find_checkpoint(name)
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder} is not whole: it lacks {file}")
+    try:
+        config, world = _read_config(folder / "config.json")
+        model = _read_model(folder / "weights.safetensors", config)
+        starts = _read_starts(folder / "starts.safetensors", config)
+    except CheckpointError:
+        raise
+    except (
+        OSError,
+        ValueError,  # json.JSONDecodeError and UnicodeDecodeError among them
+        KeyError,
+        TypeError,
+        SafetensorError,
+        struct.error,
+    ) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}; get it again") from None
+    return Checkpoint(model.to(device).eval(), world, starts)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card: str, compact: bool) -> None:
+    """Write a checkpoint; a stop on the way leaves the old one usable.
+
+    Args:
+        compact: for shipping: the prior's matrices as int8 with a scale for each row, the
+            tokenizer's weights in half precision. Otherwise everything is kept exactly.
+    """
+    unfinished = folder / "unfinished.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
+    save_file(_compact(weights) if compact else weights, unfinished / "weights.safetensors")
+    starts = {k: np.ascontiguousarray(v) for k, v in vars(checkpoint.starts).items()}
+    save_numpy(starts, unfinished / "starts.safetensors")
+    config = {
+        "format_version": FORMAT_VERSION,
+        **asdict(checkpoint.model.config),
+        "actions": checkpoint.model.config.actions.to_json(),
+        "world": asdict(checkpoint.world),
+    }
+    (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (unfinished / "README.md").write_text(card)
+    # The config last: a folder without one is no checkpoint.
+    for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
+        os.replace(unfinished / name, folder / name)
+    unfinished.rmdir()
+
+
+def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    small = {}
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or tensor.numel() < COMPACT_FROM:
+            small[name] = tensor
+        elif name.startswith("prior.") and tensor.ndim == 2:
+            scale = (tensor.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
+            small[name] = (tensor / scale).round().to(torch.int8)
+            small[name + SCALE_SUFFIX] = scale
+        else:
+            small[name] = tensor.half()
+    return small
+
+
+def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
+    data = json.loads(path.read_bytes())
+    if data.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
+            "the one read here"
+        )
+    tokenizer = dict(data["tokenizer"])
+    tokenizer["frame_shape"] = tuple(int(n) for n in tokenizer["frame_shape"])
+    config = WorldModelConfig(
+        actions=ActionSpec.from_json(data["actions"]),
+        variable_names=tuple(str(name) for name in data["variable_names"]),
+        tokenizer=VQVAEConfig(**tokenizer),
+        prior=FrameGPTConfig(**data["prior"]),
+    )
+    world = data["world"]
+    return config, World(str(world["env_id"]), dict(world["env_kwargs"]), float(world["fps"]))
+
+
+def _read_model(path: Path, config: WorldModelConfig) -> WorldModel:
+    """A model whose every tensor is in the file, with the shape that the config gives it."""
+    with torch.device("meta"):  # shapes only: a hostile config takes no memory
+        expected = WorldModel(config).state_dict()
+    if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
+        raise CheckpointError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
+    weights = {}
+    with safe_open(path, "pt") as file:
+        names = {name for name in file.keys() if not name.endswith(SCALE_SUFFIX)}  # noqa: SIM118
+        if names != set(expected):
+            odd = ", ".join(sorted(names ^ set(expected))[:3])
+            raise CheckpointError(f"{path}: config and tensors disagree about {odd}")
+        for name, wanted in expected.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(wanted.shape):
+                raise CheckpointError(
+                    f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}"
+                )
+            tensor = file.get_tensor(name)
+            if tensor.dtype == torch.int8:
+                tensor = tensor.float() * file.get_tensor(name + SCALE_SUFFIX)
+            weights[name] = tensor.to(wanted.dtype)
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+    model = WorldModel(config)
+    model.load_state_dict(weights)
+    return model
+
+
+def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
+    if path.stat().st_size > MAX_STARTS_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
+    starts = Starts(**load_numpy(path))
+    if starts.frames.dtype != np.uint8 or starts.frames.shape[2:] != config.tokenizer.frame_shape:
+        raise CheckpointError(
+            f"{path}: frames should be uint8 of shape {config.tokenizer.frame_shape}"
+        )
+    if starts.variables.shape[2:] != (len(config.variable_names),):
+        raise CheckpointError(f"{path}: variables should be {config.variable_names}")
+    for name in ("actions", "prefixes"):
+        if not config.actions.contains(getattr(starts, name)):
+            raise CheckpointError(f"{path}: {name} are outside the action space")
+    return starts

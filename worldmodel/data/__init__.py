@@ -1,0 +1,20 @@
+"""Episodes on disk: writing, reading, splits, and clips drawn from them."""
+
+from worldmodel.data.clips import Clips, ClipSampler, all_frames
+from worldmodel.data.episodes import DataError, DatasetInfo, Episode
+from worldmodel.data.reader import SPLITS, EpisodeReader, Split, split_of
+from worldmodel.data.writer import EpisodeWriter
+
+__all__ = [
+    "SPLITS",
+    "ClipSampler",
+    "Clips",
+    "DataError",
+    "DatasetInfo",
+    "Episode",
+    "EpisodeReader",
+    "EpisodeWriter",
+    "Split",
+    "all_frames",
+    "split_of",
+]

@@ -1,0 +1,63 @@
+"""Work on data sets: python -m worldmodel.data verify DIR
+
+python -m worldmodel.data merge A B --out C
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from worldmodel.data.episodes import DataError
+from worldmodel.data.merge import merge
+from worldmodel.data.verify import verify
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a data set whole, say what is in it, and draw DIR/contact-sheet.png."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The data set."""
+
+    def run(self) -> None:
+        report = verify(self.folder)
+        print("\n".join(report.lines))
+        if report.problems:
+            print("\n".join(f"problem: {line}" for line in report.problems))
+            raise SystemExit(1)
+        print("no problem found")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Join data sets that were recorded separately, on several machines for example."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The data sets, two or more; the first one's episodes keep their ids."""
+    out: Path
+    """Where the joined set goes: a new folder, or the same merge stopped half way."""
+
+    def run(self) -> None:
+        num_episodes, num_left_out = merge(list(self.folders), self.out)
+        print(f"{self.out} holds {num_episodes} episodes", end="")
+        print(f"; {num_left_out} repeated ones were left out" if num_left_out else "")
+
+
+Command = (
+    Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+)
+
+
+def main() -> None:
+    command = tyro.cli(Command, prog="python -m worldmodel.data", description=__doc__)
+    try:
+        command.run()
+    except DataError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Draw short windows of frames out of a set of episodes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from worldmodel.data.episodes import DataError
+from worldmodel.data.reader import EpisodeReader, Split
+
+
+@dataclass(frozen=True)
+class Clips:
+    """B windows of T frames; action t leads from frame t to frame t+1.
+
+    Attributes:
+        frames: uint8 (B, T, H, W, C), or what the sampler holds in their place.
+        action: (B, T-1, *shape), in the action space's type.
+        reward: float32 (B, T-1).
+        terminated: bool (B, T-1).
+        variables: float32 (B, T, V).
+    """
+
+    frames: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    variables: np.ndarray
+
+
+class ClipSampler:
+    """All windows of `num_frames` frames in one split of a data set.
+
+    Frames are held unpacked in RAM when they fit, else read from disk for every batch; the
+    clips are the same. Episodes shorter than the window are left out.
+
+    Args:
+        reader: the data set.
+        split: whose episodes.
+        num_frames: T, at least 1.
+        memory_limit_bytes: the most that the unpacked frames may take.
+        frames_of: gives what to hold of the i-th episode in place of its pixels, (T+1, ...),
+            for example codes. Always held in RAM.
+
+    Attributes:
+        num_windows: how many there are.
+        in_memory: whether the frames are held.
+
+    Raises:
+        DataError: no episode of the split is long enough.
+    """
+
+    def __init__(
+        self,
+        reader: EpisodeReader,
+        split: Split,
+        num_frames: int,
+        memory_limit_bytes: int = 8 * 2**30,
+        frames_of: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+        self.reader = reader
+        self.num_frames = num_frames
+        members = reader.split(split)
+        lengths = reader.index["episode_length"][members] + 1  # in frames
+        self.episodes = members[lengths >= num_frames]
+        if len(self.episodes) == 0:
+            longest = int(lengths.max()) if len(members) else 0
+            raise DataError(
+                f"{reader.folder}: no episode of the {len(members)} in the {split} split has "
+                f"{num_frames} frames (the longest has {longest}): record more or longer "
+                "episodes, or take shorter clips"
+            )
+        lengths = lengths[lengths >= num_frames]
+        self._window_ends = np.cumsum(lengths - num_frames + 1)
+        self.num_windows = int(self._window_ends[-1])
+
+        # Where each episode of the whole set begins in the flat arrays below; -1: nowhere.
+        self._frame_start = np.full(len(reader), -1)
+        self._frame_start[self.episodes] = np.cumsum(lengths) - lengths
+        self._step_start = np.full(len(reader), -1)
+        self._step_start[self.episodes] = np.cumsum(lengths - 1) - (lengths - 1)
+        num_frames_held = int(lengths.sum())
+        if frames_of is None:
+            num_bytes = num_frames_held * int(np.prod(reader.info.frame_shape))
+            self.in_memory = num_bytes <= memory_limit_bytes
+            shape, dtype = reader.info.frame_shape, np.dtype(np.uint8)
+            self._frames_of = reader.frames
+        else:
+            self.in_memory = True
+            first = frames_of(int(self.episodes[0]))
+            shape, dtype = first.shape[1:], first.dtype
+            self._frames_of = frames_of
+        self._frames = np.empty((num_frames_held if self.in_memory else 0, *shape), dtype)
+        self._steps = self._load(split)
+
+    def draw(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
+        """Windows drawn uniformly with replacement.
+
+        Returns:
+            int64 (batch_size, 2): the episode's position in the reader's index, and the
+            window's first frame.
+        """
+        window = rng.integers(self.num_windows, size=batch_size)
+        which = np.searchsorted(self._window_ends, window, side="right")
+        begins = np.concatenate([[0], self._window_ends[:-1]])
+        return np.stack([self.episodes[which], window - begins[which]], axis=1)
+
+    def read(self, rows: np.ndarray) -> Clips:
+        """The windows at `rows` (B, 2) as `draw` gives them.
+
+        Raises:
+            IndexError: a row is not a window of this split.
+        """
+        episode, start = np.asarray(rows).T
+        last_start = self.reader.index["episode_length"][episode] + 1 - self.num_frames
+        if (self._frame_start[episode] < 0).any() or ((start < 0) | (start > last_start)).any():
+            raise IndexError("a row is not a window of this split")
+        frame = (self._frame_start[episode] + start)[:, None] + np.arange(self.num_frames)
+        step = (self._step_start[episode] + start)[:, None] + np.arange(self.num_frames - 1)
+        if self.in_memory:
+            frames = self._frames[frame]
+        else:
+            frames = np.stack(
+                [
+                    self.reader.frames(int(i), int(first), int(first) + self.num_frames)
+                    for i, first in zip(episode, start, strict=True)
+                ]
+            )
+        return Clips(
+            frames=frames,
+            action=self._steps["action"][step],
+            reward=self._steps["reward"][step],
+            terminated=self._steps["terminated"][step],
+            variables=self._steps["variables"][frame],
+        )
+
+    def _load(self, split: Split) -> dict[str, np.ndarray]:
+        """Fill the frames when they are held; return everything else, flat."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for i in _with_progress(self.episodes, f"reading the {split} split"):
+            if self.in_memory:
+                first = self._frame_start[i]
+                frames = self._frames_of(i)
+                self._frames[first : first + len(frames)] = frames
+            for name, array in self.reader.steps(i).items():
+                parts.setdefault(name, []).append(array)
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def all_frames(reader: EpisodeReader, split: Split) -> Iterator[tuple[int, np.ndarray]]:
+    """Each episode of a split: its position in the index, and its frames (T+1, H, W, C)."""
+    for i in _with_progress(reader.split(split), f"reading the {split} split"):
+        yield i, reader.frames(i)
+
+
+def _with_progress(episodes: np.ndarray, what: str) -> Iterator[int]:
+    yield from track(
+        episodes.tolist(), description=what, console=Console(stderr=True), transient=True
+    )

@@ -1,0 +1,105 @@
+"""Join data sets that were recorded separately, on several machines for example."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from worldmodel.data.episodes import DataError, DatasetInfo, Episode, read_info
+from worldmodel.data.reader import EpisodeReader
+from worldmodel.data.writer import EpisodeWriter
+
+
+def merge(folders: list[Path], out: Path) -> tuple[int, int]:
+    """Write the episodes of all `folders` to `out`; go on there when stopped before.
+
+    Episodes keep their ids; one whose id is taken by an earlier folder gets a new one behind
+    the highest. An episode that is the same as an earlier one, byte for byte, is left out:
+    otherwise the two could end up in different splits. What each folder's meta.json says of
+    its policies is kept under "merged".
+
+    Returns:
+        Number of episodes in `out`, and number left out.
+
+    Raises:
+        DataError: the sets differ in kind, or `out` holds something else.
+    """
+    if len(folders) < 2:
+        raise DataError("merge needs two data sets or more")
+    if out.resolve() in [folder.resolve() for folder in folders]:
+        raise DataError(f"--out {out} is one of the sets to merge: choose a new folder")
+    readers = [EpisodeReader(folder) for folder in folders]
+    for reader in readers[1:]:
+        differences = readers[0].info.differences(reader.info)
+        if differences:
+            raise DataError(
+                f"{readers[0].folder} and {reader.folder} cannot be joined: "
+                f"{'; '.join(differences)}"
+            )
+    info = _merged_info(readers)
+    _refuse_foreign(out, info)
+    new_ids = _new_ids(readers)
+    seen: set[bytes] = set()
+    num_left_out = 0
+    with EpisodeWriter(out, info) as writer:
+        jobs = [(reader, i) for reader in readers for i in range(len(reader))]
+        for (reader, i), episode_id in track(
+            list(zip(jobs, new_ids, strict=True)),
+            "merging",
+            console=Console(stderr=True),
+            transient=True,
+        ):
+            episode = reader.episode(i)
+            content = _digest(episode)
+            if content in seen:
+                num_left_out += 1
+            elif episode_id not in writer.done:
+                writer.append(replace(episode, episode_id=episode_id))
+            seen.add(content)
+        return len(writer.done), num_left_out
+
+
+def _new_ids(readers: list[EpisodeReader]) -> list[int]:
+    """An id for each episode of each reader, in order; all different."""
+    old_ids = [int(row["episode_id"]) for reader in readers for row in reader.index]
+    next_free = max(old_ids) + 1
+    taken: set[int] = set()
+    new_ids = []
+    for old_id in old_ids:
+        if old_id in taken:
+            old_id, next_free = next_free, next_free + 1
+        taken.add(old_id)
+        new_ids.append(old_id)
+    return new_ids
+
+
+def _merged_info(readers: list[EpisodeReader]) -> DatasetInfo:
+    parts = [
+        {
+            "folder": reader.folder.name,
+            "num_episodes": len(reader),
+            "policies": reader.info.policies,
+            "versions": reader.info.versions,
+        }
+        for reader in readers
+    ]
+    return replace(readers[0].info, policies={"merged": parts})
+
+
+def _refuse_foreign(out: Path, info: DatasetInfo) -> None:
+    """Only an empty folder, or the same merge stopped half way, may be written to."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if (out / "meta.json").exists() and read_info(out).to_json() == info.to_json():
+        return
+    raise DataError(f"{out} is not empty and holds no part of this merge: choose a new folder")
+
+
+def _digest(episode: Episode) -> bytes:
+    content = hashlib.blake2b(digest_size=16)
+    content.update(str(episode.seed).encode())
+    content.update(episode.frames.tobytes())
+    content.update(episode.action.tobytes())
+    return content.digest()

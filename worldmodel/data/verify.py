@@ -1,0 +1,202 @@
+"""Check a data set whole, say what is in it, and draw it."""
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from worldmodel.data.episodes import (
+    DataError,
+    DatasetInfo,
+    Episode,
+    episode_problems,
+    read_info,
+)
+from worldmodel.data.reader import SPLITS, split_of
+from worldmodel.data.shards import open_shard, read_episode, read_index, row_problem
+
+SHEET_ROWS = 12
+SHEET_COLUMNS = 10
+SHEET_GAP = 2  # pixels
+
+
+@dataclass
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        problems: a line for each thing that is wrong; empty for a sound set.
+        lines: what is in the set.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Tally:
+    """Counts over the episodes read so far; all but `ids` over the sound ones."""
+
+    ids: Counter[int] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # by policy
+    returns: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    contents: Counter[bytes] = field(default_factory=Counter)
+    terminated: int = 0
+    truncated: int = 0
+    actions: list[np.ndarray] = field(default_factory=list)
+    variables: list[np.ndarray] = field(default_factory=list)  # (2, V): lowest and highest
+    sheet: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, episode: Episode) -> None:
+        self.splits[split_of(episode.episode_id)] += 1
+        self.lengths[episode.policy].append(episode.length)
+        self.returns[episode.policy].append(float(episode.reward.sum()))
+        self.contents[hashlib.blake2b(episode.frames.tobytes(), digest_size=16).digest()] += 1
+        self.terminated += bool(episode.terminated[-1])
+        self.truncated += bool(episode.truncated[-1])
+        self.actions.append(episode.action)
+        self.variables.append(np.stack([episode.variables.min(0), episode.variables.max(0)]))
+        if len(self.sheet[episode.policy]) < SHEET_ROWS:
+            columns = np.linspace(0, episode.length, SHEET_COLUMNS).round().astype(int)
+            self.sheet[episode.policy].append(episode.frames[columns])
+
+
+def verify(folder: str | Path) -> Report:
+    """Read every byte of the data set in `folder` and check it.
+
+    Writes `contact-sheet.png` there: a row an episode, frames spread evenly over its length.
+
+    Raises:
+        DataError: there is no data set at all.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    report, tally = Report(), _Tally()
+    shards = sorted(folder.glob("shard-*.h5"))
+    if not shards:
+        report.problems.append(f"{folder} has no finished shard: record it with the same command")
+    for path in track(shards, "checking shards", console=Console(stderr=True), transient=True):
+        _check_shard(path, info, tally, report)
+    for episode_id, count in sorted(tally.ids.items()):
+        if count > 1:
+            report.problems.append(f"episode {episode_id} is stored {count} times")
+    for path in sorted(folder.glob("shard-*.h5.tmp")):
+        report.lines.append(
+            f"{path.name} is unfinished and was not read: recording is still going on, or the "
+            "same command finishes it"
+        )
+    if tally.actions:
+        report.lines += _describe(info, tally)
+        sheet = folder / "contact-sheet.png"
+        draw_contact_sheet(tally.sheet).save(sheet)
+        report.lines.append(f"drawn in     {sheet}")
+    return report
+
+
+def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -> None:
+    try:
+        with open_shard(path) as file:
+            steps_end = frames_end = 0  # the episodes lie in order and do not overlap
+            for row in read_index(file, info):
+                name = f"{path}: episode {row['episode_id']}"
+                tally.ids[int(row["episode_id"])] += 1
+                problem = row_problem(file, info, row)
+                if problem:
+                    report.problems.append(f"{name}: {problem}")
+                    continue
+                if row["episode_start"] < steps_end or row["frame_start"] < frames_end:
+                    report.problems.append(f"{name} overlaps the one before it")
+                steps_end = row["episode_start"] + row["episode_length"]
+                frames_end = row["frame_start"] + row["episode_length"] + 1
+                try:
+                    episode = read_episode(file, info, row)
+                except DataError as error:
+                    report.problems.append(f"{name}: {error}")
+                    continue
+                broken_rules = episode_problems(episode, info)
+                report.problems += [f"{name}: {line}" for line in broken_rules]
+                if not broken_rules:
+                    tally.add(episode)
+    except DataError as error:
+        report.problems.append(str(error))
+
+
+def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
+    lengths = [n for of_policy in tally.lengths.values() for n in of_policy]
+    num_steps = sum(lengths)
+    lines = [
+        f"environment  {info.env_id} {info.env_kwargs or ''}".rstrip(),
+        f"frames       {num_steps + len(lengths)} of {'x'.join(map(str, info.frame_shape))}, "
+        f"{info.fps:g} a second",
+        f"episodes     {len(lengths)}: " + ", ".join(f"{tally.splits[s]} {s}" for s in SPLITS),
+        f"ends         {tally.terminated} terminated, {tally.truncated} truncated, "
+        f"{len(lengths) - tally.terminated - tally.truncated} cut by the recorder",
+    ]
+    repeated = sum(count - 1 for count in tally.contents.values())
+    if repeated:
+        lines.append(f"repeated     {repeated} episodes show the same frames as another one")
+    for policy, of_policy in sorted(tally.lengths.items()):
+        returns = np.asarray(tally.returns[policy])
+        lines.append(
+            f"policy       {policy}: {len(of_policy)} episodes of {min(of_policy)} to "
+            f"{max(of_policy)} steps (mean {np.mean(of_policy):.1f}), returns "
+            f"{returns.min():g} to {returns.max():g} (mean {returns.mean():.2f})"
+        )
+    return (
+        lines
+        + _describe_actions(info, np.concatenate(tally.actions))
+        + [
+            f"variable     {name}: {low:g} to {high:g}"
+            for name, low, high in zip(
+                info.variable_names,
+                np.min([span[0] for span in tally.variables], axis=0),
+                np.max([span[1] for span in tally.variables], axis=0),
+                strict=True,
+            )
+        ]
+    )
+
+
+def _describe_actions(info: DatasetInfo, actions: np.ndarray) -> list[str]:
+    """How often each choice was made, or the range of each real number."""
+    spec = info.actions
+    flat = actions.reshape(len(actions), -1)
+    if spec.kind == "box":
+        return [
+            f"action       {_name(spec.meanings, d)}: {flat[:, d].min():g} to {flat[:, d].max():g}"
+            for d in range(flat.shape[1])
+        ]
+    lines = []
+    for d, size in enumerate(spec.sizes):
+        shares = np.bincount(flat[:, d], minlength=size) / len(flat)
+        is_only = spec.kind == "discrete"
+        choices = [_name(spec.meanings, c) if is_only else str(c) for c in range(len(shares))]
+        component = "" if is_only else f" {_name(spec.meanings, d)}:"
+        shown = ", ".join(f"{c} {s:.1%}" for c, s in zip(choices, shares, strict=True))
+        lines.append(f"action      {component} {shown}")
+    return lines
+
+
+def _name(meanings: tuple[str, ...], i: int) -> str:
+    return meanings[i] if i < len(meanings) else str(i)
+
+
+def draw_contact_sheet(frames_of_policy: dict[str, list[np.ndarray]]) -> Image.Image:
+    """Episodes as rows, policies taking turns; each a uint8 (columns, H, W, C), C 1 or 3."""
+    turns = [
+        frames
+        for turn in range(SHEET_ROWS)
+        for _, of_policy in sorted(frames_of_policy.items())
+        for frames in of_policy[turn : turn + 1]
+    ]
+    gap = [(0, 0), (0, SHEET_GAP), (0, SHEET_GAP), (0, 0)]  # below and right of each frame
+    rows = [np.concatenate(list(np.pad(frames, gap)), axis=1) for frames in turns[:SHEET_ROWS]]
+    sheet = np.concatenate(rows, axis=0)
+    channels = sheet.shape[-1]
+    return Image.fromarray(sheet[..., :3] if channels >= 3 else sheet[..., 0])

@@ -1,0 +1,277 @@
+"""Append episodes to a data set so that no finished one is ever lost.
+
+A shard is written as `shard-00000.h5.tmp`: the frames, a flush, the index row, a flush. A
+killed process leaves a file whose index ends with the last finished episode; the next writer
+goes on there. A full shard is synced and renamed to `shard-00000.h5`.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from worldmodel.data.episodes import (
+    DataError,
+    DatasetInfo,
+    Episode,
+    episode_problems,
+    read_info,
+    write_info,
+)
+from worldmodel.data.shards import (
+    FRAME_ARRAYS,
+    FRAMES_PER_CHUNK,
+    INDEX_DTYPE,
+    create_shard,
+    open_shard,
+    read_checked_index,
+    read_episode,
+    read_index,
+    row_layout,
+    row_problem,
+    rows_of,
+)
+
+# Room for HDF5's own bookkeeping, beside the bytes stored.
+SPARE_BYTES = 2**20
+
+
+class EpisodeWriter:
+    """Appends episodes to the data set in `folder`; one process at a time.
+
+    Args:
+        folder: made when missing. A set that is there already is continued.
+        info: the set's description, written to meta.json; an existing meta.json is kept.
+        episodes_per_shard: a file is finished when it holds so many.
+
+    Attributes:
+        done: ids of all the episodes stored.
+        info: the set's description as stored.
+
+    Raises:
+        DataError: the folder holds episodes of another environment, frame shape or action
+            space, or damaged ones. Nothing was written then.
+    """
+
+    def __init__(
+        self, folder: str | Path, info: DatasetInfo, *, episodes_per_shard: int = 100
+    ) -> None:
+        self.folder = Path(folder)
+        self.episodes_per_shard = episodes_per_shard
+        self.done: set[int] = set()
+        self._file: h5py.File | None = None
+        self._rows = np.zeros(0, INDEX_DTYPE)  # of the open shard
+        self.info = self._continue_or_begin(info)
+        finished = sorted(self.folder.glob("shard-*.h5"))
+        for path in finished:
+            with open_shard(path) as file:
+                self.done.update(read_checked_index(file, self.info)["episode_id"].tolist())
+        self._next_shard = 1 + max((int(path.stem.split("-")[1]) for path in finished), default=-1)
+        unfinished = sorted(self.folder.glob("shard-*.h5.tmp"))
+        if len(unfinished) > 1:
+            raise DataError(f"{self.folder} has several unfinished shards: keep one .tmp only")
+        if unfinished:
+            self._resume(unfinished[0])
+
+    def append(self, episode: Episode) -> None:
+        """Store an episode; once this returns, killing the process does not lose it.
+
+        Raises:
+            DataError: the episode breaks a rule, its id is taken, or the disk is full. The
+                episodes stored before are kept.
+        """
+        problems = episode_problems(episode, self.info)
+        if episode.episode_id in self.done:
+            problems.append("an episode of this id is stored already")
+        if problems:
+            raise DataError(f"episode {episode.episode_id}: {'; '.join(problems)}")
+        try:
+            if self._file is None:
+                self._begin_shard()
+            self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
+            row = self._write_rows(episode)
+            self._file.flush()
+            self._reserve(0)
+            self._file["index"].resize(len(self._rows) + 1, axis=0)
+            self._file["index"][len(self._rows)] = row
+            self._file.flush()
+            self._rows = np.append(self._rows, row)
+            self.done.add(episode.episode_id)
+            if len(self._rows) >= self.episodes_per_shard:
+                self._finish_shard()
+        except (OSError, RuntimeError) as error:
+            self._abandon_shard()
+            raise DataError(
+                f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
+                "are kept: make room and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Finish the open shard. May be called again."""
+        try:
+            self._finish_shard()
+        except (OSError, RuntimeError) as error:
+            self._abandon_shard()
+            raise DataError(
+                f"cannot finish a shard in {self.folder}: {error}. Its episodes are kept: make "
+                "room and run the same command again"
+            ) from error
+
+    def __enter__(self) -> "EpisodeWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _continue_or_begin(self, info: DatasetInfo) -> DatasetInfo:
+        if not (self.folder / "meta.json").exists():
+            if any(self.folder.glob("shard-*.h5*")):
+                raise DataError(
+                    f"{self.folder} holds shards but no meta.json: put that file back, or "
+                    "choose another folder"
+                )
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_info(self.folder, info)
+            except OSError as error:
+                raise DataError(f"cannot write to {self.folder}: {error}") from None
+            return info
+        stored = read_info(self.folder)
+        differences = stored.differences(info)
+        if differences:
+            raise DataError(
+                f"{self.folder} holds episodes of another kind: {'; '.join(differences)}. "
+                "Choose another folder"
+            )
+        return stored
+
+    def _resume(self, path: Path) -> None:
+        """Go on in an unfinished shard behind its last whole episode."""
+        self._file = open_shard(path, "r+")
+        index = read_index(self._file, self.info)
+        num_valid = 0
+        for row in index:
+            try:
+                whole = row_problem(self._file, self.info, row) is None and not episode_problems(
+                    read_episode(self._file, self.info, row), self.info
+                )
+            except DataError:
+                whole = False
+            if not whole:
+                break
+            num_valid += 1
+        self._rows = index[:num_valid].copy()
+        self.done.update(self._rows["episode_id"].tolist())
+        self._next_shard = int(path.name.split("-")[1].split(".")[0])
+        self._trim()
+        self._file.flush()
+        if num_valid >= self.episodes_per_shard:
+            self._finish_shard()
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"shard-{self._next_shard:05d}.h5{suffix}"
+
+    def _begin_shard(self) -> None:
+        if self._path(".tmp").exists():
+            raise DataError(f"{self._path('.tmp')} is being written by another process")
+        self._check_space(0)
+        # Under another name until it is whole: a .tmp can be opened whenever we are killed.
+        create_shard(self._path(".new"), self.info)
+        os.replace(self._path(".new"), self._path(".tmp"))
+        self._file = open_shard(self._path(".tmp"), "r+")
+        self._rows = np.zeros(0, INDEX_DTYPE)
+
+    def _write_rows(self, episode: Episode) -> np.void:
+        assert self._file is not None
+        starts = self._ends()
+        row = np.zeros(1, INDEX_DTYPE)[0]
+        row["episode_id"] = episode.episode_id
+        row["episode_start"] = starts["reward"]
+        row["frame_start"] = starts["frames"]
+        row["episode_length"] = episode.length
+        row["seed"] = episode.seed
+        row["policy"] = episode.policy.encode()
+        for name in row_layout(self.info):
+            start, stop = rows_of(row, name)
+            self._file[name].resize(stop, axis=0)
+            self._file[name][start:stop] = getattr(episode, name)
+        return row
+
+    def _ends(self) -> dict[str, int]:
+        """Where the next episode's rows begin in each array."""
+        if len(self._rows) == 0:
+            return dict.fromkeys(row_layout(self.info), 0)
+        last = self._rows[-1]
+        ends = {name: rows_of(last, name)[1] for name in row_layout(self.info)}
+        frames_end = -(-ends["frames"] // FRAMES_PER_CHUNK) * FRAMES_PER_CHUNK
+        return {
+            name: frames_end if name in FRAME_ARRAYS else end
+            for name, end in ends.items()
+        }
+
+    def _trim(self) -> None:
+        """Cut off what belongs to no finished episode."""
+        assert self._file is not None
+        self._file["index"].resize(len(self._rows), axis=0)
+        for name in row_layout(self.info):
+            end = rows_of(self._rows[-1], name)[1] if len(self._rows) else 0
+            self._file[name].resize(end, axis=0)
+
+    def _reserve(self, num_bytes: int) -> None:
+        """Take disk space for what HDF5 is about to write, or raise OSError.
+
+        HDF5 must not meet a full disk itself: it leaves the file unreadable, and crashes.
+        """
+        self._check_space(num_bytes)
+        if hasattr(os, "posix_fallocate"):  # else the check has to do
+            assert self._file is not None
+            end = self._file.id.get_filesize()
+            os.posix_fallocate(self._file.id.get_vfd_handle(), end, num_bytes + SPARE_BYTES)
+
+    def _check_space(self, num_bytes: int) -> None:
+        if shutil.disk_usage(self.folder).free < num_bytes + SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _finish_shard(self) -> None:
+        if self._file is None:
+            return
+        if len(self._rows) == 0:
+            self._abandon_shard()
+            self._path(".tmp").unlink()
+            return
+        self._trim()
+        self._file.flush()
+        num_bytes = self._file.id.get_filesize()
+        self._file.close()
+        self._file = None
+        os.truncate(self._path(".tmp"), num_bytes)  # give back what was reserved
+        _sync(self._path(".tmp"))
+        os.replace(self._path(".tmp"), self._path(""))
+        _sync(self.folder)
+        self._next_shard += 1
+        self._rows = np.zeros(0, INDEX_DTYPE)
+
+    def _abandon_shard(self) -> None:
+        """Let go of the open shard; what was flushed stays for the next writer."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError, RuntimeError):  # the caller reports what is wrong
+                file.close()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

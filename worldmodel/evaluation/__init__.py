@@ -1,0 +1,1 @@
+"""What `python -m worldmodel.evaluate` measures, one module a question."""

@@ -1,0 +1,250 @@
+"""Test clips, and dreams along them: what most measurements compare."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.model import WorldModel, dream_along
+from worldmodel.prior.sampling import Sampling
+
+STAY_PROBABILITY = 0.8  # of a wanderer's last action: about half a second of Doom
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How everything is measured.
+
+    Attributes:
+        num_clips: test clips, fewer where the data hold fewer windows.
+        num_samples: dreams of each clip; the best of them is reported too.
+        horizon: frames dreamed on from each clip's given ones.
+        num_frames: single frames that the tokenizer is measured on.
+        sampling, seed: of all dreams.
+        batch_size: dreams at a time.
+    """
+
+    num_clips: int = 128
+    num_samples: int = 10
+    horizon: int = 32
+    num_frames: int = 4096
+    sampling: Sampling = Sampling(temperature=0.9)  # noqa: RUF009
+    seed: int = 0
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """B dreams of T steps.
+
+    Attributes:
+        frames: uint8 (B, T, H, W, C).
+        reward: float32 (B, T), expected.
+        end_probability: float32 (B, T).
+        variables: float32 (B, T, V), drawn.
+    """
+
+    frames: np.ndarray
+    reward: np.ndarray
+    end_probability: np.ndarray
+    variables: np.ndarray
+
+
+class HeldOut:
+    """Clips of the test split, each `num_given` frames to begin from and `horizon` further ones.
+
+    Args:
+        model: in evaluation mode.
+        reader: episodes of the model's world.
+        settings: how many clips, and how they are dreamed.
+
+    Raises:
+        DataError: no test episode is long enough.
+    """
+
+    def __init__(self, model: WorldModel, reader: EpisodeReader, settings: Settings) -> None:
+        self.model, self.reader, self.settings = model, reader, settings
+        self.num_given = model.config.prior.window
+        num_frames = self.num_given + settings.horizon
+        sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
+        lengths = reader.index["episode_length"][sampler.episodes] + 1
+        rng = np.random.default_rng(settings.seed)
+        rows = _spread_windows(rng, sampler.episodes, lengths - num_frames + 1, settings.num_clips)
+        self.episodes = rows[:, 0]
+        self.clips = sampler.read(rows)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def real(self) -> np.ndarray:
+        """The frames that came after the given ones, uint8 (clips, horizon, H, W, C)."""
+        return self.clips.frames[:, self.num_given :]
+
+    @property
+    def actions(self) -> np.ndarray:
+        """The actions that led to them, (clips, horizon, *shape)."""
+        return self.clips.action[:, self.num_given - 1 :]
+
+    @cached_property
+    def real_codes(self) -> Tensor:
+        """Codes of all the clips' frames, (clips, given + horizon, h, w, q), on the CPU."""
+        frames = torch.from_numpy(self.clips.frames)
+        parts = track(frames.split(4), "encoding the clips", console=console, transient=True)
+        return torch.cat([self.model.encode(part.to(self.device)).cpu() for part in parts])
+
+    @cached_property
+    def reconstructions(self) -> np.ndarray:
+        """The clips' frames as the tokenizer gives them back, like `clips.frames`."""
+        parts = track(
+            self.real_codes.split(4), "decoding the clips", console=console, transient=True
+        )
+        return torch.cat([self.model.decode(part.to(self.device)).cpu() for part in parts]).numpy()
+
+    @cached_property
+    def dreams(self) -> Dreamed:
+        """One dream of each clip, under its own actions."""
+        return self.dream(self.actions, what="dreaming along the clips")
+
+    def dream(self, actions: np.ndarray, *, what: str) -> Dreamed:
+        """One dream of each clip under `actions` (clips, horizon, *shape).
+
+        Args:
+            what: said beside the progress bar.
+        """
+        batches = self.batches()
+        return join(
+            self.dream_batch(rows, actions[rows], sample=0)
+            for rows in track(batches, what, console=console, transient=True)
+        )
+
+    def batches(self) -> list[np.ndarray]:
+        """The clips' numbers, as many at a time as are dreamed at once."""
+        begins = range(0, len(self), self.settings.batch_size)
+        return [np.arange(i, min(len(self), i + self.settings.batch_size)) for i in begins]
+
+    def dream_batch(self, rows: np.ndarray, actions: np.ndarray, *, sample: int) -> Dreamed:
+        """Dreams of the clips `rows` under `actions` (len(rows), T, *shape).
+
+        Args:
+            sample: dreams of another sample are others; those of the same one the same.
+        """
+        picked = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
+        rng = np.random.default_rng([self.settings.seed, sample, int(rows[0])])
+        return dream_on(
+            self.model, picked, self.num_given, actions, rng=rng, sampling=self.settings.sampling
+        )
+
+
+def dream_on(
+    model: WorldModel,
+    clips: Clips,
+    num_given: int,
+    actions: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    sampling: Sampling,
+) -> Dreamed:
+    """Dream on from the first `num_given` frames of B clips under `actions` (B, T, *shape)."""
+    device = next(model.parameters()).device
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    dream = model.start(
+        tensor(clips.frames[:, :num_given]),
+        tensor(clips.action[:, : num_given - 1]),
+        tensor(clips.variables[:, :num_given]),
+    )
+    steps = dream_along(model, dream, tensor(actions), rng=rng, sampling=sampling)
+
+    def gathered(name: str) -> np.ndarray:
+        return torch.stack([getattr(step, name).cpu() for step in steps], 1).numpy()
+
+    return Dreamed(
+        gathered("frames"), gathered("reward"), gathered("end_probability"), gathered("variables")
+    )
+
+
+def join(parts: Iterable[Dreamed]) -> Dreamed:
+    """Several batches of dreams as one."""
+    together = list(parts)
+    return Dreamed(
+        **{name: np.concatenate([vars(p)[name] for p in together]) for name in vars(together[0])}
+    )
+
+
+def draw_frames(
+    reader: EpisodeReader, split: Split, max_frames: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Different frames drawn uniformly from a split, all of them if there are no more.
+
+    Returns:
+        uint8 (n, H, W, C), and the episode of each, int64 (n,).
+    """
+    members = reader.split(split)
+    ends = np.cumsum(reader.index["episode_length"][members] + 1)
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.random.default_rng(seed).permutation(total)[:max_frames]
+    chosen.sort()
+    which = np.searchsorted(ends, chosen, side="right")
+    times = chosen - (ends - reader.index["episode_length"][members] - 1)[which]
+    frames = [
+        reader.frames(int(i), int(t), int(t) + 1)
+        for i, t in zip(members[which], times, strict=True)
+    ]
+    if not frames:
+        return np.zeros((0, *reader.info.frame_shape), np.uint8), members
+    return np.concatenate(frames), members[which]
+
+
+def random_actions(
+    rng: np.random.Generator, spec: ActionSpec, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Independent uniform actions, (*shape, *spec.shape)."""
+    if spec.kind == "box":
+        return rng.uniform(spec.low, spec.high, (*shape, *spec.shape)).astype(np.float32)
+    factors = rng.integers(0, spec.sizes, (*shape, len(spec.sizes)))
+    return factors.reshape(*shape, *spec.shape)
+
+
+def wander(
+    rng: np.random.Generator, spec: ActionSpec, num_wanderers: int, num_steps: int
+) -> np.ndarray:
+    """Sticky random actions, (num_wanderers, num_steps, *spec.shape): mostly the one before."""
+    actions = random_actions(rng, spec, (num_wanderers, num_steps))
+    stays = rng.random((num_wanderers, num_steps)) < STAY_PROBABILITY
+    for t in range(1, num_steps):
+        actions[stays[:, t], t] = actions[stays[:, t], t - 1]
+    return actions
+
+
+def _spread_windows(
+    rng: np.random.Generator, episodes: np.ndarray, num_windows: np.ndarray, count: int
+) -> np.ndarray:
+    """Different windows, taken from all episodes in turn, at random places in each.
+
+    Returns:
+        int64 (at most count, 2): rows for `ClipSampler.read`.
+    """
+    starts = [rng.permutation(int(n)) for n in num_windows]
+    order = rng.permutation(len(episodes))
+    rows = [
+        (episodes[e], starts[e][turn])
+        for turn in range(int(num_windows.max()))
+        for e in order
+        if turn < len(starts[e])
+    ]
+    return np.asarray(rows[:count], np.int64)

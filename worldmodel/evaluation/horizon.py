@@ -1,0 +1,120 @@
+"""Dreams against the real future under the same actions, frame by frame."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from worldmodel.evaluation import plots
+from worldmodel.evaluation.held_out import HeldOut, console
+from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
+from worldmodel.metrics import mean_interval, psnr_difference, psnr_interval, squared_errors
+
+STEPS_AHEAD = (1, 2, 4, 8, 16, 32)
+FILMED_CLIPS = 6
+STRIP_CLIPS = 8
+
+
+def steps_ahead(horizon: int) -> tuple[int, ...]:
+    """Those of STEPS_AHEAD that a horizon reaches."""
+    return tuple(steps for steps in STEPS_AHEAD if steps <= horizon)
+
+
+def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
+    """PSNR of dreams, of copying the last given frame, and of the tokenizer's own pictures.
+
+    "one" is a single dream; "mean" is the error of a single dream too, averaged over all
+    samples; "best" takes, for each clip and each number of steps ahead, the sample with the
+    smallest error. Writes horizon.png (curves), real-and-dream.gif and real-and-dream.png.
+    """
+    settings, real = held_out.settings, held_out.real
+    given = held_out.num_given
+    samples = [squared_errors(held_out.dreams.frames, real)]
+    jobs = [(s, rows) for s in range(1, settings.num_samples) for rows in held_out.batches()]
+    parts = [
+        squared_errors(
+            held_out.dream_batch(rows, held_out.actions[rows], sample=sample).frames, real[rows]
+        )
+        for sample, rows in track(
+            jobs, f"horizon: {settings.num_samples} samples", console=console, transient=True
+        )
+    ]
+    num_batches = len(held_out.batches())
+    for i in range(0, len(parts), num_batches):
+        samples.append(np.concatenate(parts[i : i + num_batches]))
+    every = np.stack(samples)  # (samples, clips, horizon)
+    errors = {
+        "one": every[0],
+        "mean": every.mean(0),
+        "best": every.min(0),
+        "copy": squared_errors(np.broadcast_to(_last_given(held_out), real.shape), real),
+        "ceiling": squared_errors(held_out.reconstructions[:, given:], real),
+    }
+    curves = _intervals(errors, held_out, range(1, settings.horizon + 1))
+    plots.draw_horizon(out / "horizon.png", curves)
+    _film(held_out, out)
+    chosen = steps_ahead(settings.horizon)
+    return {
+        "num_clips": len(held_out),
+        "num_episodes": len(np.unique(held_out.episodes)),
+        "num_given": given,
+        "psnr": _intervals(errors, held_out, chosen),
+        "one_over_copy": {
+            steps: _against_copying(errors, held_out, steps)
+            for steps in chosen
+        },
+    }
+
+
+def _last_given(held_out: HeldOut) -> np.ndarray:
+    return held_out.clips.frames[:, held_out.num_given - 1, None]
+
+
+def _intervals(errors: dict[str, np.ndarray], held_out: HeldOut, chosen) -> dict[str, Any]:
+    return {
+        name: {
+            steps: psnr_interval(
+                error[:, steps - 1], held_out.episodes, seed=held_out.settings.seed
+            )
+            for steps in chosen
+        }
+        for name, error in errors.items()
+    }
+
+
+def _against_copying(
+    errors: dict[str, np.ndarray], held_out: HeldOut, steps: int
+) -> dict[str, Any]:
+    """One dream beside copying, clip by clip."""
+    one, copy = errors["one"][:, steps - 1], errors["copy"][:, steps - 1]
+    groups, seed = held_out.episodes, held_out.settings.seed
+    closer = (one < copy) + 0.5 * (one == copy)
+    return {
+        "db": psnr_difference(one, copy, groups, seed=seed),
+        "share_of_clips_closer": mean_interval(closer, groups, seed=seed),
+    }
+
+
+def _film(held_out: HeldOut, out: Path) -> None:
+    """Real beside dream as a film that moves, and as rows of frames."""
+    fps = held_out.reader.info.fps
+    given = framed(held_out.clips.frames[:, : held_out.num_given])
+    dreamed = held_out.dreams.frames
+    films = [
+        side_by_side(
+            {
+                "real": np.concatenate([given[i], held_out.real[i]]),
+                "dream": np.concatenate([given[i], dreamed[i]]),
+            },
+            scale=2,
+        )
+        for i in range(min(FILMED_CLIPS, len(held_out)))
+    ]
+    save_gif(out / "real-and-dream.gif", grid(films, columns=2), fps=fps)
+    at = np.asarray(steps_ahead(held_out.settings.horizon)) - 1
+    rows = []
+    for i in range(min(STRIP_CLIPS, len(held_out))):
+        for future in (held_out.real[i], dreamed[i]):
+            rows.append(np.concatenate([given[i, -1:], future[at]]))
+    save_png(out / "real-and-dream.png", sheet(rows, scale=2))

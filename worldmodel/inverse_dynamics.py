@@ -1,0 +1,212 @@
+"""Which action led from one frame to the next: a small network that reads it off two frames.
+
+It judges whether dreams obey. Trained on real frames and on the same frames as the tokenizer
+gives them back, so that what it measures is the action and not the blur.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.frames import to_float
+from worldmodel.model import WorldModel
+
+WIDTHS = (32, 64, 128, 128)  # channels after each halving
+SMALLEST_SIDE = 4  # pixels: no halving beyond
+CLIP_FRAMES = 9  # read and reconstructed together: 8 pairs
+MAX_CLIPS = 2000
+TRAINING_STEPS = 1500
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3
+JUDGED_AT_ONCE = 256  # pairs
+
+
+class InverseDynamics(nn.Module):
+    """Two frames in, the action between them out.
+
+    Args:
+        spec: the action space; each index of it is guessed by itself.
+        frame_shape: (H, W, C).
+    """
+
+    def __init__(self, spec: ActionSpec, frame_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.spec = spec
+        height, width, channels = frame_shape
+        layers: list[nn.Module] = []
+        channels_in = 2 * channels
+        for channels_out in WIDTHS:
+            stride = 2 if min(height, width) >= 2 * SMALLEST_SIDE else 1
+            layers += [
+                nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
+                nn.GroupNorm(8, channels_out),
+                nn.ReLU(),
+            ]
+            channels_in = channels_out
+            height, width = math.ceil(height / stride), math.ceil(width / stride)
+        self.layers = nn.Sequential(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(channels_in * height * width, 256),
+            nn.ReLU(),
+            nn.Linear(256, spec.vector_size),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, before: UInt8[Tensor, "B H W C"], after: UInt8[Tensor, "B H W C"]
+    ) -> Float[Tensor, "B A"]:
+        """Logits of the indices side by side, or for a box the action scaled to [-1, 1]."""
+        pairs = torch.cat([to_float(before), to_float(after)], 1)
+        return self.layers(pairs.contiguous(memory_format=torch.channels_last))
+
+    def loss(
+        self, guesses: Float[Tensor, "B A"], actions: Shaped[Tensor, "B *shape"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy summed over the indices, or the squared error of a box."""
+        if self.spec.kind == "box":
+            return F.mse_loss(guesses, self.spec.encode(actions))
+        truths = actions.reshape(len(actions), -1).T
+        parts = guesses.split(self.spec.sizes, 1)
+        return torch.stack(
+            [F.cross_entropy(part, truth) for part, truth in zip(parts, truths, strict=True)]
+        ).sum()
+
+    @torch.no_grad()
+    def guess(self, films: UInt8[np.ndarray, "B T H W C"]) -> np.ndarray:
+        """The likeliest actions between the frames of B films.
+
+        Returns:
+            (B, T-1, factors): an index for each factor of the action, or the real numbers of
+            a box scaled to [-1, 1].
+        """
+        device = next(self.parameters()).device
+        before = torch.from_numpy(films[:, :-1]).flatten(0, 1)
+        after = torch.from_numpy(films[:, 1:]).flatten(0, 1)
+        guesses = []
+        pairs = zip(before.split(JUDGED_AT_ONCE), after.split(JUDGED_AT_ONCE), strict=True)
+        for first, second in pairs:
+            out = self(first.to(device), second.to(device)).cpu()
+            if self.spec.kind != "box":
+                out = torch.stack([p.argmax(1) for p in out.split(self.spec.sizes, 1)], 1)
+            guesses.append(out)
+        return torch.cat(guesses).unflatten(0, (len(films), -1)).numpy()
+
+    def agreement(self, films: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """How well the actions (B, T-1, *shape) can be read off films uint8 (B, T, H, W, C).
+
+        Returns:
+            float64 (B, T-1, factors), whose mean is the accuracy; for a box it is the share
+            of variance explained, R^2.
+        """
+        guesses = self.guess(films)
+        if self.spec.kind == "box":
+            truth = self.spec.encode(torch.from_numpy(actions)).numpy()
+            variance = truth.var((0, 1)).clip(1e-12)
+            return 1 - np.square(guesses - truth, dtype=np.float64) / variance
+        return (guesses == actions.reshape(guesses.shape)).astype(np.float64)
+
+
+def train_inverse_dynamics(
+    network: InverseDynamics,
+    films: list[UInt8[np.ndarray, "B T H W C"]],
+    actions: np.ndarray,
+    *,
+    steps: int = TRAINING_STEPS,
+    seed: int = 0,
+    console: Console | None = None,
+) -> None:
+    """Train on pairs of consecutive frames, from all of `films` alike.
+
+    Args:
+        films: several versions of the same B films, real and reconstructed for example.
+        actions: (B, T-1, *shape), in all versions the same.
+        steps: of the optimiser; what is bounded is work, not time.
+    """
+    device = next(network.parameters()).device
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    num_films, num_pairs = actions.shape[:2]
+    network.train()
+    for _ in track(
+        range(steps), "inverse dynamics", console=console, transient=True, disable=console is None
+    ):
+        version = rng.integers(len(films), size=BATCH_SIZE)
+        film, t = rng.integers(num_films, size=BATCH_SIZE), rng.integers(num_pairs, size=BATCH_SIZE)
+        before, after = (
+            torch.from_numpy(
+                np.stack([films[v][i, j] for v, i, j in zip(version, film, t + k, strict=True)])
+            ).to(device)
+            for k in (0, 1)
+        )
+        loss = network.loss(network(before, after), torch.from_numpy(actions[film, t]).to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.eval()
+
+
+def inverse_dynamics_of(
+    model: WorldModel, reader: EpisodeReader, cache: Path, *, console: Console
+) -> InverseDynamics:
+    """The network for a model's world, trained on the train split, or read from `cache`.
+
+    The cache is used as long as the tokenizer, the data and the recipe are the same.
+
+    Raises:
+        DataError: no training episode is long enough.
+    """
+    device = next(model.parameters()).device
+    key = _key(model, reader)
+    torch.manual_seed(0)
+    network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
+    try:
+        with safe_open(cache, "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                names = network.state_dict()
+                network.load_state_dict({name: file.get_tensor(name) for name in names})
+                return network.eval()
+    except (OSError, SafetensorError, RuntimeError):
+        pass  # not made yet, or damaged: made now
+    sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0)
+    count = min(MAX_CLIPS, sampler.num_windows)
+    clips = sampler.read(sampler.draw(np.random.default_rng(0), count))
+    reconstructed = [
+        model.decode(model.encode(part.to(device))).cpu().numpy()
+        for part in track(
+            torch.from_numpy(clips.frames).split(8),
+            "inverse dynamics: reconstructing frames",
+            console=console,
+            transient=True,
+        )
+    ]
+    films = [clips.frames, np.concatenate(reconstructed)]
+    train_inverse_dynamics(network, films, clips.action, console=console)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), cache, metadata={"key": key})
+    return network
+
+
+def _key(model: WorldModel, reader: EpisodeReader) -> str:
+    digest = hashlib.sha256()
+    for tensor in model.tokenizer.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(reader.index.tobytes())
+    recipe = (WIDTHS, CLIP_FRAMES, MAX_CLIPS, TRAINING_STEPS, BATCH_SIZE, LEARNING_RATE)
+    digest.update(json.dumps(recipe).encode())
+    return digest.hexdigest()

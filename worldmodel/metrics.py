@@ -1,0 +1,150 @@
+"""Numbers that say how good a model is."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+BOOTSTRAP_DRAWS = 2000
+
+
+class Interval(NamedTuple):
+    """A number and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def psnr(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio in dB, for pixels in a range of width 1.
+
+    Give it the mean error over all clips: a mean of decibels would be ruled by the few frames
+    that don't move.
+    """
+    return math.inf if mean_squared_error == 0 else -10 * math.log10(mean_squared_error)
+
+
+def squared_errors(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean squared error of each frame, for pixels in a range of width 1.
+
+    Args:
+        frames, truth: uint8 (..., H, W, C).
+
+    Returns:
+        float64 (...).
+    """
+    difference = frames.astype(np.float32) - truth
+    return np.square(difference).mean((-3, -2, -1), dtype=np.float64) / 255**2
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of the distribution that counts (K,) of K things give; 0 for no counts."""
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """Probability that a random positive scores above a random negative; ties count half.
+
+    Args:
+        scores: (n,).
+        is_positive: bool (n,).
+
+    Returns:
+        In [0, 1]; NaN where there are no positives or no negatives.
+    """
+    num_positives = int(is_positive.sum())
+    num_negatives = len(is_positive) - num_positives
+    if num_positives == 0 or num_negatives == 0:
+        return math.nan
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = sizes.cumsum() - (sizes - 1) / 2  # of each group of equal scores, from 1
+    rank_sum = mean_rank[group][is_positive].sum()
+    return float((rank_sum - num_positives * (num_positives + 1) / 2) / num_positives / num_negatives)
+
+
+def brier(probabilities: np.ndarray, happened: np.ndarray) -> float:
+    """Mean squared difference of probabilities (n,) and what happened, bool (n,)."""
+    return float(np.square(probabilities - happened).mean())
+
+
+class Calibration(NamedTuple):
+    """One bin of predictions: what was said, and what happened."""
+
+    mean_probability: float
+    share_happened: float
+    count: int
+
+
+def calibration(
+    probabilities: np.ndarray, happened: np.ndarray, edges: tuple[float, ...]
+) -> list[Calibration]:
+    """Sort predictions into bins between `edges`, empty bins left out.
+
+    Args:
+        probabilities: (n,) in [0, 1].
+        happened: bool (n,).
+        edges: ascending, from 0 to 1; a bin holds its lower edge, the last one 1 as well.
+    """
+    which = np.searchsorted(edges[1:-1], probabilities, side="right")
+    return [
+        Calibration(float(probabilities[chosen].mean()), float(happened[chosen].mean()), count)
+        for i in range(len(edges) - 1)
+        if (count := int((chosen := which == i).sum())) > 0
+    ]
+
+
+def bootstrap_means(values: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
+    """Means of `values` over clips, with whole groups drawn again with replacement.
+
+    Clips of one episode resemble each other, so episodes are drawn, not clips. With the same
+    groups and seed the draws are the same: differences of two results are paired.
+
+    Args:
+        values: (clips, ...).
+        groups: (clips,), the episode of each clip.
+
+    Returns:
+        (BOOTSTRAP_DRAWS, ...).
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group)
+    sums = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(sums, group, values)
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_DRAWS)
+    totals = np.tensordot(times_drawn, sums, 1)
+    return totals / (times_drawn @ sizes).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def interval(value: float, draws: np.ndarray) -> Interval:
+    """A value with the middle 95 % of its bootstrap draws (n,)."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Interval(float(value), float(low), float(high))
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
+    """The mean of values (clips,) with its bootstrap interval."""
+    return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed))
+
+
+def psnr_interval(errors: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
+    """PSNR of the mean of squared errors (clips,), with its bootstrap interval."""
+    draws = bootstrap_means(errors, groups, seed=seed)
+    return interval(psnr(float(errors.mean())), _decibels(draws))
+
+
+def psnr_difference(
+    errors: np.ndarray, others: np.ndarray, groups: np.ndarray, *, seed: int
+) -> Interval:
+    """PSNR of `errors` less that of `others`, both (clips,), compared clip by clip, in dB."""
+    draws = _decibels(bootstrap_means(errors, groups, seed=seed))
+    other_draws = _decibels(bootstrap_means(others, groups, seed=seed))
+    value = psnr(float(errors.mean())) - psnr(float(others.mean()))
+    return interval(value, draws - other_draws)
+
+
+def _decibels(mean_squared_errors: np.ndarray) -> np.ndarray:
+    # A perfect clip is 120 dB, not infinite: intervals need differences.
+    return -10 * np.log10(mean_squared_errors.clip(1e-12))

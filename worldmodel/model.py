@@ -1,0 +1,182 @@
+"""The world model: a tokenizer and a prior that together dream, one step at a time.
+
+    dream = model.start(frames, actions, variables)          # prefill: B given moments
+    step, dream = model.step(dream, action, uniforms, sampling)
+
+A dream's state is an argument: it is passed in and passed on, never kept on the module.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.frames import to_float, to_uint8
+from worldmodel.presets import WorldModelConfig
+from worldmodel.prior import FrameGPT
+from worldmodel.prior.frame_gpt import Memory
+from worldmodel.prior.sampling import Sampling
+from worldmodel.vqvae import VQVAE
+
+OUTCOME_WEIGHT = 0.1  # of the nats a frame of reward, end and variables, beside nats a token
+
+
+@dataclass(frozen=True)
+class Dream:
+    """The state of B dreams: the newest frame, and the memory of those before it."""
+
+    codes: Int[Tensor, "B h w q"]
+    variables: Float[Tensor, "B V"]
+    memory: Memory
+
+    def clone(self) -> "Dream":
+        """A copy that shares no storage: a saved moment, or a branch."""
+        return Dream(self.codes.clone(), self.variables.clone(), self.memory.clone())
+
+
+class Step(NamedTuple):
+    """What one action brought in each of B dreams."""
+
+    frames: UInt8[Tensor, "B H W C"]
+    reward: Float[Tensor, " B"]  # expected
+    terminated: Bool[Tensor, " B"]  # drawn
+    end_probability: Float[Tensor, " B"]
+    variables: Float[Tensor, "B V"]  # drawn
+    nats: Float[Tensor, " B"]  # a token: how unexpected the frame was to the model itself
+
+
+class PriorLosses(NamedTuple):
+    """Means over a batch; `loss` is what training minimises."""
+
+    loss: Float[Tensor, ""]
+    token_nats: Float[Tensor, ""]  # a token
+    value_nats: Float[Tensor, " 1+V"]  # a frame, of the reward and each variable's change
+    end_nats: Float[Tensor, ""]  # a frame
+
+
+class WorldModel(nn.Module):
+    """A learned simulator.
+
+    Args:
+        config: sizes, and the world's actions and variables.
+    """
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = VQVAE(config.tokenizer)
+        self.prior = FrameGPT(config)
+
+    @property
+    def num_uniforms(self) -> int:
+        """Random numbers that one step takes: a token each, a variable each, one for the end."""
+        return self.prior.head.num_tokens + len(self.config.variable_names) + 1
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
+        batch = frames.shape[:-3]
+        codes = self.tokenizer.encode(to_float(frames.reshape(-1, *frames.shape[-3:])))
+        return codes.unflatten(0, batch)
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "*batch h w q"]) -> UInt8[Tensor, "*batch H W C"]:
+        batch = codes.shape[:-3]
+        frames = to_uint8(self.tokenizer.decode(codes.reshape(-1, *codes.shape[-3:])))
+        return frames.unflatten(0, batch)
+
+    @torch.no_grad()
+    def start(
+        self,
+        frames: UInt8[Tensor, "B T H W C"],
+        actions: Shaped[Tensor, "B T-1 *shape"],
+        variables: Float[Tensor, "B T V"],
+    ) -> Dream:
+        """Begin to dream after T >= 1 given frames and the T - 1 actions between them."""
+        codes = self.encode(frames)
+        encoded = self.config.actions.encode(actions)
+        memory = self.prior.prefill(codes[:, :-1], encoded, variables[:, :-1])
+        return Dream(codes[:, -1], variables[:, -1], memory)
+
+    @torch.no_grad()
+    def step(
+        self,
+        dream: Dream,
+        actions: Shaped[Tensor, "B *shape"],
+        uniforms: Float[Tensor, "B {self.num_uniforms}"],
+        sampling: Sampling,
+    ) -> tuple[Step, Dream]:
+        """Dream one step on.
+
+        Args:
+            dream: where to go on; its memory is written over. Clone it to keep it.
+            actions: one for each dream, as stored on disk.
+            uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
+            sampling: how tokens are drawn.
+        """
+        encoded = self.config.actions.encode(actions)
+        outcome, memory = self.prior.step(
+            dream.memory, dream.codes, encoded, dream.variables, uniforms[:, :-1], sampling
+        )
+        variables = (dream.variables + outcome.change).clamp(
+            self.prior.variable_low, self.prior.variable_high
+        )
+        step = Step(
+            frames=self.decode(outcome.codes),
+            reward=outcome.reward,
+            terminated=uniforms[:, -1] < outcome.terminated,
+            end_probability=outcome.terminated,
+            variables=variables,
+            nats=outcome.nats,
+        )
+        return step, replace(dream, codes=outcome.codes, variables=variables, memory=memory)
+
+
+def prior_losses(
+    prior: nn.Module,
+    outcome_head: nn.Module,
+    *,
+    codes: Int[Tensor, "B T h w q"],
+    past_codes: Int[Tensor, "B T-1 h w q"],
+    actions: Float[Tensor, "B T-1 A"],
+    reward: Float[Tensor, "B T-1"],
+    terminated: Bool[Tensor, "B T-1"],
+    variables: Float[Tensor, "B T V"],
+) -> PriorLosses:
+    """Losses of predicting frames 1..T-1 of B clips.
+
+    Args:
+        prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
+        outcome_head: the `outcome` of that FrameGPT.
+        codes: of the real frames.
+        past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
+        actions: encoded.
+    """
+    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:])
+    token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
+    values = torch.cat([reward[..., None], variables.diff(dim=1)], -1)
+    value_nats, end_nats = outcome_head.losses(  # type: ignore[operator]
+        prediction.outcomes, values, terminated.float()
+    )
+    loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
+    return PriorLosses(loss, token_nats, value_nats, end_nats)
+
+
+def dream_along(
+    model: WorldModel,
+    dream: Dream,
+    actions: Shaped[Tensor, "B T *shape"],
+    *,
+    rng: np.random.Generator,
+    sampling: Sampling,
+) -> list[Step]:
+    """Dream T steps under given actions; ends are passed over."""
+    steps = []
+    for t in range(actions.shape[1]):
+        uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))
+        step, dream = model.step(dream, actions[:, t], uniforms.to(actions.device), sampling)
+        steps.append(step)
+    return steps

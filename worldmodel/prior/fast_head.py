@@ -1,0 +1,222 @@
+"""The head again, compiled for one dream on one CPU thread.
+
+Drawing 64 tokens one by one costs PyTorch 15 to 18 ms a frame, nearly all of it overhead;
+this takes about 3 (`python -m benchmarks.dream_step`). A test holds it to `TokenHead`.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numba import njit
+from torch import Tensor
+
+from worldmodel.prior.head import TokenHead
+from worldmodel.prior.sampling import Sampling
+
+
+class FastHead:
+    """A snapshot of a head's weights; make a new one when they change."""
+
+    def __init__(self, head: TokenHead) -> None:
+        self.head = head
+        self.num_codes = head.logits.out_features
+        blocks = list(head.blocks)
+
+        def stack(read) -> np.ndarray:
+            return np.ascontiguousarray(torch.stack([read(b) for b in blocks]).detach().numpy())
+
+        self.weights = (
+            stack(lambda b: b.queries_keys_values.weight),
+            stack(lambda b: b.queries_keys_values.bias),
+            stack(lambda b: b.attention_output.weight),
+            stack(lambda b: b.attention_output.bias),
+            stack(lambda b: b.expand.weight),
+            stack(lambda b: b.expand.bias),
+            stack(lambda b: b.contract.weight),
+            stack(lambda b: b.contract.bias),
+            head.previous_code.weight.detach().numpy(),
+            head.logits.weight.detach().numpy(),
+            head.logits.bias.detach().numpy(),
+        )
+        norms = [norm for b in blocks for norm in (b.norm1, b.norm2)] + [head.norm]
+        self.norms = [norm.gain_and_bias for norm in norms]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: Float[Tensor, "1 n D"],
+        actions: Float[Tensor, "1 A"],
+        uniforms: Float[Tensor, "1 n"],
+        sampling: Sampling,
+    ) -> tuple[Int[Tensor, "1 n"], Float[Tensor, "1"]]:
+        """The same as `TokenHead.sample`, for a batch of one."""
+        gains_and_biases = torch.stack([linear(actions[0]) for linear in self.norms])
+        codes = np.empty(self.head.num_tokens, np.int64)
+        nats = _draw_frame(
+            np.ascontiguousarray((context[0] + self.head.position).numpy()),
+            gains_and_biases.numpy(),
+            *self.weights,
+            self.head.heads,
+            np.ascontiguousarray(uniforms[0].numpy()),
+            sampling.temperature,
+            sampling.top_k or self.num_codes,
+            sampling.top_p or 1.0,
+            codes,
+        )
+        return torch.from_numpy(codes)[None], context.new_tensor([nats])
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _linear(weight, bias, x, y):
+    for i in range(weight.shape[0]):
+        total = np.float32(0)
+        for j in range(weight.shape[1]):
+            total += weight[i, j] * x[j]
+        y[i] = total + bias[i]
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _conditional_norm(x, gain_and_bias, y):
+    width = x.shape[0]
+    mean = np.float32(0)
+    for j in range(width):
+        mean += x[j]
+    mean /= width
+    variance = np.float32(0)
+    for j in range(width):
+        variance += (x[j] - mean) ** 2
+    scale = 1 / math.sqrt(variance / width + 1e-5)
+    for j in range(width):
+        y[j] = (x[j] - mean) * scale * gain_and_bias[j] + gain_and_bias[width + j]
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _attend(qkv, keys, values, i, heads, y):
+    """Attention of token i to the tokens up to itself; keys and values (n, D)."""
+    width = y.shape[0]
+    size = width // heads
+    keys[i] = qkv[width : 2 * width]
+    values[i] = qkv[2 * width :]
+    scores = np.empty(i + 1, np.float32)
+    for h in range(heads):
+        begin = h * size
+        highest = np.float32(-1e30)
+        for j in range(i + 1):
+            score = np.float32(0)
+            for c in range(begin, begin + size):
+                score += qkv[c] * keys[j, c]
+            scores[j] = score / math.sqrt(size)
+            highest = max(highest, scores[j])
+        total = np.float32(0)
+        for j in range(i + 1):
+            scores[j] = math.exp(scores[j] - highest)
+            total += scores[j]
+        for c in range(begin, begin + size):
+            y[c] = 0
+        for j in range(i + 1):
+            weight = scores[j] / total
+            for c in range(begin, begin + size):
+                y[c] += weight * values[j, c]
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _draw_code(logits, uniform, temperature, top_k, top_p):
+    """As `worldmodel.prior.sampling.draw_codes`, for one row."""
+    num_codes = logits.shape[0]
+    best = np.argmax(logits)
+    if temperature == 0:
+        return best
+    scaled = (logits - logits[best]) / np.float32(temperature)
+    probabilities = np.exp(scaled)
+    if top_k < num_codes:
+        kth_largest = np.sort(scaled)[num_codes - top_k]
+        for k in range(num_codes):
+            if scaled[k] < kth_largest:
+                probabilities[k] = 0
+    total = probabilities.sum()
+    if top_p < 1:
+        ordered = np.sort(probabilities)[::-1]
+        before = np.float32(0)
+        smallest_kept = ordered[0]
+        for k in range(num_codes):
+            if before >= np.float32(top_p) * total:
+                break
+            smallest_kept = ordered[k]
+            before += ordered[k]
+        total = np.float32(0)
+        for k in range(num_codes):
+            if probabilities[k] < smallest_kept:
+                probabilities[k] = 0
+            total += probabilities[k]
+    target = np.float32(uniform) * total
+    cumulative = np.float32(0)
+    for k in range(num_codes):
+        cumulative += probabilities[k]
+        if cumulative > target:
+            return k
+    return best
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _draw_frame(
+    context,
+    gains_and_biases,
+    qkv_weight,
+    qkv_bias,
+    attention_weight,
+    attention_bias,
+    expand_weight,
+    expand_bias,
+    contract_weight,
+    contract_bias,
+    previous_code,
+    logit_weight,
+    logit_bias,
+    heads,
+    uniforms,
+    temperature,
+    top_k,
+    top_p,
+    codes,
+):
+    """Fill `codes`; return their mean negative log-likelihood, nats a token."""
+    num_tokens, width = context.shape
+    num_layers = qkv_weight.shape[0]
+    num_codes = logit_weight.shape[0]
+    keys = np.empty((num_layers, num_tokens, width), np.float32)
+    values = np.empty((num_layers, num_tokens, width), np.float32)
+    normed = np.empty(width, np.float32)
+    qkv = np.empty(3 * width, np.float32)
+    attended = np.empty(width, np.float32)
+    branch = np.empty(width, np.float32)
+    hidden = np.empty(4 * width, np.float32)
+    logits = np.empty(num_codes, np.float32)
+    x = np.empty(width, np.float32)
+    nats = 0.0
+    previous = num_codes
+    for i in range(num_tokens):
+        for c in range(width):
+            x[c] = context[i, c] + previous_code[previous, c]
+        for layer in range(num_layers):
+            _conditional_norm(x, gains_and_biases[2 * layer], normed)
+            _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
+            _attend(qkv, keys[layer], values[layer], i, heads, attended)
+            _linear(attention_weight[layer], attention_bias[layer], attended, branch)
+            for c in range(width):
+                x[c] += branch[c]
+            _conditional_norm(x, gains_and_biases[2 * layer + 1], normed)
+            _linear(expand_weight[layer], expand_bias[layer], normed, hidden)
+            for c in range(hidden.shape[0]):
+                hidden[c] = max(hidden[c], np.float32(0)) ** 2
+            _linear(contract_weight[layer], contract_bias[layer], hidden, branch)
+            for c in range(width):
+                x[c] += branch[c]
+        _conditional_norm(x, gains_and_biases[2 * num_layers], normed)
+        _linear(logit_weight, logit_bias, normed, logits)
+        previous = _draw_code(logits, uniforms[i], temperature, top_k, top_p)
+        codes[i] = previous
+        highest = logits.max()
+        nats += math.log(np.exp(logits - highest).sum()) + highest - logits[previous]
+    return nats / num_tokens

@@ -1,0 +1,288 @@
+"""The frame GPT: a backbone that runs once a frame, and a head that draws the frame's tokens.
+
+Row t of the backbone holds frame t and the action taken there, and predicts frame t + 1. Its
+positions see each other and every position of the frames before, within a window. Keys and
+values of past frames stay in a ring, so a dream goes on for hours at the same pace.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.presets import FrameGPTConfig, WorldModelConfig
+from worldmodel.prior.fast_head import FastHead
+from worldmodel.prior.head import TokenHead
+from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, turn
+from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
+from worldmodel.prior.sampling import Sampling
+
+CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
+
+
+class Prediction(NamedTuple):
+    """What the prior says of frames 1..T, given frames 0..T-1 and their actions."""
+
+    logits: Float[Tensor, "B T n K"]
+    outcomes: OutcomeLogits
+
+
+class Outcome(NamedTuple):
+    """One step of a dream, of each of B dreams."""
+
+    codes: Int[Tensor, "B h w q"]
+    reward: Float[Tensor, " B"]  # expected
+    terminated: Float[Tensor, " B"]  # probability
+    change: Float[Tensor, "B V"]  # of the game variables, drawn
+    nats: Float[Tensor, " B"]  # a token: how unexpected the codes drawn were
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of the last frames; `slot` = time modulo window is overwritten next.
+
+    Attributes:
+        keys_values: (layers, 2, B, heads, window, P, head size).
+        filled: (B, window), which slots hold a frame.
+        time: (B,), the number of frames remembered so far, forgotten ones included.
+    """
+
+    keys_values: Float[Tensor, "L two B nh window P hs"]
+    filled: Tensor
+    time: Tensor
+
+    def clone(self) -> "Memory":
+        return replace(self, **{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
+
+class FrameGPT(nn.Module):
+    """The prior that dreams: codes of the next frame, its reward, end and game variables.
+
+    Args:
+        world: sizes of the prior and of what it models.
+    """
+
+    def __init__(self, world: WorldModelConfig) -> None:
+        super().__init__()
+        config, tokenizer = world.prior, world.tokenizer
+        self.config: FrameGPTConfig = config
+        self.grid = tokenizer.grid
+        self.num_codes, self.num_codebooks = tokenizer.num_codes, tokenizer.num_codebooks
+        rows, columns = self.grid[0] // config.merge, self.grid[1] // config.merge
+        if self.grid != (rows * config.merge, columns * config.merge):
+            raise ValueError(f"blocks of {config.merge} tokens don't tile a grid of {self.grid}")
+        self.rotary = Rotary(config.width // config.heads, rows, columns)
+        num_variables = len(world.variable_names)
+        condition_size = world.actions.vector_size
+        block_tokens = config.merge**2
+        # One table for all codebooks: code k of codebook q is row q K + k.
+        self.code = nn.Embedding(self.num_codebooks * self.num_codes, CODE_WIDTH)
+        self.merge = nn.Linear(block_tokens * CODE_WIDTH, config.width)
+        self.position = nn.Parameter(torch.empty(rows * columns, config.width))
+        self.variable = nn.Linear(num_variables, config.width)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, condition_size, num_layers=config.layers)
+            for _ in range(config.layers)
+        )
+        self.norm = ConditionalNorm(config.width, condition_size)
+        # To the head: each position's part for its tokens, and the frame's codes nearby, which
+        # a shift of the view moves by a token or two.
+        self.split = nn.Linear(config.width, block_tokens * config.head_width)
+        self.nearby = nn.Conv2d(CODE_WIDTH, config.head_width, 3, padding=1)
+        self.head = TokenHead(
+            num_tokens=self.grid[0] * self.grid[1] * self.num_codebooks,
+            num_codes=self.num_codes,
+            width=config.head_width,
+            layers=config.head_layers,
+            heads=config.head_heads,
+            condition_size=condition_size,
+        )
+        self.next_code = nn.Linear(block_tokens * CODE_WIDTH, config.width)
+        self.outcome = OutcomeHead(config.width, num_variables, config.num_bins)
+        nn.init.normal_(self.code.weight)
+        nn.init.normal_(self.position, std=0.1)
+        # Game variables come in standardised and go out clipped to what the data has shown.
+        self.variable_mean: Tensor
+        self.variable_std: Tensor
+        self.variable_low: Tensor
+        self.variable_high: Tensor
+        for name, value in (("mean", 0.0), ("std", 1.0), ("low", 0.0), ("high", 0.0)):
+            self.register_buffer(f"variable_{name}", torch.full((num_variables,), value))
+        self._fast_head: FastHead | None = None  # compiled weights, made when first needed
+
+    def forward(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        actions: Float[Tensor, "B T A"],
+        variables: Float[Tensor, "B T V"],
+        next_codes: Int[Tensor, "B T h w q"],
+    ) -> Prediction:
+        """Predict `next_codes`, frames 1..T, from frames 0..T-1; no row sees a later one."""
+        states, _ = self._backbone(codes, actions, variables)
+        context = self._context(states, codes)
+        logits = self.head(
+            context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
+        )
+        outcomes = self._outcome(states, next_codes)
+        return Prediction(logits.unflatten(0, codes.shape[:2]), outcomes)
+
+    def no_memory(self, batch_size: int) -> Memory:
+        """The memory of dreams that have seen nothing yet."""
+        weight = self.merge.weight
+        c = self.config
+        shape = (c.layers, 2, batch_size, c.heads, c.window, len(self.position), c.width // c.heads)
+        return Memory(
+            keys_values=weight.new_zeros(shape),
+            filled=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
+            time=torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
+        )
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        actions: Float[Tensor, "B T A"],
+        variables: Float[Tensor, "B T V"],
+    ) -> Memory:
+        """The memory after T frames and the actions taken there."""
+        batch_size, num_frames = codes.shape[:2]
+        memory = self.no_memory(batch_size)
+        if num_frames == 0:
+            return memory
+        _, keys_values = self._backbone(codes, actions, variables)
+        window = self.config.window
+        for t in range(max(0, num_frames - window), num_frames):
+            memory.keys_values[:, :, :, :, t % window] = keys_values[:, :, :, :, t]
+            memory.filled[:, t % window] = True
+        return replace(memory, time=memory.time + num_frames)
+
+    @torch.no_grad()
+    def step(
+        self,
+        memory: Memory,
+        codes: Int[Tensor, "B h w q"],
+        actions: Float[Tensor, "B A"],
+        variables: Float[Tensor, "B V"],
+        uniforms: Float[Tensor, "B n+V"],
+        sampling: Sampling,
+    ) -> tuple[Outcome, Memory]:
+        """Dream one frame on.
+
+        Args:
+            memory: of the frames before; its storage is written over and passed on.
+            codes, variables: the newest frame's.
+            actions: taken there.
+            uniforms: in [0, 1): one for each token of the frame, then one for each variable.
+        """
+        cosines, sines = self.rotary.turns(memory.time)  # (B, P, hs / 2)
+        cosines, sines = cosines[:, None], sines[:, None]
+        dreams = torch.arange(len(codes), device=codes.device)
+        slots = memory.time % self.config.window
+        memory.filled[dreams, slots] = True
+        positions_filled = memory.filled.repeat_interleave(len(self.position), 1)[:, None, None]
+        x = self._embed(codes[:, None], variables[:, None])[:, 0]
+        for block, (all_keys, all_values) in zip(self.blocks, memory.keys_values, strict=True):
+
+            def attend(q, k, v, all_keys=all_keys, all_values=all_values) -> Tensor:
+                all_keys[dreams, :, slots] = turn(k, cosines, sines)
+                all_values[dreams, :, slots] = v
+                return F.scaled_dot_product_attention(
+                    turn(q, cosines, sines),
+                    all_keys.flatten(2, 3),
+                    all_values.flatten(2, 3),
+                    attn_mask=positions_filled,
+                )
+
+            x = block(x, actions, attend)
+        states = self.norm(x, actions)[:, None]
+        context = self._context(states, codes[:, None])[:, 0]
+        num_tokens = self.head.num_tokens
+        flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling)
+        next_codes = flat.view_as(codes)
+        logits = self._outcome(states, next_codes[:, None])
+        change = [
+            self.outcome.draw(logits, 1 + v, uniforms[:, num_tokens + v, None])[:, 0]
+            for v in range(variables.shape[1])
+        ]
+        outcome = Outcome(
+            codes=next_codes,
+            reward=self.outcome.expected(logits, 0)[:, 0],
+            terminated=logits.terminated[:, 0].sigmoid(),
+            change=torch.stack(change, 1) if change else torch.zeros_like(variables),
+            nats=nats,
+        )
+        return outcome, replace(memory, time=memory.time + 1)
+
+    def _draw(
+        self, context: Tensor, actions: Tensor, uniforms: Tensor, sampling: Sampling
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of the next frames, by the compiled head for one dream on a CPU."""
+        if len(context) > 1 or context.device.type != "cpu":
+            return self.head.sample(context, actions, uniforms, sampling)
+        if self._fast_head is None:
+            self._fast_head = FastHead(self.head)
+        return self._fast_head.sample(context, actions, uniforms, sampling)
+
+    def train(self, mode: bool = True) -> "FrameGPT":
+        self._fast_head = None  # its copies of the weights are about to be out of date
+        return super().train(mode)
+
+    def _backbone(
+        self, codes: Tensor, actions: Tensor, variables: Tensor
+    ) -> tuple[Float[Tensor, "B T P D"], Float[Tensor, "L two B nh T P hs"]]:
+        """States of every row, and every layer's turned keys and values."""
+        batch_size, num_frames = codes.shape[:2]
+        num_positions = len(self.position)
+        time = torch.arange(num_frames, device=codes.device)
+        cosines, sines = self.rotary.turns(time)  # (T, P, hs / 2)
+        visible = frames_visible(num_frames, self.config.window).to(codes.device)
+        mask = visible.repeat_interleave(num_positions, 0).repeat_interleave(num_positions, 1)
+        remembered = []
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, T, nh, P, hs) each
+            q, k = (
+                turn(x, cosines[:, None], sines[:, None]).transpose(1, 2) for x in (q, k)
+            )
+            v = v.transpose(1, 2)  # (B, nh, T, P, hs)
+            remembered.append(torch.stack([k, v]))
+            y = F.scaled_dot_product_attention(
+                q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask
+            )
+            return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
+
+        x = self._embed(codes, variables)
+        for block in self.blocks:
+            x = block(x, actions, attend)
+        return self.norm(x, actions), torch.stack(remembered)
+
+    def _code_vectors(self, codes: Tensor) -> Float[Tensor, "B T h w E"]:
+        offsets = torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
+        return self.code(codes + offsets).sum(-2)
+
+    def _blocks_of(self, vectors: Float[Tensor, "B T h w E"]) -> Float[Tensor, "B T P mmE"]:
+        m = self.config.merge
+        rows, columns = self.grid[0] // m, self.grid[1] // m
+        tiles = vectors.unflatten(3, (columns, m)).unflatten(2, (rows, m))
+        return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)
+
+    def _embed(self, codes: Tensor, variables: Tensor) -> Float[Tensor, "B T P D"]:
+        standardised = (variables - self.variable_mean) / self.variable_std
+        x = self.merge(self._blocks_of(self._code_vectors(codes))) + self.position
+        return x + self.variable(standardised)[:, :, None]
+
+    def _context(self, states: Tensor, codes: Tensor) -> Float[Tensor, "B T n D"]:
+        """What the head is told of each token of the next frame."""
+        m, (height, width) = self.config.merge, self.grid
+        tiles = self.split(states).unflatten(-1, (m, m, -1)).unflatten(2, (height // m, width // m))
+        far = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (B, T, h, w, D) after the next
+        vectors = self._code_vectors(codes).flatten(0, 1).permute(0, 3, 1, 2)
+        near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
+        context = far.reshape(near.shape) + near
+        return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
+
+    def _outcome(self, states: Tensor, next_codes: Tensor) -> OutcomeLogits:
+        arrived = self.next_code(self._blocks_of(self._code_vectors(next_codes)))
+        return self.outcome(states + arrived)

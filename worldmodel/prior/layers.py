@@ -1,0 +1,121 @@
+"""Transformer layers whose norms are conditioned on actions (VideoGPT Sec. 3, Conditional Norms)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# (queries, keys, values), (..., heads, positions, head size) each -> the same shape as queries
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class ConditionalNorm(nn.Module):
+    """LayerNorm with a gain and a bias that are affine in a condition.
+
+    Starts as a plain LayerNorm whatever the condition: a condition of many ones would
+    otherwise inflate the gain.
+    """
+
+    def __init__(self, width: int, condition_size: int) -> None:
+        super().__init__()
+        self.width = width
+        self.gain_and_bias = nn.Linear(condition_size, 2 * width)
+        nn.init.zeros_(self.gain_and_bias.weight)
+        with torch.no_grad():
+            self.gain_and_bias.bias.copy_(torch.cat([torch.ones(width), torch.zeros(width)]))
+
+    def forward(
+        self, x: Float[Tensor, "*batch P D"], condition: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch P D"]:
+        gain, bias = self.gain_and_bias(condition).unsqueeze(-2).chunk(2, -1)
+        return torch.addcmul(bias, F.layer_norm(x, (self.width,)), gain)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; the caller says who attends to whom."""
+
+    def __init__(self, width: int, heads: int, condition_size: int, *, num_layers: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = ConditionalNorm(width, condition_size)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.norm2 = ConditionalNorm(width, condition_size)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+        for linear in (self.queries_keys_values, self.attention_output, self.expand, self.contract):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():  # a sum of 2 x num_layers branches starts with unit variance
+            self.attention_output.weight /= math.sqrt(2 * num_layers)
+            self.contract.weight /= math.sqrt(2 * num_layers)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch P D"],
+        condition: Float[Tensor, "*batch A"],
+        attend: Attend,
+    ) -> Float[Tensor, "*batch P D"]:
+        qkv = self.queries_keys_values(self.norm1(x, condition))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
+        y = attend(q, k, v).transpose(-2, -3).flatten(-2)
+        x = x + self.attention_output(y)
+        hidden = self.expand(self.norm2(x, condition)).relu().square()
+        return x + self.contract(hidden)
+
+
+class Rotary:
+    """Rotary positions over (time, row, column): what attention sees is their differences.
+
+    Half of a head's channels turn with time, a quarter each with the row and the column.
+    """
+
+    TIME_BASE = 1000.0
+    SPACE_BASE = 100.0
+
+    def __init__(self, head_size: int, rows: int, columns: int) -> None:
+        quarter = head_size // 4
+        if quarter % 2 or head_size % 4:
+            raise ValueError(f"rotary positions need a head size divisible by 8, not {head_size}")
+        self.time_speeds = _speeds(2 * quarter, self.TIME_BASE)
+        space = _speeds(quarter, self.SPACE_BASE)
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        self.space_angles = torch.cat(  # (P, head_size / 4)
+            [row.flatten()[:, None] * space, column.flatten()[:, None] * space], 1
+        )
+
+    def turns(self, time: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (*batch, P, head_size / 2) of the frames at these times.
+
+        Angles are in float64: a dream may last for millions of frames.
+        """
+        time_angles = time[..., None, None].double() * self.time_speeds.to(time.device)
+        space_angles = self.space_angles.to(time.device)
+        shape = (*time.shape, len(space_angles))
+        angles = torch.cat(
+            [
+                time_angles.expand(*shape, -1),
+                space_angles.expand(*shape, -1),
+            ],
+            -1,
+        )
+        return angles.cos().float(), angles.sin().float()
+
+
+def _speeds(num_channels: int, base: float) -> Tensor:
+    return base ** -(torch.arange(0, num_channels, 2, dtype=torch.float64) / num_channels)
+
+
+def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate channel pairs (i, i + hs/2) of x (..., hs) by angles (..., hs/2)."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)
+
+
+def frames_visible(num_frames: int, window: int) -> Bool[Tensor, "T T"]:
+    """[t, s] says whether frame t sees frame s: itself and the window - 1 frames before it."""
+    age = torch.arange(num_frames)[:, None] - torch.arange(num_frames)
+    return (age >= 0) & (age < window)

@@ -1,0 +1,86 @@
+"""Rewards, ends and game variables: what a step brings besides a frame."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.prior.sampling import Sampling, draw_codes
+
+
+class OutcomeLogits(NamedTuple):
+    """Row 0 of `values` is the reward, row 1 + v the change of game variable v."""
+
+    values: Float[Tensor, "*batch 1+V bins"]
+    terminated: Float[Tensor, "*batch"]
+
+
+class OutcomeHead(nn.Module):
+    """Predicts what a step brings from the state before it and the codes of the frame after it.
+
+    Rewards and changes of variables are drawn from a few values seen in the data (all of
+    them if they are few, else quantiles), so that a medikit is worth 20 health and not the
+    mean of 20 and nothing.
+    """
+
+    def __init__(self, width: int, num_variables: int, num_bins: int) -> None:
+        super().__init__()
+        self.num_rows, self.num_bins = 1 + num_variables, num_bins
+        self.each_position = nn.Linear(width, width)
+        self.whole_frame = nn.Linear(width, width)
+        self.logits = nn.Linear(width, self.num_rows * num_bins + 1)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.bins: Tensor
+        self.num_used: Tensor
+        self.register_buffer("bins", torch.zeros(self.num_rows, num_bins))
+        self.register_buffer("num_used", torch.ones(self.num_rows, dtype=torch.int64))
+
+    @torch.no_grad()
+    def set_bins(self, rows: list[np.ndarray]) -> None:
+        """Choose the values of each row from samples of the data."""
+        for row, samples in enumerate(rows):
+            values = np.unique(samples)
+            if len(values) > self.num_bins:
+                values = np.unique(np.quantile(samples, np.linspace(0, 1, self.num_bins)))
+            self.num_used[row] = len(values)
+            padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
+            self.bins[row] = torch.from_numpy(padded.astype(np.float32))
+
+    def forward(self, features: Float[Tensor, "*batch P D"]) -> OutcomeLogits:
+        pooled = self.each_position(features).relu().square().mean(-2)
+        logits = self.logits(pooled + self.whole_frame(pooled).relu().square())
+        values = logits[..., :-1].unflatten(-1, (self.num_rows, self.num_bins))
+        unused = torch.arange(self.num_bins, device=logits.device) >= self.num_used[:, None]
+        return OutcomeLogits(values.masked_fill(unused, -torch.inf), logits[..., -1])
+
+    def nearest_bins(self, values: Float[Tensor, "*batch 1+V"]) -> Int[Tensor, "*batch 1+V"]:
+        """Index of the value nearest to each of `values`; the first of equals."""
+        return (values[..., None] - self.bins).abs().argmin(-1)
+
+    def losses(
+        self,
+        logits: OutcomeLogits,
+        values: Float[Tensor, "*batch 1+V"],
+        terminated: Float[Tensor, "*batch"],
+    ) -> tuple[Float[Tensor, " 1+V"], Float[Tensor, ""]]:
+        """Cross-entropy in nats a frame, of each row of values and of the end."""
+        targets = self.nearest_bins(values)
+        value_losses = F.cross_entropy(
+            logits.values.flatten(0, -2), targets.flatten(), reduction="none"
+        )
+        end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated)
+        return value_losses.unflatten(0, targets.shape).flatten(0, -2).mean(0), end_loss
+
+    def expected(self, logits: OutcomeLogits, row: int) -> Float[Tensor, "*batch"]:
+        """Mean of a row's value."""
+        return (logits.values[..., row, :].softmax(-1) * self.bins[row]).sum(-1)
+
+    def draw(
+        self, logits: OutcomeLogits, row: int, uniforms: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """One value of a row, by the inverse of its cumulative distribution."""
+        return self.bins[row][draw_codes(logits.values[..., row, :], uniforms, Sampling())]

@@ -1,0 +1,59 @@
+"""How a code is drawn from its distribution: temperature, top-k, top-p, and one uniform number."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw codes.
+
+    Attributes:
+        temperature: divides the logits; 1 draws from the model itself, 0 takes the likeliest.
+        top_k: only the k likeliest codes may be drawn; None: all.
+        top_p: only the fewest codes that together have this probability; None: all.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+
+
+def draw_codes(
+    logits: Float[Tensor, "*batch K"], uniforms: Float[Tensor, "*batch"], sampling: Sampling
+) -> Int[Tensor, "*batch"]:
+    """Draw one code from each row by the inverse of its cumulative distribution.
+
+    One uniform number a code, in [0, 1): the same numbers give the same codes, alone or in a
+    batch.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        kth_largest = logits.topk(sampling.top_k, -1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth_largest, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered = probabilities.sort(-1, descending=True).values
+        before = ordered.cumsum(-1) - ordered
+        smallest_kept = ordered.masked_fill(before >= sampling.top_p, 2.0).amin(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < smallest_kept, 0.0)
+    cumulative = probabilities.cumsum(-1)
+    targets = uniforms[..., None] * cumulative[..., -1:]
+    # The first code whose cumulative probability exceeds the target: never one of probability 0.
+    return (cumulative <= targets).sum(-1).clamp(max=logits.shape[-1] - 1)

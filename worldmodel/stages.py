@@ -1,0 +1,233 @@
+"""The two things to train: the tokenizer on frames, then the prior on their codes."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.film import save_png, sheet
+from worldmodel.frames import to_float, to_uint8
+from worldmodel.metrics import psnr
+from worldmodel.model import WorldModel, dream_along, prior_losses
+from worldmodel.presets import StageRecipe
+from worldmodel.prior.sampling import Sampling
+from worldmodel.trainer import console
+from worldmodel.vqvae import VQVAE
+
+NUM_VALIDATION_CLIPS = 64
+PREVIEW_ROWS = 4
+PREVIEW_FRAMES = 16
+
+
+class TokenizerStage:
+    """Trains the VQ-VAE on single frames."""
+
+    name = "tokenizer"
+
+    def __init__(
+        self,
+        module: VQVAE,
+        reader: EpisodeReader,
+        recipe: StageRecipe,
+        *,
+        memory_limit_bytes: int,
+        device: torch.device,
+    ) -> None:
+        self.module, self.recipe, self.device = module, recipe, device
+        self.clips = ClipSampler(reader, "train", recipe.num_frames, memory_limit_bytes)
+        validation = ClipSampler(reader, "validation", recipe.num_frames, memory_limit_bytes)
+        rng = np.random.default_rng(0)
+        frames = self._frames(validation, validation.draw(rng, 8 * NUM_VALIDATION_CLIPS))
+        self.validation_frames = frames
+        sample = self._frames(self.clips, self.clips.draw(rng, 2000 // recipe.num_frames))
+        module.data_variance.fill_(float(to_float(sample).var()))
+
+    def losses(
+        self, module: nn.Module, rng: np.random.Generator, share: slice
+    ) -> dict[str, Tensor]:
+        rows = self.clips.draw(rng, self.recipe.batch_size)[share]
+        out = module(to_float(self._frames(self.clips, rows).to(self.device)))
+        return {"loss": out.loss, "nmse": out.nmse, "commitment": out.commitment_loss}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """PSNR in dB of the mean squared error, and how many codes are in use."""
+        squared_error, num_values, used = 0.0, 0, set()
+        for frames in self.validation_frames.split(64):
+            codes = self.module.encode(to_float(frames.to(self.device)))
+            again = to_uint8(self.module.decode(codes)).cpu()
+            squared_error += float((again.double() - frames.double()).square().sum()) / 255**2
+            num_values += frames.numel()
+            used |= set(codes.unique().tolist())
+        mean_squared_error = squared_error / num_values
+        return {
+            "psnr": psnr(mean_squared_error),
+            "nmse": mean_squared_error / float(self.module.data_variance),
+            "codes_used": len(used),
+        }
+
+    @torch.no_grad()
+    def preview(self, path: Path) -> None:
+        """Real frames above their reconstructions."""
+        frames = self.validation_frames[:: max(1, len(self.validation_frames) // PREVIEW_FRAMES)]
+        frames = frames[:PREVIEW_FRAMES]
+        codes = self.module.encode(to_float(frames.to(self.device)))
+        again = to_uint8(self.module.decode(codes)).cpu()
+        save_png(path, sheet([frames.numpy(), again.numpy()], scale=2))
+
+    @staticmethod
+    def _frames(clips: ClipSampler, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(clips.read(rows).frames).flatten(0, 1)
+
+
+class PriorStage:
+    """Trains the prior on the codes of clips; the tokenizer stands still."""
+
+    name = "prior"
+
+    def __init__(
+        self,
+        model: WorldModel,
+        reader: EpisodeReader,
+        recipe: StageRecipe,
+        *,
+        codes_path: Path,
+        device: torch.device,
+    ) -> None:
+        self.model, self.module, self.recipe, self.device = model, model.prior, recipe, device
+        codes = encode_all(model.tokenizer, reader, codes_path, device)
+        ends = np.cumsum(reader.index["episode_length"] + 1)
+
+        def codes_of(i: int) -> np.ndarray:
+            return codes[ends[i] - reader.index["episode_length"][i] - 1 : ends[i]]
+
+        self.clips = ClipSampler(reader, "train", recipe.num_frames, frames_of=codes_of)
+        validation = ClipSampler(reader, "validation", recipe.num_frames, frames_of=codes_of)
+        self.validation = validation
+        self.validation_rows = validation.draw(np.random.default_rng(0), NUM_VALIDATION_CLIPS)
+        self._measure_outcomes()
+
+    def losses(
+        self, module: nn.Module, rng: np.random.Generator, share: slice
+    ) -> dict[str, Tensor]:
+        # Drawn for the whole batch, so that the share of one process is what it would be in
+        # a single one.
+        rows = self.clips.draw(rng, self.recipe.batch_size)
+        clips = self.clips.read(rows[share])
+        shape = (len(rows), *clips.frames.shape[1:])
+        rates = rng.random((*shape[:2], 1, 1, 1)) * self.recipe.corruption
+        corrupted = (rng.random(shape) < rates)[share]
+        others = rng.integers(self.module.num_codes, size=shape)[share]
+        past = np.where(corrupted, others, clips.frames)[:, :-1]
+        return self._losses(module, clips, past)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        parts = np.array_split(self.validation_rows, max(1, len(self.validation_rows) // 16))
+        for rows in parts:
+            clips = self.validation.read(rows)
+            for name, value in self._losses(self.module, clips, clips.frames[:, :-1]).items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
+        return {name: total / len(self.validation_rows) for name, total in totals.items()}
+
+    @torch.no_grad()
+    def preview(self, path: Path) -> None:
+        """Pairs of rows: what came, as the tokenizer sees it, and a dream under its actions."""
+        clips = self.validation.read(self.validation_rows[:PREVIEW_ROWS])
+        num_given = max(1, clips.frames.shape[1] - PREVIEW_FRAMES)
+        codes = torch.from_numpy(clips.frames.astype(np.int64)).to(self.device)
+        actions = torch.from_numpy(clips.action).to(self.device)
+        variables = torch.from_numpy(clips.variables).to(self.device)
+        real = self.model.decode(codes)
+        dream = self.model.start(real[:, :num_given], actions[:, : num_given - 1],
+                                 variables[:, :num_given])
+        steps = dream_along(
+            self.model,
+            dream,
+            actions[:, num_given - 1 :],
+            rng=np.random.default_rng(0),
+            sampling=Sampling(temperature=0.9),
+        )
+        dreamed = torch.stack([step.frames for step in steps], 1)
+        rows = []
+        for truth, dreamt in zip(real.cpu().numpy(), dreamed.cpu().numpy(), strict=True):
+            rows += [truth[num_given:], dreamt]
+        save_png(path, sheet(rows, scale=2))
+
+    def _losses(self, module: nn.Module, clips, past: np.ndarray) -> dict[str, Tensor]:
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        losses = prior_losses(
+            module,
+            self.module.outcome,
+            codes=tensor(clips.frames.astype(np.int64)),
+            past_codes=tensor(past.astype(np.int64)),
+            actions=self.model.config.actions.encode(tensor(clips.action)),
+            reward=tensor(clips.reward),
+            terminated=tensor(clips.terminated),
+            variables=tensor(clips.variables),
+        )
+        value_names = ("reward", *self.model.config.variable_names)
+        return {
+            "loss": losses.loss,
+            "nats_a_token": losses.token_nats,
+            "end_nats": losses.end_nats,
+            **{f"{n}_nats": v for n, v in zip(value_names, losses.value_nats, strict=True)},
+        }
+
+    def _measure_outcomes(self) -> None:
+        """Ranges of rewards and variables, from the training episodes."""
+        reader = self.clips.reader
+        steps = [reader.steps(int(i)) for i in self.clips.episodes]
+        rewards = np.concatenate([step["reward"] for step in steps])
+        variables = np.concatenate([step["variables"] for step in steps])
+        changes = np.concatenate([np.diff(step["variables"], axis=0) for step in steps])
+        prior = self.module
+        prior.outcome.set_bins([rewards, *changes.T])
+        if variables.shape[1]:
+            numbers = {
+                "mean": variables.mean(0),
+                "std": variables.std(0).clip(1e-3),
+                "low": variables.min(0),
+                "high": variables.max(0),
+            }
+            for name, value in numbers.items():
+                getattr(prior, f"variable_{name}").copy_(torch.from_numpy(value))
+
+
+@torch.no_grad()
+def encode_all(
+    tokenizer: VQVAE, reader: EpisodeReader, path: Path, device: torch.device
+) -> np.ndarray:
+    """Codes (frames, h, w, q) of every episode in the order of the index, kept at `path`.
+
+    The file is used again as long as tokenizer and data are the same.
+    """
+    digest = hashlib.sha256()
+    for tensor in tokenizer.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(reader.index.tobytes())
+    key = digest.hexdigest()
+    try:
+        with safe_open(path, "np") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return file.get_tensor("codes")
+    except (OSError, SafetensorError):
+        pass  # not made yet, or cut short: made now
+    tokenizer.eval()
+    parts = []
+    for i in track(range(len(reader)), "encoding the episodes", console=console, transient=True):
+        frames = torch.from_numpy(reader.frames(i))
+        parts += [tokenizer.encode(to_float(part.to(device))).cpu() for part in frames.split(128)]
+    codes = torch.cat(parts).to(torch.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"codes": codes}, path, metadata={"key": key})
+    return codes.numpy()

@@ -1,0 +1,87 @@
+"""A codebook learned by moving averages (VideoGPT Sec. 2.1, 4.1; Jukebox's random restarts)."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DECAY = 0.99
+RESTART_BELOW = 1.0  # vectors a batch, as a moving average
+
+
+class Codebook(nn.Module):
+    """K vectors; what comes in is replaced by the nearest of them.
+
+    In training mode `forward` also moves each code towards the mean of the vectors it
+    replaced. The codes start as vectors of the first batch, and a code that replaces fewer
+    than one vector a batch starts again at a random vector of that batch. Everything that
+    this needs is a buffer, so a resumed run goes on exactly. Under torch.distributed every
+    process keeps the same codes, as if it had seen the whole batch.
+    """
+
+    def __init__(self, num_codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.vectors: Tensor
+        self.count: Tensor
+        self.total: Tensor
+        self.num_updates: Tensor
+        self.register_buffer("vectors", torch.zeros(num_codes, code_dim))
+        self.register_buffer("count", torch.zeros(num_codes))  # EMA of vectors replaced a batch
+        self.register_buffer("total", torch.zeros(num_codes, code_dim))  # EMA of their sum
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))  # 0: no codes yet
+
+    def forward(
+        self, x: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"], Float[Tensor, ""]]:
+        """Quantise.
+
+        Returns:
+            The nearest codes, with gradients passed straight through; their indices; and the
+            commitment loss, the mean squared distance of x to its (fixed) code.
+        """
+        if self.training and self.num_updates == 0:
+            self._restart(x.detach(), torch.ones_like(self.count, dtype=torch.bool))
+        codes = self.nearest(x.detach())
+        quantised = F.embedding(codes, self.vectors)
+        commitment_loss = F.mse_loss(x, quantised)
+        if self.training:
+            self._update(x.detach(), codes)
+        return x + (quantised - x).detach(), codes, commitment_loss
+
+    def nearest(self, x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
+        """Index of the code nearest to each vector."""
+        # |x - v|^2 without |x|^2, which doesn't change the minimum.
+        return (self.vectors.square().sum(1) - 2 * x @ self.vectors.T).argmin(1)
+
+    @torch.no_grad()
+    def _update(self, x: Tensor, codes: Tensor) -> None:
+        count = torch.bincount(codes, minlength=len(self.count)).to(x.dtype)
+        total = torch.zeros_like(self.total).index_add_(0, codes, x)
+        if dist.is_initialized():
+            dist.all_reduce(count)
+            dist.all_reduce(total)
+        self.count.lerp_(count, 1 - DECAY)
+        self.total.lerp_(total, 1 - DECAY)
+        self.vectors.copy_(self.total / self.count.clamp_min(1e-5).unsqueeze(1))
+        unused = self.count < RESTART_BELOW
+        if unused.any():
+            self._restart(x, unused)
+        self.num_updates += 1
+
+    @torch.no_grad()
+    def _restart(self, x: Tensor, which: Tensor) -> None:
+        """Put the codes `which` at random vectors of x, their moving averages included."""
+        if dist.is_initialized():
+            parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, x.contiguous())
+            x = torch.cat(parts)
+        # Seeded by the update, so the draw needs no state beyond what is saved anyway. Drawn on
+        # the CPU: the same on every device.
+        generator = torch.Generator().manual_seed(int(self.num_updates))
+        num_wanted = int(which.sum())
+        picks = torch.randperm(len(x), generator=generator)[:num_wanted]
+        picks = picks.repeat(-(-num_wanted // len(picks)))[:num_wanted]  # a batch may be small
+        self.vectors[which] = x[picks.to(x.device)]
+        self.count[which] = RESTART_BELOW
+        self.total[which] = self.vectors[which] * RESTART_BELOW

@@ -1,0 +1,133 @@
+"""The VQ-VAE: encoder, codebooks, decoder (VideoGPT Sec. 3), each frame by itself."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.presets import VQVAEConfig
+from worldmodel.vqvae.codebook import Codebook
+from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
+
+
+class Tokenized(NamedTuple):
+    """What one pass of the VQ-VAE gives; losses as in VideoGPT Sec. 2.1 and 4.1."""
+
+    reconstructions: Float[Tensor, "F C H W"]
+    codes: Int[Tensor, "F h w q"]
+    loss: Float[Tensor, ""]  # normalised MSE + commitment
+    nmse: Float[Tensor, ""]
+    commitment_loss: Float[Tensor, ""]
+
+
+class Encoder(nn.Module):
+    """Strided convolutions down to the latent grid, then residual blocks."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        widths = config.widths  # from the pixels to the grid
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip((config.frame_shape[2], *widths), widths, strict=False):
+            layers += [nn.Conv2d(width_in, width_out, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [
+            nn.Conv2d(config.hidden_units, config.hidden_units, 3, padding=1),
+            *_residual_blocks(config),
+            nn.Conv2d(config.hidden_units, config.num_codebooks * config.code_dim, 1),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, frames: Float[Tensor, "F C H W"]) -> Float[Tensor, "F D h w"]:
+        return self.layers(frames)
+
+
+class Decoder(nn.Module):
+    """The encoder in reverse: residual blocks, then transposed convolutions up to the pixels."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        layers: list[nn.Module] = [
+            nn.Conv2d(config.num_codebooks * config.code_dim, config.hidden_units, 3, padding=1),
+            *_residual_blocks(config),
+        ]
+        for i, (width_in, width_out) in enumerate(
+            zip(widths, (*widths[1:], config.frame_shape[2]), strict=True)
+        ):
+            if i > 0:
+                layers.append(nn.ReLU())
+            layers.append(nn.ConvTranspose2d(width_in, width_out, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Float[Tensor, "F D h w"]) -> Float[Tensor, "F C H W"]:
+        return self.layers(latents)
+
+
+def _residual_blocks(config: VQVAEConfig) -> list[nn.Module]:
+    blocks: list[nn.Module] = [
+        ResidualBlock(
+            config.hidden_units, config.residual_units, attention_heads=config.attention_heads
+        )
+        for _ in range(config.residual_layers)
+    ]
+    return [*blocks, ChannelNorm(config.hidden_units), nn.ReLU()]
+
+
+class VQVAE(nn.Module):
+    """Frames to a grid of codes and back, one frame at a time.
+
+    Where the paper encodes 16 frames at once with 3D convolutions, this one leaves time to
+    the prior: a frame can be encoded and decoded by itself, which is what living in a dream
+    needs. With q codebooks the latent channels are cut into q slices, one a codebook.
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.codebooks = nn.ModuleList(
+            Codebook(config.num_codes, config.code_dim) for _ in range(config.num_codebooks)
+        )
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)  # 1.5-2x faster convolutions on a CPU
+        self.data_variance: Tensor
+        # Of the pixels that the loss is divided by; measured on the training data.
+        self.register_buffer("data_variance", torch.ones(()))
+
+    def forward(self, frames: Float[Tensor, "F C H W"]) -> Tokenized:
+        latents = self.encoder(frames.contiguous(memory_format=torch.channels_last))
+        quantised, codes, commitment_loss = self._quantise(latents)
+        reconstructions = self.decoder(quantised)
+        nmse = F.mse_loss(reconstructions, frames) / self.data_variance
+        loss = nmse + self.config.commitment * commitment_loss
+        return Tokenized(reconstructions, codes, loss, nmse, commitment_loss)
+
+    @torch.no_grad()
+    def encode(self, frames: Float[Tensor, "F C H W"]) -> Int[Tensor, "F h w q"]:
+        latents = self.encoder(frames.contiguous(memory_format=torch.channels_last))
+        flat = latents.permute(0, 2, 3, 1).unflatten(-1, (self.config.num_codebooks, -1))
+        codes = [book.nearest(flat[..., q, :].flatten(0, 2)) for q, book in self._books()]
+        return torch.stack(codes, -1).unflatten(0, flat.shape[:3])
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "F h w q"]) -> Float[Tensor, "F C H W"]:
+        vectors = [F.embedding(codes[..., q], book.vectors) for q, book in self._books()]
+        return self.decoder(torch.cat(vectors, -1).permute(0, 3, 1, 2))
+
+    def _quantise(
+        self, latents: Float[Tensor, "F D h w"]
+    ) -> tuple[Float[Tensor, "F D h w"], Int[Tensor, "F h w q"], Float[Tensor, ""]]:
+        flat = latents.permute(0, 2, 3, 1).unflatten(-1, (self.config.num_codebooks, -1))
+        quantised, codes, losses = [], [], []
+        for q, book in self._books():
+            vectors, indices, loss = book(flat[..., q, :].flatten(0, 2))
+            quantised.append(vectors.unflatten(0, flat.shape[:3]))
+            codes.append(indices.unflatten(0, flat.shape[:3]))
+            losses.append(loss)
+        commitment_loss = torch.stack(losses).mean()
+        return torch.cat(quantised, -1).permute(0, 3, 1, 2), torch.stack(codes, -1), commitment_loss
+
+    def _books(self) -> list[tuple[int, Codebook]]:
+        return [(q, book) for q, book in enumerate(self.codebooks)]  # type: ignore[misc]
+
