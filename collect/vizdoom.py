@@ -98,10 +98,21 @@ def collect(options: Collect) -> None:
     """
     _check(options)
     env_id = SCENARIOS[options.scenario]
-    info = describe(env_id, {}, {})
-    policy_path = _policy_file(options, env_id)
-    info = replace(info, policies=_policies(options, policy_path))
-    _refuse_other_recording(options.out, info)
+    has_episodes = (options.out / "meta.json").exists()
+    policy_path = options.out / "policy.zip"
+    if options.policy == "random":
+        policy_path = None
+    elif options.policy != "train":
+        policy_path = Path(options.policy)
+        _check_policy(policy_path, env_id)
+    elif not has_episodes:  # a policy that has recorded is trained no further
+        _train(options, env_id, policy_path)
+    recording = _recording(options, policy_path)
+    if has_episodes:
+        _refuse_other_recording(options.out, recording)
+    if policy_path is not None:
+        policy_path = _keep_policy(policy_path, options.out)
+    info = describe(env_id, {}, {"recording": recording})
     with Workers(options.workers, env_id, {}, policy_path) as workers:
         if options.evaluate_episodes:
             info = _score(options, info, workers)
@@ -125,32 +136,10 @@ def _check(options: Collect) -> None:
         raise DataError(f"--out {options.out} is a file, not a folder")
 
 
-def _policy_file(options: Collect, env_id: str) -> Path | None:
-    """OUT/policy.zip: trained, or copied from the file given. None when random play is asked."""
-    if options.policy == "random":
-        return None
-    path = options.out / "policy.zip"
-    if options.policy == "train":
-        options.out.mkdir(parents=True, exist_ok=True)
-        _train(options, env_id, path)
-        return path
-    _check_policy(Path(options.policy), env_id)
-    if path.exists() and _sha256(path) != _sha256(Path(options.policy)):
-        raise DataError(
-            f"{path} is another policy than {options.policy}: choose another --out, or leave "
-            "--policy as it was"
-        )
-    if not path.exists():
-        options.out.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished.zip")
-        shutil.copyfile(options.policy, unfinished)
-        os.replace(unfinished, path)
-    return path
-
-
 def _train(options: Collect, env_id: str, path: Path) -> None:
     from collect.policies import train_ppo
 
+    options.out.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_policy(path, env_id)
     with _progress() as progress:
@@ -179,34 +168,52 @@ def _check_policy(path: Path, env_id: str) -> None:
         env.close()
 
 
-def _policies(options: Collect, policy_path: Path | None) -> dict[str, Any]:
-    """What meta.json says of who acted; fixes the set together with the environment."""
-    shares = WITHOUT_POLICY if policy_path is None else WITH_POLICY
+def _keep_policy(path: Path, folder: Path) -> Path:
+    """The policy as OUT/policy.zip, beside the episodes that it plays."""
+    kept = folder / "policy.zip"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / "policy.unfinished.zip"
+        shutil.copyfile(path, unfinished)
+        os.replace(unfinished, kept)
+    elif _sha256(kept) != _sha256(path):
+        raise DataError(
+            f"{kept} is another policy than {path}: choose another --out, or leave --policy as "
+            "it was"
+        )
+    return kept
+
+
+def _recording(options: Collect, policy_path: Path | None) -> dict[str, Any]:
+    """What meta.json says of who acted: all episodes of a set have this in common."""
+    if policy_path is not None and not policy_path.exists():
+        raise DataError(f"{policy_path}, which recorded the episodes beside it, is missing")
     return {
-        "recording": {
-            "seed": options.seed,
-            "length": options.length,
-            "policy_sha256": None if policy_path is None else _sha256(policy_path),
-            "behaviours": {
-                behaviour.name: {
-                    "share": share,
-                    "random_start": behaviour.random_start,
-                    "max_hold": behaviour.max_hold,
-                }
-                for behaviour, share in shares.items()
-            },
-        }
+        "seed": options.seed,
+        "length": options.length,
+        "train_steps": options.train_steps if options.policy == "train" else None,
+        "policy_sha256": None if policy_path is None else _sha256(policy_path),
+        "behaviours": {
+            behaviour.name: {
+                "share": share,
+                "random_start": behaviour.random_start,
+                "max_hold": behaviour.max_hold,
+            }
+            for behaviour, share in _shares(policy_path is not None).items()
+        },
     }
 
 
-def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
+def _shares(with_policy: bool) -> dict[Behaviour, float]:
+    return WITH_POLICY if with_policy else WITHOUT_POLICY
+
+
+def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
     """Raises DataError when the folder's episodes were recorded with other options."""
-    if not (folder / "meta.json").exists():
-        return
     stored = read_info(folder).policies.get("recording", {})
     differences = [
         f"{name} {stored.get(name)} against {value}"
-        for name, value in info.policies["recording"].items()
+        for name, value in recording.items()
         if stored.get(name) != value
     ]
     if differences:
@@ -271,8 +278,7 @@ def _record(options: Collect, info: DatasetInfo, workers: Workers) -> None:
 
 
 def _jobs(options: Collect, episode_ids: list[int], info: DatasetInfo) -> Iterator[Job]:
-    with_policy = info.policies["recording"]["policy_sha256"] is not None
-    shares = WITH_POLICY if with_policy else WITHOUT_POLICY
+    shares = _shares(info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
         env_seed, action_seed = random_seeds(options.seed, i)
         behaviour = choose_behaviour(options.seed, i, shares)

@@ -7,11 +7,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-install_import_hook("worldmodel", "beartype.beartype")
-
-from pathlib import Path
+ROOT = Path(__file__).parents[1]
+# The compiled kernels have no shapes in their signatures, and numba can't compile checks.
+UNCHECKED = "worldmodel.prior.fast_head"
+modules = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "worldmodel").rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+]
+install_import_hook([name for name in modules if name != UNCHECKED], "shape_checks.check")
 
 import numpy as np
 import pytest

@@ -22,7 +22,9 @@ def test_encodings_by_hand():
 
 @pytest.mark.parametrize("spec", [DISCRETE, MULTI, BOX])
 def test_a_vector_has_the_size_said(spec):
-    actions = torch.zeros((5, 2, *spec.shape), dtype=torch.from_numpy(np.zeros(1, spec.dtype)).dtype)
+    actions = torch.zeros(
+        (5, 2, *spec.shape), dtype=torch.from_numpy(np.zeros(1, spec.dtype)).dtype
+    )
     assert spec.encode(actions).shape == (5, 2, spec.vector_size)
 
 

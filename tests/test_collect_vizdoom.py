@@ -97,7 +97,10 @@ def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
         FramePolicy(tmp_path / "broken.zip")
 
     policy = FramePolicy(policy_file)
-    frames, actions = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8), gymnasium.spaces.Discrete(4)
+    frames, actions = (
+        gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8),
+        gymnasium.spaces.Discrete(4),
+    )
     policy.check_fits(frames, actions)
     with pytest.raises(PolicyFileError, match="looks at frames"):
         policy.check_fits(gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8), actions)
@@ -112,7 +115,16 @@ def test_behaviours_come_in_their_shares():
 
 
 def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
-    arguments = ("--policy", policy_file, "--episodes", 10, "--length", 12, "--evaluate-episodes", 2)
+    arguments = (
+        "--policy",
+        policy_file,
+        "--episodes",
+        10,
+        "--length",
+        12,
+        "--evaluate-episodes",
+        2,
+    )
     done = _run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert "times as long as random" in done.stdout
@@ -144,6 +156,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     assert other.stderr.startswith("error: ")
     assert "was recorded otherwise: seed 0 against 1" in other.stderr
     assert len(other.stderr.splitlines()) == 1
+    without = _run(tmp_path, "--policy", "train", "--length", 12)
+    assert "was recorded otherwise: train_steps None against 500000" in without.stderr
     more = _run(tmp_path, *arguments, "--episodes", 12)
     assert more.returncode == 0, more.stderr
     assert len(EpisodeReader(tmp_path)) == 12
@@ -194,19 +208,23 @@ def test_interrupted_and_resumed_gives_the_same_set(tmp_path, how):
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
-    assert process.wait(20) == (-9 if how == signal.SIGKILL else 130)
-    end = time.monotonic() + 15
+    assert process.wait(60) == (-9 if how == signal.SIGKILL else 130)
+    end = time.monotonic() + 60
     while any(map(_running, family)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not [child for child in family if _running(child)]
     assert not list(temporary.glob("vizdoom-*"))
 
+    if how == signal.SIGINT:  # nothing is left half done
+        assert not list(out.glob("*.tmp"))
+        assert verify(out).problems == []
+        return
     resumed = _run(out, *arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert verify(out).problems == []
     reader = EpisodeReader(out)
     assert reader.index["episode_id"].tolist() == list(range(150))
-    assert len(reader.shards) == 2 if how == signal.SIGKILL else len(reader.shards) >= 2
+    assert len(reader.shards) == 2
 
     whole = tmp_path / "whole"
     assert _run(whole, *arguments, "--episodes", 30, "--workers", 1).returncode == 0
@@ -232,6 +250,7 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_and_training_goes_on(tmp_path):
     arguments = ("--episodes", 3, "--length", 5, "--evaluate-episodes", 0)
     first = _run(tmp_path, *arguments, "--train-steps", 2048)
@@ -243,7 +262,8 @@ def test_a_policy_is_trained_and_training_goes_on(tmp_path):
     assert score_only.returncode == 0, score_only.stderr
     meta = json.loads((tmp_path / "meta.json").read_text())
     assert meta["policies"]["scores"]["policy"]["num_episodes"] == 1
-    # A policy trained further is another one: its episodes do not mix with the first one's.
+    # A policy trained further would be another one: its episodes do not mix with the first's.
     further = _run(tmp_path, *arguments, "--train-steps", 4096)
     assert further.returncode == 1
-    assert "policy_sha256" in further.stderr
+    assert "train_steps 2048 against 4096" in further.stderr
+    assert PPO.load(tmp_path / "policy.zip", device="cpu").num_timesteps == 2048

@@ -49,7 +49,10 @@ with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=10_000) as writer:
 def _start(script: str, folder: Path, **kwargs) -> subprocess.Popen:
     tests = str(Path(__file__).parent)
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(folder), tests], stdout=subprocess.PIPE, text=True, **kwargs
+        [sys.executable, "-c", script, str(folder), tests],
+        stdout=subprocess.PIPE,
+        text=True,
+        **kwargs,
     )
 
 

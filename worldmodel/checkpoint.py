@@ -221,6 +221,8 @@ def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
         prior=FrameGPTConfig(**data["prior"]),
     )
     world = data["world"]
+    if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
+        raise CheckpointError(f"{path}: env_id {world['env_id']!r} names a module to import")
     return config, World(str(world["env_id"]), dict(world["env_kwargs"]), float(world["fps"]))
 
 

@@ -113,8 +113,7 @@ def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:
     chosen = film[np.linspace(0, len(film) - 1, min(len(film), PALETTE_FRAMES)).astype(int)]
     palette = Image.fromarray(chosen.reshape(-1, *film.shape[2:])).quantize(256)
     frames = [
-        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-        for frame in film
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in film
     ]
     # Rounded as a sum, so a long film keeps its length.
     ends_ms = 10 * np.round(np.arange(1, len(film) + 1) * 100 / fps).astype(int)

@@ -74,7 +74,7 @@ class InverseDynamics(nn.Module):
         return self.layers(pairs.contiguous(memory_format=torch.channels_last))
 
     def loss(
-        self, guesses: Float[Tensor, "B A"], actions: Shaped[Tensor, "B *shape"]
+        self, guesses: Float[Tensor, "B A"], actions: Shaped[Tensor, "B ..."]
     ) -> Float[Tensor, ""]:
         """Cross-entropy summed over the indices, or the squared error of a box."""
         if self.spec.kind == "box":

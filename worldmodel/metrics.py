@@ -60,8 +60,8 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
         return math.nan
     _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     mean_rank = sizes.cumsum() - (sizes - 1) / 2  # of each group of equal scores, from 1
-    rank_sum = mean_rank[group][is_positive].sum()
-    return float((rank_sum - num_positives * (num_positives + 1) / 2) / num_positives / num_negatives)
+    num_won = mean_rank[group][is_positive].sum() - num_positives * (num_positives + 1) / 2
+    return float(num_won / (num_positives * num_negatives))
 
 
 def brier(probabilities: np.ndarray, happened: np.ndarray) -> float:
@@ -106,9 +106,11 @@ def bootstrap_means(values: np.ndarray, groups: np.ndarray, *, seed: int) -> np.
         groups: (clips,), the episode of each clip.
 
     Returns:
-        (BOOTSTRAP_DRAWS, ...).
+        (BOOTSTRAP_DRAWS, ...); NaN for a single group, which says nothing of others.
     """
     names, group = np.unique(groups, return_inverse=True)
+    if len(names) == 1:
+        return np.full((BOOTSTRAP_DRAWS, *values.shape[1:]), np.nan)
     sizes = np.bincount(group)
     sums = np.zeros((len(names), *values.shape[1:]))
     np.add.at(sums, group, values)

@@ -54,7 +54,7 @@ class PriorLosses(NamedTuple):
 
     loss: Float[Tensor, ""]
     token_nats: Float[Tensor, ""]  # a token
-    value_nats: Float[Tensor, " 1+V"]  # a frame, of the reward and each variable's change
+    value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
     end_nats: Float[Tensor, ""]  # a frame
 
 

@@ -4,6 +4,18 @@ from dataclasses import dataclass, field, replace
 
 from worldmodel.actions import ActionSpec
 
+LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
+
+
+def _check_sizes(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless every number is positive and not absurd."""
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or not 0 <= number <= LARGEST_SIZE:
+                raise ValueError(f"{name} must be from 0 to {LARGEST_SIZE}, not {number!r}")
+            if number == 0 and name not in may_be_zero:
+                raise ValueError(f"{name} must not be 0")
+
 
 @dataclass(frozen=True)
 class VQVAEConfig:
@@ -34,6 +46,7 @@ class VQVAEConfig:
     commitment: float = 0.25
 
     def __post_init__(self) -> None:
+        _check_sizes(self, may_be_zero=("attention_heads", "commitment"))
         height, width, _ = self.frame_shape
         if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
             raise ValueError(f"downsampling must be a power of two, not {self.downsampling}")
@@ -80,6 +93,18 @@ class FrameGPTConfig:
     head_layers: int = 1
     head_heads: int = 4
     num_bins: int = 32
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        if self.width % (8 * self.heads):
+            raise ValueError(
+                f"a width of {self.width} can't be shared by {self.heads} heads of a size "
+                "divisible by 8, which rotary positions need"
+            )
+        if self.head_width % self.head_heads:
+            raise ValueError(
+                f"a head_width of {self.head_width} can't be shared by {self.head_heads} heads"
+            )
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def train(options: Train) -> None:
         tokenizer=_fitted(preset, reader),
         prior=preset.prior,
     )
+    starts = choose_starts(reader, num_frames=config.prior.window)  # or fail before training
     fabric = _fabric(options)
     fabric.launch()
     _claim(out, config, fabric)
@@ -154,19 +155,10 @@ def train(options: Train) -> None:
         fabric.barrier()
     run(stage, options.prior_minutes)
     if fabric.global_rank == 0:
-        export(out, model, reader)
-
-
-def export(out: Path, model: WorldModel, reader: EpisodeReader, *, compact: bool = False) -> None:
-    """Write the checkpoint that environments and players load."""
-    info = reader.info
-    checkpoint = Checkpoint(
-        model=model,
-        world=World(info.env_id, info.env_kwargs, info.fps),
-        starts=choose_starts(reader, num_frames=model.config.prior.window),
-    )
-    card = f"# A dream of {info.env_id}\n\nNot measured yet: `python -m worldmodel.evaluate {out}`.\n"
-    save_checkpoint(out, checkpoint, card=card, compact=compact)
+        info = reader.info
+        world = World(info.env_id, info.env_kwargs, info.fps)
+        card = f"# A dream of {info.env_id}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
+        save_checkpoint(out, Checkpoint(model, world, starts), card=card, compact=False)
 
 
 def choose_starts(reader: EpisodeReader, *, num_frames: int) -> Starts:

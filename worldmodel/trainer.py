@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class TrainingError(ValueError):
     """Training can't start or go on; the message says what to do."""
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One of the two things to train."""
 

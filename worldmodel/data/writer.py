@@ -9,6 +9,9 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -90,31 +93,14 @@ class EpisodeWriter:
             problems.append("an episode of this id is stored already")
         if problems:
             raise DataError(f"episode {episode.episode_id}: {'; '.join(problems)}")
-        try:
-            if self._file is None:
-                self._begin_shard()
-            self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
-            row = self._write_rows(episode)
-            self._file.flush()
-            self._reserve(0)
-            self._file["index"].resize(len(self._rows) + 1, axis=0)
-            self._file["index"][len(self._rows)] = row
-            self._file.flush()
-            self._rows = np.append(self._rows, row)
-            self.done.add(episode.episode_id)
-            if len(self._rows) >= self.episodes_per_shard:
-                self._finish_shard()
-        except (OSError, RuntimeError) as error:
-            self._abandon_shard()
-            raise DataError(
-                f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
-                "are kept: make room and run the same command again"
-            ) from error
+        with _interrupts_wait():
+            self._append(episode)
 
     def close(self) -> None:
         """Finish the open shard. May be called again."""
         try:
-            self._finish_shard()
+            with _interrupts_wait():
+                self._finish_shard()
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
             raise DataError(
@@ -178,6 +164,28 @@ class EpisodeWriter:
         if num_valid >= self.episodes_per_shard:
             self._finish_shard()
 
+    def _append(self, episode: Episode) -> None:
+        try:
+            if self._file is None:
+                self._begin_shard()
+            self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
+            row = self._write_rows(episode)
+            self._file.flush()
+            self._reserve(0)
+            self._file["index"].resize(len(self._rows) + 1, axis=0)
+            self._file["index"][len(self._rows)] = row
+            self._file.flush()
+            self._rows = np.append(self._rows, row)
+            self.done.add(episode.episode_id)
+            if len(self._rows) >= self.episodes_per_shard:
+                self._finish_shard()
+        except (OSError, RuntimeError) as error:
+            self._abandon_shard()
+            raise DataError(
+                f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
+                "are kept: make room and run the same command again"
+            ) from error
+
     def _path(self, suffix: str) -> Path:
         return self.folder / f"shard-{self._next_shard:05d}.h5{suffix}"
 
@@ -214,10 +222,7 @@ class EpisodeWriter:
         last = self._rows[-1]
         ends = {name: rows_of(last, name)[1] for name in row_layout(self.info)}
         frames_end = -(-ends["frames"] // FRAMES_PER_CHUNK) * FRAMES_PER_CHUNK
-        return {
-            name: frames_end if name in FRAME_ARRAYS else end
-            for name, end in ends.items()
-        }
+        return {name: frames_end if name in FRAME_ARRAYS else end for name, end in ends.items()}
 
     def _trim(self) -> None:
         """Cut off what belongs to no finished episode."""
@@ -267,6 +272,23 @@ class EpisodeWriter:
             file, self._file = self._file, None
             with contextlib.suppress(OSError, RuntimeError):  # the caller reports what is wrong
                 file.close()
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until HDF5 is done: inside h5py a KeyboardInterrupt gets lost."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    arrived: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *arguments: arrived.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            handler(*arrived[0])
 
 
 def _sync(path: Path) -> None:

@@ -58,12 +58,10 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
     return {
         "num_clips": len(held_out),
         "num_episodes": len(np.unique(held_out.episodes)),
+        "num_samples": settings.num_samples,
         "num_given": given,
         "psnr": _intervals(errors, held_out, chosen),
-        "one_over_copy": {
-            steps: _against_copying(errors, held_out, steps)
-            for steps in chosen
-        },
+        "one_over_copy": {steps: _against_copying(errors, held_out, steps) for steps in chosen},
     }
 
 

@@ -20,9 +20,7 @@ COPY_WEIGHTS = np.linspace(0.01, 0.99, 99)
 def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
     """Reconstruction and use of codes, on frames of the test split."""
     settings, model = held_out.settings, held_out.model
-    frames, episodes = draw_frames(
-        held_out.reader, "test", settings.num_frames, seed=settings.seed
-    )
+    frames, episodes = draw_frames(held_out.reader, "test", settings.num_frames, seed=settings.seed)
     errors, codes = [], []
     for part in track(
         torch.from_numpy(frames).split(64), "tokenizer", console=console, transient=True
@@ -88,9 +86,7 @@ def token_nats(held_out: HeldOut, actions: np.ndarray, what: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def _foretell(
-    held_out: HeldOut, actions: np.ndarray, what: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _foretell(held_out: HeldOut, actions: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Nats a token and the share of tokens guessed right, (clips, horizon) each."""
     model, given, device = held_out.model, held_out.num_given, held_out.device
     told = np.concatenate([held_out.clips.action[:, : given - 1], actions], 1)

@@ -166,7 +166,7 @@ class FrameGPT(nn.Module):
         codes: Int[Tensor, "B h w q"],
         actions: Float[Tensor, "B A"],
         variables: Float[Tensor, "B V"],
-        uniforms: Float[Tensor, "B n+V"],
+        uniforms: Float[Tensor, "B numbers"],
         sampling: Sampling,
     ) -> tuple[Outcome, Memory]:
         """Dream one frame on.

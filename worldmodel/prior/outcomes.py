@@ -14,7 +14,7 @@ from worldmodel.prior.sampling import Sampling, draw_codes
 class OutcomeLogits(NamedTuple):
     """Row 0 of `values` is the reward, row 1 + v the change of game variable v."""
 
-    values: Float[Tensor, "*batch 1+V bins"]
+    values: Float[Tensor, "*batch rows bins"]
     terminated: Float[Tensor, "*batch"]
 
 
@@ -57,16 +57,16 @@ class OutcomeHead(nn.Module):
         unused = torch.arange(self.num_bins, device=logits.device) >= self.num_used[:, None]
         return OutcomeLogits(values.masked_fill(unused, -torch.inf), logits[..., -1])
 
-    def nearest_bins(self, values: Float[Tensor, "*batch 1+V"]) -> Int[Tensor, "*batch 1+V"]:
+    def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
         """Index of the value nearest to each of `values`; the first of equals."""
         return (values[..., None] - self.bins).abs().argmin(-1)
 
     def losses(
         self,
         logits: OutcomeLogits,
-        values: Float[Tensor, "*batch 1+V"],
+        values: Float[Tensor, "*batch rows"],
         terminated: Float[Tensor, "*batch"],
-    ) -> tuple[Float[Tensor, " 1+V"], Float[Tensor, ""]]:
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
         """Cross-entropy in nats a frame, of each row of values and of the end."""
         targets = self.nearest_bins(values)
         value_losses = F.cross_entropy(

@@ -1,0 +1,47 @@
+# Every target makes what it needs. `make play` and `make test` are all that a newcomer runs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ENV ?= dream-doom
+
+.PHONY: setup play test test-slow check smoke bench clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+play: setup
+	$(RUN) -m play --env $(ENV)
+
+test: setup
+	$(RUN) -m pytest
+
+test-slow: setup
+	$(RUN) -m pytest -m slow
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(RUN) -m pytest
+
+# Collect, train and play on the real ViZDoom, all tiny: minutes, and nothing worth seeing.
+smoke: setup
+	rm -rf runs/smoke
+	$(RUN) -m collect.vizdoom --scenario hgs --episodes 10 --length 40 --train-steps 4096 \
+		--evaluate-episodes 4 --out runs/smoke/data
+	$(RUN) -m worldmodel.data verify runs/smoke/data
+	$(RUN) -m worldmodel.train tiny --data runs/smoke/data --out runs/smoke/dream
+	$(RUN) -m play --env runs/smoke/dream --headless --steps 50 --record runs/smoke/dream.mp4
+	$(RUN) -m play --replay runs/smoke/dream.json --headless
+
+bench: setup
+	$(RUN) -m benchmarks.dream_step
+	$(RUN) -m benchmarks.first_frame
+
+clean:
+	rm -rf $(VENV) runs/smoke

@@ -1,0 +1,141 @@
+"""A checkpoint comes back as it was, and one that lies is refused whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from worldmodel.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    shipped_names,
+)
+
+
+@pytest.fixture
+def copy(tiny_run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in tiny_run.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder
+
+
+def change_config(folder: Path, change) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_a_checkpoint_comes_back_exactly(tiny_run, tmp_path):
+    first = load_checkpoint(str(tiny_run))
+    save_checkpoint(tmp_path / "again", first, card="# again\n", compact=False)
+    second = load_checkpoint(str(tmp_path / "again"))
+    assert second.model.config == first.model.config
+    assert second.world == first.world
+    weights = second.model.state_dict()
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    for name, array in vars(first.starts).items():
+        np.testing.assert_array_equal(array, getattr(second.starts, name))
+
+
+def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
+    first = load_checkpoint(str(tiny_run))
+    save_checkpoint(tmp_path / "small", first, card="# small\n", compact=True)
+    size = (tmp_path / "small" / "weights.safetensors").stat().st_size
+    assert size < 0.6 * (tiny_run / "weights.safetensors").stat().st_size
+    weights = load_checkpoint(str(tmp_path / "small")).model.state_dict()
+    for name, tensor in first.model.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim >= 2:
+            # Half a step of int8 in a row, or the rounding of half precision.
+            largest = tensor.abs().amax(tuple(range(1, tensor.ndim)), keepdim=True)
+            assert ((weights[name] - tensor).abs() <= largest / 127 * 0.51 + 1e-6).all(), name
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(CheckpointError, match="unknown checkpoint 'dream-dom'"):
+        load_checkpoint("dream-dom")
+    for name in shipped_names():
+        with pytest.raises(CheckpointError, match=name):
+            load_checkpoint("no-such")
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "starts.safetensors"])
+@pytest.mark.parametrize("kept", [0, 100, -10])
+def test_a_truncated_file_is_refused(copy: Path, name: str, kept: int):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:kept])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(str(copy))
+
+
+def test_a_missing_file_is_named(copy: Path):
+    (copy / "starts.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks starts\.safetensors"):
+        load_checkpoint(str(copy))
+
+
+def test_config_and_tensors_must_agree(copy: Path):
+    change_config(copy, lambda c: c["prior"].update(width=64))
+    with pytest.raises(CheckpointError, match="the config says"):
+        load_checkpoint(str(copy))
+
+
+def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path):
+    change_config(copy, lambda c: c["prior"].update(width=400_000))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(format_version=99),
+        lambda c: c["actions"].update(sizes=[]),
+        lambda c: c["tokenizer"].update(surprise=1),
+        lambda c: c["tokenizer"].update(num_codes="many"),
+        lambda c: c["tokenizer"].update(downsampling=0),
+        lambda c: c["prior"].update(heads=0),
+        lambda c: c["world"].update(env_id="os:Doom-v0"),
+        lambda c: c.pop("world"),
+    ],
+)
+def test_a_wrong_config_is_refused(copy: Path, change):
+    change_config(copy, change)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(frames=s["frames"].astype(np.float32)),
+        lambda s: s.update(frames=s["frames"][:, :, :32]),
+        lambda s: s.update(actions=s["actions"] + 7),
+        lambda s: s.update(variables=s["variables"][:, :2]),
+        lambda s: s.update(prefix_lengths=s["prefix_lengths"] + 1000),
+        lambda s: s.pop("seeds"),
+    ],
+)
+def test_wrong_starts_are_refused(copy: Path, change):
+    starts = load_file(copy / "starts.safetensors")
+    change(starts)
+    save_file({k: np.ascontiguousarray(v) for k, v in starts.items()}, copy / "starts.safetensors")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(str(copy))
+
+
+def test_weights_that_are_not_finite_are_refused(copy: Path):
+    weights = load_file(copy / "weights.safetensors")
+    weights["prior.position"][0, 0] = np.nan
+    save_file(weights, copy / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_checkpoint(str(copy))

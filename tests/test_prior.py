@@ -1,0 +1,253 @@
+"""The prior's invariants: causal, cached as uncached, batched as single, exact likelihood."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.actions import ActionSpec
+from worldmodel.presets import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.prior import FrameGPT
+from worldmodel.prior.fast_head import FastHead
+from worldmodel.prior.head import TokenHead
+from worldmodel.prior.layers import ConditionalNorm, frames_visible
+from worldmodel.prior.sampling import Sampling, draw_codes
+
+NUM_ACTIONS, NUM_CODES = 3, 16
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.7),
+    Sampling(temperature=0),
+    Sampling(top_k=3),
+    Sampling(top_p=0.6),
+    Sampling(temperature=1.3, top_k=9, top_p=0.9),
+]
+
+
+def make_prior(*, num_codebooks: int = 1, window: int = 3) -> FrameGPT:
+    """A small prior whose every parameter matters: nothing is left at zero."""
+    torch.manual_seed(0)
+    world = WorldModelConfig(
+        actions=ActionSpec("discrete", (NUM_ACTIONS,)),
+        variable_names=("health", "ammo"),
+        tokenizer=VQVAEConfig(
+            frame_shape=(32, 32, 3), num_codes=NUM_CODES, num_codebooks=num_codebooks
+        ),
+        prior=FrameGPTConfig(
+            width=32, layers=2, heads=2, window=window, head_width=16, head_heads=2, head_layers=2
+        ),
+    )
+    prior = FrameGPT(world).eval()
+    for parameter in prior.parameters():
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.3)
+    for module in prior.modules():
+        if isinstance(module, ConditionalNorm):
+            torch.nn.init.normal_(module.gain_and_bias.weight, std=0.3)
+    prior.outcome.set_bins([np.array([0.0, 1.0]), np.array([-8.0, 0.0, 20.0]), np.array([0.0])])
+    return prior
+
+
+def make_clips(prior: FrameGPT, batch_size: int = 2, num_frames: int = 8):
+    """Codes (B, T, h, w, q), actions (B, T-1, A) and variables (B, T, V)."""
+    shape = (batch_size, num_frames, *prior.grid, prior.num_codebooks)
+    codes = torch.randint(NUM_CODES, shape)
+    actions = torch.eye(NUM_ACTIONS)[torch.randint(NUM_ACTIONS, (batch_size, num_frames - 1))]
+    return codes, actions, torch.randn(batch_size, num_frames, 2)
+
+
+def predict(prior: FrameGPT, codes, actions, variables):
+    with torch.no_grad():
+        return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:])
+
+
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+@pytest.mark.parametrize("num_given", [1, 2, 6])
+def test_stepping_with_the_cache_equals_the_full_forward_pass(num_codebooks, num_given):
+    # Eight frames through a window of three: the ring is written over more than once.
+    prior = make_prior(num_codebooks=num_codebooks)
+    codes, actions, variables = make_clips(prior)
+    expected = predict(prior, codes, actions, variables)
+    states = []
+    prior.norm.register_forward_hook(lambda _module, _inputs, output: states.append(output))
+    predict(prior, codes, actions, variables)
+    full = states.pop()
+    past = num_given - 1
+    memory = prior.prefill(codes[:, :past], actions[:, :past], variables[:, :past])
+    states.clear()
+    num_uniforms = prior.head.num_tokens + 2
+    for t in range(past, actions.shape[1]):
+        outcome, memory = prior.step(
+            memory, codes[:, t], actions[:, t], variables[:, t],
+            torch.rand(2, num_uniforms), Sampling(temperature=0),
+        )
+        torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
+        first_token = expected.logits[:, t, 0].argmax(-1)
+        assert torch.equal(outcome.codes.flatten(1)[:, 0], first_token)
+
+
+@pytest.mark.parametrize("changed", ["codes", "actions", "variables"])
+def test_the_future_changes_nothing_in_the_past(changed):
+    prior = make_prior()
+    codes, actions, variables = make_clips(prior)
+    before = predict(prior, codes, actions, variables)
+    t = 4
+    if changed == "codes":
+        codes[:, t + 1 :] = (codes[:, t + 1 :] + 1) % NUM_CODES
+    elif changed == "actions":
+        actions[:, t:] = actions[:, t:].roll(1, -1)
+    else:
+        variables[:, t:] += 1
+    after = predict(prior, codes, actions, variables)
+    torch.testing.assert_close(after.logits[:, :t], before.logits[:, :t])
+    torch.testing.assert_close(after.outcomes.values[:, :t], before.outcomes.values[:, :t])
+    assert not torch.allclose(after.logits[:, t], before.logits[:, t])
+
+
+def test_a_token_sees_only_the_tokens_before_it_in_its_frame():
+    prior = make_prior()
+    codes, actions, variables = make_clips(prior)
+    before = predict(prior, codes, actions, variables).logits[:, -1]
+    i = 7
+    flat = codes[:, -1].view(2, -1)
+    flat[:, i] = (flat[:, i] + 1) % NUM_CODES
+    after = predict(prior, codes, actions, variables).logits[:, -1]
+    torch.testing.assert_close(after[:, : i + 1], before[:, : i + 1])
+    assert not torch.allclose(after[:, i + 1], before[:, i + 1])
+
+
+def test_what_lies_behind_the_window_of_every_layer_is_forgotten():
+    prior = make_prior(window=2)
+    codes, actions, variables = make_clips(prior)
+    before = predict(prior, codes, actions, variables).logits[:, -1]
+    codes[:, 0] = (codes[:, 0] + 1) % NUM_CODES  # two layers see 1 + 2 x 1 frames back
+    after = predict(prior, codes, actions, variables).logits[:, -1]
+    torch.testing.assert_close(after, before)
+
+
+def test_a_batch_of_dreams_equals_single_dreams():
+    prior = make_prior()
+    codes, actions, variables = make_clips(prior, batch_size=3)
+    uniforms = torch.rand(3, prior.head.num_tokens + 2)
+
+    def dream(rows: slice):
+        memory = prior.prefill(codes[rows, :4], actions[rows, :4], variables[rows, :4])
+        return prior.step(
+            memory, codes[rows, 4], actions[rows, 4], variables[rows, 4], uniforms[rows], Sampling()
+        )[0]
+
+    together = dream(slice(None))
+    for i in range(3):
+        alone = dream(slice(i, i + 1))
+        assert torch.equal(alone.codes[0], together.codes[i])
+        torch.testing.assert_close(alone.change[0], together.change[i])
+        torch.testing.assert_close(alone.nats[0], together.nats[i])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_compiled_head_equals_the_one_in_torch(sampling):
+    torch.manual_seed(0)
+    head = TokenHead(
+        num_tokens=20, num_codes=NUM_CODES, width=16, layers=2, heads=2, condition_size=3
+    ).eval()
+    for module in head.modules():
+        if isinstance(module, ConditionalNorm):
+            torch.nn.init.normal_(module.gain_and_bias.weight, std=0.3)
+    torch.nn.init.normal_(head.logits.weight, std=0.5)
+    context, actions = torch.randn(8, 20, 16), torch.rand(8, 3)
+    uniforms = torch.rand(8, 20)
+    codes, nats = head.sample(context, actions, uniforms, sampling)
+    fast = FastHead(head)
+    for i in range(8):
+        row = slice(i, i + 1)
+        fast_codes, fast_nats = fast.sample(context[row], actions[row], uniforms[row], sampling)
+        assert torch.equal(fast_codes, codes[row])
+        torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
+
+
+def test_the_likelihood_told_while_sampling_is_that_of_the_forward_pass():
+    torch.manual_seed(0)
+    head = TokenHead(
+        num_tokens=9, num_codes=NUM_CODES, width=16, layers=1, heads=2, condition_size=3
+    ).eval()
+    context, actions = torch.randn(4, 9, 16), torch.rand(4, 3)
+    codes, nats = head.sample(context, actions, torch.rand(4, 9), Sampling(temperature=0.5))
+    with torch.no_grad():
+        logits = head(context, codes, actions)
+    expected = torch.nn.functional.cross_entropy(logits.mT, codes, reduction="none").mean(1)
+    torch.testing.assert_close(nats, expected)
+
+
+def test_the_likelihood_of_all_frames_sums_to_one():
+    torch.manual_seed(0)
+    head = TokenHead(num_tokens=3, num_codes=4, width=8, layers=1, heads=1, condition_size=1).eval()
+    frames = torch.cartesian_prod(*[torch.arange(4)] * 3)  # all 64
+    context = torch.randn(1, 3, 8).expand(64, -1, -1)
+    with torch.no_grad():
+        logits = head(context, frames, torch.ones(64, 1))
+    log_likelihood = -torch.nn.functional.cross_entropy(logits.mT, frames, reduction="none").sum(1)
+    assert log_likelihood.exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_conditional_norm_starts_as_a_plain_one_whatever_the_condition():
+    norm = ConditionalNorm(8, 60)
+    x = torch.randn(5, 4, 8)
+    expected = torch.nn.functional.layer_norm(x, (8,))
+    torch.testing.assert_close(norm(x, torch.ones(5, 60)), expected)
+
+
+def test_frames_see_themselves_and_the_window_before_them():
+    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert frames_visible(4, 2).int().tolist() == expected
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_codes_are_drawn_with_the_probabilities_that_sampling_asks_for(sampling):
+    logits = torch.tensor([2.0, -1.0, 0.5, 1.5, 0.0])
+    uniforms = (torch.arange(20_000) + 0.5) / 20_000
+    drawn = draw_codes(logits.expand(20_000, -1), uniforms, sampling)
+    frequencies = drawn.bincount(minlength=5) / 20_000
+    # The same by hand, one rule after the other.
+    if sampling.temperature == 0:
+        expected = torch.tensor([1.0, 0, 0, 0, 0])
+    else:
+        expected = (logits / sampling.temperature).softmax(0)
+        order = expected.argsort(descending=True)
+        if sampling.top_k is not None:
+            expected[order[sampling.top_k :]] = 0
+            expected /= expected.sum()
+        if sampling.top_p is not None:
+            reached = expected[order].cumsum(0) - expected[order] >= sampling.top_p
+            expected[order[reached]] = 0
+        expected = expected / expected.sum()
+    torch.testing.assert_close(frequencies, expected, atol=1e-3, rtol=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    logits=st.lists(st.floats(-20, 20), min_size=2, max_size=8),
+    uniform=st.floats(0, 1, exclude_max=True, width=32),
+    top_k=st.integers(1, 8),
+)
+def test_a_code_outside_the_k_likeliest_is_never_drawn(logits, uniform, top_k):
+    row = torch.tensor(logits)
+    drawn = draw_codes(row[None], torch.tensor([uniform]), Sampling(top_k=top_k))[0]
+    assert (row > row[drawn]).sum() < top_k
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_sampling_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        Sampling(**wrong)
+
+
+def test_outcome_values_are_those_of_the_data():
+    prior = make_prior()
+    head = prior.outcome
+    assert head.bins[1][: int(head.num_used[1])].tolist() == [-8.0, 0.0, 20.0]
+    logits = head(torch.randn(500, 4, 32))
+    drawn = head.draw(logits, 1, torch.rand(500))
+    assert set(drawn.tolist()) <= {-8.0, 0.0, 20.0}
+    assert head.expected(logits, 0).min() >= 0
+    assert head.expected(logits, 0).max() <= 1

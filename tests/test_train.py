@@ -1,0 +1,186 @@
+"""Training does what it says: learns, goes on to the bit after a kill, refuses what doesn't fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import write_toy_data
+from worldmodel.presets import PRESETS
+from worldmodel.train import Train, train
+from worldmodel.trainer import Progressed, Timing, TrainingError, learning_rate
+
+COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny", "--device", "cpu"]
+
+
+def states(out: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for stage in ("tokenizer", "prior"):
+        state = load_file(out / "training" / f"{stage}.state.safetensors")
+        tensors |= {f"{stage}.{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def numbers(out: Path, stage: str) -> list[dict]:
+    lines = (out / "training" / f"{stage}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_default_preset_exists():
+    assert Train().preset in PRESETS
+
+
+def test_a_run_leaves_checkpoint_curves_and_pictures(tiny_run: Path):
+    assert {"config.json", "weights.safetensors", "starts.safetensors", "README.md"} <= {
+        path.name for path in tiny_run.iterdir()
+    }
+    names = {path.name for path in (tiny_run / "training").iterdir()}
+    assert {"tokenizer.jsonl", "prior.jsonl", "tensorboard"} <= names
+    assert any(name.startswith("prior-") and name.endswith(".png") for name in names)
+
+
+def test_a_toy_world_is_learned(toy_data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    train(
+        Train(
+            preset="tiny", data=toy_data, out=out, device="cpu",
+            tokenizer_steps=150, prior_steps=250, learning_rate=3e-3,
+        )
+    )
+    last = numbers(out, "tokenizer")[-1]
+    assert last["validation/psnr"] > 20  # a grey frame would give 17
+    first, last = numbers(out, "prior")[0], numbers(out, "prior")[-1]
+    assert last["validation/nats_a_token"] < 0.5 * first["nats_a_token"]
+    # The reward is the action: nothing is left to guess.
+    assert last["validation/reward_nats"] < 0.2
+
+
+def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
+    options = ["--data", str(toy_data), "--tokenizer-steps", "30", "--prior-steps", "30"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*COMMAND, *options, "--out", whole], check=True, capture_output=True)
+    saved_often = [*COMMAND, *options, "--out", killed, "--save-minutes", "0"]
+    for stage in ("tokenizer", "prior"):
+        process = subprocess.Popen(saved_often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = killed / "training" / f"{stage}.state.safetensors"
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(saved_often, check=True, capture_output=True)
+    expected, actual = states(whole), states(killed)
+    assert expected.keys() == actual.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, actual[name]), name
+    steps = [line["step"] for line in numbers(killed, "prior") if "loss" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    command = [*COMMAND, "--data", str(toy_data), "--out", out, "--tokenizer-steps", "1000000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (out / "training" / "tokenizer.jsonl").exists() or not numbers(out, "tokenizer"):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "goes on here" in errors
+    assert "Traceback" not in errors
+    assert (out / "training" / "tokenizer.state.safetensors").exists()
+
+
+def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    options = ["--data", str(toy_data), "--tokenizer-steps", "8", "--prior-steps", "8"]
+    subprocess.run([*COMMAND, *options, "--out", alone], check=True, capture_output=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run(
+        [*torchrun, *COMMAND[1:], *options, "--out", together],
+        check=True, capture_output=True, env=environment,
+    )
+    for stage in ("tokenizer", "prior"):
+        one, two = numbers(alone, stage), numbers(together, stage)
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            for name in set(a) - {"seconds"}:
+                assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), (stage, name)
+
+
+def test_missing_data_says_which_command_makes_it(tmp_path: Path):
+    result = subprocess.run(
+        [*COMMAND, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )
+    assert result.returncode != 0
+    assert "python -m collect.vizdoom" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_preset_lists_the_known_ones(toy_data: Path):
+    with pytest.raises(TrainingError, match="dream-doom"):
+        train(Train(preset="doom", data=toy_data))
+
+
+def test_a_folder_of_another_world_is_left_alone(toy_data: Path, tiny_run: Path):
+    before = (tiny_run / "weights.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="choose another --out"):
+        train(Train(preset="dream-doom", data=toy_data, out=tiny_run, device="cpu"))
+    assert (tiny_run / "weights.safetensors").read_bytes() == before
+
+
+def test_a_damaged_state_is_named(toy_data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    state = out / "training" / "tokenizer.state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    with pytest.raises(TrainingError, match="is damaged"):
+        train(Train(preset="tiny", data=toy_data, out=out, device="cpu"))
+
+
+def test_a_full_disk_keeps_the_state_saved_before(toy_data: Path, tmp_path: Path):
+    # A file-size limit stands in for a full disk: the write fails half way, as it would there.
+    out = tmp_path / "run"
+    command = [*COMMAND, "--data", str(toy_data), "--out", str(out)]
+    subprocess.run([*command, "--stage", "tokenizer"], check=True, capture_output=True)
+    state = out / "training" / "tokenizer.state.safetensors"
+    before = state.read_bytes()
+    limited = f"ulimit -f 20; exec {' '.join(command)} --stage tokenizer --tokenizer-steps 40"
+    result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert result.returncode not in (0, -signal.SIGXFSZ)
+    assert "free some space" in result.stderr
+    assert state.read_bytes() == before
+
+
+def test_batches_that_cannot_be_shared_are_refused():
+    assert PRESETS["tiny"].prior_recipe.batch_size % 2 == 0
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    recipe = PRESETS["tiny"].prior_recipe
+    rates = [learning_rate(recipe, step, step / recipe.steps) for step in range(recipe.steps + 1)]
+    assert rates[0] == pytest.approx(recipe.learning_rate / recipe.warmup, rel=0.05)
+    assert max(rates) <= recipe.learning_rate
+    assert rates[-1] == pytest.approx(0)
+    assert rates[recipe.warmup :] == sorted(rates[recipe.warmup :], reverse=True)
+
+
+def test_a_schedule_in_minutes_goes_by_the_time_trained():
+    timing = Timing(schedule_minutes=2)
+    assert Progressed(step=10**6, seconds=60).share(PRESETS["tiny"].prior_recipe, timing) == 0.5
+
+
+def test_too_little_data_is_said_before_training(tmp_path: Path):
+    data = write_toy_data(tmp_path / "data", num_episodes=1)
+    with pytest.raises(ValueError, match="record more or longer episodes"):
+        train(Train(preset="tiny", data=data, out=tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,144 @@
+"""Whether dreams do what the actions say, and what the actions are worth to the model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data import ClipSampler
+from worldmodel.evaluation.held_out import HeldOut, console, random_actions
+from worldmodel.evaluation.horizon import steps_ahead
+from worldmodel.evaluation.tokens import token_nats
+from worldmodel.inverse_dynamics import InverseDynamics, inverse_dynamics_of
+from worldmodel.metrics import (
+    Interval,
+    bootstrap_means,
+    interval,
+    mean_interval,
+    psnr_difference,
+    squared_errors,
+)
+
+EDGE_FRAMES = 10  # at the beginning and at the end of a dream
+POLICY_CLIPS = 128  # of the test split, to see whom the network reads best
+
+
+def measure_actions(held_out: HeldOut, out: Path) -> dict[str, Any]:
+    """Accuracy of an inverse-dynamics network on real frames and on dreams under their actions.
+
+    For a box, "accuracy" is the share of the actions' variance that it explains. The network
+    is kept at out/inverse-dynamics.safetensors.
+    """
+    network = inverse_dynamics_of(
+        held_out.model, held_out.reader, out / "inverse-dynamics.safetensors", console=console
+    )
+    actions, given = held_out.actions, held_out.num_given
+    seen = {
+        "real": network.agreement(held_out.clips.frames[:, given - 1 :], actions),
+        "reconstructed": network.agreement(held_out.reconstructions[:, given - 1 :], actions),
+        "dreamed": _agreement(network, held_out, held_out.dreams.frames, actions),
+    }
+    per_clip = {name: agreement.mean((1, 2)) for name, agreement in seen.items()}
+    groups, seed = held_out.episodes, held_out.settings.seed
+    edge = min(EDGE_FRAMES, actions.shape[1])
+    return {
+        "num_clips": len(held_out),
+        "num_pairs": int(np.prod(actions.shape[:2])),
+        "measure": "R^2" if network.spec.kind == "box" else "accuracy",
+        "edge_frames": edge,
+        **{name: mean_interval(values, groups, seed=seed) for name, values in per_clip.items()},
+        "ratio": _ratio(per_clip["dreamed"], per_clip["real"], groups, seed),
+        "first": {name: float(values[:, :edge].mean()) for name, values in seen.items()},
+        "last": {name: float(values[:, -edge:].mean()) for name, values in seen.items()},
+        "each": _each(network, seen, actions),
+        "real_by_policy": _real_by_policy(network, held_out),
+        "random_actions": _under_random_actions(network, held_out),
+        "shuffled": _shuffled(held_out),
+    }
+
+
+def _agreement(
+    network: InverseDynamics, held_out: HeldOut, dreamed: np.ndarray, actions: np.ndarray
+) -> np.ndarray:
+    """Of dreams with the actions that they were told.
+
+    The first pair begins with the last given frame as the tokenizer shows it, so that both of
+    its frames are the decoder's.
+    """
+    before = held_out.reconstructions[:, held_out.num_given - 1, None]
+    return network.agreement(np.concatenate([before, dreamed], 1), actions)
+
+
+def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
+    draws = bootstrap_means(np.stack([values, others], 1), groups, seed=seed)
+    return interval(values.mean() / others.mean(), draws[:, 0] / draws[:, 1])
+
+
+def _each(
+    network: InverseDynamics, seen: dict[str, np.ndarray], actions: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Accuracy for each choice of a discrete action, else for each component."""
+    meanings = network.spec.meanings
+
+    def name(i: int) -> str:
+        return meanings[i] if i < len(meanings) else str(i)
+
+    if network.spec.kind != "discrete":
+        num_factors = seen["real"].shape[-1]
+        return {
+            name(d): {kind: float(values[..., d].mean()) for kind, values in seen.items()}
+            for d in range(num_factors)
+        }
+    return {
+        name(choice): {
+            "count": int((actions == choice).sum()),
+            **{kind: float(v[..., 0][actions == choice].mean()) for kind, v in seen.items()},
+        }
+        for choice in np.unique(actions).tolist()
+    }
+
+
+def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, float]:
+    """Accuracy on real test frames, by who acted: habits make actions easier to guess."""
+    reader = held_out.reader
+    names = reader.index["policy"]
+    sampler = ClipSampler(reader, "test", min(9, held_out.num_given + 1), memory_limit_bytes=0)
+    rng = np.random.default_rng(held_out.settings.seed)
+    rows = sampler.draw(rng, 16 * POLICY_CLIPS)
+    found = {}
+    for policy in np.unique(names[rows[:, 0]]).tolist():
+        clips = sampler.read(rows[names[rows[:, 0]] == policy][:POLICY_CLIPS])
+        found[policy.decode()] = float(network.agreement(clips.frames, clips.action).mean())
+    return found
+
+
+def _under_random_actions(network: InverseDynamics, held_out: HeldOut) -> dict[str, float]:
+    """Dreams of the same clips under actions that nobody chose: off the recorded habits."""
+    rng = np.random.default_rng([held_out.settings.seed, 1])
+    actions = random_actions(rng, network.spec, held_out.actions.shape[:2])
+    dreamed = held_out.dream(actions, what="dreaming under random actions")
+    agreement = _agreement(network, held_out, dreamed.frames, actions)
+    edge = min(EDGE_FRAMES, actions.shape[1])
+    return {
+        "dreamed": float(agreement.mean()),
+        "dreamed_first": float(agreement[:, :edge].mean()),
+        "dreamed_last": float(agreement[:, -edge:].mean()),
+    }
+
+
+def _shuffled(held_out: HeldOut) -> dict[str, Any]:
+    """What is lost when each clip is told the actions of another one."""
+    others = np.roll(held_out.actions, 1, axis=0)
+    nats = token_nats(held_out, others, "likelihood under shuffled actions")
+    nats_before = token_nats(held_out, held_out.actions, "likelihood")
+    dreamed = held_out.dream(others, what="dreaming under shuffled actions")
+    told = squared_errors(held_out.dreams.frames, held_out.real)
+    shuffled = squared_errors(dreamed.frames, held_out.real)
+    groups, seed = held_out.episodes, held_out.settings.seed
+    return {
+        "nats_lost": mean_interval((nats - nats_before).mean(1), groups, seed=seed),
+        "db_lost": {
+            steps: psnr_difference(told[:, steps - 1], shuffled[:, steps - 1], groups, seed=seed)
+            for steps in steps_ahead(held_out.settings.horizon)
+        },
+    }

@@ -1,0 +1,290 @@
+"""The report: numbers with where they come from, as JSON for machines and tables for people."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.metrics import Interval
+
+FORMAT_VERSION = 1
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, "+" after it where files differ; None outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a checkpoint's weights."""
+    with (folder / "weights.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_report(path: Path, digest: str) -> dict[str, Any]:
+    """The report at `path` if it is about the weights `digest`, else a new one without parts."""
+    try:
+        report = json.loads(path.read_bytes())
+        if report["format_version"] == FORMAT_VERSION and report["weights_sha256"] == digest:
+            return report
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or another program's: a new one takes its place
+    return {"format_version": FORMAT_VERSION, "weights_sha256": digest, "parts": {}}
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Write report.json and report.md, each whole or not at all; returns what JSON holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = to_json(report)
+    for name, text in (
+        ("report.json", json.dumps(plain, indent=2, allow_nan=False) + "\n"),
+        ("report.md", to_markdown(plain)),
+    ):
+        unfinished = folder / (name + ".tmp")
+        unfinished.write_text(text)
+        os.replace(unfinished, folder / name)
+    return plain
+
+
+def to_json(value: Any) -> Any:
+    """The same in JSON's types: keys as text, intervals as objects, NaN and infinity as null."""
+    if isinstance(value, Interval):
+        return to_json(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): to_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [to_json(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """Tables of a report that went through `to_json`."""
+    lines = [f"# {report.get('checkpoint', '')}: {report.get('env_id', '')}", ""]
+    tables = {
+        "tokenizer": _tokenizer_lines,
+        "likelihood": _likelihood_lines,
+        "horizon": _horizon_lines,
+        "actions": _actions_lines,
+        "stability": _stability_lines,
+        "outcomes": _outcomes_lines,
+    }
+    for name, of_part in tables.items():
+        if name in report["parts"]:
+            part = report["parts"][name]
+            lines += [f"## {name.capitalize()}", "", *of_part(part["numbers"]), "", _source(part)]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _source(part: dict[str, Any]) -> str:
+    how, on = part["settings"], part["machine"]
+    commit = (part["commit"] or "unknown")[:12]
+    return (
+        f"seed {how['seed']}, temperature {how['temperature']:g}, top-k {how['top_k']}, "
+        f"top-p {how['top_p']}; {on['gpu'] if part['device'] == 'cuda' else on['cpu']}, "
+        f"torch {on['torch']}, commit {commit}; `{part['command']}`, {part['seconds']:.0f} s"
+    )
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(value: dict[str, float | None], digits: int = 2) -> str:
+    low, high = _number(value["low"], digits), _number(value["high"], digits)
+    return f"{_number(value['value'], digits)} [{low}, {high}]"
+
+
+def _tokenizer_lines(n: dict[str, Any]) -> list[str]:
+    return _table(
+        ["frames", "PSNR, dB", "NMSE", "codes in use", "perplexity", "unigram nats a token"],
+        [
+            [
+                str(n["num_frames"]),
+                _interval(n["psnr"]),
+                _number(n["nmse"], 4),
+                f"{n['codes_used']} of {n['num_codes']}",
+                _number(n["perplexity"], 0),
+                _number(n["unigram_nats"]),
+            ]
+        ],
+    )
+
+
+def _likelihood_lines(n: dict[str, Any]) -> list[str]:
+    def row(name: str, nats: float, shown: str, accuracy: float | None) -> list[str]:
+        return [name, shown, _number(nats / math.log(2)), _number(accuracy, 3)]
+
+    mean = n["nats_a_token"]
+    return [
+        *_table(
+            ["", "nats a token", "bits a token", "tokens guessed right"],
+            [
+                row("prior", mean["value"], _interval(mean, 3), n["accuracy"]),
+                row(
+                    "copying, else unigram",
+                    n["copy_nats"],
+                    _number(n["copy_nats"], 3),
+                    n["copy_accuracy"],
+                ),
+                row(
+                    "unigram at each position",
+                    n["position_unigram_nats"],
+                    _number(n["position_unigram_nats"], 3),
+                    None,
+                ),
+                row("unigram", n["unigram_nats"], _number(n["unigram_nats"], 3), None),
+            ],
+        ),
+        "",
+        f"{n['num_clips']} clips, {n['num_tokens']} tokens; the prior takes "
+        f"{_number(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for "
+        f"the exact pixels). Copying: the last frame's token with probability "
+        f"{n['copy_weight']:g} (the best for these clips), else the training split's unigram.",
+    ]
+
+
+def _horizon_lines(n: dict[str, Any]) -> list[str]:
+    curves, over = n["psnr"], n["one_over_copy"]
+    names = {
+        "copy": "copying the last given frame",
+        "one": "dream, one sample",
+        "mean": "dream, mean over samples",
+        "best": "dream, best sample",
+        "ceiling": "tokenizer's ceiling",
+    }
+    rows = [
+        [title, *[_interval(entry, 1) for entry in curves[name].values()]]
+        for name, title in names.items()
+    ]
+    rows.append(["one sample over copying, dB", *[_interval(e["db"], 1) for e in over.values()]])
+    rows.append(
+        [
+            "clips closer than copying",
+            *[_interval(e["share_of_clips_closer"]) for e in over.values()],
+        ]
+    )
+    return [
+        *_table(["PSNR, dB, at steps ahead", *curves["one"]], rows),
+        "",
+        f"{n['num_clips']} clips of {n['num_episodes']} test episodes, {n['num_given']} frames "
+        "given; PSNR of the mean squared error over clips; 95 % intervals by drawing episodes "
+        f"again, paired for differences; best of {n['num_samples']} for each clip and each "
+        "number of steps by its squared error.",
+    ]
+
+
+def _actions_lines(n: dict[str, Any]) -> list[str]:
+    kinds = ["real", "reconstructed", "dreamed"]
+    edge = n["edge_frames"]
+    rows = [
+        ["all", *[_interval(n[kind], 3) for kind in kinds]],
+        [f"first {edge} frames", *[_number(n["first"][kind], 3) for kind in kinds]],
+        [f"last {edge} frames", *[_number(n["last"][kind], 3) for kind in kinds]],
+        *[
+            [
+                name + (f" ({each['count']})" if "count" in each else ""),
+                *[_number(each[kind], 3) for kind in kinds],
+            ]
+            for name, each in n["each"].items()
+        ],
+        ["uniformly random actions", "", "", _number(n["random_actions"]["dreamed"], 3)],
+    ]
+    by_policy = ", ".join(f"{k} {_number(v, 3)}" for k, v in n["real_by_policy"].items())
+    lost = ", ".join(f"{k}: {_interval(v, 1)}" for k, v in n["shuffled"]["db_lost"].items())
+    return [
+        *_table([f"inverse dynamics, {n['measure']}", *kinds], rows),
+        "",
+        f"Dreamed over real: {_interval(n['ratio'], 3)} ({n['num_clips']} clips, "
+        f"{n['num_pairs']} pairs of frames). Real frames by who acted: {by_policy}. With the "
+        f"actions of another clip, the prior loses {_interval(n['shuffled']['nats_lost'], 3)} "
+        f"nats a token, and dreams lose, in dB at steps ahead, {lost}.",
+    ]
+
+
+def _stability_lines(n: dict[str, Any]) -> list[str]:
+    blocks = range(len(next(iter(n["dreamed"].values()))))
+    header = ["", "real: mean, 5 to 95 %"]
+    header += [f"{(b + 1) * n['block_steps']}" for b in blocks]
+    rows = []
+    for name, values in n["dreamed"].items():
+        real, digits = n["real"][name], 1 if name == "code_perplexity" else 3
+        span = f"{_number(real['p5'], digits)} to {_number(real['p95'], digits)}"
+        shown = [f"{_number(real['mean'], digits)}, {span}"]
+        rows.append([name.replace("_", " "), *shown, *[_number(v, digits) for v in values]])
+    return [
+        *_table(header, rows),
+        "",
+        f"{n['num_dreams']} dreams of {n['num_steps']} steps under sticky random actions, means "
+        f"of each block of {n['block_steps']} steps; {n['num_real_blocks']} real blocks. "
+        f"Collapsed: {n['share_collapsed']:.0%} of the dreams ({n['collapse_criterion']}); "
+        f"{n['share_of_blocks_outside']:.1%} of all blocks are outside. "
+        f"{n['ends_passed_over']} drawn ends were passed over.",
+    ]
+
+
+def _outcomes_lines(n: dict[str, Any]) -> list[str]:
+    following, dreamed = n["next_step"], n["dreamed"]
+    rows = [["reward", *[_interval(e) for e in dreamed["reward_mae"].values()]]]
+    for name, kinds in dreamed["variable_mae"].items():
+        rows.append([name, *[_interval(e) for e in kinds["dreamed"].values()]])
+        rows.append([f"{name}, kept as given", *[_interval(e) for e in kinds["kept"].values()]])
+    return [
+        *_table(["mean absolute error after dreamed steps", *dreamed["reward_mae"]], rows),
+        "",
+        f"Given the real past ({following['num_steps']} steps): reward error "
+        f"{_number(following['reward_mae'], 3)} (always the mean: "
+        f"{_number(following['reward_mae_of_the_mean'], 3)}); ends "
+        f"({following['num_ends']}): AUROC {_number(following['end_auroc'], 4)}, Brier score "
+        f"{_number(following['end_brier'], 5)} (always the rate: "
+        f"{_number(following['end_brier_of_the_mean'], 5)}). Along dreams of "
+        f"{dreamed['ends']['num_steps']} steps with {dreamed['ends']['num_ends']} real ends: "
+        f"AUROC {_number(dreamed['ends']['auroc'], 4)}.",
+    ]

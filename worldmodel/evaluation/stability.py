@@ -1,0 +1,164 @@
+"""Long dreams: do they stay as rich as real frames, or do they collapse?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from worldmodel.data import EpisodeReader
+from worldmodel.evaluation import plots
+from worldmodel.evaluation.held_out import console, wander
+from worldmodel.film import save_png, sheet
+from worldmodel.metrics import entropy
+from worldmodel.model import Dream, WorldModel
+from worldmodel.prior.sampling import Sampling
+
+NUM_DREAMS = 8
+NUM_STEPS = 1000
+BLOCK_STEPS = 100
+MAX_REAL_BLOCKS = 128
+STATISTICS = ("spread_over_space", "spread_over_time", "code_perplexity", "frame_change")
+# A dream has collapsed when, in its last block, it is far outside what real blocks show.
+COLLAPSE = (
+    "in the last block: spread over space, spread over time, code perplexity or frame change "
+    "below half of the real blocks' 5th percentile, or frame change above twice their 95th"
+)
+
+
+def measure_stability(
+    model: WorldModel,
+    reader: EpisodeReader,
+    out: Path,
+    *,
+    sampling: Sampling,
+    seed: int,
+    num_steps: int = NUM_STEPS,
+) -> dict[str, Any]:
+    """Statistics of blocks of long dreams under sticky random actions, beside real blocks.
+
+    Ends are passed over. Writes stability.png (curves) and long-dreams.png (frames).
+    """
+    lengths = reader.index["episode_length"][reader.split("test")] + 1
+    block = int(min(BLOCK_STEPS, num_steps, np.median(lengths)))
+    real = _real_blocks(model, reader, block, seed)
+    dreamed, strips, ends = _dream_blocks(
+        model, reader, block, sampling=sampling, seed=seed, num_steps=num_steps
+    )  # (dreams, blocks, statistics)
+    low, high = np.quantile(real, 0.05, axis=0), np.quantile(real, 0.95, axis=0)
+    ceiling = np.where(np.asarray(STATISTICS) == "frame_change", 2 * high, np.inf)
+    outside = ((dreamed < low / 2) | (dreamed > ceiling)).any(-1)  # (dreams, blocks)
+    plots.draw_stability(out / "stability.png", STATISTICS, real, dreamed, block)
+    save_png(out / "long-dreams.png", sheet(list(strips), scale=2))
+    return {
+        "num_dreams": len(dreamed),
+        "num_steps": dreamed.shape[1] * block,
+        "block_steps": block,
+        "num_real_blocks": len(real),
+        "ends_passed_over": ends,
+        "real": {
+            name: {"mean": real[:, s].mean(), "p5": low[s], "p95": high[s]}
+            for s, name in enumerate(STATISTICS)
+        },
+        "dreamed": {name: dreamed[:, :, s].mean(0).tolist() for s, name in enumerate(STATISTICS)},
+        "collapse_criterion": COLLAPSE,
+        "share_collapsed": float(outside[:, -1].mean()),
+        "share_of_blocks_outside": float(outside.mean()),
+    }
+
+
+def block_statistics(frames: np.ndarray, codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """STATISTICS of one block.
+
+    Args:
+        frames: uint8 (T, H, W, C), T >= 2.
+        codes: (T, h, w, q).
+        num_codes: K.
+
+    Returns:
+        float64 (4,): the mean standard deviation of pixels inside a frame, that of a pixel
+        over the block, exp(entropy) of the block's codes, mean over codebooks, and the mean
+        absolute change of a pixel a step; pixels in [0, 1].
+    """
+    pixels = frames.astype(np.float32) / 255
+    nats = [
+        entropy(np.bincount(codes[..., q].ravel(), minlength=num_codes))
+        for q in range(codes.shape[-1])
+    ]
+    return np.asarray(
+        [
+            pixels.std((1, 2)).mean(),
+            pixels.std(0).mean(),
+            math.exp(np.mean(nats)),
+            np.abs(np.diff(pixels, axis=0)).mean(),
+        ],
+        np.float64,
+    )
+
+
+def _real_blocks(model: WorldModel, reader: EpisodeReader, block: int, seed: int) -> np.ndarray:
+    """(blocks, statistics) of the first frames of test episodes, one block an episode."""
+    members = reader.split("test")
+    members = members[reader.index["episode_length"][members] + 1 >= block]
+    chosen = np.random.default_rng(seed).permutation(members)[:MAX_REAL_BLOCKS]
+    device = next(model.parameters()).device
+    rows = []
+    for i in track(chosen.tolist(), "real blocks", console=console, transient=True):
+        frames = reader.frames(i, 0, block)
+        codes = model.encode(torch.from_numpy(frames).to(device)).cpu().numpy()
+        rows.append(block_statistics(frames, codes, model.config.tokenizer.num_codes))
+    return np.stack(rows)
+
+
+def _dream_blocks(
+    model: WorldModel,
+    reader: EpisodeReader,
+    block: int,
+    *,
+    sampling: Sampling,
+    seed: int,
+    num_steps: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(dreams, blocks, statistics); frames (dreams, 1 + blocks, H, W, C); ends drawn."""
+    dream, first = _begin(model, reader, seed)
+    num_dreams, num_blocks = len(first), num_steps // block
+    rng = np.random.default_rng([seed, 2])
+    actions = wander(rng, model.config.actions, num_dreams, num_blocks * block)
+    device = next(model.parameters()).device
+    num_codes = model.config.tokenizer.num_codes
+    blocks, strip, ends = [], [first], 0
+    frames, codes = [], []
+    for t in track(range(num_blocks * block), "long dreams", console=console, transient=True):
+        uniforms = torch.from_numpy(rng.random((num_dreams, model.num_uniforms), np.float32))
+        action = torch.from_numpy(np.ascontiguousarray(actions[:, t])).to(device)
+        step, dream = model.step(dream, action, uniforms.to(device), sampling)
+        ends += int(step.terminated.sum())
+        frames.append(step.frames.cpu().numpy())
+        codes.append(dream.codes.cpu().numpy())
+        if (t + 1) % block == 0:
+            of_block = zip(np.stack(frames, 1), np.stack(codes, 1), strict=True)
+            blocks.append([block_statistics(f, c, num_codes) for f, c in of_block])
+            strip.append(frames[-1])
+            frames, codes = [], []
+    return np.asarray(blocks).swapaxes(0, 1), np.stack(strip, 1), ends
+
+
+def _begin(model: WorldModel, reader: EpisodeReader, seed: int) -> tuple[Dream, np.ndarray]:
+    """Dreams from the beginnings of test episodes, and the last frame given to each."""
+    num_given = model.config.prior.window
+    members = reader.split("test")
+    members = members[reader.index["episode_length"][members] + 1 >= num_given]
+    chosen = np.random.default_rng([seed, 3]).permutation(members)
+    chosen = np.resize(chosen, NUM_DREAMS)  # few episodes begin several dreams
+    device = next(model.parameters()).device
+    steps = [reader.steps(int(i)) for i in chosen]
+    frames = np.stack([reader.frames(int(i), 0, num_given) for i in chosen])
+    given = (
+        frames,
+        np.stack([step["action"][: num_given - 1] for step in steps]),
+        np.stack([step["variables"][:num_given] for step in steps]),
+    )
+    dream = model.start(*(torch.from_numpy(array).to(device) for array in given))
+    return dream, frames[:, -1]
