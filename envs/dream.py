@@ -1,9 +1,9 @@
 """The learned simulator as a Gymnasium environment.
 
-    import envs
-    env = gymnasium.make("VideoGPTDream-v0", checkpoint="dream-doom")
-    frame, info = env.reset(seed=0, options={"start": 3})
-    frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
+import envs
+env = gymnasium.make("VideoGPTDream-v0", checkpoint="dream-doom")
+frame, info = env.reset(seed=0, options={"start": 3})
+frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
 from dataclasses import dataclass
@@ -136,9 +136,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         else:
             start = self._chosen_start(options)
             moment = tuple(
-                array[start] for array in (
-                    self.starts.frames, self.starts.actions, self.starts.variables
-                )
+                array[start]
+                for array in (self.starts.frames, self.starts.actions, self.starts.variables)
             )
         frames, actions, variables = (torch.from_numpy(a)[None].to(self.device) for a in moment)
         self._dream = self.model.start(frames, actions, variables)

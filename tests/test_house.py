@@ -8,7 +8,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # package -> what it must not import
 FORBIDDEN = {
-    "worldmodel": {"envs", "collect", "play", "gymnasium", "pygame", "stable_baselines3", "vizdoom"},
+    "worldmodel": {
+        "envs",
+        "collect",
+        "play",
+        "gymnasium",
+        "pygame",
+        "stable_baselines3",
+        "vizdoom",
+    },
     "envs": {"collect", "play"},
     "collect": {"play"},
     "play": {"collect"},

@@ -79,8 +79,12 @@ def test_stepping_with_the_cache_equals_the_full_forward_pass(num_codebooks, num
     num_uniforms = prior.head.num_tokens + 2
     for t in range(past, actions.shape[1]):
         outcome, memory = prior.step(
-            memory, codes[:, t], actions[:, t], variables[:, t],
-            torch.rand(2, num_uniforms), Sampling(temperature=0),
+            memory,
+            codes[:, t],
+            actions[:, t],
+            variables[:, t],
+            torch.rand(2, num_uniforms),
+            Sampling(temperature=0),
         )
         torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
         first_token = expected.logits[:, t, 0].argmax(-1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_toy_data
 from safetensors.torch import load_file
 
-from conftest import write_toy_data
 from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
 from worldmodel.trainer import Progressed, Timing, TrainingError, learning_rate
@@ -50,8 +50,13 @@ def test_a_toy_world_is_learned(toy_data: Path, tmp_path: Path):
     out = tmp_path / "run"
     train(
         Train(
-            preset="tiny", data=toy_data, out=out, device="cpu",
-            tokenizer_steps=150, prior_steps=250, learning_rate=3e-3,
+            preset="tiny",
+            data=toy_data,
+            out=out,
+            device="cpu",
+            tokenizer_steps=150,
+            prior_steps=250,
+            learning_rate=3e-3,
         )
     )
     last = numbers(out, "tokenizer")[-1]
@@ -68,7 +73,9 @@ def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
     subprocess.run([*COMMAND, *options, "--out", whole], check=True, capture_output=True)
     saved_often = [*COMMAND, *options, "--out", killed, "--save-minutes", "0"]
     for stage in ("tokenizer", "prior"):
-        process = subprocess.Popen(saved_often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            saved_often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         state = killed / "training" / f"{stage}.state.safetensors"
         while not state.exists() and process.poll() is None:
             time.sleep(0.002)
@@ -105,7 +112,9 @@ def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run(
         [*torchrun, *COMMAND[1:], *options, "--out", together],
-        check=True, capture_output=True, env=environment,
+        check=True,
+        capture_output=True,
+        env=environment,
     )
     for stage in ("tokenizer", "prior"):
         one, two = numbers(alone, stage), numbers(together, stage)
@@ -118,7 +127,9 @@ def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
 def test_missing_data_says_which_command_makes_it(tmp_path: Path):
     result = subprocess.run(
         [*COMMAND, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode != 0
     assert "python -m collect.vizdoom" in result.stderr

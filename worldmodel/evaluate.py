@@ -62,6 +62,8 @@ class Evaluate:
     """Frames dreamed on from each clip's given ones."""
     frames: int = 4096
     """Single frames that the tokenizer is measured on."""
+    inverse_dynamics_steps: int = 1500
+    """Training of the network that reads actions off frames: minutes of one core."""
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""
     temperature: float = 0.9
@@ -166,7 +168,9 @@ class _Measures:
             "tokenizer": lambda: measure_tokenizer(self.held_out),
             "likelihood": lambda: measure_likelihood(self.held_out),
             "horizon": lambda: measure_horizon(self.held_out, self.out),
-            "actions": lambda: measure_actions(self.held_out, self.out),
+            "actions": lambda: measure_actions(
+                self.held_out, self.out, training_steps=self.options.inverse_dynamics_steps
+            ),
             "stability": lambda: measure_stability(
                 self.model,
                 self.reader,
@@ -196,9 +200,15 @@ def _check(options: Evaluate) -> tuple[str, ...]:
         if part not in PARTS:
             raise EvaluationError(f"unknown part {part!r}; the known ones are: {','.join(PARTS)}")
     lowest = {
-        "clips": 2, "samples": 1, "horizon": 1, "frames": 1, "stability_steps": 2, "batch_size": 1,
+        "clips": 2,
+        "samples": 1,
+        "horizon": 1,
+        "frames": 1,
+        "inverse_dynamics_steps": 1,
+        "stability_steps": 2,
+        "batch_size": 1,
         "seed": 0,
-    }  # fmt: skip
+    }
     for name, least in lowest.items():
         value = getattr(options, name)
         if value < least:

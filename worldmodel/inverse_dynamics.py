@@ -28,7 +28,6 @@ WIDTHS = (32, 64, 128, 128)  # channels after each halving
 SMALLEST_SIDE = 4  # pixels: no halving beyond
 CLIP_FRAMES = 9  # read and reconstructed together: 8 pairs
 MAX_CLIPS = 2000
-TRAINING_STEPS = 1500
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 JUDGED_AT_ONCE = 256  # pairs
@@ -125,7 +124,7 @@ def train_inverse_dynamics(
     films: list[UInt8[np.ndarray, "B T H W C"]],
     actions: np.ndarray,
     *,
-    steps: int = TRAINING_STEPS,
+    steps: int,
     seed: int = 0,
     console: Console | None = None,
 ) -> None:
@@ -162,17 +161,20 @@ def train_inverse_dynamics(
 
 
 def inverse_dynamics_of(
-    model: WorldModel, reader: EpisodeReader, cache: Path, *, console: Console
+    model: WorldModel, reader: EpisodeReader, cache: Path, *, steps: int, console: Console
 ) -> InverseDynamics:
     """The network for a model's world, trained on the train split, or read from `cache`.
 
     The cache is used as long as the tokenizer, the data and the recipe are the same.
 
+    Args:
+        steps: of the optimiser.
+
     Raises:
         DataError: no training episode is long enough.
     """
     device = next(model.parameters()).device
-    key = _key(model, reader)
+    key = _key(model, reader, steps)
     torch.manual_seed(0)
     network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
     try:
@@ -196,17 +198,17 @@ def inverse_dynamics_of(
         )
     ]
     films = [clips.frames, np.concatenate(reconstructed)]
-    train_inverse_dynamics(network, films, clips.action, console=console)
+    train_inverse_dynamics(network, films, clips.action, steps=steps, console=console)
     cache.parent.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), cache, metadata={"key": key})
     return network
 
 
-def _key(model: WorldModel, reader: EpisodeReader) -> str:
+def _key(model: WorldModel, reader: EpisodeReader, steps: int) -> str:
     digest = hashlib.sha256()
     for tensor in model.tokenizer.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     digest.update(reader.index.tobytes())
-    recipe = (WIDTHS, CLIP_FRAMES, MAX_CLIPS, TRAINING_STEPS, BATCH_SIZE, LEARNING_RATE)
+    recipe = (WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE)
     digest.update(json.dumps(recipe).encode())
     return digest.hexdigest()

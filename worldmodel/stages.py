@@ -146,8 +146,9 @@ class PriorStage:
         actions = torch.from_numpy(clips.action).to(self.device)
         variables = torch.from_numpy(clips.variables).to(self.device)
         real = self.model.decode(codes)
-        dream = self.model.start(real[:, :num_given], actions[:, : num_given - 1],
-                                 variables[:, :num_given])
+        dream = self.model.start(
+            real[:, :num_given], actions[:, : num_given - 1], variables[:, :num_given]
+        )
         steps = dream_along(
             self.model,
             dream,

@@ -157,7 +157,9 @@ def train(options: Train) -> None:
     if fabric.global_rank == 0:
         info = reader.info
         world = World(info.env_id, info.env_kwargs, info.fps)
-        card = f"# A dream of {info.env_id}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
+        card = (
+            f"# A dream of {info.env_id}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
+        )
         save_checkpoint(out, Checkpoint(model, world, starts), card=card, compact=False)
 
 

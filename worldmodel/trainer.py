@@ -168,7 +168,8 @@ def train_stage(
                 saved = elapsed
                 save_state(state_path, stage.module, optimizer, progressed)
             if main_process and (
-                last and not interruption.asked or elapsed - validated > 60 * timing.validate_minutes
+                (last and not interruption.asked)
+                or elapsed - validated > 60 * timing.validate_minutes
             ):
                 validated = elapsed
                 stage.module.eval()

@@ -78,6 +78,13 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
         ) from None
 
 
+def array_of(file: h5py.File, name: str) -> h5py.Dataset:
+    """An array of a shard whose layout was checked, or that was made here."""
+    array = file[name]
+    assert isinstance(array, h5py.Dataset)
+    return array
+
+
 def read_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
     """The index of a shard, after its layout was checked against `info`.
 
@@ -97,7 +104,7 @@ def read_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
     index = _own_array(file, "index")
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise DataError(
-            f"{file.filename}: the index has other columns than {', '.join(INDEX_DTYPE.names)}"
+            f"{file.filename}: the index has other columns than {', '.join(INDEX_DTYPE.fields or ())}"
         )
     return _read(file, "index", 0, len(index))
 
@@ -108,7 +115,7 @@ def row_problem(file: h5py.File, info: DatasetInfo, row: np.void) -> str | None:
         return "its index row is empty or negative"
     for name in row_layout(info):
         _, stop = rows_of(row, name)
-        if stop > len(file[name]):
+        if stop > len(array_of(file, name)):
             return f"its index row points behind the end of {name!r}"
     return None
 
@@ -177,6 +184,6 @@ def _own_array(file: h5py.File, name: str) -> h5py.Dataset:
 
 def _read(file: h5py.File, name: str, start: int, stop: int) -> np.ndarray:
     try:
-        return file[name][start:stop]
+        return array_of(file, name)[start:stop]
     except (OSError, RuntimeError) as error:
         raise DataError(f"{file.filename}: {name!r} cannot be read: {error}") from None

@@ -30,6 +30,7 @@ from worldmodel.data.shards import (
     FRAME_ARRAYS,
     FRAMES_PER_CHUNK,
     INDEX_DTYPE,
+    array_of,
     create_shard,
     open_shard,
     read_checked_index,
@@ -167,13 +168,13 @@ class EpisodeWriter:
     def _append(self, episode: Episode) -> None:
         try:
             if self._file is None:
-                self._begin_shard()
+                self._file = self._begin_shard()
             self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
             row = self._write_rows(episode)
             self._file.flush()
             self._reserve(0)
-            self._file["index"].resize(len(self._rows) + 1, axis=0)
-            self._file["index"][len(self._rows)] = row
+            array_of(self._file, "index").resize(len(self._rows) + 1, axis=0)
+            array_of(self._file, "index")[len(self._rows)] = row
             self._file.flush()
             self._rows = np.append(self._rows, row)
             self.done.add(episode.episode_id)
@@ -189,15 +190,15 @@ class EpisodeWriter:
     def _path(self, suffix: str) -> Path:
         return self.folder / f"shard-{self._next_shard:05d}.h5{suffix}"
 
-    def _begin_shard(self) -> None:
+    def _begin_shard(self) -> h5py.File:
         if self._path(".tmp").exists():
             raise DataError(f"{self._path('.tmp')} is being written by another process")
         self._check_space(0)
         # Under another name until it is whole: a .tmp can be opened whenever we are killed.
         create_shard(self._path(".new"), self.info)
         os.replace(self._path(".new"), self._path(".tmp"))
-        self._file = open_shard(self._path(".tmp"), "r+")
         self._rows = np.zeros(0, INDEX_DTYPE)
+        return open_shard(self._path(".tmp"), "r+")
 
     def _write_rows(self, episode: Episode) -> np.void:
         assert self._file is not None
@@ -211,8 +212,8 @@ class EpisodeWriter:
         row["policy"] = episode.policy.encode()
         for name in row_layout(self.info):
             start, stop = rows_of(row, name)
-            self._file[name].resize(stop, axis=0)
-            self._file[name][start:stop] = getattr(episode, name)
+            array_of(self._file, name).resize(stop, axis=0)
+            array_of(self._file, name)[start:stop] = getattr(episode, name)
         return row
 
     def _ends(self) -> dict[str, int]:
@@ -227,10 +228,10 @@ class EpisodeWriter:
     def _trim(self) -> None:
         """Cut off what belongs to no finished episode."""
         assert self._file is not None
-        self._file["index"].resize(len(self._rows), axis=0)
+        array_of(self._file, "index").resize(len(self._rows), axis=0)
         for name in row_layout(self.info):
             end = rows_of(self._rows[-1], name)[1] if len(self._rows) else 0
-            self._file[name].resize(end, axis=0)
+            array_of(self._file, name).resize(end, axis=0)
 
     def _reserve(self, num_bytes: int) -> None:
         """Take disk space for what HDF5 is about to write, or raise OSError.

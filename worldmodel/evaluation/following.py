@@ -23,14 +23,21 @@ EDGE_FRAMES = 10  # at the beginning and at the end of a dream
 POLICY_CLIPS = 128  # of the test split, to see whom the network reads best
 
 
-def measure_actions(held_out: HeldOut, out: Path) -> dict[str, Any]:
+def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dict[str, Any]:
     """Accuracy of an inverse-dynamics network on real frames and on dreams under their actions.
 
     For a box, "accuracy" is the share of the actions' variance that it explains. The network
     is kept at out/inverse-dynamics.safetensors.
+
+    Args:
+        training_steps: of the network.
     """
     network = inverse_dynamics_of(
-        held_out.model, held_out.reader, out / "inverse-dynamics.safetensors", console=console
+        held_out.model,
+        held_out.reader,
+        out / "inverse-dynamics.safetensors",
+        steps=training_steps,
+        console=console,
     )
     actions, given = held_out.actions, held_out.num_given
     seen = {

@@ -243,9 +243,7 @@ class FrameGPT(nn.Module):
         remembered = []
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, T, nh, P, hs) each
-            q, k = (
-                turn(x, cosines[:, None], sines[:, None]).transpose(1, 2) for x in (q, k)
-            )
+            q, k = (turn(x, cosines[:, None], sines[:, None]).transpose(1, 2) for x in (q, k))
             v = v.transpose(1, 2)  # (B, nh, T, P, hs)
             remembered.append(torch.stack([k, v]))
             y = F.scaled_dot_product_attention(

@@ -73,9 +73,7 @@ class TokenHead(nn.Module):
         num_frames, _, width = context.shape
         shape = (num_frames, self.heads, self.num_tokens, width // self.heads)
         caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in self.blocks]
-        codes = torch.empty(
-            num_frames, self.num_tokens, dtype=torch.int64, device=context.device
-        )
+        codes = torch.empty(num_frames, self.num_tokens, dtype=torch.int64, device=context.device)
         nats = context.new_zeros(num_frames)
         previous = torch.full_like(codes[:, 0], self.logits.out_features)
         for i in range(self.num_tokens):
@@ -85,7 +83,9 @@ class TokenHead(nn.Module):
                 def attend(q: Tensor, k: Tensor, v: Tensor, keys=keys, values=values) -> Tensor:
                     keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v  # noqa: B023
                     return F.scaled_dot_product_attention(
-                        q, keys[:, :, : i + 1], values[:, :, : i + 1]  # noqa: B023
+                        q,
+                        keys[:, :, : i + 1],
+                        values[:, :, : i + 1],  # noqa: B023
                     )
 
                 x = block(x, actions, attend)

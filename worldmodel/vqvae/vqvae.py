@@ -130,4 +130,3 @@ class VQVAE(nn.Module):
 
     def _books(self) -> list[tuple[int, Codebook]]:
         return [(q, book) for q, book in enumerate(self.codebooks)]  # type: ignore[misc]
-

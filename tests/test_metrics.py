@@ -1,0 +1,100 @@
+"""Numbers against formulas by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from worldmodel.metrics import (
+    auroc,
+    bootstrap_means,
+    brier,
+    calibration,
+    entropy,
+    mean_interval,
+    psnr,
+    psnr_difference,
+    psnr_interval,
+    squared_errors,
+)
+
+
+def test_psnr_is_ten_times_the_logarithm() -> None:
+    assert psnr(0.01) == pytest.approx(20.0)
+    assert psnr(1.0) == 0.0
+    assert psnr(0.0) == math.inf
+
+
+def test_squared_errors_are_means_over_each_frame_in_a_range_of_one() -> None:
+    truth = np.zeros((2, 3, 4, 5, 3), np.uint8)
+    frames = truth.copy()
+    frames[1, 2] = 51  # a fifth of the range
+    expected = np.zeros((2, 3))
+    expected[1, 2] = 0.04
+    np.testing.assert_allclose(squared_errors(frames, truth), expected)
+    np.testing.assert_allclose(squared_errors(truth, frames), expected)
+
+
+def test_entropy() -> None:
+    assert entropy(np.full(8, 5)) == pytest.approx(math.log(8))
+    assert entropy(np.asarray([7, 0, 0])) == 0.0
+    assert entropy(np.asarray([1, 3])) == pytest.approx(
+        -0.25 * math.log(0.25) - 0.75 * math.log(0.75)
+    )
+    assert entropy(np.zeros(3, int)) == 0.0
+
+
+def test_auroc_counts_pairs_with_ties_as_half() -> None:
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 6, 80) / 6, rng.random(80) < 0.3
+    pairs = scores[positive][:, None] - scores[~positive]
+    assert auroc(scores, positive) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert auroc(positive.astype(float), positive) == 1.0
+    assert math.isnan(auroc(scores, np.zeros(80, bool)))
+
+
+def test_brier_and_calibration_by_hand() -> None:
+    probabilities = np.asarray([0.0, 0.25, 0.25, 1.0])
+    happened = np.asarray([False, True, False, True])
+    assert brier(probabilities, happened) == pytest.approx((0.75**2 + 0.25**2) / 4)
+    bins = calibration(probabilities, happened, (0.0, 0.1, 0.25, 0.5, 1.0))
+    assert bins == [(0.0, 0.0, 1), (0.25, 0.5, 2), (1.0, 1.0, 1)]
+
+
+def test_bootstrap_interval_agrees_with_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    found = mean_interval(values, np.arange(400), seed=0)
+    half_width = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half_width, abs=0.05)
+    assert found.high == pytest.approx(values.mean() + half_width, abs=0.05)
+
+
+def test_clips_of_one_episode_count_as_one() -> None:
+    values = np.random.default_rng(2).normal(size=30)
+    single = mean_interval(values, np.arange(30), seed=0)
+    repeated = mean_interval(values.repeat(10), np.arange(30).repeat(10), seed=0)
+    np.testing.assert_allclose(single, repeated)
+
+
+def test_one_episode_has_no_interval() -> None:
+    found = mean_interval(np.asarray([1.0, 2.0]), np.zeros(2, int), seed=0)
+    assert found.value == 1.5
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_bootstrap_keeps_further_axes_apart() -> None:
+    values = np.stack([np.arange(6.0), np.full(6, 4.0)], 1)
+    draws = bootstrap_means(values, np.arange(6), seed=3)
+    np.testing.assert_allclose(draws[:, 1], 4.0)
+    np.testing.assert_allclose(draws[:, 0], bootstrap_means(values[:, 0], np.arange(6), seed=3))
+
+
+def test_decibels_are_of_the_mean_error_and_differences_are_paired() -> None:
+    errors = np.random.default_rng(3).uniform(0.001, 0.1, 50)
+    clips = np.arange(50)
+    assert psnr_interval(errors, clips, seed=0).value == pytest.approx(psnr(errors.mean()))
+    # Ten times the error everywhere: 10 dB whatever clips are drawn.
+    difference = psnr_difference(errors, 10 * errors, clips, seed=0)
+    np.testing.assert_allclose(difference, 10.0)
