@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ class Workers:
     ) -> None:
         # Spawned, not forked: nothing of this process, open files above all, is shared.
         context = multiprocessing.get_context("spawn")
-        self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
+        self._workers: dict[Connection, BaseProcess] = {}
         for _ in range(num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(

@@ -187,7 +187,10 @@ def _keep_policy(path: Path, folder: Path) -> Path:
 def _recording(options: Collect, policy_path: Path | None) -> dict[str, Any]:
     """What meta.json says of who acted: all episodes of a set have this in common."""
     if policy_path is not None and not policy_path.exists():
-        raise DataError(f"{policy_path}, which recorded the episodes beside it, is missing")
+        raise DataError(
+            f"{options.out} holds episodes but no policy.zip to go on with: use the same --policy "
+            "as then, or choose another --out"
+        )
     return {
         "seed": options.seed,
         "length": options.length,
@@ -212,7 +215,7 @@ def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
     """Raises DataError when the folder's episodes were recorded with other options."""
     stored = read_info(folder).policies.get("recording", {})
     differences = [
-        f"{name} {stored.get(name)} against {value}"
+        name if isinstance(value, dict) else f"{name} {stored.get(name)} against {value}"
         for name, value in recording.items()
         if stored.get(name) != value
     ]

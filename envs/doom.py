@@ -86,7 +86,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
         ValueError: the scenario is unknown; the message lists the known ones.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": TICS_PER_SECOND / 4}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": TICS_PER_SECOND / 4}  # noqa: RUF012
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ frame, info = env.reset(seed=0, options={"start": 3})
 frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class DreamState:
     dream: Dream
     frame: np.ndarray
     num_steps: int
-    rng_state: dict[str, Any]
+    rng_state: Mapping[str, Any]
     start: int | None
 
 
@@ -64,7 +65,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         ValueError: another argument is out of range.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012
     WINDOW_SIZE = 512  # pixels
 
     def __init__(

@@ -6,6 +6,7 @@ owner closes the pipe or dies, by whatever signal, it kills every engine whose c
 line names the guarded folder, removes the engine's shared memory, and the folder.
 """
 
+import contextlib
 import os
 import select
 import shutil
@@ -55,10 +56,8 @@ def engines_using(folder: str) -> list[tuple[int, str]]:
 def clean_up(folder: str) -> None:
     """Kill the engines of `folder`, remove their shared memory, then the folder."""
     for process_id, instance_id in engines_using(folder):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         for leftover in Path("/dev/shm").glob(f"ViZDoom*{instance_id}"):
             leftover.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

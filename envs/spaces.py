@@ -11,7 +11,7 @@ def space_of(actions: ActionSpec) -> gymnasium.Space:
     if actions.kind == "discrete":
         return gymnasium.spaces.Discrete(actions.sizes[0])
     if actions.kind == "multi_discrete":
-        return gymnasium.spaces.MultiDiscrete(actions.sizes)
+        return gymnasium.spaces.MultiDiscrete(list(actions.sizes))
     return gymnasium.spaces.Box(
         np.asarray(actions.low, np.float32), np.asarray(actions.high, np.float32)
     )

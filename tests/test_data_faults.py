@@ -14,6 +14,7 @@ import pytest
 from data_samples import INFO, assert_same_episode, sample_episode, write_samples
 
 from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 
 WRITE_FOR_EVER = """
@@ -104,7 +105,7 @@ def test_an_unfinished_index_row_is_dropped(tmp_path):
     shard = tmp_path / "shard-00000.h5"
     shard.rename(tmp_path / "shard-00000.h5.tmp")
     with h5py.File(tmp_path / "shard-00000.h5.tmp", "r+") as file:
-        file["index"].resize(4, axis=0)
+        array_of(file, "index").resize(4, axis=0)
     with EpisodeWriter(tmp_path, INFO) as writer:
         assert writer.done == {0, 1, 2}
     assert len(EpisodeReader(tmp_path)) == 3
@@ -159,8 +160,8 @@ def _link_elsewhere(file: h5py.File) -> None:
         (lambda f: _replace_array(f, "frames", np.zeros((99, 8, 6, 3))), "another data set"),
         (lambda f: _replace_array(f, "variables", np.zeros((99, 3), np.float32)), "another data"),
         (lambda f: _replace_array(f, "index", np.zeros(4)), "other columns"),
-        (lambda f: f["frames"].resize(9, axis=0), "points behind the end of 'frames'"),
-        (lambda f: f["reward"].resize(3, axis=0), "points behind the end of 'reward'"),
+        (lambda f: array_of(f, "frames").resize(9, axis=0), "points behind the end of 'frames'"),
+        (lambda f: array_of(f, "reward").resize(3, axis=0), "points behind the end of 'reward'"),
     ],
 )
 def test_a_damaged_shard_is_refused(tmp_path, damage, message):

@@ -13,6 +13,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import main
 from worldmodel.data.merge import merge
+from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 
 
@@ -42,22 +43,22 @@ def test_a_sound_set_is_described(tmp_path, monkeypatch, capsys):
 
 def _set_row(column, value, row=1):
     def damage(file: h5py.File) -> None:
-        index = file["index"][:]
+        index = array_of(file, "index")[:]
         index[column][row] = value
-        file["index"][:] = index
+        array_of(file, "index")[:] = index
 
     return damage
 
 
 def _set(name, at, value):
     def damage(file: h5py.File) -> None:
-        file[name][at] = value
+        array_of(file, name)[at] = value
 
     return damage
 
 
 def _corrupt_a_chunk(file: h5py.File) -> None:
-    file["frames"].id.write_direct_chunk((4, 0, 0, 0), b"no gzip stream")
+    array_of(file, "frames").id.write_direct_chunk((4, 0, 0, 0), b"no gzip stream")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_every_problem_gets_a_line(tmp_path):
     write_samples(tmp_path, range(12))
     (tmp_path / "shard-00001.h5").write_bytes(b"not HDF5")
     with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
-        file["reward"][:] = np.nan
+        array_of(file, "reward")[:] = np.nan
     report = verify(tmp_path)
     assert len(report.problems) == 4 + 1
     assert any("4: 3 train" in line or line.startswith("episodes     4:") for line in report.lines)

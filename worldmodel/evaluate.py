@@ -62,7 +62,7 @@ class Evaluate:
     """Frames dreamed on from each clip's given ones."""
     frames: int = 4096
     """Single frames that the tokenizer is measured on."""
-    inverse_dynamics_steps: int = 1500
+    inverse_dynamics_steps: int = 2000
     """Training of the network that reads actions off frames: minutes of one core."""
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""

@@ -28,7 +28,7 @@ WIDTHS = (32, 64, 128, 128)  # channels after each halving
 SMALLEST_SIDE = 4  # pixels: no halving beyond
 CLIP_FRAMES = 9  # read and reconstructed together: 8 pairs
 MAX_CLIPS = 2000
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
 JUDGED_AT_ONCE = 256  # pairs
 
@@ -51,7 +51,6 @@ class InverseDynamics(nn.Module):
             stride = 2 if min(height, width) >= 2 * SMALLEST_SIDE else 1
             layers += [
                 nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
-                nn.GroupNorm(8, channels_out),
                 nn.ReLU(),
             ]
             channels_in = channels_out

@@ -105,7 +105,7 @@ class WorldModel(nn.Module):
     def step(
         self,
         dream: Dream,
-        actions: Shaped[Tensor, "B *shape"],
+        actions: Shaped[Tensor, " B *shape"],
         uniforms: Float[Tensor, "B {self.num_uniforms}"],
         sampling: Sampling,
     ) -> tuple[Step, Dream]:

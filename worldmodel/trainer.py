@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,9 +33,14 @@ class TrainingError(ValueError):
 class Stage(Protocol):
     """One of the two things to train."""
 
-    name: str
-    module: nn.Module
-    recipe: StageRecipe
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def recipe(self) -> StageRecipe: ...
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
@@ -119,9 +124,8 @@ def train_stage(
     progressed = load_state(state_path, stage.module, optimizer)
     if progressed.share(recipe, timing) >= 1:
         return True
-    module, fabric_optimizer = fabric.setup(
-        torch.compile(stage.module) if compiled else stage.module, optimizer
-    )
+    trained = cast(nn.Module, torch.compile(stage.module)) if compiled else stage.module
+    module, fabric_optimizer = fabric.setup(trained, optimizer)
     if recipe.batch_size % fabric.world_size:
         raise TrainingError(
             f"a batch of {recipe.batch_size} can't be shared evenly by {fabric.world_size} "
@@ -152,7 +156,10 @@ def train_stage(
             progressed.step += 1
             progressed.seconds = seconds_before + elapsed
             if progressed.step % LOG_EVERY == 1:
-                means = {k: float(fabric.all_reduce(v.detach())) for k, v in numbers.items()}
+                means = {
+                    k: float(cast(Tensor, fabric.all_reduce(v.detach())))
+                    for k, v in numbers.items()
+                }
                 if not math.isfinite(means["loss"]):
                     raise TrainingError(
                         f"the {stage.name}'s loss is not finite at step {progressed.step}: "

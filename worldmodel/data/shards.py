@@ -104,7 +104,8 @@ def read_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
     index = _own_array(file, "index")
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise DataError(
-            f"{file.filename}: the index has other columns than {', '.join(INDEX_DTYPE.fields or ())}"
+            f"{file.filename}: the index has other columns than "
+            f"{', '.join(INDEX_DTYPE.fields or ())}"
         )
     return _read(file, "index", 0, len(index))
 

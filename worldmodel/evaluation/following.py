@@ -21,6 +21,7 @@ from worldmodel.metrics import (
 
 EDGE_FRAMES = 10  # at the beginning and at the end of a dream
 POLICY_CLIPS = 128  # of the test split, to see whom the network reads best
+POLICY_FRAMES = 9  # in each
 
 
 def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dict[str, Any]:
@@ -109,7 +110,8 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
     """Accuracy on real test frames, by who acted: habits make actions easier to guess."""
     reader = held_out.reader
     names = reader.index["policy"]
-    sampler = ClipSampler(reader, "test", min(9, held_out.num_given + 1), memory_limit_bytes=0)
+    num_frames = min(POLICY_FRAMES, held_out.clips.frames.shape[1])
+    sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
     rng = np.random.default_rng(held_out.settings.seed)
     rows = sampler.draw(rng, 16 * POLICY_CLIPS)
     found = {}

@@ -5,6 +5,8 @@ this takes about 3 (`python -m benchmarks.dream_step`). A test holds it to `Toke
 """
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from worldmodel.prior.head import TokenHead
+from worldmodel.prior.layers import Block
 from worldmodel.prior.sampling import Sampling
 
 
@@ -22,9 +25,9 @@ class FastHead:
     def __init__(self, head: TokenHead) -> None:
         self.head = head
         self.num_codes = head.logits.out_features
-        blocks = list(head.blocks)
+        blocks = [cast(Block, block) for block in head.blocks]
 
-        def stack(read) -> np.ndarray:
+        def stack(read: Callable[[Block], Tensor]) -> np.ndarray:
             return np.ascontiguousarray(torch.stack([read(b) for b in blocks]).detach().numpy())
 
         self.weights = (

@@ -234,7 +234,7 @@ class FrameGPT(nn.Module):
         self, codes: Tensor, actions: Tensor, variables: Tensor
     ) -> tuple[Float[Tensor, "B T P D"], Float[Tensor, "L two B nh T P hs"]]:
         """States of every row, and every layer's turned keys and values."""
-        batch_size, num_frames = codes.shape[:2]
+        num_frames = codes.shape[1]
         num_positions = len(self.position)
         time = torch.arange(num_frames, device=codes.device)
         cosines, sines = self.rotary.turns(time)  # (T, P, hs / 2)

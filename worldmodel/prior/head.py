@@ -80,12 +80,12 @@ class TokenHead(nn.Module):
             x = context[:, i : i + 1] + self.previous_code(previous)[:, None] + self.position[i]
             for block, (keys, values) in zip(self.blocks, caches, strict=True):
 
-                def attend(q: Tensor, k: Tensor, v: Tensor, keys=keys, values=values) -> Tensor:
-                    keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v  # noqa: B023
+                def attend(
+                    q: Tensor, k: Tensor, v: Tensor, keys=keys, values=values, i=i
+                ) -> Tensor:
+                    keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
                     return F.scaled_dot_product_attention(
-                        q,
-                        keys[:, :, : i + 1],
-                        values[:, :, : i + 1],  # noqa: B023
+                        q, keys[:, :, : i + 1], values[:, :, : i + 1]
                     )
 
                 x = block(x, actions, attend)

@@ -1,4 +1,4 @@
-"""Transformer layers whose norms are conditioned on actions (VideoGPT Sec. 3, Conditional Norms)."""
+"""Transformer layers with norms conditioned on actions (VideoGPT Sec. 3, Conditional Norms)."""
 
 import math
 from collections.abc import Callable

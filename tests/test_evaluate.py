@@ -1,0 +1,298 @@
+"""Evaluation: the whole report of a tiny model, and its parts against answers found by hand."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from worldmodel import evaluate as command
+from worldmodel.actions import ActionSpec
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.evaluate import Evaluate, evaluate
+from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, random_actions, wander
+from worldmodel.evaluation.horizon import measure_horizon
+from worldmodel.evaluation.stability import block_statistics
+from worldmodel.evaluation.tokens import measure_likelihood, token_nats
+from worldmodel.inverse_dynamics import InverseDynamics, train_inverse_dynamics
+from worldmodel.model import prior_losses
+
+HORIZON = 6
+NUM_CLIPS = 8
+
+
+@pytest.fixture(scope="module")
+def options(tiny_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
+    return Evaluate(
+        checkpoint=str(tiny_run),
+        data=toy_data,
+        out=tmp_path_factory.mktemp("evaluate") / "report",
+        clips=NUM_CLIPS,
+        samples=3,
+        horizon=HORIZON,
+        frames=32,
+        inverse_dynamics_steps=2,
+        stability_steps=24,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(options: Evaluate) -> dict:
+    return evaluate(options, command="the command")
+
+
+@pytest.fixture(scope="module")
+def held_out(tiny_run: Path, toy_data: Path) -> HeldOut:
+    settings = Settings(num_clips=NUM_CLIPS, num_samples=2, horizon=HORIZON, num_frames=32)
+    return HeldOut(load_checkpoint(str(tiny_run)).model, EpisodeReader(toy_data), settings)
+
+
+def test_the_report_holds_every_part_with_its_source(report: dict, options: Evaluate) -> None:
+    assert tuple(report["parts"]) == command.PARTS
+    for part in report["parts"].values():
+        assert part["settings"]["seed"] == 0
+        assert part["settings"]["temperature"] == 0.9
+        assert part["machine"]["torch"] == torch.__version__
+        assert part["command"] == "the command"
+    assert options.out is not None
+    assert json.loads((options.out / "report.json").read_text()) == report
+    text = (options.out / "report.md").read_text()
+    for name in command.PARTS:
+        assert f"## {name.capitalize()}" in text
+
+
+def test_pictures_and_films_are_written(report: dict, options: Evaluate) -> None:
+    assert report
+    assert options.out is not None
+    for name in ("horizon.png", "real-and-dream.png", "stability.png", "long-dreams.png"):
+        with Image.open(options.out / name) as picture:
+            assert min(picture.size) > 100
+    with Image.open(options.out / "real-and-dream.gif") as film:
+        assert getattr(film, "n_frames", 1) > 1
+
+
+def test_numbers_are_in_their_ranges(report: dict) -> None:
+    numbers = {name: part["numbers"] for name, part in report["parts"].items()}
+    psnr = numbers["horizon"]["psnr"]
+    assert list(psnr["one"]) == ["1", "2", "4"]
+    for steps in psnr["one"]:
+        assert psnr["best"][steps]["value"] >= psnr["mean"][steps]["value"]
+        assert psnr["best"][steps]["value"] >= psnr["one"][steps]["value"]
+    assert 0 < numbers["tokenizer"]["codes_used"] <= numbers["tokenizer"]["num_codes"] == 32
+    assert 0 <= numbers["likelihood"]["copy_accuracy"] <= 1
+    assert 0 <= numbers["actions"]["real"]["value"] <= 1
+    assert set(numbers["actions"]["each"]) == {"stay", "right"}
+    assert 0 <= numbers["stability"]["share_collapsed"] <= 1
+    assert numbers["outcomes"]["next_step"]["num_ends"] > 0
+    assert 0 <= numbers["outcomes"]["dreamed"]["ends"]["auroc"] <= 1
+
+
+def test_a_part_measured_again_is_the_same_and_the_others_stay(
+    report: dict, options: Evaluate
+) -> None:
+    again = evaluate(replace(options, parts="likelihood"), command="another command")
+    before = report["parts"]["likelihood"]
+    assert again["parts"]["likelihood"]["numbers"] == before["numbers"]
+    assert again["parts"]["likelihood"]["command"] == "another command"
+    assert again["parts"]["horizon"] == report["parts"]["horizon"]
+
+
+def test_clips_are_different_windows_of_all_test_episodes(held_out: HeldOut) -> None:
+    assert len(held_out) == NUM_CLIPS
+    frames = held_out.clips.frames.reshape(NUM_CLIPS, -1)
+    assert len(np.unique(frames, axis=0)) == NUM_CLIPS
+    lengths = held_out.reader.index["episode_length"]
+    long_enough = [
+        i for i in held_out.reader.split("test") if lengths[i] + 1 >= held_out.num_given + HORIZON
+    ]
+    assert set(held_out.episodes) == set(long_enough)
+    assert held_out.actions.shape == (NUM_CLIPS, HORIZON)
+    # The square moves when, and only when, the action says so.
+    moved = np.diff(held_out.clips.variables[:, held_out.num_given - 1 :, 0], axis=1) > 0
+    np.testing.assert_array_equal(moved, held_out.actions == 1)
+
+
+def test_dreams_are_repeatable_and_samples_differ(held_out: HeldOut) -> None:
+    rows = np.arange(2)
+    first, again, other = (
+        held_out.dream_batch(rows, held_out.actions[rows], sample=sample).frames
+        for sample in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_token_nats_are_those_that_training_minimises(held_out: HeldOut) -> None:
+    # A window as long as the clip makes the two agree on which frames are seen.
+    model, clips = held_out.model, held_out.clips
+    tensors = {name: torch.from_numpy(getattr(clips, name)) for name in vars(clips)}
+    with torch.no_grad():
+        losses = prior_losses(
+            model.prior,
+            model.prior.outcome,
+            codes=held_out.real_codes,
+            past_codes=held_out.real_codes[:, :-1],
+            actions=model.config.actions.encode(tensors["action"]),
+            reward=tensors["reward"],
+            terminated=tensors["terminated"],
+            variables=tensors["variables"],
+        )
+        everything = HeldOut.__new__(HeldOut)
+        everything.__dict__ |= {**held_out.__dict__, "num_given": 1}
+        nats = token_nats(everything, clips.action, "likelihood")
+    assert nats.shape == (NUM_CLIPS, clips.frames.shape[1] - 1)
+    assert nats.mean() == pytest.approx(float(losses.token_nats), rel=1e-4)
+
+
+def test_a_prior_that_knows_nothing_takes_the_logarithm_of_the_codes(held_out: HeldOut) -> None:
+    model = load_checkpoint_with_flat_head(held_out)
+    ignorant = HeldOut(model, held_out.reader, held_out.settings)
+    numbers = measure_likelihood(ignorant)
+    assert numbers["nats_a_token"].value == pytest.approx(math.log(32), rel=1e-4)
+    assert numbers["bits_a_pixel_channel"] == pytest.approx(5 * 64 / (64 * 64 * 3), rel=1e-4)
+    assert numbers["copy_nats"] <= numbers["unigram_nats"] + 0.02
+
+
+def load_checkpoint_with_flat_head(held_out: HeldOut):
+    model = type(held_out.model)(held_out.model.config).eval()
+    model.load_state_dict(held_out.model.state_dict())
+    torch.nn.init.zeros_(model.prior.head.logits.weight)
+    torch.nn.init.zeros_(model.prior.head.logits.bias)
+    return model
+
+
+def test_a_dream_of_the_future_itself_is_the_ceiling(
+    held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = held_out.reconstructions[:, held_out.num_given :]
+
+    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, *, sample: int):
+        assert (actions == self.actions[rows]).all()
+        dreamed = self.dreams
+        return replace(dreamed, frames=future[rows])
+
+    perfect = HeldOut(held_out.model, held_out.reader, held_out.settings)
+    perfect.__dict__["dreams"] = replace(held_out.dreams, frames=future)
+    monkeypatch.setattr(HeldOut, "dream_batch", foresee)
+    numbers = measure_horizon(perfect, tmp_path)
+    for name in ("one", "mean", "best"):
+        assert numbers["psnr"][name] == numbers["psnr"]["ceiling"]
+
+
+def test_block_statistics_by_hand() -> None:
+    still = np.full((4, 6, 6, 3), 77, np.uint8)
+    codes = np.zeros((4, 2, 2, 1), int)
+    np.testing.assert_allclose(block_statistics(still, codes, 8), [0, 0, 1, 0], atol=1e-6)
+    blinking = still.copy()
+    blinking[::2], blinking[1::2] = 0, 255
+    codes[:, 0], codes[:, 1] = 3, 5
+    np.testing.assert_allclose(block_statistics(blinking, codes, 8), [0, 0.5, 2, 1], atol=1e-6)
+
+
+def test_frames_are_drawn_once_each_with_their_episode(toy_data: Path) -> None:
+    reader = EpisodeReader(toy_data)
+    frames, episodes = draw_frames(reader, "test", 10**6, seed=0)
+    for i in reader.split("test"):
+        np.testing.assert_array_equal(frames[episodes == i], reader.frames(int(i)))
+    fewer, _ = draw_frames(reader, "test", 5, seed=0)
+    assert len(fewer) == 5
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ActionSpec("discrete", (4,)),
+        ActionSpec("multi_discrete", (2, 3)),
+        ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 5.0)),
+    ],
+    ids=lambda spec: spec.kind,
+)
+def test_random_actions_lie_in_their_space_and_wanderers_stay(spec: ActionSpec) -> None:
+    rng = np.random.default_rng(0)
+    for actions in (random_actions(rng, spec, (50, 40)), wander(rng, spec, 50, 40)):
+        assert actions.shape == (50, 40, *spec.shape)
+        assert actions.dtype == spec.dtype
+        assert spec.contains(actions)
+    steps = wander(rng, spec, 50, 40).reshape(50, 40, -1)
+    stayed = (steps[:, 1:] == steps[:, :-1]).all(-1).mean()
+    assert 0.75 < stayed < 0.9
+
+
+def moving_square(spec: ActionSpec, num_films: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Films (B, 5, 16, 16, 3) of a square whose actions say where it goes, and the actions."""
+    rng = np.random.default_rng(seed)
+    actions = random_actions(rng, spec, (num_films, 4))
+    if spec.kind == "discrete":
+        right, down = np.asarray([-2, 0, 2, 0])[actions], np.asarray([0, -2, 0, 2])[actions]
+    elif spec.kind == "multi_discrete":
+        right, down = 2 * actions[..., 0], 2 * actions[..., 1] - 2
+    else:
+        right, down = np.round(actions[..., 0] * 3).astype(int), 0 * actions[..., 0].astype(int)
+    places = rng.integers(0, 16, (num_films, 1, 2)) + np.stack([down, right], -1).cumsum(1)
+    places = np.concatenate([places[:, :1] - np.stack([down, right], -1)[:, :1], places], 1)
+    films = np.full((num_films, 5, 16, 16, 3), 30, np.uint8)
+    for i, t in np.ndindex(num_films, 5):
+        rows, columns = ((place + np.arange(4)) % 16 for place in places[i, t])
+        films[i, t][np.ix_(rows, columns)] = (220, 180, 40)
+    return films, actions
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ActionSpec("discrete", (4,)),
+        ActionSpec("multi_discrete", (2, 3)),
+        ActionSpec("box", low=(-1.0,), high=(1.0,)),
+    ],
+    ids=lambda spec: spec.kind,
+)
+def test_visible_actions_are_read_off_nearly_always(spec: ActionSpec) -> None:
+    torch.manual_seed(0)
+    network = InverseDynamics(spec, (16, 16, 3))
+    films, actions = moving_square(spec, 600, seed=0)
+    train_inverse_dynamics(network, [films, films], actions, steps=300)
+    unseen, truth = moving_square(spec, 100, seed=1)
+    agreement = network.agreement(unseen, truth)
+    assert agreement.shape == (100, 4, max(1, len(spec.sizes)))
+    assert agreement.mean() > 0.95
+    shuffled = network.agreement(unseen, np.roll(truth, 1, axis=0))
+    assert shuffled.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"parts": "horizon,beauty"}, "unknown part 'beauty'; the known ones are: tokenizer,"),
+        ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
+        ({"data": Path("nowhere")}, "nowhere does not exist"),
+        ({"horizon": 500}, "--horizon 500 asks for that many"),
+        ({"clips": 1}, "--clips must be at least 2, not 1"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_options_get_one_clear_line(
+    options: Evaluate, changes: dict, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: replace(options, **changes))
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    message = str(stopped.value)
+    assert message.startswith("error: ")
+    assert complaint in message
+    assert "\n" not in message
+
+
+def test_data_of_another_world_are_refused(options: Evaluate, tmp_path: Path) -> None:
+    info = EpisodeReader(options.data).info
+    other: DatasetInfo = replace(info, actions=ActionSpec("discrete", (3,)))
+    with EpisodeWriter(tmp_path / "other", other) as writer:
+        writer.append(EpisodeReader(options.data).episode(0))
+    with pytest.raises(command.EvaluationError, match="has learned other actions than"):
+        evaluate(replace(options, data=tmp_path / "other"))

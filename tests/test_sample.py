@@ -1,0 +1,85 @@
+"""Futures of a checkpoint's starts, as pictures and films."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldmodel import sample as command
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.film import GAP, RED
+from worldmodel.sample import SHOWN_DREAMED, SHOWN_GIVEN, Sample, sample
+
+
+@pytest.fixture
+def options(tiny_run: Path, tmp_path: Path) -> Sample:
+    return Sample(str(tiny_run), tmp_path / "sample.png", futures=3, steps=5, scale=1)
+
+
+def test_a_picture_has_a_row_for_each_future_and_given_frames_in_red(options: Sample) -> None:
+    sample(replace(options, starts=(0, 1)))
+    picture = np.asarray(Image.open(options.out))
+    columns = SHOWN_GIVEN + min(5, SHOWN_DREAMED)
+    assert picture.shape == (6 * (64 + GAP) - GAP, columns * (64 + GAP) - GAP, 3)
+    frames = picture[:64].reshape(64, -1, 3)
+    given_edge = frames[0, : SHOWN_GIVEN * (64 + GAP) - GAP]
+    is_red = (given_edge == RED).all(-1)
+    assert is_red.sum() == 64 * SHOWN_GIVEN
+    assert not (frames[0, SHOWN_GIVEN * (64 + GAP) :] == RED).all(-1).any()
+
+
+def test_the_same_seed_draws_the_same(options: Sample) -> None:
+    written = []
+    for seed in (1, 1, 2):
+        sample(replace(options, seed=seed))
+        written.append(options.out.read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+def test_futures_differ_by_chance_under_the_same_actions(options: Sample) -> None:
+    sample(replace(options, same_actions=True, temperature=1.0))
+    picture = np.asarray(Image.open(options.out))
+    rows = {picture[i * (64 + GAP) : i * (64 + GAP) + 64].tobytes() for i in range(3)}
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_films_show_given_frames_then_dreamed_ones(options: Sample, suffix: str) -> None:
+    out = options.out.with_suffix(suffix)
+    sample(replace(options, out=out, action="1"))
+    given = load_checkpoint(options.checkpoint).starts.frames.shape[1]
+    with av.open(str(out)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (3 * 64 + 2 * 2 * GAP, 64)
+        num_frames = sum(1 for _ in container.decode(stream))
+    if suffix == ".mp4":
+        assert num_frames == given + 5
+    else:  # equal frames are stored once
+        assert 2 <= num_frames <= given + 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"out": Path("sample.bmp")}, "the name must end in .png, .gif, .mp4"),
+        ({"starts": (0, 99)}, "there is no start 99: they go from 0 to"),
+        ({"futures": 0}, "--futures must be at least 1, not 0"),
+        ({"action": "jump"}, "unknown action 'jump'; the known ones are: stay, right"),
+        ({"action": "2"}, "unknown action '2'"),
+        ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+    ],
+)
+def test_bad_options_get_one_clear_line(
+    options: Sample, changes: dict, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: replace(options, **changes))
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    message = str(stopped.value)
+    assert message.startswith("error: ")
+    assert complaint in message
+    assert "\n" not in message
