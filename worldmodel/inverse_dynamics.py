@@ -199,7 +199,8 @@ def inverse_dynamics_of(
     films = [clips.frames, np.concatenate(reconstructed)]
     train_inverse_dynamics(network, films, clips.action, steps=steps, console=console)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), cache, metadata={"key": key})
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, cache, metadata={"key": key})
     return network
 
 
