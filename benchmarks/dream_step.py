@@ -26,7 +26,7 @@ from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.model import Dream, WorldModel
 from worldmodel.prior.sampling import Sampling
 
-SAMPLING = Sampling(temperature=0.9)
+SAMPLING = Sampling(temperature=0.8)
 WARM_UP_STEPS = 3  # the first compiles
 STEPS_A_TURN = 5
 BATCH_SIZES = (1, 4, 16)

@@ -81,7 +81,7 @@ def seconds_to_first_frame(env: str) -> float:
             complaint = f"it went on for {TIMEOUT_S} s"
     if seconds is None or player.returncode != 0:
         last_line = (complaint.strip().splitlines() or ["no frame came"])[-1]
-        raise SystemExit(f"error: `{' '.join(command[2:])}` failed: {last_line}")
+        raise SystemExit(f"error: `python {' '.join(command[2:])}` failed: {last_line}")
     return seconds
 
 

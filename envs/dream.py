@@ -73,7 +73,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         checkpoint: str = "dream-doom",
         *,
         horizon: int | None = None,
-        temperature: float = 0.9,
+        temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float | None = None,
         device: str = "cpu",

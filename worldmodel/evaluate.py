@@ -66,7 +66,7 @@ class Evaluate:
     """Training of the network that reads actions off frames: minutes of one core."""
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""
-    temperature: float = 0.9
+    temperature: float = 0.8
     """Of all dreams."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""

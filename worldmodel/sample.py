@@ -44,7 +44,7 @@ class Sample:
     """Held all the time, by name or number; by default random ones are held for a while."""
     same_actions: bool = False
     """All futures of a start take the same actions: what differs is chance alone."""
-    temperature: float = 0.9
+    temperature: float = 0.8
     """0 takes the likeliest token, 1 draws from the model itself."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""

@@ -154,7 +154,7 @@ class PriorStage:
             dream,
             actions[:, num_given - 1 :],
             rng=np.random.default_rng(0),
-            sampling=Sampling(temperature=0.9),
+            sampling=Sampling(temperature=0.8),
         )
         dreamed = torch.stack([step.frames for step in steps], 1)
         rows = []

@@ -36,7 +36,7 @@ class Settings:
     num_samples: int = 10
     horizon: int = 32
     num_frames: int = 4096
-    sampling: Sampling = Sampling(temperature=0.9)  # noqa: RUF009
+    sampling: Sampling = Sampling(temperature=0.8)  # noqa: RUF009
     seed: int = 0
     batch_size: int = 32
 
