@@ -94,7 +94,7 @@ def test_splits_are_near_8_1_1_and_stable_under_append(tmp_path):
         now = after.index["episode_id"][after.split(name)]
         assert now[now < 20].tolist() == members[name]
     with pytest.raises(DataError, match="train, validation, test"):
-        after.split("training")  # pyright: ignore[reportArgumentType]
+        after.split("training")
 
 
 def _checksum(reader: EpisodeReader) -> int:

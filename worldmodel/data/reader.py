@@ -85,7 +85,7 @@ class EpisodeReader:
             file.close()
         self._handles = {}
 
-    def split(self, name: Split) -> np.ndarray:
+    def split(self, name: str) -> np.ndarray:
         """Positions of a split's episodes in `index`, int64. Stable when episodes are added."""
         if name not in SPLITS:
             raise DataError(f"unknown split {name!r}; the known ones are: {', '.join(SPLITS)}")
