@@ -37,6 +37,7 @@ class PlainGPT(nn.Module):
         self.norm = ConditionalNorm(width, condition_size)
         self.logits = nn.Linear(width, num_codes)
         shape = (layers, 2, 1, heads, window * num_tokens, width // heads)
+        self.keys_values: Tensor
         self.register_buffer("keys_values", torch.randn(shape))
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from worldmodel.film import (
     GAP,
@@ -77,6 +78,7 @@ def test_gif_keeps_frames_colours_and_length(tmp_path: Path) -> None:
     path = tmp_path / "new" / "film.gif"
     save_gif(path, film, fps=8.75)
     with Image.open(path) as gif:
+        assert isinstance(gif, GifImageFile)
         assert (gif.n_frames, gif.size, gif.info["loop"]) == (24, (30, 20), 0)
         length_ms = 0
         for t in range(gif.n_frames):
@@ -91,6 +93,7 @@ def test_gif_stores_a_still_as_a_wait(tmp_path: Path) -> None:
     film = smooth_film(4, 10, 10)[[0, 0, 0, 3]]
     save_gif(tmp_path / "film.gif", film, fps=10.0)
     with Image.open(tmp_path / "film.gif") as gif:
+        assert isinstance(gif, GifImageFile)
         waits = []
         for t in range(gif.n_frames):
             gif.seek(t)

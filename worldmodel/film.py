@@ -61,7 +61,8 @@ def titled(film: np.ndarray, title: str) -> np.ndarray:
     bar = Image.new("RGB", (film.shape[2], TITLE_HEIGHT), "white")
     font = ImageFont.load_default(14)
     ImageDraw.Draw(bar).text((4, 1), title, fill="black", font=font)
-    return np.concatenate([np.broadcast_to(np.asarray(bar), (len(film), *np.shape(bar))), film], 1)
+    pixels = np.asarray(bar)
+    return np.concatenate([np.broadcast_to(pixels, (len(film), *pixels.shape)), film], 1)
 
 
 def side_by_side(clips: Mapping[str, np.ndarray], *, scale: int = 4) -> np.ndarray:

@@ -62,7 +62,8 @@ class InverseDynamics(nn.Module):
             nn.ReLU(),
             nn.Linear(256, spec.vector_size),
         )
-        self.to(memory_format=torch.channels_last)
+        # Faster convolutions on a CPU; torch's overloads leave this one out.
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, before: UInt8[Tensor, "B H W C"], after: UInt8[Tensor, "B H W C"]

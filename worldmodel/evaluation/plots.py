@@ -46,7 +46,7 @@ def draw_stability(
     dreamed: np.ndarray,
     block_steps: int,
 ) -> None:
-    """Each statistic over a long dream, beside the 5th to 95th percentile of real blocks.
+    """Each statistic over a long dream, beside the 5th to 95th percentile of real blocks, reconstructed.
 
     Args:
         names: of S statistics.
@@ -57,7 +57,9 @@ def draw_stability(
     steps = (np.arange(dreamed.shape[1]) + 1) * block_steps
     for s, (name, axes) in enumerate(zip(names, figure.subplots(2, 2).flat, strict=True)):
         low, high = np.quantile(real[:, s], (0.05, 0.95))
-        axes.axhspan(low, high, color="tab:green", alpha=0.2, label="real, 5 to 95 %")
+        axes.axhspan(
+            low, high, color="tab:green", alpha=0.2, label="real, reconstructed, 5 to 95 %"
+        )
         axes.plot(steps, dreamed[:, :, s].T, color="tab:blue", alpha=0.35, linewidth=0.8)
         axes.plot(steps, dreamed[:, :, s].mean(0), color="tab:blue", label="dreams, and their mean")
         axes.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))

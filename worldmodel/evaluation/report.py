@@ -251,13 +251,13 @@ def _actions_lines(n: dict[str, Any]) -> list[str]:
 
 def _stability_lines(n: dict[str, Any]) -> list[str]:
     blocks = range(len(next(iter(n["dreamed"].values()))))
-    header = ["", "real: mean, 5 to 95 %"]
+    header = ["", "real", "real, reconstructed: mean, 5 to 95 %"]
     header += [f"{(b + 1) * n['block_steps']}" for b in blocks]
     rows = []
     for name, values in n["dreamed"].items():
-        real, digits = n["real"][name], 1 if name == "code_perplexity" else 3
-        span = f"{_number(real['p5'], digits)} to {_number(real['p95'], digits)}"
-        shown = [f"{_number(real['mean'], digits)}, {span}"]
+        again, digits = n["reconstructed"][name], 1 if name == "code_perplexity" else 3
+        span = f"{_number(again['p5'], digits)} to {_number(again['p95'], digits)}"
+        shown = [_number(n["real"][name], digits), f"{_number(again['mean'], digits)}, {span}"]
         rows.append([name.replace("_", " "), *shown, *[_number(v, digits) for v in values]])
     return [
         *_table(header, rows),
