@@ -46,7 +46,8 @@ def draw_stability(
     dreamed: np.ndarray,
     block_steps: int,
 ) -> None:
-    """Each statistic over a long dream, beside the 5th to 95th percentile of real blocks, reconstructed.
+    """Each statistic over a long dream, beside the 5th to 95th percentile of real blocks as the
+    tokenizer gives them back.
 
     Args:
         names: of S statistics.
