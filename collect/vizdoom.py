@@ -44,7 +44,7 @@ from worldmodel.data.episodes import read_info, write_info
 
 SCENARIOS = {"hgs": "DoomHealthGatheringSupreme-v0"}
 # The noise takes a world model to places where the policy would not go, and covers every action.
-WITH_POLICY = {POLICY: 0.6, POLICY_WITH_NOISE: 0.25, RANDOM: 0.15}
+WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
 WITHOUT_POLICY = {RANDOM: 1.0}
 
 console = Console(stderr=True)

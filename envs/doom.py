@@ -14,11 +14,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import vizdoom
-from PIL import Image
 
 from envs.engine_guard import EngineGuard
+from envs.resize import AreaResize
 
 TICS_PER_SECOND = 35
+SCREEN_SIZE = (120, 160)  # height and width that the engine renders
 _working_folder_lock = threading.Lock()
 
 
@@ -113,6 +114,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._buttons = [list(buttons) for buttons in self.scenario.actions.values()]
         self._guard: EngineGuard | None = None
         self._game = self._start_engine()
+        self._shrink = AreaResize(SCREEN_SIZE, (obs_size, obs_size))
         self._screen: np.ndarray | None = None  # None until the first reset
 
     def reset(
@@ -176,8 +178,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def _observation(self) -> np.ndarray:
         assert self._screen is not None
-        size = (self.obs_size, self.obs_size)
-        return np.asarray(Image.fromarray(self._screen).resize(size, Image.Resampling.BOX)).copy()
+        return self._shrink(self._screen)
 
     def _info(self) -> dict[str, float]:
         return {name: float(read(self._game)) for name, read in self.scenario.variables.items()}

@@ -97,5 +97,5 @@ def tiny_run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from worldmodel.train import Train, train
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(Train(preset="tiny", data=toy_data, out=out, device="cpu"))
+    train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
     return out

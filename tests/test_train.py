@@ -17,7 +17,8 @@ from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
 from worldmodel.trainer import Progressed, Timing, TrainingError, learning_rate
 
-COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny", "--device", "cpu"]
+COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
+COMMAND += ["--device", "cpu", "--precision", "fp32"]
 
 
 def states(out: Path) -> dict[str, torch.Tensor]:
@@ -46,7 +47,8 @@ def test_a_run_leaves_checkpoint_curves_and_pictures(tiny_run: Path):
     assert any(name.startswith("prior-") and name.endswith(".png") for name in names)
 
 
-def test_a_toy_world_is_learned(toy_data: Path, tmp_path: Path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_toy_world_is_learned(precision, toy_data: Path, tmp_path: Path):
     out = tmp_path / "run"
     train(
         Train(
@@ -54,6 +56,7 @@ def test_a_toy_world_is_learned(toy_data: Path, tmp_path: Path):
             data=toy_data,
             out=out,
             device="cpu",
+            precision=precision,
             tokenizer_steps=150,
             prior_steps=250,
             learning_rate=3e-3,
@@ -145,7 +148,9 @@ def test_an_unknown_preset_lists_the_known_ones(toy_data: Path):
 def test_a_folder_of_another_world_is_left_alone(toy_data: Path, tiny_run: Path):
     before = (tiny_run / "weights.safetensors").read_bytes()
     with pytest.raises(TrainingError, match="choose another --out"):
-        train(Train(preset="dream-doom", data=toy_data, out=tiny_run, device="cpu"))
+        train(
+            Train(preset="dream-doom", data=toy_data, out=tiny_run, device="cpu", precision="fp32")
+        )
     assert (tiny_run / "weights.safetensors").read_bytes() == before
 
 
@@ -155,7 +160,7 @@ def test_a_damaged_state_is_named(toy_data: Path, tmp_path: Path):
     state.parent.mkdir(parents=True)
     state.write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
     with pytest.raises(TrainingError, match="is damaged"):
-        train(Train(preset="tiny", data=toy_data, out=out, device="cpu"))
+        train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
 
 
 def test_a_full_disk_keeps_the_state_saved_before(toy_data: Path, tmp_path: Path):
@@ -193,5 +198,5 @@ def test_a_schedule_in_minutes_goes_by_the_time_trained():
 def test_too_little_data_is_said_before_training(tmp_path: Path):
     data = write_toy_data(tmp_path / "data", num_episodes=1)
     with pytest.raises(ValueError, match="record more or longer episodes"):
-        train(Train(preset="tiny", data=data, out=tmp_path / "run", device="cpu"))
+        train(Train(preset="tiny", data=data, out=tmp_path / "run", device="cpu", precision="fp32"))
     assert not (tmp_path / "run").exists()

@@ -49,8 +49,8 @@ class Train:
     """What to train."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 pays on GPUs, and on CPUs that have AVX512-BF16."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the arithmetic; weights stay fp32. auto: bf16 where the hardware computes in it."""
     max_minutes: float | None = None
     """Stop this call after so many minutes a stage, ready to go on."""
     tokenizer_minutes: float | None = None
@@ -243,8 +243,18 @@ def _fabric(options: Train) -> Fabric:
         strategy="ddp" if local_processes * nodes > 1 else "auto",
         devices=local_processes,
         num_nodes=nodes,
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if _wants_bf16(options) else "32-true",
     )
+
+
+def _wants_bf16(options: Train) -> bool:
+    if options.precision != "auto":
+        return options.precision == "bf16"
+    if options.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    # Without these instructions bf16 is emulated, and five times slower than fp32.
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _claim(out: Path, config: WorldModelConfig, fabric: Fabric) -> None:

@@ -40,6 +40,7 @@ class Codebook(nn.Module):
             The nearest codes, with gradients passed straight through; their indices; and the
             commitment loss, the mean squared distance of x to its (fixed) code.
         """
+        x = x.float()  # under autocast too: a moving average of bf16 would stand still
         if self.training and self.num_updates == 0:
             self._restart(x.detach(), torch.ones_like(self.count, dtype=torch.bool))
         codes = self.nearest(x.detach())
@@ -51,8 +52,10 @@ class Codebook(nn.Module):
 
     def nearest(self, x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
         """Index of the code nearest to each vector."""
-        # |x - v|^2 without |x|^2, which doesn't change the minimum.
-        return (self.vectors.square().sum(1) - 2 * x @ self.vectors.T).argmin(1)
+        # |x - v|^2 without |x|^2, which doesn't change the minimum. Never in bf16, which can't
+        # tell near codes apart.
+        with torch.autocast(x.device.type, enabled=False):
+            return (self.vectors.square().sum(1) - 2 * x.float() @ self.vectors.T).argmin(1)
 
     @torch.no_grad()
     def _update(self, x: Tensor, codes: Tensor) -> None:
