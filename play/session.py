@@ -30,7 +30,7 @@ class PlayOptions:
     """Play a learned world, or the real game it was learned from."""
 
     env: str | None = None
-    """What to play: doom-hgs (the real game), a shipped dream, or the folder of a checkpoint.
+    """What to play: doom-hgs (the real game), a shipped dream, a checkpoint folder or a Hub id.
     Default: dream-doom. With --replay: the checkpoint to use instead of the session's."""
 
     fps: float | None = None

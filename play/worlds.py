@@ -1,5 +1,6 @@
-"""What can be played: the real games by name, the shipped dreams, and checkpoint folders."""
+"""What can be played: real games and shipped dreams by name, folders, and Hub ids."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ class World:
 
     Attributes:
         env_id: its Gymnasium id.
-        checkpoint: a dream's shipped name or folder; None for a real game.
+        checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
         temperature, top_k: how a dream is sampled; None leaves it to the dream.
     """
 
@@ -79,12 +80,13 @@ def choose_world(name: str, *, temperature: float | None = None, top_k: int | No
         if temperature is not None or top_k is not None:
             raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
         return World(REAL_WORLDS[name])
-    if name in shipped_dreams() or Path(name).is_dir():
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    if name in shipped_dreams() or Path(name).is_dir() or is_hub_id:
         return World(DREAM_ID, name, temperature, top_k)
     known = ", ".join([*REAL_WORLDS, *shipped_dreams()])
     raise PlayError(
-        f"unknown --env {name!r}; known are: {known}, or the folder of a checkpoint that "
-        "python -m worldmodel.train made"
+        f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "
+        "python -m worldmodel.train made, or a Hugging Face Hub id (owner/name)"
     )
 
 

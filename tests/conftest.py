@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -99,3 +100,13 @@ def tiny_run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
     return out
+
+
+def one_line_error(main: Callable[[], None]) -> str:
+    """What a command says of a user's mistake, which is all that it says."""
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    message = str(stopped.value)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message

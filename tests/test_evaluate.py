@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import one_line_error
 from PIL import Image
 
 from worldmodel import evaluate as command
@@ -281,12 +282,7 @@ def test_bad_options_get_one_clear_line(
     options: Evaluate, changes: dict, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: replace(options, **changes))
-    with pytest.raises(SystemExit) as stopped:
-        command.main()
-    message = str(stopped.value)
-    assert message.startswith("error: ")
-    assert complaint in message
-    assert "\n" not in message
+    assert complaint in one_line_error(command.main)
 
 
 def test_data_of_another_world_are_refused(options: Evaluate, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
         assert torch.equal(tensor, actual[name]), name
     steps = [line["step"] for line in numbers(killed, "prior") if "loss" in line]
     assert steps == sorted(set(steps))
+
+
+def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: Path):
+    options = Train(preset="tiny", data=toy_data, device="cpu", precision="fp32", prior_steps=1)
+    options = replace(options, stage="prior", init=str(tiny_run), learning_rate=1e-9)
+    train(replace(options, out=tmp_path / "run"))
+    before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
+    with pytest.raises(TrainingError, match="other tokenizer, prior than this preset"):
+        train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
 def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ on where it was. The folder is a checkpoint: play it, make an environment of it,
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,14 @@ import torch
 import tyro
 from lightning_fabric import Fabric
 
-from worldmodel.checkpoint import Checkpoint, Starts, World, save_checkpoint
+from worldmodel.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Starts,
+    World,
+    load_checkpoint,
+    save_checkpoint,
+)
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, Preset, StageRecipe, WorldModelConfig
@@ -47,6 +54,9 @@ class Train:
     """Folder of the run, a checkpoint in the end; runs/PRESET by default."""
     stage: Literal["both", "tokenizer", "prior"] = "both"
     """What to train."""
+    init: str | None = None
+    """Checkpoint to begin from instead of random weights: a shipped name, a folder, or a
+    Hugging Face Hub id. With --stage prior its tokenizer stays as it is."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -82,7 +92,7 @@ def main() -> None:
     options = tyro.cli(Train, prog="python -m worldmodel.train", description=__doc__)
     try:
         train(options)
-    except (DataError, TrainingError) as error:
+    except (CheckpointError, DataError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on here")
@@ -93,6 +103,7 @@ def train(options: Train) -> None:
     """Do what `Train` says.
 
     Raises:
+        CheckpointError: --init can't be loaded.
         DataError: the data are missing or damaged.
         TrainingError: an option, the run's folder or its device is not usable.
     """
@@ -110,7 +121,7 @@ def train(options: Train) -> None:
     fabric.launch()
     _claim(out, config, fabric)
     torch.manual_seed(options.seed)
-    model = WorldModel(config)
+    model = WorldModel(config) if options.init is None else _begin_from(options.init, config)
     training = out / "training"
 
     def run(stage: Stage, schedule_minutes: float | None) -> bool:
@@ -139,7 +150,7 @@ def train(options: Train) -> None:
         )
         if not done or options.stage == "tokenizer":
             return
-    if load_state(tokenizer_state, model.tokenizer) == Progressed():
+    if load_state(tokenizer_state, model.tokenizer) == Progressed() and options.init is None:
         raise TrainingError(f"{out} has no tokenizer yet: train with --stage both or tokenizer")
     model.tokenizer.requires_grad_(False).eval()
     if fabric.global_rank > 0:
@@ -229,6 +240,17 @@ def _fitted(preset: Preset, reader: EpisodeReader):
         return replace(preset.tokenizer, frame_shape=reader.info.frame_shape)
     except ValueError as error:
         raise DataError(f"{reader.folder}: {error}") from None
+
+
+def _begin_from(name: str, config: WorldModelConfig) -> WorldModel:
+    model = load_checkpoint(name).model.train()
+    names = [field.name for field in fields(config)]
+    differing = [name for name in names if getattr(config, name) != getattr(model.config, name)]
+    if differing:
+        raise TrainingError(
+            f"--init {name} has other {', '.join(differing)} than this preset and data give"
+        )
+    return model
 
 
 def _fabric(options: Train) -> Fabric:

@@ -266,7 +266,7 @@ def _stability_lines(n: dict[str, Any]) -> list[str]:
         f"of each block of {n['block_steps']} steps; {n['num_real_blocks']} real blocks. "
         f"Collapsed: {n['share_collapsed']:.0%} of the dreams ({n['collapse_criterion']}); "
         f"{n['share_of_blocks_outside']:.1%} of all blocks are outside. "
-        f"{n['ends_passed_over']} drawn ends were passed over.",
+        f"{n['ends_passed_over']} ends were drawn; there the variables went back to those given.",
     ]
 
 

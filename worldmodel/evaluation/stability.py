@@ -1,6 +1,7 @@
 """Long dreams: do they stay as rich as real frames, or do they collapse?"""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from worldmodel.prior.sampling import Sampling
 NUM_DREAMS = 8
 NUM_STEPS = 1000
 BLOCK_STEPS = 100
+MIN_REAL_BLOCKS = 16  # of data with shorter episodes, shorter blocks
 MAX_REAL_BLOCKS = 128
+LIKE_THE_DREAMS = b"random"  # what `collect` calls those who act as `wander` does
 STATISTICS = ("spread_over_space", "spread_over_time", "code_perplexity", "frame_change")
 # A dream has collapsed when, in its last block, it is far outside what real blocks show.
 # Real blocks as the tokenizer gives them back: its blur is no fault of the dream.
@@ -41,11 +44,18 @@ def measure_stability(
 ) -> dict[str, Any]:
     """Statistics of blocks of long dreams under sticky random actions, beside real blocks.
 
-    Ends are passed over. Writes stability.png (curves) and long-dreams.png (frames).
+    The real blocks are of episodes whose actions were random too, where the data have such: who
+    wanders faces walls more often than a good player. Where an end is drawn, the game variables
+    go back to those at the beginning, as no data show what comes after an end.
+
+    Writes stability.png (curves) and long-dreams.png (frames).
     """
-    lengths = reader.index["episode_length"][reader.split("test")] + 1
-    block = int(min(BLOCK_STEPS, num_steps, np.median(lengths)))
-    real, reconstructed = _real_blocks(model, reader, block, seed)
+    members = _like_the_dreams(reader)
+    lengths = reader.index["episode_length"][members] + 1
+    long_enough = np.sort(lengths)[-min(MIN_REAL_BLOCKS, len(lengths))]
+    block = int(min(BLOCK_STEPS, num_steps, long_enough))
+    members = members[lengths >= block]
+    real, reconstructed = _real_blocks(model, reader, members, block, seed)
     dreamed, strips, ends = _dream_blocks(
         model, reader, block, sampling=sampling, seed=seed, num_steps=num_steps
     )  # (dreams, blocks, statistics)
@@ -101,13 +111,18 @@ def block_statistics(frames: np.ndarray, codes: np.ndarray, num_codes: int) -> n
     )
 
 
-def _real_blocks(
-    model: WorldModel, reader: EpisodeReader, block: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks, statistics) of the first frames of test episodes, one block an episode: as they
-    are, and as the tokenizer gives them back."""
+def _like_the_dreams(reader: EpisodeReader) -> np.ndarray:
+    """Test episodes played at random; all test episodes where none was."""
     members = reader.split("test")
-    members = members[reader.index["episode_length"][members] + 1 >= block]
+    played_alike = members[reader.index["policy"][members] == LIKE_THE_DREAMS]
+    return played_alike if len(played_alike) else members
+
+
+def _real_blocks(
+    model: WorldModel, reader: EpisodeReader, members: np.ndarray, block: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(blocks, statistics) of the first frames of episodes, one block an episode: as they
+    are, and as the tokenizer gives them back."""
     chosen = np.random.default_rng(seed).permutation(members)[:MAX_REAL_BLOCKS]
     device = next(model.parameters()).device
     num_codes = model.config.tokenizer.num_codes
@@ -132,6 +147,7 @@ def _dream_blocks(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(dreams, blocks, statistics); frames (dreams, 1 + blocks, H, W, C); ends drawn."""
     dream, first = _begin(model, reader, seed)
+    variables_given = dream.variables
     num_dreams, num_blocks = len(first), num_steps // block
     rng = np.random.default_rng([seed, 2])
     actions = wander(rng, model.config.actions, num_dreams, num_blocks * block)
@@ -144,6 +160,8 @@ def _dream_blocks(
         action = torch.from_numpy(np.ascontiguousarray(actions[:, t])).to(device)
         step, dream = model.step(dream, action, uniforms.to(device), sampling)
         ends += int(step.terminated.sum())
+        revived = torch.where(step.terminated[:, None], variables_given, dream.variables)
+        dream = replace(dream, variables=revived)
         frames.append(step.frames.cpu().numpy())
         codes.append(dream.codes.cpu().numpy())
         if (t + 1) % block == 0:
