@@ -12,6 +12,7 @@ from worldmodel.prior import FrameGPT
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
 from worldmodel.prior.layers import ConditionalNorm, frames_visible
+from worldmodel.prior.outcomes import OutcomeHead
 from worldmodel.prior.sampling import Sampling, draw_codes
 
 NUM_ACTIONS, NUM_CODES = 3, 16
@@ -255,3 +256,21 @@ def test_outcome_values_are_those_of_the_data():
     assert set(drawn.tolist()) <= {-8.0, 0.0, 20.0}
     assert head.expected(logits, 0).min() >= 0
     assert head.expected(logits, 0).max() <= 1
+
+
+def test_common_values_survive_rare_ones():
+    """Like changes of health: mostly none, a drain, some medikits, and 34 oddities."""
+    values = np.arange(-34.0, 34.0, 2)
+    common = np.concatenate([np.zeros(9000), np.full(900, -8.0), np.full(100, 20.0)])
+    head = OutcomeHead(width=8, num_variables=0, num_bins=32)
+    head.set_bins([np.concatenate([common, values])])
+    assert {0.0, -8.0, 20.0} <= set(head.bins[0].tolist())
+    assert int(head.num_used[0]) == 32
+
+
+def test_continuous_values_become_quantiles():
+    samples = np.random.default_rng(0).normal(size=10_000)
+    head = OutcomeHead(width=8, num_variables=0, num_bins=5)
+    head.set_bins([samples])
+    expected = np.quantile(samples, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32)
+    assert head.bins[0].tolist() == expected.tolist()

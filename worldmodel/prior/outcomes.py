@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from worldmodel.prior.sampling import Sampling, draw_codes
 
+COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
+
 
 class OutcomeLogits(NamedTuple):
     """Row 0 of `values` is the reward, row 1 + v the change of game variable v."""
@@ -22,8 +24,8 @@ class OutcomeHead(nn.Module):
     """Predicts what a step brings from the state before it and the codes of the frame after it.
 
     Rewards and changes of variables are drawn from a few values seen in the data (all of
-    them if they are few, else quantiles), so that a medikit is worth 20 health and not the
-    mean of 20 and nothing.
+    them or the commonest if those are nearly all, else quantiles), so that a medikit is worth
+    20 health and not the mean of 20 and nothing.
     """
 
     def __init__(self, width: int, num_variables: int, num_bins: int) -> None:
@@ -43,9 +45,13 @@ class OutcomeHead(nn.Module):
     def set_bins(self, rows: list[np.ndarray]) -> None:
         """Choose the values of each row from samples of the data."""
         for row, samples in enumerate(rows):
-            values = np.unique(samples)
+            values, counts = np.unique(samples, return_counts=True)
             if len(values) > self.num_bins:
-                values = np.unique(np.quantile(samples, np.linspace(0, 1, self.num_bins)))
+                commonest = np.argsort(-counts, kind="stable")[: self.num_bins]
+                if counts[commonest].sum() > COMMON_SHARE * counts.sum():
+                    values = np.sort(values[commonest])
+                else:
+                    values = np.unique(np.quantile(samples, np.linspace(0, 1, self.num_bins)))
             self.num_used[row] = len(values)
             padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
             self.bins[row] = torch.from_numpy(padded.astype(np.float32))
