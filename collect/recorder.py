@@ -4,6 +4,7 @@ Workers send whole episodes to the process that stores them. An episode depends 
 seeds alone: not on the worker, on the episodes before it, or on an interruption.
 """
 
+import contextlib
 import importlib.metadata
 import multiprocessing
 import os
@@ -207,8 +208,8 @@ class Workers:
                 assert isinstance(connection, Connection)
                 episode = self._receive(connection)
                 unfinished[connection] -= 1
+                yield episode  # first: the worker may be gone, and this episode is whole
                 self._give(connection, waiting, unfinished)
-                yield episode
 
     def _give(
         self, connection: Connection, waiting: Iterator[Job], unfinished: dict[Connection, int]
@@ -216,11 +217,9 @@ class Workers:
         job = next(waiting, None)
         if job is None:
             return
-        try:
+        # A worker that has gone is told by `_receive`, once its finished episodes are read.
+        with contextlib.suppress(OSError):
             connection.send(job)
-        except OSError:
-            self._receive(connection)  # what the worker said before it went
-            raise
         unfinished[connection] += 1
 
     def _receive(self, connection: Connection) -> Episode:

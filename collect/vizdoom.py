@@ -62,7 +62,7 @@ class Collect:
     length: int = 100
     """Most steps an episode; 8.75 steps are a second."""
     out: Path = Path("data/doom-hgs")
-    """Folder of the data set."""
+    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
     policy: str = "train"
     """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
     stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""

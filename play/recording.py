@@ -73,6 +73,9 @@ class Recording:
             self._encode(None)
             self._container.close()
             self._unfinished.replace(self.path)
+        except PlayError:
+            self.discard()
+            raise
         except OSError as error:
             self.discard()
             raise PlayError(f"can't write {self.path}: {error.strerror}") from error

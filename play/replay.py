@@ -45,7 +45,7 @@ class Session:
 
     Attributes:
         env_id: Gymnasium id of the environment.
-        checkpoint: a dream's shipped name or folder; None for a real game.
+        checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
         temperature, top_k: how the dream was sampled; None was the dream's own choice.
         frame_size: height and width of a frame, in pixels.
         episodes: in the order played.

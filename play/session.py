@@ -18,7 +18,7 @@ from play.keymap import help_lines
 from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
-from play.worlds import REAL_WORLDS, World, choose_world, load_policy
+from play.worlds import REAL_WORLDS, World, choose_world, is_local, load_policy
 
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
@@ -263,6 +263,11 @@ def _world_of(options: PlayOptions, session: Session | None) -> World:
     if recorded is None:
         raise PlayError(f"{options.replay} was played in {session.env_id!r}, unknown here")
     name = options.env or recorded
+    if options.env is None and recorded not in REAL_WORLDS and not is_local(recorded):
+        raise PlayError(
+            f"{options.replay} was played in {recorded!r}, which is not on this machine; if you "
+            f"trust it, say so: --env {recorded}"
+        )
     world = choose_world(name, temperature=session.temperature, top_k=session.top_k)
     if world.env_id != session.env_id:
         raise PlayError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")

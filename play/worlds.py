@@ -70,6 +70,11 @@ def shipped_dreams() -> list[str]:
     return sorted(path.name for path in folder.glob("*") if (path / "config.json").is_file())
 
 
+def is_local(name: str) -> bool:
+    """Whether a dream can be opened without fetching anything."""
+    return name in shipped_dreams() or Path(name).is_dir()
+
+
 def choose_world(name: str, *, temperature: float | None = None, top_k: int | None = None) -> World:
     """The world called `name`, found without loading anything.
 
@@ -81,7 +86,7 @@ def choose_world(name: str, *, temperature: float | None = None, top_k: int | No
             raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
         return World(REAL_WORLDS[name])
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    if name in shipped_dreams() or Path(name).is_dir() or is_hub_id:
+    if is_local(name) or is_hub_id:
         return World(DREAM_ID, name, temperature, top_k)
     known = ", ".join([*REAL_WORLDS, *shipped_dreams()])
     raise PlayError(

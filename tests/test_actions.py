@@ -55,6 +55,9 @@ def test_contains(spec, actions, inside):
         {"kind": "discrete", "sizes": (0,)},
         {"kind": "box", "low": (0.0,)},
         {"kind": "box", "low": (0.0,), "high": (1.0,), "sizes": (2,)},
+        {"kind": "discrete", "sizes": (3,), "meanings": ("stay", "go")},
+        {"kind": "box", "low": (0.0,), "high": (0.0,)},
+        {"kind": "box", "low": (0.0,), "high": (float("inf"),)},
     ],
 )
 def test_impossible_spaces_are_refused(arguments):

@@ -47,6 +47,16 @@ def test_a_checkpoint_comes_back_exactly(tiny_run, tmp_path):
         np.testing.assert_array_equal(array, getattr(second.starts, name))
 
 
+def test_scales_of_another_shape_are_refused(tiny_run: Path, copy: Path):
+    save_checkpoint(copy, load_checkpoint(str(tiny_run)), card="", compact=True)
+    weights = load_file(copy / "weights.safetensors")
+    name = next(name for name in weights if name.endswith(".row_scale"))
+    weights[name] = weights[name][..., None]  # would broadcast to a giant
+    save_file(weights, copy / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="should have one scale a row"):
+        load_checkpoint(str(copy))
+
+
 def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
     first = load_checkpoint(str(tiny_run))
     save_checkpoint(tmp_path / "small", first, card="# small\n", compact=True)
@@ -90,8 +100,8 @@ def test_config_and_tensors_must_agree(copy: Path):
 
 
 def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path):
-    change_config(copy, lambda c: c["prior"].update(width=400_000))
-    with pytest.raises(CheckpointError):
+    change_config(copy, lambda c: c["prior"].update(width=65_536))
+    with pytest.raises(CheckpointError, match="more than 2000000000 parameters"):
         load_checkpoint(str(copy))
 
 
@@ -105,6 +115,8 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["tokenizer"].update(downsampling=0),
         lambda c: c["prior"].update(heads=0),
         lambda c: c["world"].update(env_id="os:Doom-v0"),
+        lambda c: c["world"].update(fps=0),
+        lambda c: c["prior"].update(window=65_536),
         lambda c: c.pop("world"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from play.keymap import COMMAND_KEYS
-from play.replay import read_session
+from play.replay import Episode, Session, read_session, write_session
 
 
 def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +113,16 @@ def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.json", "long.mp4"]
     session = read_session(tmp_path / "long.json")
     assert len(film_frames(film)) == session.num_frames > 1
+
+
+def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
+    session = Session(
+        "VideoGPTDream-v0", "stranger/dream", None, None, (64, 64), (Episode(0, 0, (1,)),), "0" * 64
+    )
+    write_session(tmp_path / "walk.json", session)
+    done = play("--replay", tmp_path / "walk.json", "--headless")
+    assert done.returncode != 0
+    assert "if you trust it, say so: --env stranger/dream" in done.stderr
 
 
 @pytest.mark.parametrize(

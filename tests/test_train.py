@@ -189,8 +189,48 @@ def test_a_full_disk_keeps_the_state_saved_before(toy_data: Path, tmp_path: Path
     assert state.read_bytes() == before
 
 
-def test_batches_that_cannot_be_shared_are_refused():
-    assert PRESETS["tiny"].prior_recipe.batch_size % 2 == 0
+def test_batches_that_cannot_be_shared_are_refused(toy_data: Path, tmp_path: Path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--data", str(toy_data), "--out", str(tmp_path / "run"), "--batch-size", "3"]
+    result = subprocess.run(
+        [*torchrun, *COMMAND[1:], *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert result.returncode != 0
+    assert "a batch of 3 can't be shared evenly" in result.stderr
+
+
+def test_a_prior_never_meets_another_tokenizer(toy_data: Path, tmp_path: Path):
+    options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
+    train(options)
+    with pytest.raises(TrainingError, match="learned the codes of another tokenizer"):
+        train(replace(options, tokenizer_steps=25))
+
+
+def test_a_run_never_meets_other_data(toy_data: Path, tmp_path: Path):
+    options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
+    train(replace(options, max_minutes=1e-6))
+    other = write_toy_data(tmp_path / "other", num_episodes=20)
+    with pytest.raises(TrainingError, match="a run with other data than"):
+        train(replace(options, data=other))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(toy_data: Path, tmp_path: Path):
+    options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
+    with pytest.raises(TrainingError, match="gradient is not finite"):
+        train(replace(options, learning_rate=1e30, save_minutes=0))
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokenizer_steps": 0}, {"batch_size": -1}, {"learning_rate": float("nan")}]
+)
+def test_numbers_that_make_no_sense_are_refused(change: dict, toy_data: Path, tmp_path: Path):
+    with pytest.raises(TrainingError, match=f"--{next(iter(change)).replace('_', '-')} can't be"):
+        train(replace(Train("tiny", data=toy_data, out=tmp_path / "run"), **change))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():

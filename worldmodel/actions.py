@@ -29,12 +29,16 @@ class ActionSpec:
     meanings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        choices = self.sizes[0] if self.kind == "discrete" and self.sizes else 0
+        components = choices or len(self.sizes) or len(self.low)
         if self.kind == "box":
             valid = len(self.low) == len(self.high) > 0 and not self.sizes
+            ranges = [high - low for low, high in zip(self.low, self.high, strict=False)]
+            valid = valid and all(0 < span < float("inf") for span in ranges)
         else:
             valid = len(self.sizes) > 0 and min(self.sizes) > 0 and not self.low and not self.high
             valid = valid and (self.kind == "multi_discrete" or len(self.sizes) == 1)
-        if not valid:
+        if not valid or len(self.meanings) not in (0, components):
             raise ValueError(f"not an action space: {self}")
 
     @property

@@ -34,6 +34,8 @@ FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
+MAX_FPS = 1000
+MAX_WINDOW = 1024  # frames: keys and values of all of them are held in memory
 COMPACT_FROM = 4096  # smaller tensors stay as they are
 
 
@@ -79,6 +81,8 @@ class Starts:
         return len(self.frames)
 
     def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or self.prefixes.ndim < 2:
+            raise ValueError("starts: frames or prefixes lack dimensions")
         num_starts, num_frames = self.frames.shape[:2]
         expected = {
             "actions": (num_starts, num_frames - 1),
@@ -156,6 +160,9 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         ValueError,  # json.JSONDecodeError and UnicodeDecodeError among them
         KeyError,
         TypeError,
+        AttributeError,  # a list where an object should be
+        OverflowError,
+        RecursionError,  # JSON of a thousand brackets
         SafetensorError,
         struct.error,
     ) as error:
@@ -207,6 +214,8 @@ def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
     data = json.loads(path.read_bytes())
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} should hold a JSON object")
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
@@ -223,7 +232,12 @@ def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
     world = data["world"]
     if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
         raise CheckpointError(f"{path}: env_id {world['env_id']!r} names a module to import")
-    return config, World(str(world["env_id"]), dict(world["env_kwargs"]), float(world["fps"]))
+    fps = float(world["fps"])
+    if not 0 < fps <= MAX_FPS:
+        raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
+    if config.prior.window > MAX_WINDOW:
+        raise CheckpointError(f"{path}: the window must be at most {MAX_WINDOW} frames")
+    return config, World(str(world["env_id"]), dict(world["env_kwargs"]), fps)
 
 
 def _read_model(path: Path, config: WorldModelConfig) -> WorldModel:
@@ -246,6 +260,9 @@ def _read_model(path: Path, config: WorldModelConfig) -> WorldModel:
                 )
             tensor = file.get_tensor(name)
             if tensor.dtype == torch.int8:
+                scale = file.get_slice(name + SCALE_SUFFIX)
+                if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1]:
+                    raise CheckpointError(f"{path}: {name} should have one scale a row")
                 tensor = tensor.float() * file.get_tensor(name + SCALE_SUFFIX)
             weights[name] = tensor.to(wanted.dtype)
             if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -265,6 +282,8 @@ def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
         )
     if starts.variables.shape[2:] != (len(config.variable_names),):
         raise CheckpointError(f"{path}: variables should be {config.variable_names}")
+    if starts.variables.dtype != np.float32 or not np.isfinite(starts.variables).all():
+        raise CheckpointError(f"{path}: variables should be finite float32")
     for name in ("actions", "prefixes"):
         if not config.actions.contains(getattr(starts, name)):
             raise CheckpointError(f"{path}: {name} are outside the action space")

@@ -98,9 +98,9 @@ def grid(films: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 (height, width, 3); folders are made."""
+    """Write a picture, uint8 (height, width, 3 or 1); folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
 
 
 def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:

@@ -1,6 +1,5 @@
 """The two things to train: the tokenizer on frames, then the prior on their codes."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ class TokenizerStage:
     """Trains the VQ-VAE on single frames."""
 
     name = "tokenizer"
+    inputs = ""  # frames only
 
     def __init__(
         self,
@@ -101,6 +101,7 @@ class PriorStage:
         device: torch.device,
     ) -> None:
         self.model, self.module, self.recipe, self.device = model, model.prior, recipe, device
+        self.inputs = model.tokenizer.digest()
         codes = encode_all(model.tokenizer, reader, codes_path, device)
         ends = np.cumsum(reader.index["episode_length"] + 1)
 
@@ -212,11 +213,7 @@ def encode_all(
 
     The file is used again as long as tokenizer and data are the same.
     """
-    digest = hashlib.sha256()
-    for tensor in tokenizer.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    digest.update(reader.index.tobytes())
-    key = digest.hexdigest()
+    key = f"{tokenizer.digest()} {reader.digest()}"
     try:
         with safe_open(path, "np") as file:
             if (file.metadata() or {}).get("key") == key:

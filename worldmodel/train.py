@@ -5,6 +5,7 @@ on where it was. The folder is a checkpoint: play it, make an environment of it,
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -107,6 +108,7 @@ def train(options: Train) -> None:
         DataError: the data are missing or damaged.
         TrainingError: an option, the run's folder or its device is not usable.
     """
+    _check(options)
     preset = _preset(options)
     out = options.out or Path("runs") / options.preset
     reader = EpisodeReader(options.data or Path(preset.data))
@@ -119,9 +121,11 @@ def train(options: Train) -> None:
     starts = choose_starts(reader, num_frames=config.prior.window)  # or fail before training
     fabric = _fabric(options)
     fabric.launch()
-    _claim(out, config, fabric)
     torch.manual_seed(options.seed)
-    model = WorldModel(config) if options.init is None else _begin_from(options.init, config)
+    model = (
+        _new_model(reader, config) if options.init is None else _begin_from(options.init, config)
+    )
+    _claim(out, config, reader, fabric)
     training = out / "training"
 
     def run(stage: Stage, schedule_minutes: float | None) -> bool:
@@ -214,6 +218,15 @@ def choose_starts(reader: EpisodeReader, *, num_frames: int) -> Starts:
     )
 
 
+def _check(options: Train) -> None:
+    may_be_zero = ("seed", "save_minutes", "validate_minutes")
+    for name, value in vars(options).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            too_low = value < 0 or (value == 0 and name not in may_be_zero)
+            if too_low or not math.isfinite(value):
+                raise TrainingError(f"--{name.replace('_', '-')} can't be {value}")
+
+
 def _preset(options: Train) -> Preset:
     if options.preset not in PRESETS:
         known = ", ".join(PRESETS)
@@ -242,6 +255,13 @@ def _fitted(preset: Preset, reader: EpisodeReader):
         raise DataError(f"{reader.folder}: {error}") from None
 
 
+def _new_model(reader: EpisodeReader, config: WorldModelConfig) -> WorldModel:
+    try:
+        return WorldModel(config)
+    except ValueError as error:
+        raise DataError(f"{reader.folder}: {error}") from None
+
+
 def _begin_from(name: str, config: WorldModelConfig) -> WorldModel:
     model = load_checkpoint(name).model.train()
     names = [field.name for field in fields(config)]
@@ -261,7 +281,7 @@ def _fabric(options: Train) -> Fabric:
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
     return Fabric(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "cuda"}[options.device],
+        accelerator="cuda" if _uses_cuda(options) else "cpu",
         strategy="ddp" if local_processes * nodes > 1 else "auto",
         devices=local_processes,
         num_nodes=nodes,
@@ -269,31 +289,38 @@ def _fabric(options: Train) -> Fabric:
     )
 
 
+def _uses_cuda(options: Train) -> bool:
+    return options.device != "cpu" and torch.cuda.is_available()
+
+
 def _wants_bf16(options: Train) -> bool:
     if options.precision != "auto":
         return options.precision == "bf16"
-    if options.device != "cpu" and torch.cuda.is_available():
+    if _uses_cuda(options):
         return torch.cuda.is_bf16_supported()
     # Without these instructions bf16 is emulated, and five times slower than fp32.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _claim(out: Path, config: WorldModelConfig, fabric: Fabric) -> None:
+def _claim(out: Path, config: WorldModelConfig, reader: EpisodeReader, fabric: Fabric) -> None:
     """Note what the folder is for; refuse one that is for something else."""
     path = out / "training" / "world-model.json"
-    wanted = json.loads(json.dumps({**asdict(config), "actions": config.actions.to_json()}))
+    described = {**asdict(config), "actions": config.actions.to_json(), "data": reader.digest()}
+    wanted = json.loads(json.dumps(described))
     if path.exists():
         stored = json.loads(path.read_text())
         differing = [name for name in wanted if stored.get(name) != wanted[name]]
         if differing:
             raise TrainingError(
                 f"{out} holds a run with other {', '.join(differing)} than this preset and data "
-                "give: choose another --out"
+                "give: choose another --out, perhaps with --init to begin from that run"
             )
     elif fabric.global_rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2) + "\n")
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
+        os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Stage(Protocol):
     def name(self) -> str: ...
 
     @property
+    def inputs(self) -> str:
+        """Of which tokenizer the codes are that this stage learns; "" where it learns none."""
+        ...
+
+    @property
     def module(self) -> nn.Module: ...
 
     @property
@@ -121,7 +126,7 @@ def train_stage(
     recipe = stage.recipe
     state_path = folder / f"{stage.name}.state.safetensors"
     optimizer = make_optimizer(stage.module, recipe)
-    progressed = load_state(state_path, stage.module, optimizer)
+    progressed = load_state(state_path, stage.module, optimizer, stage.inputs)
     if progressed.share(recipe, timing) >= 1:
         return True
     trained = cast(nn.Module, torch.compile(stage.module)) if compiled else stage.module
@@ -148,7 +153,14 @@ def train_stage(
             module.train()
             numbers = stage.losses(module, np.random.default_rng([seed, progressed.step]), share)
             fabric.backward(numbers["loss"])
-            fabric.clip_gradients(module, fabric_optimizer, max_norm=1.0)
+            norm = fabric.clip_gradients(
+                module, fabric_optimizer, max_norm=1.0, error_if_nonfinite=False
+            )
+            if not math.isfinite(float(norm)):  # before it reaches the weights
+                raise TrainingError(
+                    f"the {stage.name}'s gradient is not finite at step {progressed.step}: "
+                    "lower --learning-rate; the state saved last is kept"
+                )
             fabric_optimizer.step()
             fabric_optimizer.zero_grad()
             # Every process goes by the first one's clock, or they would stop at different steps.
@@ -160,11 +172,6 @@ def train_stage(
                     k: float(cast(Tensor, fabric.all_reduce(v.detach())))
                     for k, v in numbers.items()
                 }
-                if not math.isfinite(means["loss"]):
-                    raise TrainingError(
-                        f"the {stage.name}'s loss is not finite at step {progressed.step}: "
-                        "lower --learning-rate; the state saved last is kept"
-                    )
                 curves.write(progressed, {**means, "learning_rate": rate})
                 curves.show(progressed.share(recipe, timing), progressed, means["loss"])
             stop = fabric.broadcast(interruption.asked) or (
@@ -173,7 +180,7 @@ def train_stage(
             last = stop or progressed.share(recipe, timing) >= 1
             if main_process and (last or elapsed - saved > 60 * timing.save_minutes):
                 saved = elapsed
-                save_state(state_path, stage.module, optimizer, progressed)
+                save_state(state_path, stage.module, optimizer, progressed, stage.inputs)
             if main_process and (
                 (last and not interruption.asked)
                 or elapsed - validated > 60 * timing.validate_minutes
@@ -191,7 +198,7 @@ def train_stage(
 
 
 def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
-    """AdamW; matrices decay, gains, biases and embeddings of position don't."""
+    """AdamW; what has two dimensions or more decays, biases don't."""
     matrices = [p for p in module.parameters() if p.ndim >= 2]
     others = [p for p in module.parameters() if p.ndim < 2]
     return torch.optim.AdamW(
@@ -205,7 +212,11 @@ def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
 
 
 def save_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progressed: Progressed
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progressed: Progressed,
+    inputs: str = "",
 ) -> None:
     """Write weights, optimiser and progress as one file, whole or not at all."""
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
@@ -214,8 +225,9 @@ def save_state(
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
+    metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
     try:
-        save_file(tensors, unfinished, metadata={"progress": json.dumps(vars(progressed))})
+        save_file(tensors, unfinished, metadata=metadata)
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
@@ -226,18 +238,27 @@ def save_state(
 
 
 def load_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    inputs: str = "",
 ) -> Progressed:
     """Load what `save_state` wrote; nothing where there is nothing.
 
     Raises:
-        TrainingError: the file is damaged or holds another model.
+        TrainingError: the file is damaged, holds another model, or learned other inputs.
     """
     if not path.exists():
         return Progressed()
     try:
         with safe_open(path, "pt") as file:
-            progressed = Progressed(**json.loads(file.metadata()["progress"]))
+            metadata = file.metadata()
+            if metadata["inputs"] != inputs:
+                raise TrainingError(
+                    f"{path} learned the codes of another tokenizer: remove it to train the "
+                    "prior again, or choose another --out"
+                )
+            progressed = Progressed(**json.loads(metadata["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         module.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -249,6 +270,8 @@ def load_state(
                     _, index, entry = name.split(".")
                     state.setdefault(int(index), {})[entry] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except TrainingError:
+        raise
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} is damaged or of another model ({str(error)[:200]}): choose another --out, "

@@ -1,5 +1,6 @@
 """The VQ-VAE: encoder, codebooks, decoder (VideoGPT Sec. 3), each frame by itself."""
 
+import hashlib
 from typing import NamedTuple
 
 import torch
@@ -115,6 +116,13 @@ class VQVAE(nn.Module):
     def decode(self, codes: Int[Tensor, "F h w q"]) -> Float[Tensor, "F C H W"]:
         vectors = [F.embedding(codes[..., q], book.vectors) for q, book in self._books()]
         return self.decoder(torch.cat(vectors, -1).permute(0, 3, 1, 2))
+
+    def digest(self) -> str:
+        """sha256 of the weights and codes, as hex."""
+        digest = hashlib.sha256()
+        for tensor in self.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _quantise(
         self, latents: Float[Tensor, "F D h w"]
