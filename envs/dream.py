@@ -41,7 +41,6 @@ class DreamState:
     frame: np.ndarray
     num_steps: int
     rng_state: Mapping[str, Any]
-    start: int | None
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
@@ -143,7 +142,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         frames, actions, variables = (torch.from_numpy(a)[None].to(self.device) for a in moment)
         self._dream = self.model.start(frames, actions, variables)
         self._frame = self.model.decode(self._dream.codes)[0].cpu().numpy()
-        self._start, self._num_steps, self._over = start, 0, False
+        self._num_steps, self._over = 0, False
         self._show()
         info = self._info()
         if start is not None:
@@ -155,7 +154,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         if self._dream is None or self._over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        actions = torch.as_tensor(np.asarray(action))[None].to(self.device)
+        stored = np.asarray(action, self.model.config.actions.dtype)
+        actions = torch.as_tensor(stored)[None].to(self.device)
         uniforms = self.np_random.random((1, self.model.num_uniforms), np.float32)
         step, self._dream = self.model.step(
             self._dream, actions, torch.from_numpy(uniforms).to(self.device), self.sampling
@@ -182,7 +182,6 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             self._frame.copy(),
             self._num_steps,
             self.np_random.bit_generator.state,
-            self._start,
         )
 
     def set_state(self, state: DreamState) -> tuple[np.ndarray, dict[str, Any]]:
@@ -194,7 +193,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """
         self._dream = state.dream.clone()
         self._frame = state.frame.copy()
-        self._num_steps, self._start, self._over = state.num_steps, state.start, False
+        self._num_steps, self._over = state.num_steps, False
         self.np_random.bit_generator.state = state.rng_state
         self._show()
         return self._frame, self._info()

@@ -8,7 +8,6 @@ from worldmodel.data import (
     DataError,
     EpisodeReader,
     EpisodeWriter,
-    all_frames,
 )
 
 
@@ -83,10 +82,3 @@ def test_a_split_without_a_long_enough_episode_is_refused(tmp_path):
     assert ClipSampler(reader, "train", 6).num_windows == 8
     with pytest.raises(DataError, match="the longest has 6"):
         ClipSampler(reader, "train", 7)
-
-
-def test_all_frames_gives_each_episode_once(reader):
-    given = dict(all_frames(reader, "train"))
-    assert list(given) == reader.split("train").tolist()
-    for i, frames in given.items():
-        np.testing.assert_array_equal(frames, reader.episode(i).frames)

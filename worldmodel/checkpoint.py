@@ -171,7 +171,8 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card: str, compact: bool) -> None:
-    """Write a checkpoint; a stop on the way leaves the old one usable.
+    """Write a checkpoint. A stop while it is written leaves the old one, a stop while the files
+    change places leaves none: never a mixture.
 
     Args:
         compact: for shipping: the prior's matrices as int8 with a scale for each row, the
@@ -192,7 +193,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card: str, compact:
     }
     (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (unfinished / "README.md").write_text(card)
-    # The config last: a folder without one is no checkpoint.
+    # A folder without a config is no checkpoint: it goes first and comes last.
+    (folder / "config.json").unlink(missing_ok=True)
     for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
         os.replace(unfinished / name, folder / name)
     unfinished.rmdir()

@@ -1,6 +1,6 @@
 """Episodes on disk: writing, reading, splits, and clips drawn from them."""
 
-from worldmodel.data.clips import Clips, ClipSampler, all_frames
+from worldmodel.data.clips import Clips, ClipSampler
 from worldmodel.data.episodes import DataError, DatasetInfo, Episode
 from worldmodel.data.reader import SPLITS, EpisodeReader, Split, split_of
 from worldmodel.data.writer import EpisodeWriter
@@ -15,6 +15,5 @@ __all__ = [
     "EpisodeReader",
     "EpisodeWriter",
     "Split",
-    "all_frames",
     "split_of",
 ]

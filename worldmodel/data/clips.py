@@ -151,12 +151,6 @@ class ClipSampler:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def all_frames(reader: EpisodeReader, split: Split) -> Iterator[tuple[int, np.ndarray]]:
-    """Each episode of a split: its position in the index, and its frames (T+1, H, W, C)."""
-    for i in _with_progress(reader.split(split), f"reading the {split} split"):
-        yield i, reader.frames(i)
-
-
 def _with_progress(episodes: np.ndarray, what: str) -> Iterator[int]:
     yield from track(
         episodes.tolist(), description=what, console=Console(stderr=True), transient=True
