@@ -213,7 +213,7 @@ def test_a_prior_never_meets_another_tokenizer(toy_data: Path, tmp_path: Path):
 def test_a_run_never_meets_other_data(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
     train(replace(options, max_minutes=1e-6))
-    other = write_toy_data(tmp_path / "other", num_episodes=20)
+    other = write_toy_data(tmp_path / "other", num_episodes=21)
     with pytest.raises(TrainingError, match="a run with other data than"):
         train(replace(options, data=other))
 
