@@ -18,6 +18,7 @@ that it learned:
 
 ```python
 import envs, gymnasium
+
 env = gymnasium.make("VideoGPTDream-v0", checkpoint="{name}")
 ```
 

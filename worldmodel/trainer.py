@@ -156,7 +156,7 @@ def train_stage(
             norm = fabric.clip_gradients(
                 module, fabric_optimizer, max_norm=1.0, error_if_nonfinite=False
             )
-            if not math.isfinite(float(norm)):  # before it reaches the weights
+            if not math.isfinite(float(cast(Tensor, norm))):  # before it reaches the weights
                 raise TrainingError(
                     f"the {stage.name}'s gradient is not finite at step {progressed.step}: "
                     "lower --learning-rate; the state saved last is kept"
