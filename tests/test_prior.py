@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.actions import ActionSpec
-from worldmodel.presets import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.prior import FrameGPT
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.presets import VQVAEConfig
+from worldmodel.configs import VQVAEConfig
 from worldmodel.vqvae import VQVAE
 from worldmodel.vqvae.codebook import DECAY, Codebook
 

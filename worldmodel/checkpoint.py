@@ -25,8 +25,8 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
 from worldmodel.actions import ActionSpec
+from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.model import WorldModel
-from worldmodel.presets import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"

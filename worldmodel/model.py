@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.configs import WorldModelConfig
 from worldmodel.frames import to_float, to_uint8
-from worldmodel.presets import WorldModelConfig
 from worldmodel.prior import FrameGPT
 from worldmodel.prior.frame_gpt import Memory
 from worldmodel.prior.sampling import Sampling

@@ -9,12 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldmodel.configs import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
-from worldmodel.presets import StageRecipe
 from worldmodel.prior.sampling import Sampling
 from worldmodel.trainer import console
 from worldmodel.vqvae import VQVAE

@@ -24,9 +24,10 @@ from worldmodel.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from worldmodel.configs import StageRecipe, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS, Preset, StageRecipe, WorldModelConfig
+from worldmodel.presets import PRESETS, Preset
 from worldmodel.stages import PriorStage, TokenizerStage
 from worldmodel.trainer import (
     Progressed,

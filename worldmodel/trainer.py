@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.presets import StageRecipe
+from worldmodel.configs import StageRecipe
 
 LOG_EVERY = 20  # steps
 console = Console(stderr=True)

@@ -16,6 +16,7 @@ from worldmodel.actions import ActionSpec
 
 FORMAT_VERSION = 1
 POLICY_NAME_BYTES = 64
+CLASS_VARIABLE = "class"
 
 
 class DataError(ValueError):
@@ -66,6 +67,8 @@ class DatasetInfo:
         variable_names: names of the V variables.
         fps: frames a second of the environment's own time.
         frame_skip: engine ticks an action lasts.
+        class_names: names of the data's classes, if they have any; an episode's class is the
+            value of its variable "class", a position in these names.
         policies: who acted, how well, with which settings; free-form JSON.
         versions: of the packages that recorded.
     """
@@ -77,6 +80,7 @@ class DatasetInfo:
     variable_names: tuple[str, ...]
     fps: float
     frame_skip: int
+    class_names: tuple[str, ...] = ()
     policies: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -86,6 +90,7 @@ class DatasetInfo:
             **asdict(self),
             "frame_shape": list(self.frame_shape),
             "variable_names": list(self.variable_names),
+            "class_names": list(self.class_names),
             "actions": self.actions.to_json(),
         }
 
@@ -109,6 +114,8 @@ class DatasetInfo:
                 variable_names=tuple(str(name) for name in data["variable_names"]),
                 fps=float(data["fps"]),
                 frame_skip=int(data["frame_skip"]),
+                # Sets recorded before there were classes don't have the entry.
+                class_names=tuple(str(name) for name in data.get("class_names", ())),
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )
@@ -118,6 +125,8 @@ class DatasetInfo:
             raise DataError(str(error)) from None
         if min(info.frame_shape) < 1:
             raise DataError(f"frame_shape {info.frame_shape} has a size below 1")
+        if info.class_names and CLASS_VARIABLE not in info.variable_names:
+            raise DataError(f"it names classes but no variable {CLASS_VARIABLE!r}")
         return info
 
     def differences(self, other: "DatasetInfo") -> list[str]:
@@ -130,6 +139,7 @@ class DatasetInfo:
             "variable_names",
             "fps",
             "frame_skip",
+            "class_names",
         )
         # Compared as JSON: a tuple that was once written comes back as a list.
         mine = json.loads(json.dumps(self.to_json()))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.presets import FrameGPTConfig, WorldModelConfig
+from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
 from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, turn

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.presets import VQVAEConfig
+from worldmodel.configs import VQVAEConfig
 from worldmodel.vqvae.codebook import Codebook
 from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
 

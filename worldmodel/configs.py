@@ -1,0 +1,265 @@
+"""Sizes of models and recipes of training, as frozen dataclasses."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from worldmodel.actions import ActionSpec
+
+LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
+
+
+def _check_sizes(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless every number is positive and not absurd."""
+    for name, value in vars(config).items():
+        if isinstance(value, str):
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or not 0 <= number <= LARGEST_SIZE:
+                raise ValueError(f"{name} must be from 0 to {LARGEST_SIZE}, not {number!r}")
+            if number == 0 and name not in may_be_zero:
+                raise ValueError(f"{name} must not be 0")
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Sizes of the tokenizer of single frames, for dreams.
+
+    Attributes:
+        frame_shape: (H, W, C) of a frame.
+        downsampling: pixels to one token along each side; a power of two.
+        hidden_units: channels on the latent grid; halved at each doubling of the resolution.
+        residual_units: channels inside a residual block.
+        residual_layers: residual blocks in the encoder, and again in the decoder.
+        attention_heads: of the axial attention in each residual block; 0: no attention.
+        num_codes: K, vectors in a codebook.
+        code_dim: length of a code's vector.
+        num_codebooks: q, codes at each grid position.
+        commitment: beta, the weight of the commitment loss.
+    """
+
+    frame_shape: tuple[int, int, int] = (64, 64, 3)
+    downsampling: int = 8
+    hidden_units: int = 192
+    residual_units: int = 128
+    residual_layers: int = 4
+    attention_heads: int = 0
+    num_codes: int = 256
+    code_dim: int = 64
+    num_codebooks: int = 1
+    commitment: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, may_be_zero=("attention_heads", "commitment"))
+        height, width, _ = self.frame_shape
+        if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
+            raise ValueError(f"downsampling must be a power of two, not {self.downsampling}")
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(
+                f"frames of {height}x{width} can't be cut into tokens of "
+                f"{self.downsampling}x{self.downsampling} pixels"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after each halving of the resolution, from the pixels down to the grid."""
+        num_halvings = self.downsampling.bit_length() - 1
+        return tuple(self.hidden_units >> (num_halvings - 1 - i) for i in range(num_halvings))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the tokens of a frame."""
+        return (
+            self.frame_shape[0] // self.downsampling,
+            self.frame_shape[1] // self.downsampling,
+        )
+
+
+@dataclass(frozen=True)
+class FrameGPTConfig:
+    """Sizes of the prior that dreams.
+
+    Attributes:
+        width: D of the backbone.
+        layers, heads: of the backbone.
+        merge: the backbone sees blocks of merge x merge tokens as one position.
+        window: frames that a frame can look back on, itself included.
+        head_width, head_layers, head_heads: of the head that draws a frame's tokens.
+        num_bins: most values that a predicted reward or change of a variable can take.
+    """
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    merge: int = 2
+    window: int = 12
+    head_width: int = 256
+    head_layers: int = 1
+    head_heads: int = 4
+    num_bins: int = 32
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        if self.width % (8 * self.heads):
+            raise ValueError(
+                f"a width of {self.width} can't be shared by {self.heads} heads of a size "
+                "divisible by 8, which rotary positions need"
+            )
+        if self.head_width % self.head_heads:
+            raise ValueError(
+                f"a head_width of {self.head_width} can't be shared by {self.head_heads} heads"
+            )
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A tokenizer, a prior, and the world that they model."""
+
+    actions: ActionSpec
+    variable_names: tuple[str, ...]
+    tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
+    prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
+
+
+@dataclass(frozen=True)
+class VideoVQVAEConfig:
+    """Sizes of the VQ-VAE as published, for whole clips (VideoGPT Table 8).
+
+    Attributes:
+        clip_shape: (T, H, W, C) of a clip.
+        downsampling: pixels to one latent along time, height and width; powers of two.
+        hidden_units: channels on the latent grid and between the strided convolutions.
+        residual_units: channels inside a residual block.
+        residual_layers: residual blocks in the encoder, and again in the decoder.
+        attention_heads: of the axial attention in each residual block; 0: no attention.
+        num_codes: K, vectors in a codebook.
+        code_dim: length of a code's vector.
+        num_codebooks: q, codes at each grid position.
+        commitment: beta, the weight of the commitment loss.
+    """
+
+    clip_shape: tuple[int, int, int, int] = (16, 64, 64, 3)
+    downsampling: tuple[int, int, int] = (2, 2, 2)
+    hidden_units: int = 240
+    residual_units: int = 128
+    residual_layers: int = 4
+    attention_heads: int = 2
+    num_codes: int = 1024
+    code_dim: int = 256
+    num_codebooks: int = 1
+    commitment: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, may_be_zero=("attention_heads", "commitment"))
+        for size, stride in zip(self.clip_shape, self.downsampling, strict=False):
+            if stride & (stride - 1) or size % stride:
+                raise ValueError(
+                    f"downsampling must be powers of two that divide the clip's "
+                    f"{self.clip_shape[:3]}, not {self.downsampling}"
+                )
+        if max(self.downsampling) == 1:
+            raise ValueError("downsampling must be above 1 along one axis at least")
+        if self.attention_heads and self.hidden_units % self.attention_heads:
+            raise ValueError(
+                f"hidden_units of {self.hidden_units} can't be shared by "
+                f"{self.attention_heads} attention_heads"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(t, h, w) of the latents."""
+        (frames, height, width, _), (t, h, w) = self.clip_shape, self.downsampling
+        return (frames // t, height // h, width // w)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(t, h, w, q) of a clip's codes."""
+        return (*self.grid, self.num_codebooks)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of the prior as published, over all codes of a clip (VideoGPT Table 9).
+
+    Attributes:
+        width: D of the transformer.
+        feedforward: hidden units of each feed-forward block.
+        layers, heads: of the transformer.
+        dropout: after each attention and feed-forward block, in training.
+        attention: "dense": every code sees all before it; "sparse": strided and local across
+            space-time (VideoGPT Sec. 4.1).
+        num_actions: actions of a clip that condition the norms, as one flat vector; 0: none.
+        on_class: whether the clip's class conditions the norms.
+        given_frames: first frames of the clip that condition by cross-attention; 0: none.
+        resnet_depth, resnet_units: of the 3D ResNet over given frames, 18 or 34 layers deep.
+    """
+
+    width: int = 512
+    feedforward: int = 2048
+    layers: int = 16
+    heads: int = 4
+    dropout: float = 0.2
+    attention: Literal["dense", "sparse"] = "sparse"
+    num_actions: int = 0
+    on_class: bool = False
+    given_frames: int = 0
+    resnet_depth: int = 34
+    resnet_units: int = 512
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, may_be_zero=("dropout", "num_actions", "on_class", "given_frames"))
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} can't be shared by {self.heads} heads")
+        if self.attention not in ("dense", "sparse"):
+            raise ValueError(f"attention must be dense or sparse, not {self.attention!r}")
+        if self.dropout >= 1:
+            raise ValueError(f"dropout must be below 1, not {self.dropout}")
+        if self.given_frames and self.resnet_depth not in (18, 34):
+            raise ValueError(f"resnet_depth must be 18 or 34, not {self.resnet_depth}")
+
+
+@dataclass(frozen=True)
+class VideoGPTConfig:
+    """VideoGPT as published: a tokenizer of clips, a prior over their codes, and the data's
+    actions and classes.
+
+    Attributes:
+        actions: the data's action space.
+        class_names: the data's classes; empty where there are none.
+    """
+
+    tokenizer: VideoVQVAEConfig
+    prior: GPTConfig
+    actions: ActionSpec
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prior.on_class and not self.class_names:
+            raise ValueError("the prior is conditioned on classes, but the data have none")
+        if max(self.prior.given_frames, self.prior.num_actions) > self.tokenizer.clip_shape[0]:
+            raise ValueError("more frames or actions are given than a clip has")
+
+    @property
+    def condition_size(self) -> int:
+        """Length of the vector that conditions the norms; 0: they are plain."""
+        num_classes = len(self.class_names) if self.prior.on_class else 0
+        return self.prior.num_actions * self.actions.vector_size + num_classes
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """How to train one stage.
+
+    Attributes:
+        steps: optimiser steps of the whole schedule.
+        batch_size: clips a step over all processes; frames a clip in `num_frames`.
+        learning_rate: peak; it rises over `warmup` steps, then falls along a cosine to zero.
+        corruption: most of the past tokens that are replaced at random (prior only).
+    """
+
+    steps: int
+    batch_size: int
+    num_frames: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 0.0
+    corruption: float = 0.0

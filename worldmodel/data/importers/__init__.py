@@ -1,0 +1,1 @@
+"""Data sets of others, made into episodes: one module a format."""

@@ -1,0 +1,126 @@
+"""What all importers share: ids by official split, going on after a stop, progress."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data.episodes import DatasetInfo, Episode
+from worldmodel.data.reader import split_of
+from worldmodel.data.writer import EpisodeWriter
+
+# Of videos that nobody steered.
+NO_ACTION = ActionSpec("discrete", (1,), meanings=("none",))
+OfficialSplit = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one recorded sequence holds; T actions lie between its T+1 frames.
+
+    Attributes:
+        frames: uint8 (T+1, H, W, C), T at least 1.
+        actions: (T, *shape) of the data set's action space; None: nobody steered.
+        variables: float32 (T+1, V); None: there are none.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray | None = None
+    variables: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One sequence that an importer has found.
+
+    Attributes:
+        split: the official one; None: by hash. Official training sequences are shared out
+            among training and validation.
+        origin: where it comes from, stored as the episode's policy; at most 64 bytes.
+        read: gives the sequence; called only if it isn't stored yet.
+    """
+
+    split: OfficialSplit | None
+    origin: str
+    read: Callable[[], Recording]
+
+
+def import_sources(
+    out: Path, info: DatasetInfo, sources: Iterable[Source], *, total: int | None
+) -> int:
+    """Store all sources as episodes in `out`; goes on where it was stopped.
+
+    The order of the sources decides their ids, so it must be the same in every call.
+
+    Args:
+        total: how many there are, for the progress bar; None: not known.
+
+    Returns:
+        How many episodes the data set holds now.
+
+    Raises:
+        DataError: `out` holds another data set, a source is damaged, or the disk is full.
+            Episodes stored before are kept.
+    """
+    ids = {split: _ids_of(split) for split in (None, "train", "test")}
+    with EpisodeWriter(out, info) as writer, _progress() as bar:
+        task = bar.add_task("importing", total=total)
+        for source in sources:
+            episode_id = next(ids[source.split])
+            if episode_id not in writer.done:
+                writer.append(_episode(episode_id, source, info))
+            bar.advance(task)
+        return len(writer.done)
+
+
+def _ids_of(split: OfficialSplit | None) -> Iterator[int]:
+    """Ids whose hash puts them where they belong: a split needs no table of its own."""
+    episode_id = 0
+    while True:
+        if split is None or (split_of(episode_id) == "test") == (split == "test"):
+            yield episode_id
+        episode_id += 1
+
+
+def _episode(episode_id: int, source: Source, info: DatasetInfo) -> Episode:
+    recording = source.read()
+    num_actions = len(recording.frames) - 1
+    actions, variables = recording.actions, recording.variables
+    if actions is None:
+        actions = np.zeros((num_actions, *info.actions.shape), info.actions.dtype)
+    if variables is None:
+        variables = np.zeros((num_actions + 1, 0), np.float32)
+    return Episode(
+        episode_id=episode_id,
+        seed=episode_id,
+        policy=source.origin,
+        frames=recording.frames,
+        action=actions,
+        reward=np.zeros(num_actions, np.float32),
+        terminated=np.zeros(num_actions, bool),
+        truncated=np.zeros(num_actions, bool),
+        variables=variables,
+    )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
