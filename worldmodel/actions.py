@@ -99,3 +99,7 @@ class ActionSpec:
             high=tuple(float(x) for x in data["high"]),
             meanings=tuple(str(m) for m in data["meanings"]),
         )
+
+
+# Of videos that nobody steered.
+NO_ACTION = ActionSpec("discrete", (1,), meanings=("none",))

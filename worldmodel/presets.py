@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from worldmodel.actions import NO_ACTION, ActionSpec
 from worldmodel.configs import (
     FrameGPTConfig,
     GPTConfig,
@@ -20,10 +21,15 @@ class Preset:
     prior: FrameGPTConfig
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
+    actions: ActionSpec  # of the data meant; a run takes its data's own
+    variable_names: tuple[str, ...]
 
 
+_HGS_ACTIONS = ActionSpec("discrete", (4,), meanings=("noop", "left", "right", "forward"))
 _DREAM_DOOM = Preset(
     data="data/doom-hgs",
+    actions=_HGS_ACTIONS,
+    variable_names=("health", "pickups"),
     tokenizer=VQVAEConfig(),
     prior=FrameGPTConfig(),
     tokenizer_recipe=StageRecipe(
@@ -74,6 +80,7 @@ class PublishedPreset:
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
     source: str
+    actions: ActionSpec = NO_ACTION  # of the data meant; a run takes its data's own
 
 
 def _recipes(
@@ -96,6 +103,7 @@ _BAIR = PublishedPreset(
     # 64 = 16 actions of 4 numbers. The 16th leads out of the clip and is always zero here.
     prior=GPTConfig(num_actions=16, given_frames=1),
     **_recipes(tokenizer_steps=100_000, prior_steps=150_000),
+    actions=ActionSpec("box", low=(-0.1, -0.1, -4, -4), high=(0.1, 0.1, 4, 4)),
     source='Tables 8 and 9, "BAIR / RoboNet"; one given frame as in Sec. 4.3 and Fig. 6',
 )
 _VIZDOOM_HGS = PublishedPreset(
@@ -103,6 +111,7 @@ _VIZDOOM_HGS = PublishedPreset(
     tokenizer=VideoVQVAEConfig(),
     prior=GPTConfig(num_actions=15),  # 60 = 15 actions, one of 4 each
     **_recipes(tokenizer_steps=100_000, prior_steps=150_000),
+    actions=_HGS_ACTIONS,
     source='Tables 8 and 9, "ViZDoom"; 60 = 15 x 4 (HGS)',
 )
 _UCF101 = PublishedPreset(
@@ -143,6 +152,7 @@ PUBLISHED: dict[str, PublishedPreset] = {
     "vizdoom-battle2": replace(
         _VIZDOOM_HGS,
         data="data/doom-battle2",
+        actions=ActionSpec("multi_discrete", (3, 3, 2, 2, 11)),
         source='Tables 8 and 9, "ViZDoom"; 315 = 15 x 21 (Battle2)',
     ),
     "ucf101": _UCF101,
@@ -175,6 +185,7 @@ PUBLISHED: dict[str, PublishedPreset] = {
         prior_recipe=StageRecipe(
             steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2
         ),
+        actions=_HGS_ACTIONS,
         source="made up",
     ),
 }

@@ -16,13 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DatasetInfo, Episode
 from worldmodel.data.reader import split_of
 from worldmodel.data.writer import EpisodeWriter
 
-# Of videos that nobody steered.
-NO_ACTION = ActionSpec("discrete", (1,), meanings=("none",))
 OfficialSplit = Literal["train", "test"]
 
 
