@@ -1,4 +1,6 @@
-"""A codebook learned by moving averages (VideoGPT Sec. 2.1, 4.1; Jukebox's random restarts)."""
+"""Codebooks learned by moving averages (VideoGPT Sec. 2.1, 4.1; Jukebox's random restarts)."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 
 DECAY = 0.99
 RESTART_BELOW = 1.0  # vectors a batch, as a moving average
+LARGEST_CHUNK = 2**24  # distances held at once: 64 MiB, where a batch of clips has 2**30
 
 
 class Codebook(nn.Module):
@@ -55,7 +58,9 @@ class Codebook(nn.Module):
         # |x - v|^2 without |x|^2, which doesn't change the minimum. Never in bf16, which can't
         # tell near codes apart.
         with torch.autocast(x.device.type, enabled=False):
-            return (self.vectors.square().sum(1) - 2 * x.float() @ self.vectors.T).argmin(1)
+            squares = self.vectors.square().sum(1)
+            chunks = x.float().split(max(1, LARGEST_CHUNK // len(squares)))
+            return torch.cat([(squares - 2 * c @ self.vectors.T).argmin(1) for c in chunks])
 
     @torch.no_grad()
     def _update(self, x: Tensor, codes: Tensor) -> None:
@@ -88,3 +93,49 @@ class Codebook(nn.Module):
         self.vectors[which] = x[picks.to(x.device)]
         self.count[which] = RESTART_BELOW
         self.total[which] = self.vectors[which] * RESTART_BELOW
+
+
+class Codebooks(nn.ModuleList):
+    """q codebooks, each for a slice of its own of the channels (VideoGPT Table 7 and its text)."""
+
+    def forward(
+        self, latents: Float[Tensor, "B D *grid"]
+    ) -> tuple[Float[Tensor, "B D *grid"], Int[Tensor, "B *grid q"], Float[Tensor, ""]]:
+        """Quantise a grid; in training mode the codes move, as `Codebook` says.
+
+        Returns:
+            The nearest codes' vectors, the codes, and the mean commitment loss.
+        """
+        shape = latents.movedim(1, -1).shape[:-1]
+        quantised, codes, losses = [], [], []
+        for book, vectors in self._slices(latents):
+            nearest, indices, loss = book(vectors)
+            quantised.append(nearest.unflatten(0, shape))
+            codes.append(indices.unflatten(0, shape))
+            losses.append(loss)
+        commitment_loss = torch.stack(losses).mean()
+        return torch.cat(quantised, -1).movedim(-1, 1), torch.stack(codes, -1), commitment_loss
+
+    def nearest(self, latents: Float[Tensor, "B D *grid"]) -> Int[Tensor, "B *grid q"]:
+        """The codes that stand for a grid."""
+        codes = [book.nearest(vectors) for book, vectors in self._slices(latents)]
+        return torch.stack(codes, -1).unflatten(0, latents.movedim(1, -1).shape[:-1])
+
+    def look_up(self, codes: Int[Tensor, "B *grid q"]) -> Float[Tensor, "B D *grid"]:
+        """The vectors that codes stand for."""
+        vectors = [
+            F.embedding(indices, book.vectors)
+            for book, indices in zip(self._books(), codes.unbind(-1), strict=True)
+        ]
+        return torch.cat(vectors, -1).movedim(-1, 1)
+
+    def vectors(self) -> Float[Tensor, "q K E"]:
+        """A copy of every codebook's codes."""
+        return torch.stack([book.vectors for book in self._books()])
+
+    def _slices(self, latents: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
+        flat = latents.movedim(1, -1).flatten(0, -2)
+        return zip(self._books(), flat.chunk(len(self), -1), strict=True)
+
+    def _books(self) -> list[Codebook]:
+        return list(self)  # type: ignore[arg-type]

@@ -1,8 +1,11 @@
-"""Residual blocks of the encoder and decoder (VideoGPT Fig. 4), for one frame at a time."""
+"""Residual blocks of encoder and decoder (VideoGPT Fig. 4), over frames or whole clips."""
+
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class ChannelNorm(nn.Module):
@@ -12,57 +15,92 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(num_channels)
 
-    def forward(self, x: Float[Tensor, "F C h w"]) -> Float[Tensor, "F C h w"]:
+    def forward(self, x: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
         # Free of copies where x lies in memory with channels last.
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class AxialAttention(nn.Module):
-    """Self-attention along the rows plus self-attention along the columns of a grid."""
+    """Self-attention along each axis of a grid by itself, summed over the axes.
 
-    def __init__(self, num_channels: int, num_heads: int) -> None:
+    Args:
+        num_axes: 2: rows and columns; 3: time too.
+    """
+
+    def __init__(self, num_channels: int, num_heads: int, *, num_axes: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.queries_keys_values = nn.ModuleList(
-            nn.Linear(num_channels, 3 * num_channels, bias=False) for _ in range(2)
+            nn.Linear(num_channels, 3 * num_channels, bias=False) for _ in range(num_axes)
         )
-        self.outputs = nn.ModuleList(nn.Linear(num_channels, num_channels) for _ in range(2))
+        self.outputs = nn.ModuleList(nn.Linear(num_channels, num_channels) for _ in range(num_axes))
 
-    def forward(self, x: Float[Tensor, "F C h w"]) -> Float[Tensor, "F C h w"]:
-        rows = x.permute(0, 2, 3, 1)  # (F, h, w, C): attend along w
-        along_rows = self._attend(rows, axis=0)
-        along_columns = self._attend(rows.transpose(1, 2), axis=1).transpose(1, 2)
-        return (along_rows + along_columns).permute(0, 3, 1, 2)
+    def forward(
+        self, x: Float[Tensor, "B C *grid"], positions: Float[Tensor, "*grid C"] | None = None
+    ) -> Float[Tensor, "B C *grid"]:
+        """Attend.
 
-    def _attend(
-        self, x: Float[Tensor, "F lines length C"], axis: int
-    ) -> Float[Tensor, "F lines length C"]:
+        Args:
+            x: what attends and is attended to.
+            positions: added to x, if given; without them attention knows no order.
+        """
+        x = x.movedim(1, -1)
+        if positions is not None:
+            x = x + positions
+        y = self._attend(x, axis=0)
+        for axis in range(1, len(self.outputs)):
+            y = y + self._attend(x, axis)
+        return y.movedim(-1, 1)
+
+    def _attend(self, x: Tensor, axis: int) -> Tensor:
+        """Along the last axis of the grid (0), the one before it (1) or the first of three (2)."""
         heads = self.queries_keys_values[axis](x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = heads.permute(3, 0, 1, 4, 2, 5)  # (F, lines, nh, length, hs) each
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.outputs[axis](y.transpose(2, 3).flatten(-2))
+        lines = heads.movedim(-3, 0).transpose(-3 - axis, -3)  # (3, B, ..., length, nh, hs)
+        q, k, v = lines.transpose(-2, -3)
+        # Written out: on such short axes PyTorch's fused attention takes longer on a CPU, in bf16
+        # half as long again for the whole layer, and the weights are smaller than q, k and v.
+        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        y = (weights @ v).transpose(-2, -3).transpose(-3 - axis, -3)
+        return self.outputs[axis](y.flatten(-2))
 
 
 class ResidualBlock(nn.Module):
-    """norm, ReLU, 3x3; norm, ReLU, 1x1; and, with attention, norm, ReLU, axial attention."""
+    """norm, ReLU, conv 3; norm, ReLU, conv 1; and, with attention, norm, ReLU, axial attention.
 
-    def __init__(self, num_channels: int, residual_units: int, *, attention_heads: int) -> None:
+    Args:
+        num_axes: of the grid: 2 for frames, 3 for clips.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        residual_units: int,
+        *,
+        attention_heads: int,
+        num_axes: Literal[2, 3],
+    ) -> None:
         super().__init__()
+        convolution = CONVOLUTIONS[num_axes]
         layers: list[nn.Module] = [
             ChannelNorm(num_channels),
             nn.ReLU(),
-            nn.Conv2d(num_channels, residual_units, 3, padding=1, bias=False),
+            convolution(num_channels, residual_units, 3, padding=1, bias=False),
             ChannelNorm(residual_units),
             nn.ReLU(),
-            nn.Conv2d(residual_units, num_channels, 1, bias=False),
+            convolution(residual_units, num_channels, 1, bias=False),
         ]
         if attention_heads:
             layers += [
                 ChannelNorm(num_channels),
                 nn.ReLU(),
-                AxialAttention(num_channels, attention_heads),
+                AxialAttention(num_channels, attention_heads, num_axes=num_axes),
             ]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Float[Tensor, "F C h w"]) -> Float[Tensor, "F C h w"]:
-        return x + self.layers(x)
+    def forward(
+        self, x: Float[Tensor, "B C *grid"], positions: Float[Tensor, "*grid C"] | None = None
+    ) -> Float[Tensor, "B C *grid"]:
+        y = x
+        for layer in self.layers:
+            y = layer(y, positions) if isinstance(layer, AxialAttention) else layer(y)
+        return x + y

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs import VQVAEConfig
-from worldmodel.vqvae.codebook import Codebook
+from worldmodel.vqvae.codebook import Codebook, Codebooks
 from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
 
 
 class Tokenized(NamedTuple):
     """What one pass of the VQ-VAE gives; losses as in VideoGPT Sec. 2.1 and 4.1."""
 
-    reconstructions: Float[Tensor, "F C H W"]
-    codes: Int[Tensor, "F h w q"]
+    reconstructions: Float[Tensor, "B C *size"]  # (H, W) of frames, (T, H, W) of clips
+    codes: Int[Tensor, "B *grid q"]
     loss: Float[Tensor, ""]  # normalised MSE + commitment
     nmse: Float[Tensor, ""]
     commitment_loss: Float[Tensor, ""]
@@ -68,7 +68,10 @@ class Decoder(nn.Module):
 def _residual_blocks(config: VQVAEConfig) -> list[nn.Module]:
     blocks: list[nn.Module] = [
         ResidualBlock(
-            config.hidden_units, config.residual_units, attention_heads=config.attention_heads
+            config.hidden_units,
+            config.residual_units,
+            attention_heads=config.attention_heads,
+            num_axes=2,
         )
         for _ in range(config.residual_layers)
     ]
@@ -87,7 +90,7 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.codebooks = nn.ModuleList(
+        self.codebooks = Codebooks(
             Codebook(config.num_codes, config.code_dim) for _ in range(config.num_codebooks)
         )
         self.decoder = Decoder(config)
@@ -99,7 +102,7 @@ class VQVAE(nn.Module):
 
     def forward(self, frames: Float[Tensor, "F C H W"]) -> Tokenized:
         latents = self.encoder(frames.contiguous(memory_format=torch.channels_last))
-        quantised, codes, commitment_loss = self._quantise(latents)
+        quantised, codes, commitment_loss = self.codebooks(latents)
         reconstructions = self.decoder(quantised)
         nmse = F.mse_loss(reconstructions, frames) / self.data_variance
         loss = nmse + self.config.commitment * commitment_loss
@@ -108,34 +111,20 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Float[Tensor, "F C H W"]) -> Int[Tensor, "F h w q"]:
         latents = self.encoder(frames.contiguous(memory_format=torch.channels_last))
-        flat = latents.permute(0, 2, 3, 1).unflatten(-1, (self.config.num_codebooks, -1))
-        codes = [book.nearest(flat[..., q, :].flatten(0, 2)) for q, book in self._books()]
-        return torch.stack(codes, -1).unflatten(0, flat.shape[:3])
+        return self.codebooks.nearest(latents)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "F h w q"]) -> Float[Tensor, "F C H W"]:
-        vectors = [F.embedding(codes[..., q], book.vectors) for q, book in self._books()]
-        return self.decoder(torch.cat(vectors, -1).permute(0, 3, 1, 2))
+        return self.decoder(self.codebooks.look_up(codes))
 
     def digest(self) -> str:
         """sha256 of the weights and codes, as hex."""
-        digest = hashlib.sha256()
-        for tensor in self.state_dict().values():
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self)
 
-    def _quantise(
-        self, latents: Float[Tensor, "F D h w"]
-    ) -> tuple[Float[Tensor, "F D h w"], Int[Tensor, "F h w q"], Float[Tensor, ""]]:
-        flat = latents.permute(0, 2, 3, 1).unflatten(-1, (self.config.num_codebooks, -1))
-        quantised, codes, losses = [], [], []
-        for q, book in self._books():
-            vectors, indices, loss = book(flat[..., q, :].flatten(0, 2))
-            quantised.append(vectors.unflatten(0, flat.shape[:3]))
-            codes.append(indices.unflatten(0, flat.shape[:3]))
-            losses.append(loss)
-        commitment_loss = torch.stack(losses).mean()
-        return torch.cat(quantised, -1).permute(0, 3, 1, 2), torch.stack(codes, -1), commitment_loss
 
-    def _books(self) -> list[tuple[int, Codebook]]:
-        return [(q, book) for q, book in enumerate(self.codebooks)]  # type: ignore[misc]
+def digest_of(module: nn.Module) -> str:
+    """sha256 of everything that a module's state holds, as hex."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
