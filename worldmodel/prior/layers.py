@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 # (queries, keys, values), (..., heads, positions, head size) each -> the same shape as queries
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# The gain and the bias of a norm: (D,) each of a plain one, (*batch, 1, D) of a conditional one.
+Affine = tuple[Tensor, Tensor]
 
 
 class ConditionalNorm(nn.Module):
@@ -30,8 +32,20 @@ class ConditionalNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch P D"], condition: Float[Tensor, "*batch A"]
     ) -> Float[Tensor, "*batch P D"]:
+        return normalise(x, self.affine(condition))
+
+    def affine(self, condition: Float[Tensor, "*batch A"]) -> Affine:
+        """The gain and the bias, (*batch, 1, D) each: of use while the condition stays."""
         gain, bias = self.gain_and_bias(condition).unsqueeze(-2).chunk(2, -1)
-        return torch.addcmul(bias, F.layer_norm(x, (self.width,)), gain)
+        return gain, bias
+
+
+def normalise(x: Float[Tensor, "*batch P D"], affine: Affine) -> Float[Tensor, "*batch P D"]:
+    """Zero mean and unit variance along D, then the gain and the bias."""
+    gain, bias = affine
+    if gain.ndim == 1:
+        return F.layer_norm(x, gain.shape, gain, bias)
+    return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
 
 
 class Block(nn.Module):

@@ -1,0 +1,301 @@
+"""Causal attention over all tokens of a clip: dense, or strided and local (VideoGPT Sec. 4.1).
+
+Tokens lie in raster order: frames, rows, columns, codebooks. A row is the w q tokens of one
+(frame, row). Sparse attention lets a token see the last blocks of tokens and, of the frames
+before, its own row: some 270 of 8,192 keys at a latent size of 8 x 32 x 32. No mask of N x N
+is ever made.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 32  # tokens, in raster order (facts of the original: block 32, 4 local blocks)
+LOCAL_BLOCKS = 4  # that a token sees: its own and those before
+QUERIES_A_CHUNK = 64  # of one row, at most: its keys are gathered together
+FLEX_BLOCK = 128
+
+LatentShape = tuple[int, int, int, int]  # (t, h, w, q)
+
+
+def dense_attention(
+    q: Float[Tensor, "B nh P hs"], k: Float[Tensor, "B nh P hs"], v: Float[Tensor, "B nh P hs"]
+) -> Float[Tensor, "B nh P hs"]:
+    """Every token sees itself and all before it."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def sparse_attention(
+    q: Float[Tensor, "B nh P hs"],
+    k: Float[Tensor, "B nh P hs"],
+    v: Float[Tensor, "B nh P hs"],
+    latent_shape: LatentShape,
+) -> Float[Tensor, "B nh P hs"]:
+    """Every token sees what `visible` says, by the fastest way that the device has.
+
+    The P tokens are those of the clip's first frames, or of all. FlexAttention has no backward
+    pass on a CPU (torch 2.13), where keys are gathered instead.
+    """
+    if q.device.type == "cuda":
+        return flex_sparse_attention(q, k, v, latent_shape)
+    return gathered_sparse_attention(q, k, v, latent_shape)
+
+
+def visible(query: Tensor, key: Tensor, latent_shape: LatentShape) -> Tensor:
+    """Whether token `query` sees token `key`; indices that broadcast."""
+    _, rows, columns, books = latent_shape
+    row_size = columns * books
+    local = (key <= query) & _is_near(query, key)
+    same_row = query // row_size % rows == key // row_size % rows
+    frame_size = rows * row_size
+    return local | (same_row & (key // frame_size < query // frame_size))
+
+
+def _is_near(query: Tensor, key: Tensor) -> Tensor:
+    return query // BLOCK - key // BLOCK < LOCAL_BLOCKS
+
+
+def visible_keys(
+    query: int, latent_shape: LatentShape, device: torch.device
+) -> Int[Tensor, " keys"]:
+    """The tokens that token `query` sees, in rising order.
+
+    Takes some 20 us: once a token, not once a layer.
+    """
+    _, rows, columns, books = latent_shape
+    row_size = columns * books
+    frame_size = rows * row_size
+    local_begin = max(0, (query // BLOCK - LOCAL_BLOCKS + 1) * BLOCK)
+    row_begin = query % frame_size // row_size * row_size
+    parts = []
+    for frame_begin in range(0, query // frame_size * frame_size, frame_size):
+        begin = frame_begin + row_begin
+        end = min(begin + row_size, local_begin)
+        if begin < end:
+            parts.append(torch.arange(begin, end, device=device))
+    return torch.cat([*parts, torch.arange(local_begin, query + 1, device=device)])
+
+
+class _Chunk(NamedTuple):
+    """Queries `begin` to `end` of every row of one frame, and the keys gathered for each row.
+
+    Attributes:
+        frame, begin, end: which queries.
+        local: the tokens that may be near.
+        seen: whether each query sees each token of its row in the frames before, then each of
+            `local`. What is both is seen once, as near.
+    """
+
+    frame: int
+    begin: int
+    end: int
+    local: Int[Tensor, "h near"]
+    seen: Bool[Tensor, "h 1 queries keys"]
+
+
+@lru_cache(maxsize=8)
+def _chunks(latent_shape: LatentShape, device: torch.device) -> tuple[_Chunk, ...]:
+    frames, _, columns, books = latent_shape
+    pieces = -(-columns * books // QUERIES_A_CHUNK)
+    cuts = [round(i * columns * books / pieces) for i in range(pieces + 1)]
+    # Kept for later calls, which may train: none of it must be an inference tensor.
+    with torch.inference_mode(False):
+        return tuple(
+            _chunk(latent_shape, frame, begin, end, device)
+            for frame in range(frames)
+            for begin, end in pairwise(cuts)
+        )
+
+
+def _chunk(
+    latent_shape: LatentShape, frame: int, begin: int, end: int, device: torch.device
+) -> _Chunk:
+    frames, rows, columns, books = latent_shape
+    tokens = torch.arange(frames * rows * columns * books, device=device)
+    grid = tokens.view(frames, rows, columns * books)
+    queries = grid[frame, :, begin:end]
+    local_begin = ((queries[:, 0] // BLOCK - LOCAL_BLOCKS + 1) * BLOCK).clamp(min=0)
+    num_local = int((queries[:, -1] + 1 - local_begin).max())
+    local = local_begin[:, None] + torch.arange(num_local, device=device)
+    earlier = grid[:frame].transpose(0, 1).flatten(1)  # the same row in the frames before
+    queries = queries[:, :, None]
+    seen = torch.cat(
+        [
+            ~_is_near(queries, earlier[:, None]),
+            (local[:, None] <= queries) & _is_near(queries, local[:, None]),
+        ],
+        -1,
+    )
+    # Past a row's own queries nothing is seen, and past the last token there is nothing.
+    return _Chunk(frame, begin, end, local.clamp(max=int(queries.max())), seen[:, None])
+
+
+def gathered_sparse_attention(
+    q: Float[Tensor, "B nh P hs"],
+    k: Float[Tensor, "B nh P hs"],
+    v: Float[Tensor, "B nh P hs"],
+    latent_shape: LatentShape,
+) -> Float[Tensor, "B nh P hs"]:
+    """Sparse attention by `scaled_dot_product_attention` over gathered keys, a frame at a time.
+
+    Only the arguments are kept for the backward pass; keys are gathered again there.
+    """
+    return cast(Tensor, _Gathered.apply(q, k, v, latent_shape))
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, latent_shape: LatentShape) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.latent_shape = latent_shape
+        y = torch.empty_like(q)
+        for chunk in _chunks_of(q, latent_shape):
+            attended = _attend(
+                _queries(q, chunk, latent_shape),
+                _gather(k, chunk, latent_shape),
+                _gather(v, chunk, latent_shape),
+                chunk.seen,
+            )
+            _queries(y, chunk, latent_shape).copy_(attended)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v = ctx.saved_tensors
+        shape = ctx.latent_shape
+        grad_q = torch.empty_like(q)
+        # A key's gradient is the sum over all chunks that see it.
+        precise = torch.promote_types(k.dtype, torch.float32)
+        grad_k, grad_v = (torch.zeros_like(x, dtype=precise) for x in (k, v))
+        for chunk in _chunks_of(q, shape):
+            queries = _queries(q, chunk, shape).detach().requires_grad_()
+            keys, values = (_gather(x, chunk, shape).detach().requires_grad_() for x in (k, v))
+            with torch.enable_grad():
+                attended = _attend(queries, keys, values, chunk.seen)
+            grads = torch.autograd.grad(
+                attended, (queries, keys, values), _queries(grad_y, chunk, shape)
+            )
+            _queries(grad_q, chunk, shape).copy_(grads[0])
+            _scatter_add(grad_k, grads[1], chunk, shape)
+            _scatter_add(grad_v, grads[2], chunk, shape)
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
+
+
+def _chunks_of(q: Tensor, latent_shape: LatentShape) -> Iterator[_Chunk]:
+    frames, rows, columns, books = latent_shape
+    num_frames, rest = divmod(q.shape[-2], rows * columns * books)
+    if rest or not 0 < num_frames <= frames:
+        raise ValueError(
+            f"sparse attention over a latent size of {latent_shape} takes whole frames, "
+            f"not {q.shape[-2]} tokens"
+        )
+    return (c for c in _chunks(latent_shape, q.device) if c.frame < num_frames)
+
+
+def _on_grid(x: Tensor, latent_shape: LatentShape) -> Float[Tensor, "B nh t h row hs"]:
+    return x.unflatten(-2, (-1, latent_shape[1], latent_shape[2] * latent_shape[3]))
+
+
+def _queries(
+    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
+) -> Float[Tensor, "B nh h queries hs"]:
+    """A view."""
+    return _on_grid(x, latent_shape)[:, :, chunk.frame, :, chunk.begin : chunk.end]
+
+
+def _gather(x: Tensor, chunk: _Chunk, latent_shape: LatentShape) -> Float[Tensor, "B nh h keys hs"]:
+    earlier = _on_grid(x, latent_shape)[:, :, : chunk.frame].transpose(2, 3).flatten(3, 4)
+    local = x.index_select(2, chunk.local.flatten()).unflatten(2, chunk.local.shape)
+    return torch.cat([earlier, local], 3)
+
+
+def _scatter_add(
+    total: Tensor,
+    gathered: Float[Tensor, "B nh h keys hs"],
+    chunk: _Chunk,
+    latent_shape: LatentShape,
+) -> None:
+    """The transpose of `_gather`, added to `total`."""
+    num_local = chunk.local.shape[1]
+    earlier, local = gathered.split([gathered.shape[3] - num_local, num_local], 3)
+    if chunk.frame:
+        earlier = earlier.unflatten(3, (chunk.frame, -1)).transpose(2, 3)
+        _on_grid(total, latent_shape)[:, :, : chunk.frame] += earlier
+    total.index_add_(2, chunk.local.flatten(), local.flatten(2, 3).to(total.dtype))
+
+
+def _attend(
+    q: Float[Tensor, "B nh h queries hs"],
+    k: Float[Tensor, "B nh h keys hs"],
+    v: Float[Tensor, "B nh h keys hs"],
+    seen: Bool[Tensor, "h 1 queries keys"],
+) -> Float[Tensor, "B nh h queries hs"]:
+    # Rows take the place of the batch, which the mask differs along.
+    batch_and_heads = q.shape[:2]
+    q, k, v = (x.flatten(0, 1).transpose(0, 1) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    return y.transpose(0, 1).unflatten(0, batch_and_heads)
+
+
+def flex_sparse_attention(
+    q: Float[Tensor, "B nh P hs"],
+    k: Float[Tensor, "B nh P hs"],
+    v: Float[Tensor, "B nh P hs"],
+    latent_shape: LatentShape,
+) -> Float[Tensor, "B nh P hs"]:
+    """Sparse attention by FlexAttention, compiled at the first call."""
+    mask = flex_block_mask(latent_shape, q.shape[-2], q.device)
+    return _compiled_flex_attention()(q, k, v, block_mask=mask)
+
+
+@cache
+def _compiled_flex_attention() -> Callable[..., Tensor]:
+    return cast(Callable[..., Tensor], torch.compile(flex_attention, dynamic=False))
+
+
+@lru_cache(maxsize=8)
+def flex_block_mask(latent_shape: LatentShape, num_tokens: int, device: torch.device) -> BlockMask:
+    """Which blocks of keys a block of queries sees in full and which in part.
+
+    Found for one block of queries at a time, where `create_block_mask` makes the N x N mask.
+    """
+    with torch.inference_mode(False):
+        keys = torch.arange(num_tokens, device=device)
+        num_blocks = -(-num_tokens // FLEX_BLOCK)
+        padding = num_blocks * FLEX_BLOCK - num_tokens
+        some, every = [], []
+        for queries in keys.split(FLEX_BLOCK):
+            seen = visible(queries[:, None], keys, latent_shape)
+            short = FLEX_BLOCK - len(queries)
+            count = F.pad(seen, (0, padding, 0, short)).unflatten(1, (-1, FLEX_BLOCK)).sum((0, 2))
+            every.append(count == FLEX_BLOCK**2)
+            some.append((count > 0) & ~every[-1])
+        lists = [_ordered(torch.stack(rows)[None, None]) for rows in (some, every)]
+
+    def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return visible(query, key, latent_shape)
+
+    return BlockMask.from_kv_blocks(
+        *lists[0],
+        *lists[1],
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=mask_mod,
+        seq_lengths=(num_tokens, num_tokens),
+    )
+
+
+def _ordered(
+    blocks: Bool[Tensor, "1 1 Q K"],
+) -> tuple[Int[Tensor, "1 1 Q"], Int[Tensor, "1 1 Q K"]]:
+    """How many blocks are set in each row, and a list of all of them with those first."""
+    order = torch.argsort(blocks.int(), dim=-1, descending=True, stable=True)
+    return blocks.sum(-1).int(), order.int()
