@@ -11,6 +11,8 @@ safetensors yourself, where you trust it:
 
 with 1e-5 for VideoGPT's file and 1e-3 for piergiaj's, as their own code has it. The two hold
 different weights; published FVDs are of TensorFlow Hub's, which VideoGPT and StyleGAN-V carry.
+piergiaj's file has the sha256 2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538;
+that of VideoGPT's is not known here.
 """
 
 import hashlib
@@ -22,7 +24,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from worldmodel.frames import to_float
 I3D_SIZE = 224
 MAX_BYTES = 2**29  # of any file of weights: C3D's have 300 MiB
 TORCHSCRIPT_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt"
+# 51,235,320 bytes. Not seen here: as LatentSync, flateon/FVD-I3D-torchscript and others record it.
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 C3D_URL = "https://github.com/rezoo/tgan2/releases/tag/v1.0"
 C3D_MEAN = "mean2.npz"  # beside the weights
@@ -190,10 +192,7 @@ def _describe(
     coloured = np.broadcast_to(clips, (*clips.shape[:-1], 3))  # grey becomes three equal colours
     with torch.no_grad():
         found = logits(torch.tensor(coloured, device=device))
-    vectors = found.double().cpu().numpy()
-    if not np.isfinite(vectors).all():
-        raise MetricError("the network's features are not finite: its weights are damaged")
-    return vectors
+    return found.double().cpu().numpy()
 
 
 def _to_signed(clips: Tensor, size: int, *, align_corners: bool) -> Float[Tensor, "B C T S S"]:
@@ -253,6 +252,8 @@ def _read_i3d(path: Path) -> nn.Module:
                 if shape != wanted:
                     raise MetricError(f"{path}: {name} has shape {shape}, not {wanted}")
                 weights[name] = file.get_tensor(name).float()
+                if not weights[name].isfinite().all():
+                    raise MetricError(f"{path}: {name} holds numbers that are not finite")
     except MetricError:
         raise
     except (SafetensorError, ValueError) as error:
@@ -275,8 +276,7 @@ def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
     try:
         with zipfile.ZipFile(path) as archive:
             for name, shape in shapes.items():
-                with archive.open(f"{name}.npy") as file:
-                    arrays[name] = _read_array(name, file, shape)
+                arrays[name] = _read_array(archive, name, shape)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -291,16 +291,20 @@ def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
     return arrays
 
 
-def _read_array(name: str, file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """One .npy, whose header is believed only where it says what is expected."""
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"{name} has the version {version} of the format")
-    stored, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-    size = math.prod(shape)
-    if dtype.kind != "f" or by_column or math.prod(stored) != size:
-        raise ValueError(f"{name} should be floats of shape {shape}, not {dtype} of {stored}")
-    data = file.read(size * dtype.itemsize)
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{name} has the version {version} of the format")
+        stored, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape)
+        if dtype.kind != "f" or by_column or math.prod(stored) != size:
+            raise ValueError(f"{name} should be floats of shape {shape}, not {dtype} of {stored}")
+        data = file.read(size * dtype.itemsize)
     if len(data) != size * dtype.itemsize:
         raise ValueError(f"{name} is cut off")
-    return np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+    array = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return array
