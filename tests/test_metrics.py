@@ -16,6 +16,7 @@ from worldmodel.metrics import (
     psnr_difference,
     psnr_interval,
     squared_errors,
+    ssim,
 )
 
 
@@ -33,6 +34,55 @@ def test_squared_errors_are_means_over_each_frame_in_a_range_of_one() -> None:
     expected[1, 2] = 0.04
     np.testing.assert_allclose(squared_errors(frames, truth), expected)
     np.testing.assert_allclose(squared_errors(truth, frames), expected)
+
+
+def pattern() -> tuple[np.ndarray, np.ndarray]:
+    """A frame, and four frames unlike it."""
+    y, x = np.mgrid[:24, :32]
+    truth = np.stack([8 * y + 3 * x, 5 * x, y * x], -1).astype(np.uint8)
+    brighter = np.clip(truth.astype(int) + 20, 0, 255).astype(np.uint8)
+    others = [brighter, np.roll(truth, 2, 1), 255 - truth, np.roll(truth[..., ::-1], 3, 0)]
+    return truth, np.stack(others)
+
+
+def test_ssim_is_that_of_scikit_image() -> None:
+    truth, others = pattern()
+    # skimage 0.26 structural_similarity(..., gaussian_weights=True, sigma=1.5,
+    # use_sample_covariance=False, data_range=255, channel_axis=-1)
+    expected = [0.9762831227360906, 0.8637589907697293, -0.5198059294465072, 0.605059263056112]
+    found = ssim(others, np.broadcast_to(truth, others.shape))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_ssim_is_one_for_equal_frames_symmetric_and_never_more() -> None:
+    truth, others = pattern()
+    frames = np.stack([truth, *others])
+    table = np.stack([ssim(frames, np.broadcast_to(f, frames.shape)) for f in frames])
+    np.testing.assert_allclose(np.diag(table), 1.0)
+    np.testing.assert_allclose(table, table.T)
+    assert (table - np.eye(5) < 0.999).all()
+
+
+def test_ssim_of_flat_frames_compares_their_brightness() -> None:
+    dark, light = (np.full((11, 11, 1), level, np.uint8) for level in (40, 200))
+    c1 = 2.55**2
+    assert ssim(dark, light) == pytest.approx((2 * 40 * 200 + c1) / (40**2 + 200**2 + c1))
+
+
+def test_ssim_of_clips_is_that_of_each_frame() -> None:
+    clips = np.random.default_rng(4).integers(0, 256, (2, 10, 7, 12, 14, 3), dtype=np.uint8)
+    first, second = clips
+    found = ssim(first, second)
+    assert found.shape == (10, 7)
+    assert found[3, 2] == pytest.approx(float(ssim(first[3, 2], second[3, 2])))
+    assert ssim(first[:0], second[:0]).shape == (0, 7)
+
+
+def test_ssim_refuses_what_has_no_window() -> None:
+    with pytest.raises(ValueError, match="at least 11x11 pixels, not 10x64"):
+        ssim(np.zeros((10, 64, 3), np.uint8), np.zeros((10, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="can't be compared"):
+        ssim(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8))
 
 
 def test_entropy() -> None:

@@ -4,8 +4,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 BOOTSTRAP_DRAWS = 2000
+SSIM_WINDOW = 11  # pixels; with these constants as in Wang et al. 2004
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+SSIM_FRAMES = 64  # at a time: float64 maps of them take memory
 
 
 class Interval(NamedTuple):
@@ -36,6 +41,34 @@ def squared_errors(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     difference = frames.astype(np.float32) - truth
     return np.square(difference).mean((-3, -2, -1), dtype=np.float64) / 255**2
+
+
+def ssim(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Structural similarity of each frame, 1 for equal ones (Wang et al. 2004).
+
+    Windows are Gaussian and lie wholly inside the frame; each colour is compared by itself, and
+    the mean is over windows and colours.
+
+    Args:
+        frames, truth: uint8 (..., H, W, C), H and W at least 11.
+
+    Returns:
+        float64 (...).
+    """
+    *batch, height, width, _ = truth.shape
+    if frames.shape != truth.shape:
+        raise ValueError(f"frames of shape {frames.shape} can't be compared with {truth.shape}")
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not "
+            f"{height}x{width}"
+        )
+    flat, flat_truth = (of.reshape(-1, *truth.shape[-3:]) for of in (frames, truth))
+    values = [
+        _similarity(flat[i : i + SSIM_FRAMES], flat_truth[i : i + SSIM_FRAMES])
+        for i in range(0, len(flat), SSIM_FRAMES)
+    ]
+    return np.concatenate(values).reshape(batch) if values else np.zeros(batch)
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -145,6 +178,28 @@ def psnr_difference(
     other_draws = _decibels(bootstrap_means(others, groups, seed=seed))
     value = psnr(float(errors.mean())) - psnr(float(others.mean()))
     return interval(value, draws - other_draws)
+
+
+def _similarity(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """SSIM (n,) of uint8 (n, H, W, C)."""
+    x, y = frames.astype(np.float64), truth.astype(np.float64)
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    variance_x = _window_mean(x * x) - mean_x**2
+    variance_y = _window_mean(y * y) - mean_y**2
+    covariance = _window_mean(x * y) - mean_x * mean_y
+    c1, c2 = (SSIM_K1 * 255) ** 2, (SSIM_K2 * 255) ** 2
+    similar = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    total = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    return (similar / total).mean((-3, -2, -1))
+
+
+def _window_mean(maps: np.ndarray) -> np.ndarray:
+    """Gaussian mean over each window inside maps (n, H, W, C): (n, H-10, W-10, C)."""
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    weights /= weights.sum()
+    rows = sliding_window_view(maps, SSIM_WINDOW, 1) @ weights
+    return sliding_window_view(rows, SSIM_WINDOW, 2) @ weights
 
 
 def _decibels(mean_squared_errors: np.ndarray) -> np.ndarray:

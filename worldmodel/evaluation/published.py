@@ -1,0 +1,309 @@
+"""What VideoGPT's tables hold, measured: reconstruction, likelihood, FVD, inception score.
+
+Plain arrays in, numbers out; the lines of each for the report stand beside it.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from worldmodel.evaluation.features import FeatureNetwork, MetricError
+from worldmodel.evaluation.frechet import frechet_distance, inception_score
+from worldmodel.evaluation.held_out import console
+from worldmodel.evaluation.tables import interval, number, table
+from worldmodel.metrics import (
+    Interval,
+    entropy,
+    mean_interval,
+    psnr_interval,
+    squared_errors,
+    ssim,
+)
+
+COPY_WEIGHTS = np.linspace(0.0, 0.99, 100)
+CLIPS_AT_ONCE = 8  # of features: an I3D takes 100 MB a clip
+
+
+def measure_reconstruction(
+    real: np.ndarray,
+    reconstructed: np.ndarray,
+    episodes: np.ndarray,
+    *,
+    data_variance: float,
+    counts: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """How well a tokenizer gives clips back, and its use of codes (VideoGPT Tables 3, 6).
+
+    Args:
+        real, reconstructed: uint8 (n, T, H, W, C).
+        episodes: (n,), the episode of each clip; intervals are over episodes.
+        data_variance: of pixels in a range of width 1, which NMSE divides by.
+        counts: (q, K), how often each code of each codebook occurs.
+        seed: of the intervals.
+    """
+    errors = squared_errors(reconstructed, real).mean(1)
+    nats = float(np.mean([entropy(of_book) for of_book in counts]))
+    return {
+        "num_clips": len(real),
+        "num_frames": len(real) * real.shape[1],
+        "nmse": mean_interval(errors / data_variance, episodes, seed=seed),
+        "psnr": psnr_interval(errors, episodes, seed=seed),
+        "ssim": mean_interval(ssim(reconstructed, real).mean(1), episodes, seed=seed),
+        "codes_used": int((counts > 0).sum()),
+        "num_codes": counts.size,
+        "unigram_nats": nats,
+        "perplexity": math.exp(nats),
+    }
+
+
+def measure_likelihood(
+    nats: np.ndarray,
+    codes: np.ndarray,
+    train_codes: np.ndarray,
+    episodes: np.ndarray,
+    *,
+    num_codes: int,
+    clip_shape: tuple[int, int, int, int],
+    seed: int,
+) -> dict[str, Any]:
+    """How well a prior foretells codes, beside three that know nothing of their order.
+
+    The paper's "bits/dim" has no definition; each unit here has its name. What codes cost says
+    nothing of the exact pixels.
+
+    Args:
+        nats: (n, N), the prior's -log p of each token of test clips, in the order (t, h, w, q).
+        codes: (n, t, h, w, q), those tokens.
+        train_codes: (m, t, h, w, q) of training clips, which the baselines count.
+        episodes: (n,), the episode of each test clip; intervals are over episodes.
+        num_codes: K.
+        clip_shape: (T, H, W, C) of the clips.
+        seed: of the intervals.
+    """
+    num_clips, num_tokens = nats.shape
+    if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:
+        raise ValueError(f"nats {nats.shape}, codes {codes.shape}, training {train_codes.shape}")
+    unigram, by_position = _unigram_chances(codes, train_codes, num_codes)
+    copy_nats, copy_weight = _best_copy(codes, unigram)
+    mean = mean_interval(nats.mean(1), episodes, seed=seed)
+
+    def scaled(factor: float) -> Interval:
+        return Interval(*(factor * end for end in mean))
+
+    def clip_mean(token_nats: np.ndarray) -> Interval:
+        return mean_interval(token_nats.reshape(num_clips, -1).mean(1), episodes, seed=seed)
+
+    bits = 1 / math.log(2)
+    return {
+        "num_clips": num_clips,
+        "num_tokens": num_tokens,
+        "nats_a_token": mean,
+        "bits_a_token": scaled(bits),
+        "bits_a_pixel_channel": scaled(bits * num_tokens / math.prod(clip_shape)),
+        "copy_nats": clip_mean(copy_nats),
+        "copy_weight": copy_weight,
+        "position_unigram_nats": clip_mean(-np.log(by_position)),
+        "unigram_nats": clip_mean(-np.log(unigram)),
+        "num_train_clips": len(train_codes),
+    }
+
+
+def measure_fvd(
+    real: np.ndarray, reconstructed: np.ndarray, sampled: np.ndarray, network: FeatureNetwork
+) -> dict[str, Any]:
+    """FVD (samples against real), R-FVD (reconstructions against real) and FVD* (samples against
+    reconstructions) of n clips, and how far real clips are from real clips (VideoGPT Table 5).
+
+    Args:
+        real: uint8 (m, T, H, W, C), m at least n, in random order; the first n are those that
+            were reconstructed. The floor takes the next n; with fewer, halves of all.
+        reconstructed, sampled: uint8 (n, T, H, W, C), one sample a clip.
+
+    Raises:
+        MetricError: there are too few clips, or the network refuses them.
+    """
+    n = len(sampled)
+    if len(reconstructed) != n or len(real) < n or n < 4:
+        raise MetricError(
+            f"{network.metric} needs as many samples as reconstructions, 4 at least, and as many "
+            f"real clips: not {n}, {len(reconstructed)} and {len(real)}"
+        )
+    of_real = _describe(real[: 2 * n], network, "features of real clips")
+    of_reconstructed = _describe(reconstructed, network, "features of reconstructions")
+    of_sampled = _describe(sampled, network, "features of samples")
+    floor_n = len(of_real) // 2
+    return {
+        **_source(network, real.shape[1]),
+        "num_clips": n,
+        "fvd": frechet_distance(of_sampled, of_real[:n]),
+        "r_fvd": frechet_distance(of_reconstructed, of_real[:n]),
+        "fvd_star": frechet_distance(of_sampled, of_reconstructed),
+        "real_floor": frechet_distance(of_real[:floor_n], of_real[floor_n : 2 * floor_n]),
+        "real_floor_num_clips": floor_n,
+    }
+
+
+def measure_inception_score(
+    sampled: np.ndarray, real: np.ndarray, network: FeatureNetwork, *, num_splits: int = 10
+) -> dict[str, Any]:
+    """Inception score of samples, and of real clips, which hardly any sample surpasses (Table 2).
+
+    Args:
+        sampled, real: uint8 (n, T, H, W, C) and (m, T, H, W, C), in random order.
+        network: its features are logits of classes.
+
+    Raises:
+        MetricError: there are fewer clips than splits, or the network refuses them.
+    """
+    numbers = {**_source(network, sampled.shape[1]), "num_splits": num_splits}
+    for kind, clips in (("sampled", sampled), ("real", real)):
+        if len(clips) < num_splits:
+            raise MetricError(
+                f"the inception score needs at least {num_splits} clips, not {len(clips)}"
+            )
+        logits = _describe(clips, network, f"classes of {kind} clips")
+        chances = np.exp(logits - logits.max(1, keepdims=True))
+        chances /= chances.sum(1, keepdims=True)
+        mean, deviation = inception_score(chances, num_splits=num_splits)
+        numbers[kind] = {"mean": mean, "standard_deviation": deviation, "num_clips": len(clips)}
+    return numbers
+
+
+def reconstruction_lines(n: dict[str, Any]) -> list[str]:
+    """The table of `measure_reconstruction`."""
+    header = ["clips", "NMSE", "PSNR, dB", "SSIM", "codes in use", "perplexity"]
+    row = [
+        str(n["num_clips"]),
+        interval(n["nmse"], 4),
+        interval(n["psnr"]),
+        interval(n["ssim"], 4),
+        f"{n['codes_used']} of {n['num_codes']}",
+        number(n["perplexity"], 0),
+    ]
+    return [
+        *table([*header, "unigram nats a token"], [[*row, number(n["unigram_nats"])]]),
+        "",
+        f"{n['num_frames']} frames. NMSE: squared error over the data's variance; PSNR of the mean "
+        "squared error; SSIM of Wang et al. 2004, mean over colours; 95 % intervals by drawing "
+        "episodes again.",
+    ]
+
+
+def likelihood_lines(n: dict[str, Any]) -> list[str]:
+    """The table of `measure_likelihood`."""
+    names = {
+        "prior": "nats_a_token",
+        "copying, else unigram": "copy_nats",
+        "unigram at each position": "position_unigram_nats",
+        "unigram": "unigram_nats",
+    }
+    rows = [
+        [name, interval(n[key], 3), number(n[key]["value"] / math.log(2), 3)]
+        for name, key in names.items()
+    ]
+    return [
+        *table(["", "nats a token", "bits a token"], rows),
+        "",
+        f"{n['num_clips']} clips of {n['num_tokens']} tokens; the prior takes "
+        f"{interval(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for the "
+        f"exact pixels). The others count the codes of {n['num_train_clips']} training clips. "
+        "Copying: the code of this place one latent frame before with probability "
+        f"{n['copy_weight']:g} (the best for these clips), else the unigram.",
+    ]
+
+
+def fvd_lines(n: dict[str, Any]) -> list[str]:
+    """The table of `measure_fvd`."""
+    name, clips = n["metric"], str(n["num_clips"])
+    rows = [
+        [name, "samples against real", clips, number(n["fvd"], 1)],
+        [f"R-{name}", "reconstructions against real", clips, number(n["r_fvd"], 1)],
+        [f"{name}*", "samples against reconstructions", clips, number(n["fvd_star"], 1)],
+        ["floor", "real against real", str(n["real_floor_num_clips"]), number(n["real_floor"], 1)],
+    ]
+    floor = "" if n["real_floor_num_clips"] == n["num_clips"] else " The floor has fewer clips."
+    return [
+        *table(["", "of", "clips on either side", "distance"], rows),
+        "",
+        f"{_source_line(n)} A distance grows as clips get fewer: compare it only at one number of "
+        f"clips, and with the floor.{floor}",
+    ]
+
+
+def inception_score_lines(n: dict[str, Any]) -> list[str]:
+    """The table of `measure_inception_score`."""
+    rows = [
+        [
+            name,
+            str(n[kind]["num_clips"]),
+            f"{number(n[kind]['mean'])} ± {number(n[kind]['standard_deviation'])}",
+        ]
+        for name, kind in (("samples", "sampled"), ("real clips", "real"))
+    ]
+    return [
+        *table(["", "clips", n["metric"]], rows),
+        "",
+        f"{_source_line(n)} Mean and standard deviation over {n['num_splits']} splits; a score "
+        "grows with the clips of a split.",
+    ]
+
+
+def _unigram_chances(
+    codes: np.ndarray, train_codes: np.ndarray, num_codes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each of codes (n, t, h, w, q) by its codebook's counts in the training
+    codes, and by its position's; each count one larger than seen, so that none is zero."""
+    num_books = codes.shape[-1]
+    num_tokens = math.prod(codes.shape[1:])
+    found = []
+    for num_places, per_count in ((num_books, num_tokens // num_books), (num_tokens, 1)):
+        places = np.arange(num_tokens) % num_places
+        keys = places * num_codes + train_codes.reshape(-1, num_tokens)
+        counts = np.bincount(keys.ravel(), minlength=num_places * num_codes)
+        here = counts[places * num_codes + codes.reshape(-1, num_tokens)]
+        found.append((here + 1) / (len(train_codes) * per_count + num_codes))
+    return found[0].reshape(codes.shape), found[1].reshape(codes.shape)
+
+
+def _best_copy(codes: np.ndarray, unigram: np.ndarray) -> tuple[np.ndarray, float]:
+    """-log p of codes (n, t, h, w, q) by copying the latent frame before with the probability
+    that suits these codes best, else by the unigram; the first frame is all unigram's."""
+    is_copy = codes[:, 1:] == codes[:, :-1]
+    chances = unigram[:, 1:]
+    costs = [-np.log(a * is_copy + (1 - a) * chances).sum() for a in COPY_WEIGHTS]
+    best = float(COPY_WEIGHTS[int(np.argmin(costs))])
+    copied = best * is_copy + (1 - best) * chances
+    return -np.log(np.concatenate([unigram[:, :1], copied], 1)), best
+
+
+def _describe(clips: np.ndarray, network: FeatureNetwork, what: str) -> np.ndarray:
+    starts = range(0, len(clips), CLIPS_AT_ONCE)
+    parts = [
+        network.features(clips[i : i + CLIPS_AT_ONCE])
+        for i in track(starts, what, console=console, transient=True)
+    ]
+    return np.concatenate(parts)
+
+
+def _source(network: FeatureNetwork, num_frames: int) -> dict[str, Any]:
+    protocol = network.protocol
+    return {
+        "metric": network.metric,
+        "network": network.name,
+        "weights_sha256": network.sha256,
+        "num_frames": num_frames,
+        "protocol": protocol.name,
+        "protocol_num_clips": protocol.num_clips,
+        "protocol_num_frames": protocol.num_frames,
+    }
+
+
+def _source_line(n: dict[str, Any]) -> str:
+    return (
+        f"{n['network']} (sha256 {n['weights_sha256'][:12]}), {n['num_frames']} frames a clip; "
+        f"preprocessing of {n['protocol']}, which takes {n['protocol_num_clips']} clips of "
+        f"{n['protocol_num_frames']} frames."
+    )
