@@ -1,17 +1,21 @@
-"""A checkpoint: one self-contained folder that a dream lives from.
+"""A checkpoint: one self-contained folder that a dream lives from, or that gives clips.
 
     config.json          sizes, actions, variables, and the environment that was learned
     weights.safetensors  the tokenizer's and the prior's weights
-    starts.safetensors   real moments to begin from, from the data's test split
+    starts.safetensors   real moments to begin from, from the data's test split; of VideoGPT as
+                         published: whole clips, whose first frames, actions or class are given
     README.md            the model card, with the measured numbers
 
 Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
 """
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +29,26 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
 from worldmodel.actions import ActionSpec
-from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs import (
+    FrameGPTConfig,
+    GPTConfig,
+    VideoGPTConfig,
+    VideoVQVAEConfig,
+    VQVAEConfig,
+    WorldModelConfig,
+)
 from worldmodel.model import WorldModel
+from worldmodel.videogpt import VideoGPT
 
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"
+VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
 MAX_FPS = 1000
+MAX_TOKENS = 2**18  # of a clip
 MAX_WINDOW = 1024  # frames: keys and values of all of them are held in memory
 COMPACT_FROM = 4096  # smaller tensors stay as they are
 
@@ -109,6 +123,42 @@ class Checkpoint:
     starts: Starts
 
 
+@dataclass(frozen=True)
+class GivenClips:
+    """S real clips, from which a model as published takes what it is given.
+
+    Attributes:
+        frames: uint8 (S, T, H, W, C).
+        actions: (S, T-1, *shape), between the frames.
+        classes: int64 (S,), positions in the class names; zeros where there are none.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or len(self.frames) == 0:
+            raise ValueError("starts: there are no clips")
+        num_clips, num_frames = self.frames.shape[:2]
+        if self.actions.shape[:2] != (num_clips, num_frames - 1):
+            raise ValueError("starts: there should be one action between two frames")
+        if self.classes.shape != (num_clips,):
+            raise ValueError("starts: there should be one class a clip")
+
+
+@dataclass(frozen=True)
+class VideoGPTCheckpoint:
+    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+
+    model: VideoGPT
+    world: World
+    clips: GivenClips
+
+
 def shipped_names() -> list[str]:
     """The checkpoints that come with the project."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
@@ -139,20 +189,102 @@ def find_checkpoint(name: str) -> Path:
         ) from None
 
 
-def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a checkpoint whole, in evaluation mode.
+def is_videogpt(name: str) -> bool:
+    """Whether a checkpoint is VideoGPT as published, and not a dream.
 
     Raises:
-        CheckpointError: it is missing, truncated, or its files disagree.
+        CheckpointError: there is no such checkpoint, or its config.json is no JSON object.
     """
+    path = find_checkpoint(name) / "config.json"
+    try:
+        return _read_json(path).get("model") == VIDEOGPT
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; get it again") from None
+
+
+def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a dream whole, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is missing, truncated, its files disagree, or it is no dream.
+    """
+    if is_videogpt(name):
+        raise CheckpointError(
+            f"{name} is VideoGPT as published: it makes whole clips and can't be stepped. Draw "
+            "clips with `python -m worldmodel.sample`, or train a dream (preset dream-doom)"
+        )
+    with _reading(name) as folder:
+        config, world = _read_config(folder / "config.json")
+        weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config))
+        model = WorldModel(config)
+        model.load_state_dict(weights)
+        starts = _read_starts(folder / "starts.safetensors", config)
+    return Checkpoint(model.to(device).eval(), world, starts)
+
+
+def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTCheckpoint:
+    """Load VideoGPT as published whole, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is missing, truncated, its files disagree, or it is a dream.
+    """
+    if not is_videogpt(name):
+        raise CheckpointError(f"{name} is a dream, not VideoGPT as published")
+    with _reading(name) as folder:
+        config, world = _read_videogpt_config(folder / "config.json")
+        weights = _read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
+        model = VideoGPT(config)
+        model.load_state_dict(weights)
+        clips = _read_clips(folder / "starts.safetensors", config)
+    return VideoGPTCheckpoint(model.to(device).eval(), world, clips)
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
+) -> None:
+    """Write a checkpoint. A stop while it is written leaves the old one, a stop while the files
+    change places leaves none: never a mixture.
+
+    Args:
+        compact: for shipping: the prior's matrices as int8 with a scale for each row, the
+            tokenizer's weights in half precision. Otherwise everything is kept exactly.
+    """
+    unfinished = folder / "unfinished.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
+    save_file(_compact(weights) if compact else weights, unfinished / "weights.safetensors")
+    is_dream = isinstance(checkpoint, Checkpoint)
+    starts = checkpoint.starts if is_dream else checkpoint.clips
+    save_numpy(
+        {k: np.ascontiguousarray(v) for k, v in vars(starts).items()},
+        unfinished / "starts.safetensors",
+    )
+    config = {
+        "format_version": FORMAT_VERSION,
+        **({} if is_dream else {"model": VIDEOGPT}),
+        **asdict(checkpoint.model.config),
+        "actions": checkpoint.model.config.actions.to_json(),
+        "world": asdict(checkpoint.world),
+    }
+    (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (unfinished / "README.md").write_text(card)
+    # A folder without a config is no checkpoint: it goes first and comes last.
+    (folder / "config.json").unlink(missing_ok=True)
+    for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
+        os.replace(unfinished / name, folder / name)
+    unfinished.rmdir()
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[Path]:
+    """The folder of a checkpoint; whatever is wrong with its files becomes a CheckpointError."""
     folder = find_checkpoint(name)
     for file in FILES:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} is not whole: it lacks {file}")
     try:
-        config, world = _read_config(folder / "config.json")
-        model = _read_model(folder / "weights.safetensors", config)
-        starts = _read_starts(folder / "starts.safetensors", config)
+        yield folder
     except CheckpointError:
         raise
     except (
@@ -167,37 +299,6 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         struct.error,
     ) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; get it again") from None
-    return Checkpoint(model.to(device).eval(), world, starts)
-
-
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card: str, compact: bool) -> None:
-    """Write a checkpoint. A stop while it is written leaves the old one, a stop while the files
-    change places leaves none: never a mixture.
-
-    Args:
-        compact: for shipping: the prior's matrices as int8 with a scale for each row, the
-            tokenizer's weights in half precision. Otherwise everything is kept exactly.
-    """
-    unfinished = folder / "unfinished.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    save_file(_compact(weights) if compact else weights, unfinished / "weights.safetensors")
-    starts = {k: np.ascontiguousarray(v) for k, v in vars(checkpoint.starts).items()}
-    save_numpy(starts, unfinished / "starts.safetensors")
-    config = {
-        "format_version": FORMAT_VERSION,
-        **asdict(checkpoint.model.config),
-        "actions": checkpoint.model.config.actions.to_json(),
-        "world": asdict(checkpoint.world),
-    }
-    (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (unfinished / "README.md").write_text(card)
-    # A folder without a config is no checkpoint: it goes first and comes last.
-    (folder / "config.json").unlink(missing_ok=True)
-    for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
-        os.replace(unfinished / name, folder / name)
-    unfinished.rmdir()
 
 
 def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -214,15 +315,32 @@ def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return small
 
 
-def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
+def _read_json(path: Path) -> dict[str, Any]:
     data = json.loads(path.read_bytes())
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} should hold a JSON object")
+    return data
+
+
+def _read_common(path: Path) -> tuple[dict[str, Any], World]:
+    """The JSON object of a config, and the world in it."""
+    data = _read_json(path)
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
             "the one read here"
         )
+    world = data["world"]
+    if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
+        raise CheckpointError(f"{path}: env_id {world['env_id']!r} names a module to import")
+    fps = float(world["fps"])
+    if not 0 < fps <= MAX_FPS:
+        raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
+    return data, World(str(world["env_id"]), dict(world["env_kwargs"]), fps)
+
+
+def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
+    data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
     tokenizer["frame_shape"] = tuple(int(n) for n in tokenizer["frame_shape"])
     config = WorldModelConfig(
@@ -231,21 +349,32 @@ def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
         tokenizer=VQVAEConfig(**tokenizer),
         prior=FrameGPTConfig(**data["prior"]),
     )
-    world = data["world"]
-    if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
-        raise CheckpointError(f"{path}: env_id {world['env_id']!r} names a module to import")
-    fps = float(world["fps"])
-    if not 0 < fps <= MAX_FPS:
-        raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
     if config.prior.window > MAX_WINDOW:
         raise CheckpointError(f"{path}: the window must be at most {MAX_WINDOW} frames")
-    return config, World(str(world["env_id"]), dict(world["env_kwargs"]), fps)
+    return config, world
 
 
-def _read_model(path: Path, config: WorldModelConfig) -> WorldModel:
-    """A model whose every tensor is in the file, with the shape that the config gives it."""
+def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
+    data, world = _read_common(path)
+    tokenizer = dict(data["tokenizer"])
+    for name in ("clip_shape", "downsampling"):
+        tokenizer[name] = tuple(int(n) for n in tokenizer[name])
+    config = VideoGPTConfig(
+        tokenizer=VideoVQVAEConfig(**tokenizer),
+        prior=GPTConfig(**data["prior"]),
+        actions=ActionSpec.from_json(data["actions"]),
+        class_names=tuple(str(name) for name in data["class_names"]),
+    )
+    num_tokens = math.prod(config.tokenizer.latent_shape)
+    if num_tokens > MAX_TOKENS:
+        raise CheckpointError(f"{path}: a clip of {num_tokens} tokens is above {MAX_TOKENS}")
+    return config, world
+
+
+def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """Every tensor that such a model has, with the shape that the config gives it."""
     with torch.device("meta"):  # shapes only: a hostile config takes no memory
-        expected = WorldModel(config).state_dict()
+        expected = make_model().state_dict()
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
         raise CheckpointError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
@@ -269,9 +398,22 @@ def _read_model(path: Path, config: WorldModelConfig) -> WorldModel:
             weights[name] = tensor.to(wanted.dtype)
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
-    model = WorldModel(config)
-    model.load_state_dict(weights)
-    return model
+    return weights
+
+
+def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+    if path.stat().st_size > MAX_STARTS_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
+    clips = GivenClips(**load_numpy(path))
+    wanted = config.tokenizer.clip_shape
+    if clips.frames.dtype != np.uint8 or clips.frames.shape[1:] != wanted:
+        raise CheckpointError(f"{path}: clips should be uint8 of shape {wanted}")
+    if not config.actions.contains(clips.actions):
+        raise CheckpointError(f"{path}: actions are outside the action space")
+    num_classes = max(1, len(config.class_names))
+    if clips.classes.dtype != np.int64 or not set(clips.classes) <= set(range(num_classes)):
+        raise CheckpointError(f"{path}: classes should be whole numbers below {num_classes}")
+    return clips
 
 
 def _read_starts(path: Path, config: WorldModelConfig) -> Starts:

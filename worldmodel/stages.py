@@ -12,27 +12,28 @@ from torch import Tensor, nn
 from worldmodel.configs import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.film import save_png, sheet
-from worldmodel.frames import to_float, to_uint8
+from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
 from worldmodel.trainer import console
-from worldmodel.vqvae import VQVAE
+from worldmodel.vqvae import VQVAE, VideoVQVAE
 
+NUM_VALIDATION_FRAMES = 512
 NUM_VALIDATION_CLIPS = 64
 PREVIEW_ROWS = 4
 PREVIEW_FRAMES = 16
 
 
 class TokenizerStage:
-    """Trains the VQ-VAE on single frames."""
+    """Trains a VQ-VAE: on single frames for dreams, on whole clips as published."""
 
     name = "tokenizer"
     inputs = ""  # frames only
 
     def __init__(
         self,
-        module: VQVAE,
+        module: VQVAE | VideoVQVAE,
         reader: EpisodeReader,
         recipe: StageRecipe,
         *,
@@ -43,27 +44,28 @@ class TokenizerStage:
         self.clips = ClipSampler(reader, "train", recipe.num_frames, memory_limit_bytes)
         validation = ClipSampler(reader, "validation", recipe.num_frames, memory_limit_bytes)
         rng = np.random.default_rng(0)
-        frames = self._frames(validation, validation.draw(rng, 8 * NUM_VALIDATION_CLIPS))
-        self.validation_frames = frames
-        sample = self._frames(self.clips, self.clips.draw(rng, 2000 // recipe.num_frames))
-        module.data_variance.fill_(float(to_float(sample).var()))
+        rows = validation.draw(rng, -(-NUM_VALIDATION_FRAMES // recipe.num_frames))
+        self.validation_clips = torch.from_numpy(validation.read(rows).frames)
+        sample = self.clips.read(self.clips.draw(rng, 2000 // recipe.num_frames)).frames
+        module.data_variance.fill_(float(to_float(torch.from_numpy(sample)).var()))
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:
         rows = self.clips.draw(rng, self.recipe.batch_size)[share]
-        out = module(to_float(self._frames(self.clips, rows).to(self.device)))
+        clips = torch.from_numpy(self.clips.read(rows).frames)
+        out = module(self._to_float(clips.to(self.device)))
         return {"loss": out.loss, "nmse": out.nmse, "commitment": out.commitment_loss}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """PSNR in dB of the mean squared error, and how many codes are in use."""
         squared_error, num_values, used = 0.0, 0, set()
-        for frames in self.validation_frames.split(64):
-            codes = self.module.encode(to_float(frames.to(self.device)))
-            again = to_uint8(self.module.decode(codes)).cpu()
-            squared_error += float((again.double() - frames.double()).square().sum()) / 255**2
-            num_values += frames.numel()
+        for clips in self.validation_clips.split(max(1, 64 // self.recipe.num_frames)):
+            codes = self.module.encode(self._to_float(clips.to(self.device)))
+            again = self._to_uint8(self.module.decode(codes)).cpu()
+            squared_error += float((again.double() - clips.double()).square().sum()) / 255**2
+            num_values += clips.numel()
             used |= set(codes.unique().tolist())
         mean_squared_error = squared_error / num_values
         return {
@@ -75,15 +77,25 @@ class TokenizerStage:
     @torch.no_grad()
     def preview(self, path: Path) -> None:
         """Real frames above their reconstructions."""
-        frames = self.validation_frames[:: max(1, len(self.validation_frames) // PREVIEW_FRAMES)]
-        frames = frames[:PREVIEW_FRAMES]
-        codes = self.module.encode(to_float(frames.to(self.device)))
-        again = to_uint8(self.module.decode(codes)).cpu()
-        save_png(path, sheet([frames.numpy(), again.numpy()], scale=2))
+        num_clips = max(1, PREVIEW_FRAMES // self.recipe.num_frames)
+        clips = self.validation_clips[:: max(1, len(self.validation_clips) // num_clips)]
+        clips = clips[:num_clips]
+        codes = self.module.encode(self._to_float(clips.to(self.device)))
+        again = self._to_uint8(self.module.decode(codes)).cpu()
+        rows = [clips.flatten(0, 1).numpy(), again.flatten(0, 1).numpy()]
+        save_png(path, sheet(rows, scale=2))
 
-    @staticmethod
-    def _frames(clips: ClipSampler, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(clips.read(rows).frames).flatten(0, 1)
+    def _to_float(self, clips: Tensor) -> Tensor:
+        """As the module takes them: (B, C, T, H, W), or single frames (B T, C, H, W)."""
+        if isinstance(self.module, VideoVQVAE):
+            return clips_to_float(clips)
+        return to_float(clips.flatten(0, 1))
+
+    def _to_uint8(self, out: Tensor) -> Tensor:
+        """What the module gives, as clips (B, T, H, W, C)."""
+        if isinstance(self.module, VideoVQVAE):
+            return clips_to_uint8(out)
+        return to_uint8(out).unflatten(0, (-1, self.recipe.num_frames))
 
 
 class PriorStage:

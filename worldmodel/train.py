@@ -11,24 +11,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 from lightning_fabric import Fabric
 
-from worldmodel.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Starts,
-    World,
-    load_checkpoint,
-    save_checkpoint,
-)
-from worldmodel.configs import StageRecipe, WorldModelConfig
+from worldmodel.checkpoint import CheckpointError
+from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.describe import describe, to_lines
 from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS, Preset
-from worldmodel.stages import PriorStage, TokenizerStage
+from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
+from worldmodel.projects import Project, project_of
+from worldmodel.stages import TokenizerStage
 from worldmodel.trainer import (
     Progressed,
     Stage,
@@ -38,9 +32,9 @@ from worldmodel.trainer import (
     load_state,
     train_stage,
 )
+from worldmodel.videogpt import VideoGPT
 
-NUM_STARTS = 16
-SHOWN_AFTER_START = 32  # frames of the real future that a start leaves to compare with
+CONDITIONS = {"actions", "class", "frames"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,9 @@ class Train:
     """Folder of the run, a checkpoint in the end; runs/PRESET by default."""
     stage: Literal["both", "tokenizer", "prior"] = "both"
     """What to train."""
+    conditions: str | None = None
+    """What the prior as published is told, parted by commas: actions, class, frames; or none.
+    The preset's own by default."""
     init: str | None = None
     """Checkpoint to begin from instead of random weights: a shipped name, a folder, or a
     Hugging Face Hub id. With --stage prior its tokenizer stays as it is."""
@@ -78,6 +75,10 @@ class Train:
     """Clips a step of both stages, over all processes; the preset's by default."""
     learning_rate: float | None = None
     """Peak of both stages; the preset's by default."""
+    describe: bool = False
+    """Only print the preset's parts, parameters, latents, and what a step costs; needs no data."""
+    json: bool = False
+    """With --describe: as JSON, for machines."""
     seed: int = 0
     """Of the weights and the batches."""
     compile: bool = False
@@ -93,7 +94,10 @@ class Train:
 def main() -> None:
     options = tyro.cli(Train, prog="python -m worldmodel.train", description=__doc__)
     try:
-        train(options)
+        if options.describe:
+            print(described(options))
+        else:
+            train(options)
     except (CheckpointError, DataError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
@@ -110,23 +114,30 @@ def train(options: Train) -> None:
         TrainingError: an option, the run's folder or its device is not usable.
     """
     _check(options)
-    preset = _preset(options)
+    train_preset(_preset(options), options)
+
+
+def described(options: Train) -> str:
+    """What `Train` would train, as text for people or as JSON. Raises TrainingError."""
+    _check(options)
+    description = describe(options.preset, _preset(options))
+    return json.dumps(description, indent=2) if options.json else "\n".join(to_lines(description))
+
+
+def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
+    """Train what a preset says, its recipes as they stand; raises what `train` does.
+
+    Args:
+        options: all but those that `train` has worked into the preset.
+    """
     out = options.out or Path("runs") / options.preset
     reader = EpisodeReader(options.data or Path(preset.data))
-    config = WorldModelConfig(
-        actions=reader.info.actions,
-        variable_names=reader.info.variable_names,
-        tokenizer=_fitted(preset, reader),
-        prior=preset.prior,
-    )
-    starts = choose_starts(reader, num_frames=config.prior.window)  # or fail before training
+    project = project_of(preset, reader)  # or fail before anything is written
     fabric = _fabric(options)
     fabric.launch()
     torch.manual_seed(options.seed)
-    model = (
-        _new_model(reader, config) if options.init is None else _begin_from(options.init, config)
-    )
-    _claim(out, config, reader, fabric)
+    model = project.new_model() if options.init is None else _begin_from(options.init, project)
+    _claim(out, project.config, reader, fabric)
     training = out / "training"
 
     def run(stage: Stage, schedule_minutes: float | None) -> bool:
@@ -141,6 +152,7 @@ def train(options: Train) -> None:
         )
 
     model.to(fabric.device)
+    memory_limit_bytes = int(options.memory_gb * 2**30)
     tokenizer_state = training / "tokenizer.state.safetensors"
     if options.stage != "prior":
         done = run(
@@ -148,7 +160,7 @@ def train(options: Train) -> None:
                 model.tokenizer,
                 reader,
                 preset.tokenizer_recipe,
-                memory_limit_bytes=int(options.memory_gb * 2**30),
+                memory_limit_bytes=memory_limit_bytes,
                 device=fabric.device,
             ),
             options.tokenizer_minutes,
@@ -160,63 +172,14 @@ def train(options: Train) -> None:
     model.tokenizer.requires_grad_(False).eval()
     if fabric.global_rank > 0:
         fabric.barrier()  # the first process encodes the episodes, the others read its codes
-    stage = PriorStage(
-        model,
-        reader,
-        preset.prior_recipe,
-        codes_path=training / "codes.safetensors",
-        device=fabric.device,
+    stage = project.prior_stage(
+        training, memory_limit_bytes=memory_limit_bytes, device=fabric.device
     )
     if fabric.global_rank == 0:
         fabric.barrier()
     run(stage, options.prior_minutes)
     if fabric.global_rank == 0:
-        info = reader.info
-        world = World(info.env_id, info.env_kwargs, info.fps)
-        card = (
-            f"# A dream of {info.env_id}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
-        )
-        save_checkpoint(out, Checkpoint(model, world, starts), card=card, compact=False)
-
-
-def choose_starts(reader: EpisodeReader, *, num_frames: int) -> Starts:
-    """Moments of the test split, spread over its episodes, each with the frames before it.
-
-    Raises:
-        DataError: no test episode is long enough.
-    """
-    lengths = reader.index["episode_length"]
-    members = [int(i) for i in reader.split("test") if lengths[i] + 1 >= num_frames]
-    if not members:
-        raise DataError(
-            f"{reader.folder}: no test episode has {num_frames} frames to start from: record "
-            "more or longer episodes"
-        )
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(members)[:NUM_STARTS]
-    moments, episodes = [], []
-    for i in chosen:
-        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
-        moments.append(int(rng.integers(num_frames - 1, latest + 1)))
-        episodes.append(reader.episode(int(i)))
-    longest = max(moments)
-    prefixes = []
-    for episode, moment in zip(episodes, moments, strict=True):
-        padding = np.repeat(episode.action[:1], longest - moment, 0)
-        prefixes.append(np.concatenate([episode.action[:moment], padding]))
-
-    def window(name: str, missing: int) -> np.ndarray:
-        parts = zip(episodes, moments, strict=True)
-        return np.stack([getattr(e, name)[m + 1 - num_frames : m + 1 - missing] for e, m in parts])
-
-    return Starts(
-        frames=window("frames", 0),
-        actions=window("action", 1),
-        variables=window("variables", 0),
-        seeds=np.asarray([episode.seed for episode in episodes], np.int64),
-        prefix_lengths=np.asarray(moments, np.int64),
-        prefixes=np.stack(prefixes),
-    )
+        project.save(out)
 
 
 def _check(options: Train) -> None:
@@ -228,11 +191,12 @@ def _check(options: Train) -> None:
                 raise TrainingError(f"--{name.replace('_', '-')} can't be {value}")
 
 
-def _preset(options: Train) -> Preset:
-    if options.preset not in PRESETS:
-        known = ", ".join(PRESETS)
+def _preset(options: Train) -> Preset | PublishedPreset:
+    """The preset by its name, changed as the options say."""
+    preset = PRESETS.get(options.preset) or PUBLISHED.get(options.preset)
+    if preset is None:
+        known = ", ".join([*PRESETS, *PUBLISHED])
         raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
-    preset = PRESETS[options.preset]
 
     def changed(recipe: StageRecipe, steps: int | None) -> StageRecipe:
         return replace(
@@ -242,31 +206,41 @@ def _preset(options: Train) -> Preset:
             learning_rate=options.learning_rate or recipe.learning_rate,
         )
 
-    return replace(
+    preset = replace(
         preset,
         tokenizer_recipe=changed(preset.tokenizer_recipe, options.tokenizer_steps),
         prior_recipe=changed(preset.prior_recipe, options.prior_steps),
     )
+    if options.conditions is None:
+        return preset
+    if not isinstance(preset, PublishedPreset):
+        raise TrainingError("--conditions goes with VideoGPT as published, not with a dream")
+    return replace(preset, prior=_conditioned(preset, options.conditions))
 
 
-def _fitted(preset: Preset, reader: EpisodeReader):
-    try:
-        return replace(preset.tokenizer, frame_shape=reader.info.frame_shape)
-    except ValueError as error:
-        raise DataError(f"{reader.folder}: {error}") from None
+def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
+    wanted = set() if conditions == "none" else {name.strip() for name in conditions.split(",")}
+    if unknown := wanted - CONDITIONS:
+        raise TrainingError(
+            f"unknown condition {min(unknown)!r}; the known ones are: "
+            f"{', '.join(sorted(CONDITIONS))}, or none"
+        )
+    prior = preset.prior
+    return replace(
+        prior,
+        num_actions=(prior.num_actions or preset.tokenizer.clip_shape[0] - 1)
+        * ("actions" in wanted),
+        on_class="class" in wanted,
+        given_frames=(prior.given_frames or 1) * ("frames" in wanted),
+    )
 
 
-def _new_model(reader: EpisodeReader, config: WorldModelConfig) -> WorldModel:
-    try:
-        return WorldModel(config)
-    except ValueError as error:
-        raise DataError(f"{reader.folder}: {error}") from None
-
-
-def _begin_from(name: str, config: WorldModelConfig) -> WorldModel:
-    model = load_checkpoint(name).model.train()
-    names = [field.name for field in fields(config)]
-    differing = [name for name in names if getattr(config, name) != getattr(model.config, name)]
+def _begin_from(name: str, project: Project) -> WorldModel | VideoGPT:
+    model = project.load_model(name)
+    names = [field.name for field in fields(project.config)]
+    differing = [
+        name for name in names if getattr(project.config, name) != getattr(model.config, name)
+    ]
     if differing:
         raise TrainingError(
             f"--init {name} has other {', '.join(differing)} than this preset and data give"
@@ -304,7 +278,9 @@ def _wants_bf16(options: Train) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _claim(out: Path, config: WorldModelConfig, reader: EpisodeReader, fabric: Fabric) -> None:
+def _claim(
+    out: Path, config: WorldModelConfig | VideoGPTConfig, reader: EpisodeReader, fabric: Fabric
+) -> None:
     """Note what the folder is for; refuse one that is for something else."""
     path = out / "training" / "world-model.json"
     described = {**asdict(config), "actions": config.actions.to_json(), "data": reader.digest()}

@@ -1,0 +1,226 @@
+"""What a preset makes of a data set: a dream, or VideoGPT as published."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+
+from worldmodel.actions import NO_ACTION
+from worldmodel.checkpoint import (
+    Checkpoint,
+    GivenClips,
+    Starts,
+    VideoGPTCheckpoint,
+    World,
+    load_checkpoint,
+    load_videogpt,
+    save_checkpoint,
+)
+from worldmodel.configs import VideoGPTConfig, WorldModelConfig
+from worldmodel.data import ClipSampler, DataError, EpisodeReader
+from worldmodel.model import WorldModel
+from worldmodel.presets import Preset, PublishedPreset
+from worldmodel.stages import PriorStage
+from worldmodel.trainer import Stage
+from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt_stages import VideoPriorStage, clip_tensors
+
+Made = TypeVar("Made")
+NUM_STARTS = 16
+SHOWN_AFTER_START = 32  # frames of the real future that a start leaves to compare with
+
+
+@runtime_checkable
+class Project(Protocol):
+    """One model to train on one data set."""
+
+    @property
+    def preset(self) -> Preset | PublishedPreset: ...
+
+    @property
+    def config(self) -> WorldModelConfig | VideoGPTConfig: ...
+
+    def new_model(self) -> WorldModel | VideoGPT:
+        """Random weights, from torch's generator."""
+        ...
+
+    def load_model(self, checkpoint: str) -> WorldModel | VideoGPT:
+        """The weights of a checkpoint. Raises CheckpointError."""
+        ...
+
+    def prior_stage(self, folder: Path, *, memory_limit_bytes: int, device: torch.device) -> Stage:
+        """How the prior of the model made last is trained; `folder` is for what it keeps."""
+        ...
+
+    def save(self, out: Path) -> None:
+        """Write the model made last as a checkpoint."""
+        ...
+
+
+class DreamProject:
+    """A world model that is stepped, and real moments to begin from.
+
+    Raises:
+        DataError: the data don't suit the preset.
+    """
+
+    def __init__(self, preset: Preset, reader: EpisodeReader) -> None:
+        self.preset, self.reader = preset, reader
+        self.config = _made_for(
+            reader,
+            lambda: WorldModelConfig(
+                actions=reader.info.actions,
+                variable_names=reader.info.variable_names,
+                tokenizer=replace(preset.tokenizer, frame_shape=reader.info.frame_shape),
+                prior=preset.prior,
+            ),
+        )
+        self.starts = choose_starts(reader, num_frames=self.config.prior.window)
+
+    def new_model(self) -> WorldModel:
+        self.model = _made_for(self.reader, lambda: WorldModel(self.config))
+        return self.model
+
+    def load_model(self, checkpoint: str) -> WorldModel:
+        self.model = load_checkpoint(checkpoint).model.train()
+        return self.model
+
+    def prior_stage(
+        self, folder: Path, *, memory_limit_bytes: int, device: torch.device
+    ) -> PriorStage:
+        path = folder / "codes.safetensors"
+        recipe = self.preset.prior_recipe
+        return PriorStage(self.model, self.reader, recipe, codes_path=path, device=device)
+
+    def save(self, out: Path) -> None:
+        checkpoint = Checkpoint(self.model, _world(self.reader), self.starts)
+        card = _card(f"A dream of {self.reader.info.env_id}", out)
+        save_checkpoint(out, checkpoint, card=card, compact=False)
+
+
+class VideoGPTProject:
+    """VideoGPT as published, and test clips to take conditions from.
+
+    Raises:
+        DataError: the data don't suit the preset.
+    """
+
+    def __init__(self, preset: PublishedPreset, reader: EpisodeReader) -> None:
+        self.preset, self.reader = preset, reader
+        info, num_frames = reader.info, preset.tokenizer.clip_shape[0]
+        steered = info.actions != NO_ACTION
+        self.config = _made_for(
+            reader,
+            lambda: VideoGPTConfig(
+                tokenizer=replace(preset.tokenizer, clip_shape=(num_frames, *info.frame_shape)),
+                prior=preset.prior if steered else replace(preset.prior, num_actions=0),
+                actions=info.actions,
+                class_names=info.class_names,
+            ),
+        )
+        self.clips = choose_clips(reader, num_frames=num_frames)
+
+    def new_model(self) -> VideoGPT:
+        self.model = _made_for(self.reader, lambda: VideoGPT(self.config))
+        return self.model
+
+    def load_model(self, checkpoint: str) -> VideoGPT:
+        self.model = load_videogpt(checkpoint).model.train()
+        return self.model
+
+    def prior_stage(
+        self, folder: Path, *, memory_limit_bytes: int, device: torch.device
+    ) -> VideoPriorStage:
+        return VideoPriorStage(
+            self.model,
+            self.reader,
+            self.preset.prior_recipe,
+            memory_limit_bytes=memory_limit_bytes,
+            device=device,
+        )
+
+    def save(self, out: Path) -> None:
+        checkpoint = VideoGPTCheckpoint(self.model, _world(self.reader), self.clips)
+        card = _card(f"VideoGPT of {self.reader.info.env_id}", out)
+        save_checkpoint(out, checkpoint, card=card, compact=False)
+
+
+def project_of(preset: Preset | PublishedPreset, reader: EpisodeReader) -> Project:
+    """What the preset makes of the data. Raises DataError where they don't suit."""
+    if isinstance(preset, PublishedPreset):
+        return VideoGPTProject(preset, reader)
+    return DreamProject(preset, reader)
+
+
+def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
+    """Clips of the test split, of different episodes as far as there are enough.
+
+    Raises:
+        DataError: no test episode is long enough.
+    """
+    sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
+    rng = np.random.default_rng(0)
+    episodes = rng.permutation(sampler.episodes)[:NUM_STARTS]
+    room = reader.index["episode_length"][episodes] + 1 - num_frames
+    rows = np.stack([episodes, rng.integers(room + 1)], 1)
+    frames, actions, classes = clip_tensors(sampler.read(rows), reader, torch.device("cpu"))
+    return GivenClips(frames.numpy(), actions.numpy(), classes.numpy())
+
+
+def choose_starts(reader: EpisodeReader, *, num_frames: int) -> Starts:
+    """Moments of the test split, spread over its episodes, each with the frames before it.
+
+    Raises:
+        DataError: no test episode is long enough.
+    """
+    lengths = reader.index["episode_length"]
+    members = [int(i) for i in reader.split("test") if lengths[i] + 1 >= num_frames]
+    if not members:
+        raise DataError(
+            f"{reader.folder}: no test episode has {num_frames} frames to start from: record "
+            "more or longer episodes"
+        )
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(members)[:NUM_STARTS]
+    moments, episodes = [], []
+    for i in chosen:
+        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
+        moments.append(int(rng.integers(num_frames - 1, latest + 1)))
+        episodes.append(reader.episode(int(i)))
+    longest = max(moments)
+    prefixes = []
+    for episode, moment in zip(episodes, moments, strict=True):
+        padding = np.repeat(episode.action[:1], longest - moment, 0)
+        prefixes.append(np.concatenate([episode.action[:moment], padding]))
+
+    def window(name: str, missing: int) -> np.ndarray:
+        parts = zip(episodes, moments, strict=True)
+        return np.stack([getattr(e, name)[m + 1 - num_frames : m + 1 - missing] for e, m in parts])
+
+    return Starts(
+        frames=window("frames", 0),
+        actions=window("action", 1),
+        variables=window("variables", 0),
+        seeds=np.asarray([episode.seed for episode in episodes], np.int64),
+        prefix_lengths=np.asarray(moments, np.int64),
+        prefixes=np.stack(prefixes),
+    )
+
+
+def _made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
+    """What `make` makes; sizes that don't go with the data become a DataError."""
+    try:
+        return make()
+    except ValueError as error:
+        raise DataError(f"{reader.folder}: {error}") from None
+
+
+def _world(reader: EpisodeReader) -> World:
+    return World(reader.info.env_id, reader.info.env_kwargs, reader.info.fps)
+
+
+def _card(title: str, out: Path) -> str:
+    return f"# {title}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
