@@ -26,6 +26,7 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.configs import StageRecipe, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.devices import make_fabric
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, Preset
 from worldmodel.stages import PriorStage, TokenizerStage
@@ -80,6 +81,13 @@ class Train:
     """Peak of both stages; the preset's by default."""
     seed: int = 0
     """Of the weights and the batches."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How the processes that torchrun starts share the work: ddp, each with all weights, or
+    fsdp, each with a slice of them. auto: ddp."""
+    accumulate: int = 1
+    """Parts in which a process works through its share of a batch, with that much less memory."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
     """Compile the model first: a minute or so, then faster steps."""
     save_minutes: float = 2.0
@@ -120,7 +128,9 @@ def train(options: Train) -> None:
         prior=preset.prior,
     )
     starts = choose_starts(reader, num_frames=config.prior.window)  # or fail before training
-    fabric = _fabric(options)
+    fabric = make_fabric(
+        device=options.device, precision=options.precision, strategy=options.strategy
+    )
     fabric.launch()
     torch.manual_seed(options.seed)
     model = (
@@ -137,7 +147,14 @@ def train(options: Train) -> None:
             validate_minutes=options.validate_minutes,
         )
         return train_stage(
-            stage, fabric, training, timing, seed=options.seed, compiled=options.compile
+            stage,
+            fabric,
+            training,
+            timing,
+            seed=options.seed,
+            compiled=options.compile,
+            accumulate=options.accumulate,
+            checkpoint_activations=options.checkpoint_activations,
         )
 
     model.to(fabric.device)
@@ -272,36 +289,6 @@ def _begin_from(name: str, config: WorldModelConfig) -> WorldModel:
             f"--init {name} has other {', '.join(differing)} than this preset and data give"
         )
     return model
-
-
-def _fabric(options: Train) -> Fabric:
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"unknown device {options.device!r}: auto, cpu or cuda")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("no CUDA device is at hand: leave --device out to train on the CPU")
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
-    return Fabric(
-        accelerator="cuda" if _uses_cuda(options) else "cpu",
-        strategy="ddp" if local_processes * nodes > 1 else "auto",
-        devices=local_processes,
-        num_nodes=nodes,
-        precision="bf16-mixed" if _wants_bf16(options) else "32-true",
-    )
-
-
-def _uses_cuda(options: Train) -> bool:
-    return options.device != "cpu" and torch.cuda.is_available()
-
-
-def _wants_bf16(options: Train) -> bool:
-    if options.precision != "auto":
-        return options.precision == "bf16"
-    if _uses_cuda(options):
-        return torch.cuda.is_bf16_supported()
-    # Without these instructions bf16 is emulated, and five times slower than fp32.
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _claim(out: Path, config: WorldModelConfig, reader: EpisodeReader, fabric: Fabric) -> None:
