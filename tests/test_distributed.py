@@ -166,9 +166,10 @@ def test_blocks_are_the_layers_of_the_models():
     preset = PRESETS["dream-doom"]
     actions = ActionSpec("discrete", (2,), meanings=("stay", "right"))
     with torch.device("meta"):
-        model = WorldModel(WorldModelConfig(actions, (), preset.tokenizer, preset.prior))
+        prior = replace(preset.prior, head_layers=2)
+        model = WorldModel(WorldModelConfig(actions, ("column",), preset.tokenizer, prior))
     layers = [*model.prior.blocks, *model.prior.head.blocks]
-    assert len(layers) == preset.prior.layers + preset.prior.head_layers
+    assert len(layers) == prior.layers + 2
     assert repeated_blocks(model.prior) == layers
     blocks = repeated_blocks(model.tokenizer)
     assert {type(block).__name__ for block in blocks} == {"ResidualBlock"}
