@@ -19,6 +19,7 @@ from worldmodel.checkpoint import CheckpointError
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.describe import describe, to_lines
+from worldmodel.devices import make_fabric
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
 from worldmodel.projects import Project, project_of
@@ -81,6 +82,13 @@ class Train:
     """With --describe: as JSON, for machines."""
     seed: int = 0
     """Of the weights and the batches."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How the processes that torchrun starts share the work: ddp, each with all weights, or
+    fsdp, each with a slice of them. auto: ddp."""
+    accumulate: int = 1
+    """Parts in which a process works through its share of a batch, with that much less memory."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
     """Compile the model first: a minute or so, then faster steps."""
     save_minutes: float = 2.0
@@ -133,7 +141,9 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     out = options.out or Path("runs") / options.preset
     reader = EpisodeReader(options.data or Path(preset.data))
     project = project_of(preset, reader)  # or fail before anything is written
-    fabric = _fabric(options)
+    fabric = make_fabric(
+        device=options.device, precision=options.precision, strategy=options.strategy
+    )
     fabric.launch()
     torch.manual_seed(options.seed)
     model = project.new_model() if options.init is None else _begin_from(options.init, project)
@@ -148,7 +158,14 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
             validate_minutes=options.validate_minutes,
         )
         return train_stage(
-            stage, fabric, training, timing, seed=options.seed, compiled=options.compile
+            stage,
+            fabric,
+            training,
+            timing,
+            seed=options.seed,
+            compiled=options.compile,
+            accumulate=options.accumulate,
+            checkpoint_activations=options.checkpoint_activations,
         )
 
     model.to(fabric.device)
@@ -246,36 +263,6 @@ def _begin_from(name: str, project: Project) -> WorldModel | VideoGPT:
             f"--init {name} has other {', '.join(differing)} than this preset and data give"
         )
     return model
-
-
-def _fabric(options: Train) -> Fabric:
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"unknown device {options.device!r}: auto, cpu or cuda")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("no CUDA device is at hand: leave --device out to train on the CPU")
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
-    return Fabric(
-        accelerator="cuda" if _uses_cuda(options) else "cpu",
-        strategy="ddp" if local_processes * nodes > 1 else "auto",
-        devices=local_processes,
-        num_nodes=nodes,
-        precision="bf16-mixed" if _wants_bf16(options) else "32-true",
-    )
-
-
-def _uses_cuda(options: Train) -> bool:
-    return options.device != "cpu" and torch.cuda.is_available()
-
-
-def _wants_bf16(options: Train) -> bool:
-    if options.precision != "auto":
-        return options.precision == "bf16"
-    if _uses_cuda(options):
-        return torch.cuda.is_bf16_supported()
-    # Without these instructions bf16 is emulated, and five times slower than fp32.
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _claim(

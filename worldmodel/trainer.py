@@ -5,9 +5,11 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.configs import StageRecipe
+from worldmodel.learner import Learner
+from worldmodel.sharding import sliced_like, whole_tensor
 
 LOG_EVERY = 20  # steps
 console = Console(stderr=True)
@@ -50,7 +54,8 @@ class Stage(Protocol):
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:
-        """Named means over this process's share of one batch; training minimises "loss"."""
+        """Named means over a share of one batch, drawn from `rng` as a whole; training
+        minimises "loss"."""
         ...
 
     def validate(self) -> dict[str, float]:
@@ -109,38 +114,46 @@ def train_stage(
     *,
     seed: int,
     compiled: bool = False,
+    accumulate: int = 1,
+    checkpoint_activations: bool = False,
 ) -> bool:
     """Train `stage` until its schedule or `timing.max_minutes` ends; go on where it was.
 
     Args:
+        fabric: launched; `worldmodel.devices` makes it.
         folder: for the training state, curves and pictures.
         seed: of the batches. A batch depends on it and on its step alone, so that a resumed
             run sees what an uninterrupted one would have.
+        accumulate: parts in which each process works through its share of a batch; as many
+            times less memory for activations, and the same step.
+        checkpoint_activations: compute them again in the backward pass, a block at a time.
 
     Returns:
         Whether the whole schedule is done.
 
     Raises:
-        TrainingError: the saved state is damaged or of another model.
+        TrainingError: the saved state is damaged or of another model, a batch can't be cut
+            like that, or the module can't do what is asked.
     """
     recipe = stage.recipe
+    shares = _shares(recipe.batch_size, fabric, accumulate)
+    if checkpoint_activations:
+        if not hasattr(stage.module, "checkpoint_activations"):
+            raise TrainingError(
+                f"this {stage.name} can't compute its activations again: leave "
+                "--checkpoint-activations out, and cut the memory with --accumulate"
+            )
+        stage.module.checkpoint_activations = True  # type: ignore[assignment]
     state_path = folder / f"{stage.name}.state.safetensors"
-    optimizer = make_optimizer(stage.module, recipe)
-    progressed = load_state(state_path, stage.module, optimizer, stage.inputs)
+    progressed = load_state(state_path, stage.module, stage.inputs)
     if progressed.share(recipe, timing) >= 1:
         return True
-    trained = cast(nn.Module, torch.compile(stage.module)) if compiled else stage.module
-    module, fabric_optimizer = fabric.setup(trained, optimizer)
-    if recipe.batch_size % fabric.world_size:
-        raise TrainingError(
-            f"a batch of {recipe.batch_size} can't be shared evenly by {fabric.world_size} "
-            "processes: choose another --batch-size"
-        )
-    share_size = recipe.batch_size // fabric.world_size
-    share = slice(fabric.global_rank * share_size, (fabric.global_rank + 1) * share_size)
+    learner = Learner(stage.module, recipe, fabric, shares, compiled=compiled)
+    load_optimizer(state_path, learner.optimizer)
     main_process = fabric.global_rank == 0
     seconds_before = progressed.seconds
     began = time.monotonic()
+    asked = False  # to stop, by Ctrl-C
     saved = validated = 0.0  # seconds of this call
     with (
         Curves(folder, stage.name, progressed.step, shown=main_process) as curves,
@@ -148,67 +161,66 @@ def train_stage(
     ):
         while (done := progressed.share(recipe, timing)) < 1:
             rate = learning_rate(recipe, progressed.step, done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            module.train()
-            numbers = stage.losses(module, np.random.default_rng([seed, progressed.step]), share)
-            fabric.backward(numbers["loss"])
-            norm = fabric.clip_gradients(
-                module, fabric_optimizer, max_norm=1.0, error_if_nonfinite=False
-            )
-            if not math.isfinite(float(cast(Tensor, norm))):  # before it reaches the weights
+            numbers, norm = learner.gradients(stage.losses, [seed, progressed.step])
+            if not math.isfinite(norm):  # before it reaches the weights
                 raise TrainingError(
                     f"the {stage.name}'s gradient is not finite at step {progressed.step}: "
                     "lower --learning-rate; the state saved last is kept"
                 )
-            fabric_optimizer.step()
-            fabric_optimizer.zero_grad()
-            # Every process goes by the first one's clock, or they would stop at different steps.
-            elapsed = fabric.broadcast(time.monotonic() - began)
+            learner.step(rate)
+            # Every process goes by the first one's clock and keyboard, or they would stop at
+            # different steps.
+            elapsed, asked = fabric.broadcast((time.monotonic() - began, interruption.asked))
             progressed.step += 1
             progressed.seconds = seconds_before + elapsed
             if progressed.step % LOG_EVERY == 1:
-                means = {
-                    k: float(cast(Tensor, fabric.all_reduce(v.detach())))
-                    for k, v in numbers.items()
-                }
+                means = {k: float(cast(Tensor, fabric.all_reduce(v))) for k, v in numbers.items()}
                 curves.write(progressed, {**means, "learning_rate": rate})
                 curves.show(progressed.share(recipe, timing), progressed, means["loss"])
-            stop = fabric.broadcast(interruption.asked) or (
-                timing.max_minutes is not None and elapsed > 60 * timing.max_minutes
-            )
+            stop = asked or (timing.max_minutes is not None and elapsed > 60 * timing.max_minutes)
             last = stop or progressed.share(recipe, timing) >= 1
-            if main_process and (last or elapsed - saved > 60 * timing.save_minutes):
+            if last or elapsed - saved > 60 * timing.save_minutes:
                 saved = elapsed
-                save_state(state_path, stage.module, optimizer, progressed, stage.inputs)
-            if main_process and (
-                (last and not interruption.asked)
-                or elapsed - validated > 60 * timing.validate_minutes
-            ):
+                save_state(
+                    state_path,
+                    learner.state,
+                    learner.optimizer,
+                    progressed,
+                    stage.inputs,
+                    written=main_process,
+                )
+            if (last and not asked) or elapsed - validated > 60 * timing.validate_minutes:
                 validated = elapsed
-                stage.module.eval()
-                curves.write(progressed, stage.validate(), prefix="validation/")
-                stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
+                with learner.whole(here=main_process):
+                    if main_process:
+                        stage.module.eval()
+                        curves.write(progressed, stage.validate(), prefix="validation/")
+                        stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
             if stop:
                 break
     fabric.barrier()
-    if interruption.asked:
+    if asked:
         raise KeyboardInterrupt
+    learner.finish()
     return progressed.share(recipe, timing) >= 1
 
 
-def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
-    """AdamW; what has two dimensions or more decays, biases don't."""
-    matrices = [p for p in module.parameters() if p.ndim >= 2]
-    others = [p for p in module.parameters() if p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.99),
-    )
+def _shares(batch_size: int, fabric: Fabric, accumulate: int) -> list[slice]:
+    """The clips of a batch that this process works through, part by part."""
+    num_parts = fabric.world_size * accumulate
+    if batch_size % num_parts and accumulate == 1:
+        raise TrainingError(
+            f"a batch of {batch_size} can't be shared evenly by {num_parts} processes: choose "
+            "another --batch-size"
+        )
+    if batch_size % num_parts:
+        raise TrainingError(
+            f"a batch of {batch_size} can't be cut evenly into {num_parts} parts, {accumulate} "
+            "for each process: choose another --accumulate or --batch-size"
+        )
+    size = batch_size // num_parts
+    first = fabric.global_rank * accumulate * size
+    return [slice(start, start + size) for start in range(first, first + accumulate * size, size)]
 
 
 def save_state(
@@ -217,12 +229,27 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     progressed: Progressed,
     inputs: str = "",
+    *,
+    written: bool = True,
 ) -> None:
-    """Write weights, optimiser and progress as one file, whole or not at all."""
-    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    """Write weights, optimiser and progress as one file, whole or not at all.
+
+    The file is the same whatever number of processes trained, and however.
+
+    Args:
+        written: by this process. All processes have to call, to give their slices.
+    """
+    state = {f"model.{name}": value for name, value in module.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().contiguous()
+            state[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    tensors = {}
+    for name, value in state.items():
+        gathered = whole_tensor(value)
+        if written:
+            tensors[name] = gathered.detach().cpu().contiguous()
+    if not written:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
@@ -237,47 +264,67 @@ def save_state(
         ) from None
 
 
-def load_state(
-    path: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    inputs: str = "",
-) -> Progressed:
-    """Load what `save_state` wrote; nothing where there is nothing.
+def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
+    """Load the weights that `save_state` wrote; nothing where there is nothing.
 
     Raises:
         TrainingError: the file is damaged, holds another model, or learned other inputs.
     """
     if not path.exists():
         return Progressed()
+    with _opened(path) as file:
+        metadata = file.metadata()
+        if metadata["inputs"] != inputs:
+            raise TrainingError(
+                f"{path} learned the codes of another tokenizer: remove it to train the "
+                "prior again, or choose another --out"
+            )
+        progressed = Progressed(**json.loads(metadata["progress"]))
+        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
+        module.load_state_dict({n.removeprefix("model."): file.get_tensor(n) for n in names})
+    return progressed
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimiser's state that `save_state` wrote, or this process's slices of it.
+
+    Raises:
+        TrainingError: the file is damaged or holds another model.
+    """
+    if not path.exists():
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118
+            if name.startswith("optimizer."):
+                _, index, entry = name.split(".")
+                value = sliced_like(file.get_tensor(name), parameters[int(index)])
+                state.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The training state, every fault in it told as one."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["inputs"] != inputs:
-                raise TrainingError(
-                    f"{path} learned the codes of another tokenizer: remove it to train the "
-                    "prior again, or choose another --out"
-                )
-            progressed = Progressed(**json.loads(metadata["progress"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        module.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        )
-        if optimizer is not None:
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith("optimizer."):
-                    _, index, entry = name.split(".")
-                    state.setdefault(int(index), {})[entry] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            yield file
     except TrainingError:
         raise
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise TrainingError(
             f"{path} is damaged or of another model ({str(error)[:200]}): choose another --out, "
             "or remove it to train from the beginning"
         ) from None
-    return progressed
 
 
 class Interruption:

@@ -20,7 +20,9 @@ class Codebook(nn.Module):
     replaced. The codes start as vectors of the first batch, and a code that replaces fewer
     than one vector a batch starts again at a random vector of that batch. Everything that
     this needs is a buffer, so a resumed run goes on exactly. Under torch.distributed every
-    process keeps the same codes, as if it had seen the whole batch.
+    process keeps the same codes, as if it had seen the whole batch. So do `num_parts` passes
+    that make one batch: the codes move after the last of them, by the vectors of all. Only
+    their start is of the first pass.
     """
 
     def __init__(self, num_codes: int, code_dim: int) -> None:
@@ -33,6 +35,8 @@ class Codebook(nn.Module):
         self.register_buffer("count", torch.zeros(num_codes))  # EMA of vectors replaced a batch
         self.register_buffer("total", torch.zeros(num_codes, code_dim))  # EMA of their sum
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))  # 0: no codes yet
+        self.num_parts = 1  # passes that make a batch; training may set it
+        self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and codes of this batch's passes
 
     def forward(
         self, x: Float[Tensor, "n D"]
@@ -44,13 +48,16 @@ class Codebook(nn.Module):
             commitment loss, the mean squared distance of x to its (fixed) code.
         """
         x = x.float()  # under autocast too: a moving average of bf16 would stand still
-        if self.training and self.num_updates == 0:
+        if self.training and self.num_updates == 0 and not self._seen:
             self._restart(x.detach(), torch.ones_like(self.count, dtype=torch.bool))
         codes = self.nearest(x.detach())
         quantised = F.embedding(codes, self.vectors)
         commitment_loss = F.mse_loss(x, quantised)
         if self.training:
-            self._update(x.detach(), codes)
+            self._seen.append((x.detach(), codes))
+            if len(self._seen) == self.num_parts:
+                self._update(*map(torch.cat, zip(*self._seen, strict=True)))
+                self._seen.clear()
         return x + (quantised - x).detach(), codes, commitment_loss
 
     def nearest(self, x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:

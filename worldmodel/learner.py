@@ -1,0 +1,137 @@
+"""A stage's module and its optimiser at work: on one device, copied to several, or sliced."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import Tensor, nn
+
+from worldmodel.configs import StageRecipe
+from worldmodel.sharding import Sliced
+from worldmodel.vqvae.codebook import Codebook
+
+# Of a module, the generator of a whole batch and the clips of it to work through: named means.
+Losses = Callable[[nn.Module, np.random.Generator, slice], dict[str, Tensor]]
+
+LARGEST_NORM = 1.0  # of the gradient; longer ones are cut to it
+
+
+class Learner:
+    """Steps of the optimiser, the same whatever the number of processes and parts.
+
+    Args:
+        module: to train, with the weights to begin from.
+        shares: the clips of a batch that this process works through, part by part.
+        compiled: whether to compile the module.
+
+    Attributes:
+        state: the module whose state is to be saved, with sliced weights under FSDP.
+        optimizer: of its weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: StageRecipe,
+        fabric: Fabric,
+        shares: list[slice],
+        *,
+        compiled: bool,
+    ) -> None:
+        self.fabric, self.shares = fabric, shares
+        self._sliced: Sliced | None = None
+        self.state = module
+        if isinstance(fabric.strategy, ModelParallelStrategy):
+            self._sliced = Sliced(module)
+            self.state = self._sliced.module
+        for part in self.state.modules():
+            if isinstance(part, Codebook):
+                part.num_parts = len(shares)
+        trained = cast(nn.Module, torch.compile(self.state)) if compiled else self.state
+        self._wrapped = fabric.setup_module(trained)
+        self.optimizer = make_optimizer(self.state, recipe)
+        self._wrapped_optimizer = cast(
+            torch.optim.Optimizer, fabric.setup_optimizers(self.optimizer)
+        )
+        if self._sliced is not None:
+            self._sliced.empty()
+
+    def gradients(self, losses: Losses, seed: list[int]) -> tuple[dict[str, Tensor], float]:
+        """Gather the gradient of one batch.
+
+        Args:
+            losses: as `Stage.losses`; "loss" is the one to minimise.
+            seed: of the batch.
+
+        Returns:
+            The named means over this process's clips, and the norm of the gradient of the
+            whole batch, before it is cut to `LARGEST_NORM`.
+        """
+        self._wrapped.train()
+        totals: dict[str, Tensor] = {}
+        for share in self.shares:
+            # Copies need the sum once a step. Slices are summed part by part: otherwise every
+            # process would have to hold the whole gradient.
+            waits = share != self.shares[-1] and isinstance(self.fabric.strategy, DDPStrategy)
+            dropout = np.random.default_rng([*seed, share.start]).integers(2**63)
+            torch.manual_seed(int(dropout))  # the same again in a run that goes on
+            with self.fabric.no_backward_sync(self._wrapped) if waits else nullcontext():
+                numbers = losses(self._wrapped, np.random.default_rng(seed), share)
+                self.fabric.backward(numbers["loss"] / len(self.shares))
+            for name, value in numbers.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)
+        norm = self.fabric.clip_gradients(
+            self._wrapped,
+            self._wrapped_optimizer,
+            max_norm=LARGEST_NORM,
+            error_if_nonfinite=False,
+        )
+        return totals, float(cast(Tensor, norm))
+
+    def step(self, rate: float) -> None:
+        """Move the weights along the gradient.
+
+        Args:
+            rate: the learning rate.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._wrapped_optimizer.step()
+        self._wrapped_optimizer.zero_grad()
+
+    @contextmanager
+    def whole(self, *, here: bool) -> Iterator[None]:
+        """The module given to this learner has its weights, in the processes that want it.
+
+        All processes have to enter: under FSDP the weights come from all of them.
+        """
+        if self._sliced is None:
+            yield
+            return
+        self._sliced.fill(here=here)
+        yield
+        self._sliced.empty()
+
+    def finish(self) -> None:
+        """Leave the module whole in every process; training is over."""
+        if self._sliced is not None:
+            self._sliced.fill(here=True)
+
+
+def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
+    """AdamW; what has two dimensions or more decays, biases don't."""
+    matrices = [p for p in module.parameters() if p.ndim >= 2]
+    others = [p for p in module.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+    )
