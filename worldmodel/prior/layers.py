@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.norm import layer_norm
+
 # (queries, keys, values), (..., heads, positions, head size) each -> the same shape as queries
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 # The gain and the bias of a norm: (D,) each of a plain one, (*batch, 1, D) of a conditional one.
@@ -44,7 +46,7 @@ def normalise(x: Float[Tensor, "*batch P D"], affine: Affine) -> Float[Tensor, "
     """Zero mean and unit variance along D, then the gain and the bias."""
     gain, bias = affine
     if gain.ndim == 1:
-        return F.layer_norm(x, gain.shape, gain, bias)
+        return layer_norm(x, gain, bias)
     return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
 
 

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.norm import ChannelNorm
+
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each of four stages (He et al. 2016, Table 1)
 FIRST_WIDTHS = (64, 128, 256)  # of the stages but the last
 
@@ -26,7 +28,7 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, *, depth: int, units: int) -> None:
         super().__init__()
         self.stem = Conv(in_channels, FIRST_WIDTHS[0], (3, 7, 7), stride=2)
-        self.norm = ChannelNorm3d(FIRST_WIDTHS[0])
+        self.norm = ChannelNorm(FIRST_WIDTHS[0])
         blocks: list[nn.Module] = []
         width_in = FIRST_WIDTHS[0]
         for width, num_blocks in zip((*FIRST_WIDTHS, units), BLOCKS[depth], strict=True):
@@ -52,29 +54,18 @@ class BasicBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.conv1 = Conv(width_in, width_out, (3, 3, 3))
-        self.norm1 = ChannelNorm3d(width_out)
+        self.norm1 = ChannelNorm(width_out)
         self.conv2 = Conv(width_out, width_out, (3, 3, 3))
-        self.norm2 = ChannelNorm3d(width_out)
+        self.norm2 = ChannelNorm(width_out)
         self.shortcut: nn.Module = nn.Identity()
         if width_in != width_out:
             self.shortcut = nn.Sequential(
-                Conv(width_in, width_out, (1, 1, 1)), ChannelNorm3d(width_out)
+                Conv(width_in, width_out, (1, 1, 1)), ChannelNorm(width_out)
             )
 
     def forward(self, x: Float[Tensor, "B C n h w"]) -> Float[Tensor, "B D n h w"]:
         y = self.norm1(self.conv1(x)).relu()
         return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
-
-
-class ChannelNorm3d(nn.Module):
-    """LayerNorm over the channels of each position of each frame."""
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(num_channels)
-
-    def forward(self, x: Float[Tensor, "B C n h w"]) -> Float[Tensor, "B C n h w"]:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Conv(nn.Conv3d):

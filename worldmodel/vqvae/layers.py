@@ -5,19 +5,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel.norm import ChannelNorm
+
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
-
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each position."""
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(num_channels)
-
-    def forward(self, x: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
-        # Free of copies where x lies in memory with channels last.
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class AxialAttention(nn.Module):

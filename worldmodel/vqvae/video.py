@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel.configs import VideoVQVAEConfig
+from worldmodel.norm import ChannelNorm
 from worldmodel.vqvae.codebook import Codebook, Codebooks
-from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
+from worldmodel.vqvae.layers import ResidualBlock
 from worldmodel.vqvae.vqvae import Tokenized, digest_of
 
 Strides = tuple[int, int, int]  # along time, height and width

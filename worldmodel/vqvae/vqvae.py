@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs import VQVAEConfig
+from worldmodel.norm import ChannelNorm
 from worldmodel.vqvae.codebook import Codebook, Codebooks
-from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
+from worldmodel.vqvae.layers import ResidualBlock
 
 
 class Tokenized(NamedTuple):
