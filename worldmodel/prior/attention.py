@@ -2,8 +2,8 @@
 
 Tokens lie in raster order: frames, rows, columns, codebooks. A row is the w q tokens of one
 (frame, row). Sparse attention lets a token see the last blocks of tokens and, of the frames
-before, its own row: some 270 of 8,192 keys at a latent size of 8 x 32 x 32. No mask of N x N
-is ever made.
+before, its own row: 224 keys on average at a latent size of 8 x 32 x 32, 352 at most, of 8,192.
+No mask of N x N is ever made.
 """
 
 from collections.abc import Callable, Iterator

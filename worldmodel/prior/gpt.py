@@ -89,7 +89,7 @@ class GPT(nn.Module):
         )
         self.input = nn.Linear(tokenizer.code_dim, width)
         self.start = nn.Parameter(torch.empty(width))
-        self.positions = AxisPositions(self.latent_shape, width)
+        self.positions = AxisPositions(self.latent_shape, width, std=POSITION_STD)
         self.given = None
         if self.prior.given_frames:
             self.given = GivenFrames(self.prior, tokenizer.clip_shape[1:])

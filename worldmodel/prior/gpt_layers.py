@@ -14,6 +14,8 @@ from worldmodel.prior.layers import Affine, ConditionalNorm, normalise
 from worldmodel.prior.resnet import ResNet, output_size
 
 POSITION_STD = 0.1  # near that of embedded codes
+# Weaker, and a small prior takes twice as long to see where in given frames something is.
+GIVEN_POSITION_STD = 0.5
 
 # Queries, keys and values side by side (B, P, 3D) -> what was attended to (B, P, D)
 AttendToPast = Callable[[Tensor], Tensor]
@@ -122,11 +124,11 @@ def affine_of(norm: nn.Module, vector: Float[Tensor, "B S"] | None) -> Affine:
 class AxisPositions(nn.Module):
     """A learned vector for each place along each axis of a grid; a position is their sum."""
 
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, *, std: float) -> None:
         super().__init__()
         self.axes = nn.ParameterList(torch.empty(size, width) for size in shape)
         for axis in self.axes:
-            nn.init.normal_(axis, std=POSITION_STD)
+            nn.init.normal_(axis, std=std)
 
     def forward(self) -> Float[Tensor, "P D"]:
         """Of every place of the grid, in raster order."""
@@ -151,7 +153,7 @@ class GivenFrames(nn.Module):
         self.output = nn.Linear(config.resnet_units, config.width)
         self.norm = nn.LayerNorm(config.width)
         grid = (config.given_frames, output_size(height), output_size(width))
-        self.positions = AxisPositions(grid, config.width)
+        self.positions = AxisPositions(grid, config.width, std=GIVEN_POSITION_STD)
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B M D"]:
         features = self.resnet(frames).flatten(2).transpose(1, 2)
