@@ -13,6 +13,7 @@ import tyro
 
 from worldmodel.data.episodes import DataError
 from worldmodel.data.importers.moving_digits import ImportDigits
+from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 
@@ -52,6 +53,7 @@ Command = (
     Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[ImportDigits, tyro.conf.subcommand("digits")]
+    | Annotated[ImportMovingMNIST, tyro.conf.subcommand("moving-mnist")]
 )
 
 

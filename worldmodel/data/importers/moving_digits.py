@@ -5,16 +5,24 @@ using LSTMs"), but of the small digits that scikit-learn carries, so that it nee
 It is another data set: its numbers are never to be compared with those of Moving MNIST.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from worldmodel.data.episodes import DataError, DatasetInfo
-from worldmodel.data.importers.writing import NO_ACTION, Recording, Source, import_sources
+from worldmodel.data.importers.writing import (
+    NO_ACTION,
+    OfficialSplit,
+    Recording,
+    Source,
+    import_sources,
+)
 from worldmodel.data.reader import split_of
 
 FRAME_SIZE = 64
@@ -46,14 +54,20 @@ class ImportDigits:
         check_options(self.episodes, self.frames, self.digits, self.seed)
         images = sklearn_digits()
         num_test = len(images) // TEST_SHARE
-        num_stored = import_moving_digits(
+        options = {
+            "num_frames": self.frames,
+            "num_digits": self.digits,
+            "seed": self.seed,
+        }
+        num_stored = import_sources(
             self.out,
-            {"train": images[:-num_test], "test": images[-num_test:]},
-            env_id="MovingDigits",
-            num_episodes=self.episodes,
-            num_frames=self.frames,
-            num_digits=self.digits,
-            seed=self.seed,
+            describe("MovingDigits", options),
+            bouncing_sources(
+                {"train": images[:-num_test], "test": images[-num_test:]},
+                num_episodes=self.episodes,
+                **options,
+            ),
+            total=self.episodes,
         )
         print(f"{self.out} holds {num_stored} episodes of moving digits (not Moving MNIST)")
 
@@ -71,32 +85,11 @@ def check_options(num_episodes: int, num_frames: int, num_digits: int, seed: int
             raise DataError(f"{name} must be at least {least}, not {value}")
 
 
-def import_moving_digits(
-    out: Path,
-    images: dict[str, UInt8[np.ndarray, "n 28 28"]],
-    *,
-    env_id: str,
-    num_episodes: int,
-    num_frames: int,
-    num_digits: int,
-    seed: int,
-) -> int:
-    """Store episodes of digits that bounce; goes on where it was stopped.
-
-    An episode follows from the seed and its id alone, so more episodes add to a set.
-
-    Args:
-        images: of "train" and "test"; an episode of a split shows digits of that split only.
-
-    Returns:
-        How many episodes the data set holds now.
-
-    Raises:
-        DataError: `out` holds another data set, or the disk is full.
-    """
-    info = DatasetInfo(
+def describe(env_id: str, env_kwargs: dict[str, Any]) -> DatasetInfo:
+    """What a data set of moving digits says of itself."""
+    return DatasetInfo(
         env_id=env_id,
-        env_kwargs={"num_frames": num_frames, "num_digits": num_digits, "seed": seed},
+        env_kwargs=env_kwargs,
         frame_shape=(FRAME_SIZE, FRAME_SIZE, 1),
         actions=NO_ACTION,
         variable_names=(),
@@ -104,18 +97,30 @@ def import_moving_digits(
         frame_skip=1,
     )
 
-    def read(episode_id: int, split: str) -> Recording:
-        rng = np.random.default_rng([seed, episode_id])
+
+def bouncing_sources(
+    images: Mapping[OfficialSplit, UInt8[np.ndarray, "_ 28 28"]],
+    *,
+    num_episodes: int,
+    num_frames: int,
+    num_digits: int,
+    seed: int,
+) -> Iterator[Source]:
+    """Episodes of digits that bounce, each shown by its seed and number alone.
+
+    Args:
+        images: of each official split; a split's episodes show its own images only. Without
+            any for "test" all episodes are for training.
+    """
+
+    def read(number: int, split: OfficialSplit) -> Recording:
+        rng = np.random.default_rng([seed, number])
         chosen = images[split][rng.integers(len(images[split]), size=num_digits)]
         return Recording(bouncing(chosen, rng, num_frames))
 
-    def sources() -> Iterator[Source]:
-        for i in range(num_episodes):
-            split = "test" if split_of(i) == "test" else "train"
-            # Called at once or never, so `i` and `split` are still its own.
-            yield Source(split, "bouncing", lambda i=i, split=split: read(i, split))
-
-    return import_sources(out, info, sources(), total=num_episodes)
+    for i in range(num_episodes):
+        split = "test" if "test" in images and split_of(i) == "test" else "train"
+        yield Source(split, "bouncing", partial(read, i, split))
 
 
 def bouncing(
@@ -154,7 +159,8 @@ def sklearn_digits() -> UInt8[np.ndarray, "1797 28 28"]:
             "moving digits are made of scikit-learn's images, and it is not installed: "
             "pip install 'scikit-learn>=1.5', or the extra: pip install -e '.[digits]'"
         ) from None
-    return np.stack([enlarged(image) for image in load_digits(return_X_y=False)["images"]])
+    pixels, _ = load_digits(return_X_y=True)
+    return np.stack([enlarged(image) for image in np.asarray(pixels).reshape(-1, 8, 8)])
 
 
 def enlarged(image: np.ndarray) -> UInt8[np.ndarray, "28 28"]:
@@ -165,8 +171,9 @@ def enlarged(image: np.ndarray) -> UInt8[np.ndarray, "28 28"]:
     """
     fine = 4 * STROKE_BOX
     margin = fine // 8  # one pixel of the 8x8 around it: strokes may end at its edge
+    canvas = fine + 2 * margin
     ink = Image.fromarray(np.pad(image, 1).astype(np.float32) / 16)
-    curves = np.asarray(ink.resize((fine + 2 * margin,) * 2, Image.Resampling.BICUBIC))
+    curves = np.asarray(ink.resize((canvas, canvas), Image.Resampling.BICUBIC))
     steeper = ((curves[margin:-margin, margin:-margin] - 0.2) / 0.5).clip(0, 1)
     strokes = steeper**2 * (3 - 2 * steeper)
     shrunk = strokes.reshape(STROKE_BOX, 4, STROKE_BOX, 4).mean((1, 3))
