@@ -14,6 +14,7 @@ import tyro
 from worldmodel.data.episodes import DataError
 from worldmodel.data.importers.moving_digits import ImportDigits
 from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
+from worldmodel.data.importers.videos import ImportVideos
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 
@@ -54,6 +55,7 @@ Command = (
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[ImportDigits, tyro.conf.subcommand("digits")]
     | Annotated[ImportMovingMNIST, tyro.conf.subcommand("moving-mnist")]
+    | Annotated[ImportVideos, tyro.conf.subcommand("videos")]
 )
 
 
