@@ -5,6 +5,8 @@ made as one goes, of MNIST's training digits (Srivastava et al. 2015). Both are 
 """
 
 import gzip
+import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -34,6 +36,13 @@ IMAGE_FILES: dict[OfficialSplit, str] = {
     "train": "train-images-idx3-ubyte",
     "test": "t10k-images-idx3-ubyte",
 }
+# Read here and not by NumPy, whose parser of headers raises all kinds of errors on damaged ones.
+NPY_MAGIC = b"\x93NUMPY\x01\x00"
+NPY_PRELUDE = struct.Struct("<8sH")  # magic, size of the header that follows
+NPY_HEADER = re.compile(
+    rb"\{'descr': '[|<>=]u1', 'fortran_order': (?P<fortran>False|True), "
+    rb"'shape': \((?P<shape>\d{1,9}(, \d{1,9}){3})\), \} *\n"
+)
 IDX_MAGIC = 0x803  # unsigned bytes in three dimensions
 IDX_HEADER = struct.Struct(">4I")
 MAX_IMAGES = 200_000  # MNIST has 70,000, and QMNIST 120,000
@@ -129,17 +138,31 @@ def open_sequences(path: Path) -> UInt8[np.ndarray, "T N 64 64"]:
         DataError: it is not such a file; nothing in it is unpickled.
     """
     try:
-        sequences = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path} is not {TEST_FILE} or is damaged: {error}") from None
-    shape = sequences.shape
-    expected = (TEST_FRAMES, max(shape[1], 1) if len(shape) > 1 else 1, FRAME_SIZE, FRAME_SIZE)
-    if sequences.dtype != np.uint8 or shape != expected:
-        raise DataError(
-            f"{path} holds {sequences.dtype} {shape}, but {TEST_FILE} holds uint8 "
-            f"({TEST_FRAMES}, 10000, {FRAME_SIZE}, {FRAME_SIZE})"
-        )
-    return sequences
+        with path.open("rb") as file:
+            prelude = file.read(NPY_PRELUDE.size)
+            if len(prelude) < NPY_PRELUDE.size or not prelude.startswith(NPY_MAGIC):
+                raise DataError(f"{path} is no .npy file of version 1: {TEST_FILE} is one")
+            *_, header_size = NPY_PRELUDE.unpack(prelude)
+            header = file.read(header_size)
+        says = NPY_HEADER.fullmatch(header)
+        shape = [int(size) for size in says["shape"].split(b", ")] if says else [0] * 4
+        num_frames, num_sequences, *frame_size = shape
+        is_expected = num_frames == TEST_FRAMES and frame_size == [FRAME_SIZE, FRAME_SIZE]
+        if says is None or not is_expected or num_sequences < 1:
+            raise DataError(
+                f"{path} says that it holds {header[:150].decode(errors='replace').strip()!r}, but "
+                f"{TEST_FILE} holds uint8 '|u1' ({TEST_FRAMES}, 10000, {FRAME_SIZE}, {FRAME_SIZE})"
+            )
+        offset = NPY_PRELUDE.size + header_size
+        num_bytes = path.stat().st_size - offset
+        if num_bytes != math.prod(shape):
+            raise DataError(
+                f"{path} is damaged: {num_bytes} bytes follow its header, not {math.prod(shape)}"
+            )
+        order = "F" if says["fortran"] == b"True" else "C"
+        return np.memmap(path, np.uint8, "r", offset, tuple(shape), order)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "_ 28 28"]:
