@@ -85,8 +85,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             width, height = stream.codec_context.width, stream.codec_context.height
             if not 0 < width * height <= MAX_PIXELS:
                 raise DataError(
-                    f"{path} is damaged: its frames are {width} x {height}, not 1 to "
-                    f"{MAX_PIXELS} pixels"
+                    f"{path} is damaged or too large: its frames are {width} x {height} "
+                    f"(0 x 0 where it doesn't say a usable size), the most is {MAX_PIXELS} pixels"
                 )
             stream.codec_context.options = CODEC_OPTIONS
             yield container, stream
