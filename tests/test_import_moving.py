@@ -4,8 +4,11 @@ import builtins
 import contextlib
 import gzip
 import pickle
+import signal
 import struct
+import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import one_line_error
+from data_samples import assert_same_episode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +89,24 @@ def test_a_larger_set_begins_with_the_smaller_one_and_goes_on(tmp_path, run):
     assert list(left.index["episode_id"]) == list(right.index["episode_id"]) == list(range(12))
     for i in range(12):
         np.testing.assert_array_equal(left.frames(i), right.frames(i))
+
+
+def test_a_killed_import_goes_on(tmp_path, run):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    options = ("--episodes", "160", "--frames", "3")
+    command = [sys.executable, "-m", "worldmodel.data", "digits", *options, "--out", killed]
+    first_shard = killed / "shard-00000.h5"  # of 100 episodes
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not first_shard.exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    run("digits", *options, "--out", killed)
+    run("digits", *options, "--out", whole)
+    left, right = assert_sound(killed, 160), assert_sound(whole, 160)
+    for i in range(160):
+        assert_same_episode(left.episode(i), right.episode(i))
 
 
 def test_another_seed_is_another_set(tmp_path, run):

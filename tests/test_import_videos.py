@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -286,21 +287,23 @@ def _text(path: Path) -> None:
 
 
 def _play_list(path: Path) -> None:
-    """FFmpeg would open what it names, here a sound video, elsewhere any address."""
-    tiny(path.parent.parent / "elsewhere.mp4")
-    path.write_text(
-        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n"
-        f"file://{path.parent.parent / 'elsewhere.mp4'}\n#EXT-X-ENDLIST\n"
-    )
+    """FFmpeg would read the sound video that it names; other kinds of lists name any address."""
+    path.write_text("ffconcat version 1.0\nfile a.gif\n")
 
 
-def _cut_short(share: float) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        tiny(path)
-        data = path.read_bytes()
-        path.write_bytes(data[: int(share * len(data))])
+def _cut_in_a_frame(path: Path) -> None:
+    write_video(path, np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.8 * len(data))])
 
-    return damage
+
+def _cut_between_frames(path: Path) -> None:
+    tiny(path, 40)
+    data = path.read_bytes()
+    body = data[data.index(b"movi") : data.index(b"idx1")]
+    begins = [data.index(b"movi") + found.start() for found in re.finditer(b"00dc", body)]
+    assert len(begins) == 40
+    path.write_bytes(data[: begins[30]])
 
 
 def _no_frames(path: Path) -> None:
@@ -314,19 +317,8 @@ def _no_frames(path: Path) -> None:
 def _huge(path: Path) -> None:
     tiny(path)
     data = bytearray(path.read_bytes())
-    data[6:10] = struct.pack("<HH", 60000, 60000)  # the gif's screen: 14 GB a frame
+    data[6:10] = struct.pack("<HH", 12000, 12000)  # the gif's screen: 576 MB a frame
     path.write_bytes(data)
-
-
-def _huge_frame(path: Path) -> None:
-    """The container says little of it; the packet itself claims a picture of 30000 x 30000."""
-    _mjpeg(path, [(64, 64)] * 20)
-    data = path.read_bytes()
-    start_of_frame = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 64, 64)
-    assert data.count(start_of_frame) == 20
-    path.write_bytes(
-        data.replace(start_of_frame, start_of_frame[:5] + struct.pack(">HH", 30000, 30000))
-    )
 
 
 def _mjpeg(path: Path, sizes: list[tuple[int, int]]) -> None:
@@ -352,11 +344,13 @@ DAMAGES = {
     "text": ("d.avi", _text, "no video"),
     "play list": ("d.mp4", _play_list, "no video"),
     "empty": ("d.webm", lambda path: path.write_bytes(b""), "no video"),
-    "truncated mp4": ("d.mp4", _cut_short(0.7), ""),
-    "truncated avi": ("d.avi", _cut_short(0.7), ""),
-    "no frames": ("d.avi", _no_frames, ""),
+    "truncated mp4": ("d.mp4", _cut_in_a_frame, "damaged"),
+    "truncated avi": ("d.avi", _cut_in_a_frame, "in the middle of a frame"),
+    "truncated mkv": ("d.mkv", _cut_in_a_frame, "of what it declares"),
+    "truncated webm": ("d.webm", _cut_in_a_frame, "of what it declares"),
+    "frames missing": ("d.avi", _cut_between_frames, "75% of what it declares"),
+    "no frames": ("d.avi", _no_frames, "no frame"),
     "huge": ("d.gif", _huge, "pixels"),
-    "huge frame": ("d.avi", _huge_frame, ""),
     "size changes": ("d.avi", _size_changes, "size changes"),
 }
 
@@ -377,6 +371,14 @@ def test_damaged_videos_stop_the_import_or_are_left_out(tmp_path, run, capsys, n
         0: "a.gif",
         2: "z.gif",
     }
+
+
+def test_no_memory_is_taken_for_a_huge_frame(tmp_path):
+    """The container says 64 x 64: FFmpeg itself must refuse, before it is seen as a change."""
+    _mjpeg(tmp_path / "d.avi", [(64, 64)] * 3 + [(4400, 8192)])
+    with pytest.raises(DataError) as error:
+        read_video(tmp_path / "d.avi", size=8, every=1, max_frames=100)
+    assert "size changes" not in str(error.value)
 
 
 def test_jpegs_of_one_size_are_no_damage(tmp_path):

@@ -16,7 +16,7 @@ from worldmodel.data.episodes import DataError
 from worldmodel.resize import square
 
 MAX_PIXELS = 8192 * 4320  # of a frame: 8K
-# Of what a file declares: decoders rightly give a few frames less.
+# Of the frames or the time that a file declares: decoders rightly give a few frames less.
 LEAST_SHARE = 0.9
 # FFmpeg itself refuses larger frames before it takes memory for them.
 CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
@@ -47,7 +47,7 @@ def read_video(
     frames = []
     num_decoded = 0
     with _opened(path) as (container, stream):
-        first_size = None
+        first_size, last_s = None, None
         for frame in _decoded(path, container, stream):
             frame_size = (frame.width, frame.height)
             first_size = first_size or frame_size
@@ -61,11 +61,26 @@ def read_video(
                     return np.stack(frames), True
                 frames.append(square(frame.to_ndarray(format="rgb24"), size))
             num_decoded += 1
-        num_declared = stream.frames  # 0 where the format doesn't say
-    if num_decoded == 0 or num_decoded < LEAST_SHARE * num_declared:
-        expected = f" of the {num_declared} that it declares" if num_declared else ""
-        raise DataError(f"{path} is damaged: it has {num_decoded} frames{expected}")
+            last_s = frame.time
+        if num_decoded == 0:
+            raise DataError(f"{path} is damaged: it has no frame")
+        share = _share_read(container, stream, num_decoded, last_s)
+    if share < LEAST_SHARE:
+        raise DataError(f"{path} is damaged: it ends after {share:.0%} of what it declares")
     return np.stack(frames), False
+
+
+def _share_read(
+    container: InputContainer, stream: VideoStream, num_decoded: int, last_s: float | None
+) -> float:
+    """How much was read of what the file says to hold; 1 where it doesn't say."""
+    if stream.frames:
+        return num_decoded / stream.frames
+    # mkv and webm have a length only, that of the longest stream.
+    rate = stream.average_rate
+    if not container.duration or not rate or last_s is None or len(container.streams) > 1:
+        return 1.0
+    return (last_s + 1 / float(rate)) / (container.duration / av.time_base)
 
 
 @contextmanager
