@@ -1,8 +1,10 @@
 """Work on data sets: python -m worldmodel.data verify DIR
 
 python -m worldmodel.data merge A B --out C
+python -m worldmodel.data digits --out data/moving-digits
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,9 @@ from typing import Annotated
 import tyro
 
 from worldmodel.data.episodes import DataError
+from worldmodel.data.importers.moving_digits import ImportDigits
+from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
+from worldmodel.data.importers.videos import ImportVideos
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 
@@ -48,6 +53,9 @@ class Merge:
 Command = (
     Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[ImportDigits, tyro.conf.subcommand("digits")]
+    | Annotated[ImportMovingMNIST, tyro.conf.subcommand("moving-mnist")]
+    | Annotated[ImportVideos, tyro.conf.subcommand("videos")]
 )
 
 
@@ -57,6 +65,9 @@ def main() -> None:
         command.run()
     except DataError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on here", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from worldmodel.data.episodes import (
+    CLASS_VARIABLE,
     DataError,
     DatasetInfo,
     Episode,
@@ -23,6 +24,7 @@ from worldmodel.data.shards import open_shard, read_episode, read_index, row_pro
 SHEET_ROWS = 12
 SHEET_COLUMNS = 10
 SHEET_GAP = 2  # pixels
+MOST_POLICIES = 20  # are described one by one
 
 
 @dataclass
@@ -51,9 +53,12 @@ class _Tally:
     truncated: int = 0
     actions: list[np.ndarray] = field(default_factory=list)
     variables: list[np.ndarray] = field(default_factory=list)  # (2, V): lowest and highest
+    classes: Counter[int] = field(default_factory=Counter)
     sheet: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: Episode, info: DatasetInfo) -> None:
+        if info.class_names:
+            self.classes[int(_class_values(episode, info)[0])] += 1
         self.splits[split_of(episode.episode_id)] += 1
         self.lengths[episode.policy].append(episode.length)
         self.returns[episode.policy].append(float(episode.reward.sum()))
@@ -65,6 +70,13 @@ class _Tally:
         if len(self.sheet[episode.policy]) < SHEET_ROWS:
             columns = np.linspace(0, episode.length, SHEET_COLUMNS).round().astype(int)
             self.sheet[episode.policy].append(episode.frames[columns])
+        if len(self.sheet) > SHEET_ROWS:  # imported sets name thousands of files as policies
+            del self.sheet[max(self.sheet, key=_scattered)]
+
+
+def _scattered(name: str) -> bytes:
+    """By this the few that are drawn come from all over the names."""
+    return hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest()
 
 
 def verify(folder: str | Path) -> Report:
@@ -119,12 +131,29 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
                 except DataError as error:
                     report.problems.append(f"{name}: {error}")
                     continue
-                broken_rules = episode_problems(episode, info)
+                broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
                 report.problems += [f"{name}: {line}" for line in broken_rules]
                 if not broken_rules:
-                    tally.add(episode)
+                    tally.add(episode, info)
     except DataError as error:
         report.problems.append(str(error))
+
+
+def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:
+    return episode.variables[:, info.variable_names.index(CLASS_VARIABLE)]
+
+
+def _class_problems(episode: Episode, info: DatasetInfo) -> list[str]:
+    """A line when the set has classes and the episode isn't of one of them throughout."""
+    if not info.class_names:
+        return []
+    values = _class_values(episode, info)
+    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
+        return []
+    return [
+        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
+        f"{len(info.class_names) - 1}"
+    ]
 
 
 def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
@@ -141,13 +170,20 @@ def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
     repeated = sum(count - 1 for count in tally.contents.values())
     if repeated:
         lines.append(f"repeated     {repeated} episodes show the same frames as another one")
-    for policy, of_policy in sorted(tally.lengths.items()):
-        returns = np.asarray(tally.returns[policy])
+    if info.class_names:
+        counts = [tally.classes[i] for i in range(len(info.class_names))]
         lines.append(
-            f"policy       {policy}: {len(of_policy)} episodes of {min(of_policy)} to "
-            f"{max(of_policy)} steps (mean {np.mean(of_policy):.1f}), returns "
-            f"{returns.min():g} to {returns.max():g} (mean {returns.mean():.2f})"
+            f"classes      {len(counts)}, from {info.class_names[0]} to {info.class_names[-1]}: "
+            f"{min(counts)} to {max(counts)} episodes each"
         )
+    if len(tally.lengths) > MOST_POLICIES:
+        names = sorted(tally.lengths)
+        lines.append(
+            f"policies     {len(names)}, from {names[0]} to {names[-1]}: {min(lengths)} to "
+            f"{max(lengths)} steps (mean {np.mean(lengths):.1f})"
+        )
+    else:
+        lines += [_describe_policy(tally, policy) for policy in sorted(tally.lengths)]
     return (
         lines
         + _describe_actions(info, np.concatenate(tally.actions))
@@ -160,6 +196,15 @@ def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
                 strict=True,
             )
         ]
+    )
+
+
+def _describe_policy(tally: _Tally, policy: str) -> str:
+    lengths, returns = tally.lengths[policy], np.asarray(tally.returns[policy])
+    return (
+        f"policy       {policy}: {len(lengths)} episodes of {min(lengths)} to "
+        f"{max(lengths)} steps (mean {np.mean(lengths):.1f}), returns "
+        f"{returns.min():g} to {returns.max():g} (mean {returns.mean():.2f})"
     )
 
 

@@ -46,12 +46,13 @@ class Source:
         split: the official one; None: by hash. Official training sequences are shared out
             among training and validation.
         origin: where it comes from, stored as the episode's policy; at most 64 bytes.
-        read: gives the sequence; called only if it isn't stored yet.
+        read: gives the sequence, or None to leave it out, its id too; called only if it isn't
+            stored yet.
     """
 
     split: OfficialSplit | None
     origin: str
-    read: Callable[[], Recording]
+    read: Callable[[], Recording | None]
 
 
 def import_sources(
@@ -77,7 +78,9 @@ def import_sources(
         for source in sources:
             episode_id = next(ids[source.split])
             if episode_id not in writer.done:
-                writer.append(_episode(episode_id, source, info))
+                recording = source.read()
+                if recording is not None:
+                    writer.append(_episode(episode_id, source.origin, recording, info))
             bar.advance(task)
         return len(writer.done)
 
@@ -91,8 +94,7 @@ def _ids_of(split: OfficialSplit | None) -> Iterator[int]:
         episode_id += 1
 
 
-def _episode(episode_id: int, source: Source, info: DatasetInfo) -> Episode:
-    recording = source.read()
+def _episode(episode_id: int, origin: str, recording: Recording, info: DatasetInfo) -> Episode:
     num_actions = len(recording.frames) - 1
     actions, variables = recording.actions, recording.variables
     if actions is None:
@@ -102,7 +104,7 @@ def _episode(episode_id: int, source: Source, info: DatasetInfo) -> Episode:
     return Episode(
         episode_id=episode_id,
         seed=episode_id,
-        policy=source.origin,
+        policy=origin,
         frames=recording.frames,
         action=actions,
         reward=np.zeros(num_actions, np.float32),
