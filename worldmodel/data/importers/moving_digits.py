@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DataError, DatasetInfo
 from worldmodel.data.importers.writing import (
-    NO_ACTION,
     OfficialSplit,
     Recording,
     Source,

@@ -16,6 +16,7 @@ import av
 import numpy as np
 import tyro
 
+from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import (
     CLASS_VARIABLE,
     POLICY_NAME_BYTES,
@@ -25,7 +26,6 @@ from worldmodel.data.episodes import (
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import frame_rate, read_video
 from worldmodel.data.importers.writing import (
-    NO_ACTION,
     OfficialSplit,
     Recording,
     Source,
