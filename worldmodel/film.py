@@ -47,6 +47,11 @@ def enlarged(pictures: np.ndarray, scale: int) -> np.ndarray:
     return pictures.repeat(scale, -3).repeat(scale, -2)
 
 
+def coloured(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (..., H, W, 1 or 3) in three colours; grey ones stay grey."""
+    return np.repeat(pictures, 3, -1) if pictures.shape[-1] == 1 else pictures
+
+
 def framed(pictures: np.ndarray, *, thickness: int = 2) -> np.ndarray:
     """A copy of pictures (..., H, W, 3) with a red border drawn over their edges."""
     marked = pictures.copy()

@@ -77,7 +77,7 @@ class HeldOut:
         sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
         lengths = reader.index["episode_length"][sampler.episodes] + 1
         rng = np.random.default_rng(settings.seed)
-        rows = _spread_windows(rng, sampler.episodes, lengths - num_frames + 1, settings.num_clips)
+        rows = spread_windows(rng, sampler.episodes, lengths - num_frames + 1, settings.num_clips)
         self.episodes = rows[:, 0]
         self.clips = sampler.read(rows)
 
@@ -231,7 +231,7 @@ def wander(
     return actions
 
 
-def _spread_windows(
+def spread_windows(
     rng: np.random.Generator, episodes: np.ndarray, num_windows: np.ndarray, count: int
 ) -> np.ndarray:
     """Different windows, taken from all episodes in turn, at random places in each.

@@ -7,7 +7,9 @@ import numpy as np
 from rich.progress import track
 
 from worldmodel.evaluation import plots
+from worldmodel.evaluation.features import FeatureNetwork, MetricError
 from worldmodel.evaluation.held_out import HeldOut, console
+from worldmodel.evaluation.published import measure_fvd
 from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
 from worldmodel.metrics import mean_interval, psnr_difference, psnr_interval, squared_errors
 
@@ -63,6 +65,20 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "psnr": _intervals(errors, held_out, chosen),
         "one_over_copy": {steps: _against_copying(errors, held_out, steps) for steps in chosen},
     }
+
+
+def measure_dreams_fvd(held_out: HeldOut, network: FeatureNetwork) -> dict[str, Any]:
+    """FVD, R-FVD and FVD* of the first frames that a protocol wants of each test clip's future."""
+    wanted = network.protocol.num_frames
+    if held_out.settings.horizon < wanted:
+        raise MetricError(f"{network.metric} needs {wanted} frames: --horizon {wanted} at least")
+    future = slice(held_out.num_given, held_out.num_given + wanted)
+    return measure_fvd(
+        held_out.real[:, :wanted],
+        held_out.reconstructions[:, future],
+        held_out.dreams.frames[:, :wanted],
+        network,
+    )
 
 
 def _last_given(held_out: HeldOut) -> np.ndarray:

@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.checkpoint import VIDEOGPT
+from worldmodel.evaluation.published import (
+    fvd_lines,
+    inception_score_lines,
+    likelihood_lines,
+    reconstruction_lines,
+)
+from worldmodel.evaluation.tables import interval, number, table
 from worldmodel.metrics import Interval
 
 FORMAT_VERSION = 1
@@ -94,13 +102,19 @@ def to_json(value: Any) -> Any:
 def to_markdown(report: dict[str, Any]) -> str:
     """Tables of a report that went through `to_json`."""
     lines = [f"# {report.get('checkpoint', '')}: {report.get('env_id', '')}", ""]
+    is_dream = report.get("model") != VIDEOGPT
     tables = {
         "tokenizer": _tokenizer_lines,
-        "likelihood": _likelihood_lines,
+        "reconstruction": reconstruction_lines,
+        # A dream's likelihood is of frames given the frames before, a clip's of all its codes.
+        "likelihood": _likelihood_lines if is_dream else likelihood_lines,
         "horizon": _horizon_lines,
         "actions": _actions_lines,
         "stability": _stability_lines,
         "outcomes": _outcomes_lines,
+        "samples": _samples_lines,
+        "fvd": fvd_lines,
+        "inception": inception_score_lines,
     }
     for name, of_part in tables.items():
         if name in report["parts"]:
@@ -129,30 +143,17 @@ def _source(part: dict[str, Any]) -> str:
     )
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(value: dict[str, float | None], digits: int = 2) -> str:
-    low, high = _number(value["low"], digits), _number(value["high"], digits)
-    return f"{_number(value['value'], digits)} [{low}, {high}]"
-
-
 def _tokenizer_lines(n: dict[str, Any]) -> list[str]:
-    return _table(
+    return table(
         ["frames", "PSNR, dB", "NMSE", "codes in use", "perplexity", "unigram nats a token"],
         [
             [
                 str(n["num_frames"]),
-                _interval(n["psnr"]),
-                _number(n["nmse"], 4),
+                interval(n["psnr"]),
+                number(n["nmse"], 4),
                 f"{n['codes_used']} of {n['num_codes']}",
-                _number(n["perplexity"], 0),
-                _number(n["unigram_nats"]),
+                number(n["perplexity"], 0),
+                number(n["unigram_nats"]),
             ]
         ],
     )
@@ -160,32 +161,32 @@ def _tokenizer_lines(n: dict[str, Any]) -> list[str]:
 
 def _likelihood_lines(n: dict[str, Any]) -> list[str]:
     def row(name: str, nats: float, shown: str, accuracy: float | None) -> list[str]:
-        return [name, shown, _number(nats / math.log(2)), _number(accuracy, 3)]
+        return [name, shown, number(nats / math.log(2)), number(accuracy, 3)]
 
     mean = n["nats_a_token"]
     return [
-        *_table(
+        *table(
             ["", "nats a token", "bits a token", "tokens guessed right"],
             [
-                row("prior", mean["value"], _interval(mean, 3), n["accuracy"]),
+                row("prior", mean["value"], interval(mean, 3), n["accuracy"]),
                 row(
                     "copying, else unigram",
                     n["copy_nats"],
-                    _number(n["copy_nats"], 3),
+                    number(n["copy_nats"], 3),
                     n["copy_accuracy"],
                 ),
                 row(
                     "unigram at each position",
                     n["position_unigram_nats"],
-                    _number(n["position_unigram_nats"], 3),
+                    number(n["position_unigram_nats"], 3),
                     None,
                 ),
-                row("unigram", n["unigram_nats"], _number(n["unigram_nats"], 3), None),
+                row("unigram", n["unigram_nats"], number(n["unigram_nats"], 3), None),
             ],
         ),
         "",
         f"{n['num_clips']} clips, {n['num_tokens']} tokens; the prior takes "
-        f"{_number(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for "
+        f"{number(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for "
         f"the exact pixels). Copying: the last frame's token with probability "
         f"{n['copy_weight']:g} (the best for these clips), else the training split's unigram.",
     ]
@@ -201,18 +202,18 @@ def _horizon_lines(n: dict[str, Any]) -> list[str]:
         "ceiling": "tokenizer's ceiling",
     }
     rows = [
-        [title, *[_interval(entry, 1) for entry in curves[name].values()]]
+        [title, *[interval(entry, 1) for entry in curves[name].values()]]
         for name, title in names.items()
     ]
-    rows.append(["one sample over copying, dB", *[_interval(e["db"], 1) for e in over.values()]])
+    rows.append(["one sample over copying, dB", *[interval(e["db"], 1) for e in over.values()]])
     rows.append(
         [
             "clips closer than copying",
-            *[_interval(e["share_of_clips_closer"]) for e in over.values()],
+            *[interval(e["share_of_clips_closer"]) for e in over.values()],
         ]
     )
     return [
-        *_table(["PSNR, dB, at steps ahead", *curves["one"]], rows),
+        *table(["PSNR, dB, at steps ahead", *curves["one"]], rows),
         "",
         f"{n['num_clips']} clips of {n['num_episodes']} test episodes, {n['num_given']} frames "
         "given; PSNR of the mean squared error over clips; 95 % intervals by drawing episodes "
@@ -225,26 +226,26 @@ def _actions_lines(n: dict[str, Any]) -> list[str]:
     kinds = ["real", "reconstructed", "dreamed"]
     edge = n["edge_frames"]
     rows = [
-        ["all", *[_interval(n[kind], 3) for kind in kinds]],
-        [f"first {edge} frames", *[_number(n["first"][kind], 3) for kind in kinds]],
-        [f"last {edge} frames", *[_number(n["last"][kind], 3) for kind in kinds]],
+        ["all", *[interval(n[kind], 3) for kind in kinds]],
+        [f"first {edge} frames", *[number(n["first"][kind], 3) for kind in kinds]],
+        [f"last {edge} frames", *[number(n["last"][kind], 3) for kind in kinds]],
         *[
             [
                 name + (f" ({each['count']})" if "count" in each else ""),
-                *[_number(each[kind], 3) for kind in kinds],
+                *[number(each[kind], 3) for kind in kinds],
             ]
             for name, each in n["each"].items()
         ],
-        ["uniformly random actions", "", "", _number(n["random_actions"]["dreamed"], 3)],
+        ["uniformly random actions", "", "", number(n["random_actions"]["dreamed"], 3)],
     ]
-    by_policy = ", ".join(f"{k} {_number(v, 3)}" for k, v in n["real_by_policy"].items())
-    lost = ", ".join(f"{k}: {_interval(v, 1)}" for k, v in n["shuffled"]["db_lost"].items())
+    by_policy = ", ".join(f"{k} {number(v, 3)}" for k, v in n["real_by_policy"].items())
+    lost = ", ".join(f"{k}: {interval(v, 1)}" for k, v in n["shuffled"]["db_lost"].items())
     return [
-        *_table([f"inverse dynamics, {n['measure']}", *kinds], rows),
+        *table([f"inverse dynamics, {n['measure']}", *kinds], rows),
         "",
-        f"Dreamed over real: {_interval(n['ratio'], 3)} ({n['num_clips']} clips, "
+        f"Dreamed over real: {interval(n['ratio'], 3)} ({n['num_clips']} clips, "
         f"{n['num_pairs']} pairs of frames). Real frames by who acted: {by_policy}. With the "
-        f"actions of another clip, the prior loses {_interval(n['shuffled']['nats_lost'], 3)} "
+        f"actions of another clip, the prior loses {interval(n['shuffled']['nats_lost'], 3)} "
         f"nats a token, and dreams lose, in dB at steps ahead, {lost}.",
     ]
 
@@ -256,11 +257,11 @@ def _stability_lines(n: dict[str, Any]) -> list[str]:
     rows = []
     for name, values in n["dreamed"].items():
         again, digits = n["reconstructed"][name], 1 if name == "code_perplexity" else 3
-        span = f"{_number(again['p5'], digits)} to {_number(again['p95'], digits)}"
-        shown = [_number(n["real"][name], digits), f"{_number(again['mean'], digits)}, {span}"]
-        rows.append([name.replace("_", " "), *shown, *[_number(v, digits) for v in values]])
+        span = f"{number(again['p5'], digits)} to {number(again['p95'], digits)}"
+        shown = [number(n["real"][name], digits), f"{number(again['mean'], digits)}, {span}"]
+        rows.append([name.replace("_", " "), *shown, *[number(v, digits) for v in values]])
     return [
-        *_table(header, rows),
+        *table(header, rows),
         "",
         f"{n['num_dreams']} dreams of {n['num_steps']} steps under sticky random actions, means "
         f"of each block of {n['block_steps']} steps; {n['num_real_blocks']} real blocks. "
@@ -272,19 +273,27 @@ def _stability_lines(n: dict[str, Any]) -> list[str]:
 
 def _outcomes_lines(n: dict[str, Any]) -> list[str]:
     following, dreamed = n["next_step"], n["dreamed"]
-    rows = [["reward", *[_interval(e) for e in dreamed["reward_mae"].values()]]]
+    rows = [["reward", *[interval(e) for e in dreamed["reward_mae"].values()]]]
     for name, kinds in dreamed["variable_mae"].items():
-        rows.append([name, *[_interval(e) for e in kinds["dreamed"].values()]])
-        rows.append([f"{name}, kept as given", *[_interval(e) for e in kinds["kept"].values()]])
+        rows.append([name, *[interval(e) for e in kinds["dreamed"].values()]])
+        rows.append([f"{name}, kept as given", *[interval(e) for e in kinds["kept"].values()]])
     return [
-        *_table(["mean absolute error after dreamed steps", *dreamed["reward_mae"]], rows),
+        *table(["mean absolute error after dreamed steps", *dreamed["reward_mae"]], rows),
         "",
         f"Given the real past ({following['num_steps']} steps): reward error "
-        f"{_number(following['reward_mae'], 3)} (always the mean: "
-        f"{_number(following['reward_mae_of_the_mean'], 3)}); ends "
-        f"({following['num_ends']}): AUROC {_number(following['end_auroc'], 4)}, Brier score "
-        f"{_number(following['end_brier'], 5)} (always the rate: "
-        f"{_number(following['end_brier_of_the_mean'], 5)}). Along dreams of "
+        f"{number(following['reward_mae'], 3)} (always the mean: "
+        f"{number(following['reward_mae_of_the_mean'], 3)}); ends "
+        f"({following['num_ends']}): AUROC {number(following['end_auroc'], 4)}, Brier score "
+        f"{number(following['end_brier'], 5)} (always the rate: "
+        f"{number(following['end_brier_of_the_mean'], 5)}). Along dreams of "
         f"{dreamed['ends']['num_steps']} steps with {dreamed['ends']['num_ends']} real ends: "
-        f"AUROC {_number(dreamed['ends']['auroc'], 4)}.",
+        f"AUROC {number(dreamed['ends']['auroc'], 4)}.",
+    ]
+
+
+def _samples_lines(n: dict[str, Any]) -> list[str]:
+    given = f", {n['num_given']} frame given (red)" if n["num_given"] else ""
+    return [
+        f"samples.png, samples.gif: {n['num_clips']} test clips, each above (left of) its "
+        f"reconstruction and a sample under its conditions{given}."
     ]

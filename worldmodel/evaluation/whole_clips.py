@@ -1,0 +1,171 @@
+"""VideoGPT as published, measured on clips of the test split."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.evaluation.features import FeatureNetwork
+from worldmodel.evaluation.held_out import console, spread_windows
+from worldmodel.evaluation.published import (
+    measure_fvd,
+    measure_inception_score,
+    measure_likelihood,
+    measure_reconstruction,
+)
+from worldmodel.film import coloured, enlarged, framed, save_gif, save_png, sheet, stacked
+from worldmodel.prior.sampling import Sampling
+from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt_stages import clip_tensors, sample_clips
+
+NUM_SHOWN = 8  # clips in the film of samples
+NUM_TRAIN_CLIPS = 256  # whose codes the baselines count
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How everything is measured.
+
+    Attributes:
+        num_clips: test clips, of all test episodes in turn; fewer where there are fewer windows.
+        sampling, seed: of samples and intervals.
+        batch_size: clips at a time.
+    """
+
+    num_clips: int
+    sampling: Sampling
+    seed: int
+    batch_size: int
+
+
+class WholeClips:
+    """Test clips, and what the model makes of them, worked out once for all that want it."""
+
+    def __init__(self, model: VideoGPT, reader: EpisodeReader, settings: ClipSettings) -> None:
+        self.model, self.reader, self.settings = model, reader, settings
+        self.rows, self.clips = self._draw("test", settings.num_clips)
+
+    def reconstruction(self) -> dict[str, Any]:
+        """How well the tokenizer gives clips back."""
+        codes = self.codes.reshape(-1, self.codes.shape[-1])
+        num_codes = self.model.config.tokenizer.num_codes
+        return measure_reconstruction(
+            self.clips.frames,
+            self.reconstructed,
+            self.rows[:, 0],
+            data_variance=float(self.model.tokenizer.data_variance),
+            counts=np.stack([np.bincount(of_book, minlength=num_codes) for of_book in codes.T]),
+            seed=self.settings.seed,
+        )
+
+    @torch.no_grad()
+    def likelihood(self) -> dict[str, Any]:
+        """How well the prior foretells codes."""
+        _, train = self._draw("train", NUM_TRAIN_CLIPS)
+        nats = []
+        for rows in self._batches(len(self.rows), "likelihood"):
+            frames, actions, classes = self._tensors(self.clips, rows)
+            codes = torch.from_numpy(self.codes[rows]).to(frames.device)
+            logits = self.model.prior(codes, self.model.conditions(frames, actions, classes))
+            each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
+            nats.append(each.cpu().double().numpy())
+        return measure_likelihood(
+            np.concatenate(nats),
+            self.codes,
+            self._encode(train, "codes of training clips"),
+            self.rows[:, 0],
+            num_codes=self.model.config.tokenizer.num_codes,
+            clip_shape=self.model.config.tokenizer.clip_shape,
+            seed=self.settings.seed,
+        )
+
+    def samples(self, out: Path) -> dict[str, Any]:
+        """Draw real clips, their reconstructions and samples as pictures and films."""
+        shown = range(min(NUM_SHOWN, len(self.rows)))
+        sampled = self._sample(np.asarray(shown))
+        num_given = self.model.config.prior.given_frames
+        rows, films = [], []
+        for i in shown:
+            marked = coloured(sampled[i])
+            marked[:num_given] = framed(marked[:num_given])
+            rows += [coloured(self.clips.frames[i]), coloured(self.reconstructed[i]), marked]
+            films.append(np.concatenate(rows[-3:], 2))
+        save_png(out / "samples.png", sheet(rows, scale=2))
+        save_gif(out / "samples.gif", enlarged(stacked(films), 2), fps=self.reader.info.fps)
+        return {"num_clips": len(films), "num_given": num_given}
+
+    def fvd(self, network: FeatureNetwork) -> dict[str, Any]:
+        """FVD, R-FVD and FVD*, with as many more real clips for the floor as there are."""
+        _, more = self._draw("test", 2 * len(self.rows))
+        return measure_fvd(more.frames, self.reconstructed, self.sampled, network)
+
+    def inception_score(self, network: FeatureNetwork) -> dict[str, Any]:
+        """Of one sample a test clip."""
+        return measure_inception_score(self.sampled, self.clips.frames, network)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(n, t, h, w, q) of the test clips."""
+        return self._encode(self.clips, "codes")
+
+    @cached_property
+    def reconstructed(self) -> np.ndarray:
+        """The test clips as the tokenizer gives them back, uint8 (n, T, H, W, C)."""
+        parts = []
+        for rows in self._batches(len(self.codes), "reconstructions"):
+            codes = torch.from_numpy(self.codes[rows]).to(self._device)
+            parts.append(self.model.decode(codes).cpu().numpy())
+        return np.concatenate(parts)
+
+    @cached_property
+    def sampled(self) -> np.ndarray:
+        """One sample under the conditions of each test clip, uint8 (n, T, H, W, C)."""
+        return self._sample(np.arange(len(self.rows)))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _sample(self, rows: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([self.settings.seed, 1])
+        parts = []
+        for begin in range(0, len(rows), self.settings.batch_size):
+            given = self._tensors(self.clips, rows[begin : begin + self.settings.batch_size])
+            clips = sample_clips(self.model, given, rng=rng, sampling=self.settings.sampling)
+            parts.append(clips.cpu().numpy())
+        return np.concatenate(parts)
+
+    def _draw(self, split: Split, count: int) -> tuple[np.ndarray, Clips]:
+        """Different windows of all episodes in turn; a larger count begins with the same ones."""
+        num_frames = self.model.config.tokenizer.clip_shape[0]
+        sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
+        rng = np.random.default_rng(self.settings.seed)
+        lengths = self.reader.index["episode_length"][sampler.episodes]
+        rows = spread_windows(rng, sampler.episodes, lengths + 2 - num_frames, count)
+        return rows, sampler.read(rows)
+
+    def _encode(self, clips: Clips, what: str) -> np.ndarray:
+        parts = []
+        for rows in self._batches(len(clips.frames), what):
+            frames = torch.from_numpy(clips.frames[rows]).to(self._device)
+            parts.append(self.model.encode(frames).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _tensors(self, clips: Clips, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = Clips(**{name: array[rows] for name, array in vars(clips).items()})
+        return clip_tensors(chosen, self.reader, self._device)
+
+    def _batches(self, count: int, what: str) -> Iterable[np.ndarray]:
+        """Numbers below `count`, as many at a time as a batch has."""
+        num_batches = math.ceil(count / self.settings.batch_size)
+        parts = np.array_split(np.arange(count), num_batches)
+        return track(parts, what, console=console, transient=True)
