@@ -381,6 +381,17 @@ def test_no_memory_is_taken_for_a_huge_frame(tmp_path):
     assert "size changes" not in str(error.value)
 
 
+def test_the_first_video_may_be_damaged(tmp_path, run):
+    source, out = tmp_path / "films", tmp_path / "set"
+    tiny(source / "b.gif")
+    _text(source / "a.avi")
+    assert "--skip-damaged" in one_line_error(lambda: run("videos", source, "--out", out))
+    run("videos", source, "--out", out, "--skip-damaged")
+    reader = assert_sound(out, 1)
+    assert reader.index["episode_id"].tolist() == [1]
+    assert reader.info.fps == 25
+
+
 def test_jpegs_of_one_size_are_no_damage(tmp_path):
     _mjpeg(tmp_path / "d.avi", [(64, 64)] * 20)
     frames, _ = read_video(tmp_path / "d.avi", size=8, every=1, max_frames=100)

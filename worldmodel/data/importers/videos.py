@@ -32,6 +32,7 @@ from worldmodel.data.importers.writing import (
     import_sources,
 )
 
+SKIP_HINT = ". --skip-damaged leaves such videos out"
 SUFFIXES = (".avi", ".gif", ".mkv", ".mp4", ".webm")
 
 
@@ -190,9 +191,9 @@ def _first_rate(options: ImportVideos, names: Mapping[str, object]) -> float:
     for name in names:
         try:
             return frame_rate(options.source / name)
-        except DataError:
+        except DataError as error:
             if not options.skip_damaged:
-                raise
+                raise DataError(f"{error}{SKIP_HINT}") from None
     raise DataError(f"no video in {options.source} can be read")
 
 
@@ -207,7 +208,7 @@ def _read(options: ImportVideos, name: str, position: int | None, tally: Tally) 
         )
     except DataError as error:
         if not options.skip_damaged:
-            raise DataError(f"{error}. --skip-damaged leaves such videos out") from None
+            raise DataError(f"{error}{SKIP_HINT}") from None
         tally.damaged.append(name)
         return None
     if len(frames) < options.min_frames:
