@@ -1,7 +1,11 @@
-"""Draw what could happen next: python -m worldmodel.sample dream-doom --out futures.gif
+"""Draw what could happen: python -m worldmodel.sample dream-doom --out futures.gif
 
-From each start of a checkpoint, several futures. Given frames have a red border, as in the
-paper. A .png holds frames side by side, a .gif or .mp4 moves.
+From each start of a checkpoint, several futures; VideoGPT as published draws whole clips, told
+what it was trained to be told of each start. Given frames have a red border, as in the paper. A
+.png holds frames side by side, a .gif or .mp4 moves.
+
+    one start, many futures               --starts 3 --futures 8
+    one action sequence, many worlds      --starts 0 1 2 3 --futures 1 --action right:8,forward
 """
 
 from dataclasses import dataclass
@@ -9,14 +13,33 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 
 from worldmodel.actions import ActionSpec
-from worldmodel.checkpoint import CheckpointError, Starts, load_checkpoint
+from worldmodel.checkpoint import (
+    CheckpointError,
+    GivenClips,
+    Starts,
+    is_videogpt,
+    load_checkpoint,
+    load_videogpt,
+)
 from worldmodel.data import Clips
 from worldmodel.evaluation.held_out import dream_on, wander
-from worldmodel.film import SAVERS, enlarged, framed, grid, save_gif, save_mp4, save_png, sheet
+from worldmodel.film import (
+    SAVERS,
+    coloured,
+    enlarged,
+    framed,
+    grid,
+    save_gif,
+    save_mp4,
+    save_png,
+    sheet,
+)
 from worldmodel.prior.sampling import Sampling
+from worldmodel.videogpt_stages import sample_clips
 
 SHOWN_GIVEN = 4  # given frames in a .png
 SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly
@@ -39,13 +62,15 @@ class Sample:
     futures: int = 4
     """Dreams of each start."""
     steps: int = 32
-    """Length of a dream."""
+    """Length of a dream; clips as published have their own."""
     action: str | None = None
-    """Held all the time, by name or number; by default random ones are held for a while."""
+    """Taken all the time, by name or number, or several in turn: right:8,forward. By default
+    random ones are held for a while; clips as published take those of their starts."""
     same_actions: bool = False
-    """All futures of a start take the same actions: what differs is chance alone."""
-    temperature: float = 0.8
-    """0 takes the likeliest token, 1 draws from the model itself."""
+    """All starts and futures take the same actions: what differs is the start, and chance."""
+    temperature: float | None = None
+    """0 takes the likeliest token, 1 draws from the model itself. By default 0.8 for dreams, 1
+    for clips as published."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""
     scale: int = 2
@@ -71,7 +96,13 @@ def sample(options: Sample) -> None:
         CheckpointError: the checkpoint is missing or damaged.
         SampleError: an option is out of range.
     """
-    sampling = _check(options)
+    if is_videogpt(options.checkpoint):
+        _sample_clips(options, _check(options, temperature=1.0))
+    else:
+        _sample_dreams(options, _check(options, temperature=0.8))
+
+
+def _sample_dreams(options: Sample, sampling: Sampling) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     starts = _begin(checkpoint.starts, options)
     given, num_dreams = starts.frames.shape[1], len(starts.frames)
@@ -84,19 +115,50 @@ def sample(options: Sample) -> None:
         rng=np.random.default_rng([options.seed, 1]),
         sampling=sampling,
     )
-    known = framed(starts.frames)
+    known, frames = coloured(starts.frames), coloured(dreamed.frames)
     if options.out.suffix == ".png":
         at = np.linspace(0, options.steps - 1, min(options.steps, SHOWN_DREAMED)).round()
-        shown = dreamed.frames[:, at.astype(int)]
-        rows = np.concatenate([known[:, -SHOWN_GIVEN:], shown], 1)
-        save_png(options.out, sheet(list(rows), scale=options.scale))
+        known, frames = known[:, -SHOWN_GIVEN:], frames[:, at.astype(int)]
+    _save(np.concatenate([framed(known), frames], 1), options, checkpoint.world.fps)
+
+
+def _sample_clips(options: Sample, sampling: Sampling) -> None:
+    checkpoint = load_videogpt(options.checkpoint)
+    config = checkpoint.model.config
+    clips = checkpoint.clips
+    rows = _rows(clips, options)
+    frames, actions, classes = (
+        torch.from_numpy(array[rows]) for array in (clips.frames, clips.actions, clips.classes)
+    )
+    if options.action is not None:
+        if not config.prior.num_actions:
+            raise SampleError(f"{options.checkpoint} is told no actions: leave --action out")
+        taken = _sequence(config.actions, options.action, actions.shape[1])
+        actions = torch.from_numpy(taken).expand(len(rows), -1)
+    elif options.same_actions:
+        actions = actions[:1].expand(len(rows), *actions.shape[1:])
+    sampled = sample_clips(
+        checkpoint.model,
+        (frames, actions, classes),
+        rng=np.random.default_rng([options.seed, 1]),
+        sampling=sampling,
+    )
+    shown = coloured(sampled.numpy())
+    num_given = config.prior.given_frames
+    shown[:, :num_given] = framed(shown[:, :num_given])
+    _save(shown, options, checkpoint.world.fps)
+
+
+def _save(films: np.ndarray, options: Sample, fps: float) -> None:
+    """Films (dreams, T, H, W, 3), those of one start in a row."""
+    if options.out.suffix == ".png":
+        save_png(options.out, sheet(list(films), scale=options.scale))
         return
-    films = enlarged(np.concatenate([known, dreamed.frames], 1), options.scale)
     save = save_gif if options.out.suffix == ".gif" else save_mp4
-    save(options.out, grid(list(films), columns=options.futures), fps=checkpoint.world.fps)
+    save(options.out, grid(list(enlarged(films, options.scale)), columns=options.futures), fps=fps)
 
 
-def _check(options: Sample) -> Sampling:
+def _check(options: Sample, *, temperature: float) -> Sampling:
     if options.out.suffix not in SAVERS:
         raise SampleError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
     for name in ("futures", "steps", "scale"):
@@ -105,17 +167,22 @@ def _check(options: Sample) -> Sampling:
     if options.seed < 0:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
     try:
-        return Sampling(options.temperature, options.top_k)
+        given = options.temperature
+        return Sampling(temperature if given is None else given, options.top_k)
     except ValueError as error:
         raise SampleError(str(error)) from None
 
 
-def _begin(starts: Starts, options: Sample) -> Clips:
+def _rows(starts: Starts | GivenClips, options: Sample) -> np.ndarray:
     """The chosen starts, each as often as it has futures."""
     for start in options.starts:
         if not 0 <= start < len(starts):
             raise SampleError(f"there is no start {start}: they go from 0 to {len(starts) - 1}")
-    rows = np.repeat(options.starts, options.futures)
+    return np.repeat(options.starts, options.futures)
+
+
+def _begin(starts: Starts, options: Sample) -> Clips:
+    rows = _rows(starts, options)
     nothing = np.zeros((len(rows), starts.actions.shape[1]), np.float32)
     return Clips(
         frames=starts.frames[rows],
@@ -129,12 +196,23 @@ def _begin(starts: Starts, options: Sample) -> Clips:
 def _actions(spec: ActionSpec, options: Sample, num_dreams: int) -> np.ndarray:
     """(num_dreams, steps, *shape)"""
     if options.action is not None:
-        held = np.full((num_dreams, options.steps), _numbered(spec, options.action), np.int64)
-        return held
+        return np.tile(_sequence(spec, options.action, options.steps), (num_dreams, 1))
     rng = np.random.default_rng([options.seed, 0])
-    if not options.same_actions:
-        return wander(rng, spec, num_dreams, options.steps)
-    return wander(rng, spec, len(options.starts), options.steps).repeat(options.futures, 0)
+    if options.same_actions:
+        return wander(rng, spec, 1, options.steps).repeat(num_dreams, 0)
+    return wander(rng, spec, num_dreams, options.steps)
+
+
+def _sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
+    """(num_steps,) of "right:8,forward": each as often as it says, the last to the end."""
+    taken: list[int] = []
+    for part in text.split(","):
+        name, _, count = part.strip().partition(":")
+        if count and not (count.isdecimal() and int(count)):
+            raise SampleError(f"--action {text}: {count!r} is no number of steps")
+        taken += [_numbered(spec, name)] * int(count or 1)
+    taken += taken[-1:] * (num_steps - len(taken))
+    return np.asarray(taken[:num_steps], np.int64)
 
 
 def _numbered(spec: ActionSpec, action: str) -> int:
