@@ -1,6 +1,7 @@
 """Numbers that say how good a model is."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,18 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     mean_rank = sizes.cumsum() - (sizes - 1) / 2  # of each group of equal scores, from 1
     num_won = mean_rank[group][is_positive].sum() - num_positives * (num_positives + 1) / 2
     return float(num_won / (num_positives * num_negatives))
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's: correlation of ranks, equal values sharing their mean rank; NaN where all of
+    one side are equal."""
+    ranks = []
+    for values in (left, right):
+        _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        mean_rank = sizes.cumsum() - (sizes - 1) / 2
+        ranks.append(mean_rank[group] - mean_rank[group].mean())
+    scale = math.sqrt(float(np.square(ranks[0]).sum() * np.square(ranks[1]).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / scale if scale else math.nan
 
 
 def brier(probabilities: np.ndarray, happened: np.ndarray) -> float:

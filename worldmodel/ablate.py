@@ -1,0 +1,241 @@
+"""VideoGPT's ablations: python -m worldmodel.ablate table5 --data data/bair --out reports/ablation
+
+Each row of a table is trained under the same budget and measured on the test split; the paper's
+figures stand beside ours, in a table and a plot. Rows that several tables share are trained once,
+and stopped in whatever way, the same command goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from worldmodel.checkpoint import CheckpointError
+from worldmodel.data import DataError, EpisodeReader
+from worldmodel.evaluation.ablation import ABLATIONS, Ablation, Row, draw_ablation, to_markdown
+from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
+from worldmodel.evaluation.report import git_commit, machine, to_json
+from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
+from worldmodel.presets import PUBLISHED, PublishedPreset
+from worldmodel.prior.sampling import Sampling
+from worldmodel.projects import VideoGPTProject
+from worldmodel.train import Train, train_preset
+from worldmodel.trainer import Progressed, TrainingError, console, load_state
+from worldmodel.videogpt import VideoGPT
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Train and measure each row of one of VideoGPT's tables."""
+
+    table: Annotated[
+        Literal["table3", "table4", "table5", "table6", "table7"], tyro.conf.Positional
+    ]
+    """Table 3: attention in the VQ-VAE; 4: layers of the prior; 5: latent sizes; 6: codes;
+    7: codebooks."""
+    data: Path
+    """Folder of episodes; the paper's ablations are on BAIR."""
+    out: Path = Path("reports/ablation")
+    """Folder of the runs, the tables and the plots."""
+    max_minutes: float = 60.0
+    """Budget of each stage of each row, over all calls together."""
+    steps: int | None = None
+    """Budget in steps of each stage in place of minutes: the same for fast and slow machines."""
+    size: Literal["paper", "miniature"] = "paper"
+    """miniature: a quarter of the latents, narrow networks and no conditions, for a CPU."""
+    preset: str = "bair"
+    """What rows change, as published."""
+    batch_size: int | None = None
+    """Clips a step; the preset's by default."""
+    clips: int = 256
+    """Test clips that rows are measured on."""
+    i3d_weights: Path | None = None
+    """For FVD, R-FVD and FVD*; left out without."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training's arithmetic."""
+    seed: int = 0
+    """Of weights, batches, clips and samples."""
+
+
+def main() -> None:
+    options = tyro.cli(Ablate, prog="python -m worldmodel.ablate", description=__doc__)
+    try:
+        print(ablate(options))
+    except (CheckpointError, DataError, MetricError, TrainingError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        raise SystemExit(130) from None
+
+
+def ablate(options: Ablate) -> str:
+    """Do what `Ablate` says.
+
+    Returns:
+        The table in Markdown, as in OUT/TABLE.md.
+
+    Raises:
+        DataError: the data are missing, or don't suit the preset.
+        MetricError: the I3D's weights can't be used.
+        TrainingError: an option is not usable, or a row can't be trained.
+    """
+    base = _base(options)
+    ablation = ABLATIONS[options.table]
+    reader = EpisodeReader(options.data)
+    network = None
+    if options.i3d_weights is not None:
+        network = load_i3d(options.i3d_weights, VIDEOGPT)
+    results = {}
+    for row in ablation.rows:
+        preset = row.change(base)
+        folder = _train(row, preset, ablation, options, reader)
+        results[row.name] = _measured(preset, folder, ablation, options, reader, network)
+        report = {
+            "table": options.table,
+            "settings": {k: str(v) for k, v in asdict(options).items()},
+            "commit": git_commit(),
+            "machine": machine(),
+            "rows": results,
+        }
+        _write(options.out / f"{options.table}.json", json.dumps(to_json(report), indent=2) + "\n")
+    text = to_markdown(ablation, to_json(report))
+    _write(options.out / f"{options.table}.md", text)
+    draw_ablation(options.out / f"{options.table}.png", ablation, to_json(report))
+    return text
+
+
+def _base(options: Ablate) -> PublishedPreset:
+    """The preset that rows change. Raises TrainingError for options that can't be used."""
+    if options.preset not in PUBLISHED:
+        known = ", ".join(PUBLISHED)
+        raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+    for name in ("max_minutes", "steps", "batch_size", "clips"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise TrainingError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    base = PUBLISHED[options.preset]
+    if options.size == "miniature":
+        t, h, w = base.tokenizer.downsampling
+        base = replace(
+            base,
+            tokenizer=replace(
+                base.tokenizer,
+                downsampling=(t, 2 * h, 2 * w),
+                hidden_units=64,
+                residual_units=32,
+                residual_layers=2,
+                code_dim=64,
+            ),
+            prior=replace(
+                base.prior, width=128, feedforward=512, layers=4, num_actions=0, given_frames=0
+            ),
+        )
+    recipes = {
+        name: replace(
+            recipe,
+            steps=options.steps or recipe.steps,
+            batch_size=options.batch_size or recipe.batch_size,
+            warmup=min(recipe.warmup, 50) if options.size == "miniature" else recipe.warmup,
+        )
+        for name, recipe in (
+            ("tokenizer_recipe", base.tokenizer_recipe),
+            ("prior_recipe", base.prior_recipe),
+        )
+    }
+    return replace(base, **recipes)
+
+
+def _train(
+    row: Row, preset: PublishedPreset, ablation: Ablation, options: Ablate, reader: EpisodeReader
+) -> Path:
+    """Train a row as far as its budget goes; returns the run's folder."""
+    config = VideoGPTProject(preset, reader).config
+    tokenizer_key, prior_key = (_digest(asdict(part)) for part in (config.tokenizer, config.prior))
+    runs = options.out / "runs"
+    folder = runs / f"{tokenizer_key}-{prior_key}"
+    console.print(f"{options.table}, {row.name}: {folder}")
+    state = folder / "training" / "tokenizer.state.safetensors"
+    # Rows that differ in the prior alone share the tokenizer that was trained first.
+    trained = sorted(runs.glob(f"{tokenizer_key}-*/training/tokenizer.state.safetensors"))
+    if trained and not state.exists():
+        state.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(trained[0], state.with_suffix(".tmp"))
+        os.replace(state.with_suffix(".tmp"), state)
+    minutes = None if options.steps else options.max_minutes
+    train_preset(
+        preset,
+        Train(
+            preset=options.preset,
+            data=options.data,
+            out=folder,
+            stage="both" if ablation.trains_prior else "tokenizer",
+            device=options.device,
+            precision=options.precision,
+            tokenizer_minutes=minutes,
+            prior_minutes=minutes,
+            seed=options.seed,
+            validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
+        ),
+    )
+    return folder
+
+
+def _measured(
+    preset: PublishedPreset,
+    folder: Path,
+    ablation: Ablation,
+    options: Ablate,
+    reader: EpisodeReader,
+    network: FeatureNetwork | None,
+) -> dict[str, Any]:
+    """The numbers of a trained row."""
+    model = VideoGPTProject(preset, reader).new_model()
+    training = folder / "training"
+    steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
+    if ablation.trains_prior:
+        inputs = model.tokenizer.digest()
+        path = training / "prior.state.safetensors"
+        steps["prior"] = load_state(path, model.prior, inputs)
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
+    clips = WholeClips(model.to(device).eval(), reader, settings)
+    numbers: dict[str, Any] = {
+        "parameters": _sizes(model, steps),
+        "steps": {stage: progressed.step for stage, progressed in steps.items()},
+        "reconstruction": clips.reconstruction(),
+    }
+    if ablation.trains_prior:
+        numbers["likelihood"] = clips.likelihood()
+        if network is not None:
+            numbers["fvd"] = clips.fvd(network)
+    return numbers
+
+
+def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
+    parts = {"tokenizer": model.tokenizer, "prior": model.prior}
+    return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
+
+
+def _digest(sizes: dict[str, Any]) -> str:
+    text = json.dumps(sizes, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+if __name__ == "__main__":
+    main()
