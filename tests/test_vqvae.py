@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.configs import VQVAEConfig
-from worldmodel.vqvae import VQVAE
+from worldmodel.vqvae import VQVAE, codebook
 from worldmodel.vqvae.codebook import DECAY, Codebook
 
 TINY = VQVAEConfig(
@@ -139,6 +139,18 @@ def test_a_loaded_codebook_is_not_initialised_again():
     book(x)
     again(x)
     assert torch.equal(book.vectors, again.vectors)
+
+
+def test_codes_do_not_depend_on_how_many_vectors_are_compared_at_once(monkeypatch):
+    torch.manual_seed(0)
+    book = Codebook(16, 4)
+    book.vectors.normal_()
+    x = torch.randn(103, 4)
+    nearest = torch.cdist(x, book.vectors).argmin(1)
+    assert torch.equal(book.nearest(x), nearest)
+    for largest_chunk in (1, 16, 50 * 16):  # less than one vector, one, and an odd share
+        monkeypatch.setattr(codebook, "LARGEST_CHUNK", largest_chunk)
+        assert torch.equal(book.nearest(x), nearest)
 
 
 def test_evaluation_leaves_the_codebook_as_it_is():

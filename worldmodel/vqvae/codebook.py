@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 DECAY = 0.99
 RESTART_BELOW = 1.0  # vectors a batch, as a moving average
-LARGEST_CHUNK = 2**24  # distances held at once: 64 MiB, where a batch of clips has 2**30
+LARGEST_CHUNK = 2**20  # distances held at once: 4 MiB stay in a cache; 32 clips have 2**30
 
 
 class Codebook(nn.Module):
