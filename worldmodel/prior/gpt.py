@@ -225,8 +225,14 @@ class GPT(nn.Module):
         """
         if cache.length == self.num_tokens:
             raise ValueError(f"all {self.num_tokens} codes are drawn: none comes after the last")
-        x = self._vectors(codes[:, None], cache.length - 1) + cache.positions[cache.length]
+        x = self.vectors(codes[:, None], cache.length - 1) + cache.positions[cache.length]
         return self._step(cache, x)
+
+    def vectors(self, codes: Int[Tensor, "B P"], first: int = 0) -> Float[Tensor, "B P D"]:
+        """Codes at the positions from `first` on, as inputs."""
+        books = torch.arange(first, first + codes.shape[1], device=codes.device) % self.num_books
+        rows = codes + books * self.code_vectors.shape[1]
+        return self.input(F.embedding(rows, self.code_vectors.flatten(0, 1)))
 
     def _step(
         self, cache: GPTCache, x: Float[Tensor, "B 1 D"]
@@ -266,18 +272,12 @@ class GPT(nn.Module):
         blocks = tuple(cast(PriorBlock, b).conditions(vector, given) for b in self.blocks)
         return blocks, affine_of(self.norm, vector)
 
-    def _vectors(self, codes: Int[Tensor, "B P"], first: int = 0) -> Float[Tensor, "B P D"]:
-        """Codes at the positions from `first` on, as inputs."""
-        books = torch.arange(first, first + codes.shape[1], device=codes.device) % self.num_books
-        rows = codes + books * self.code_vectors.shape[1]
-        return self.input(F.embedding(rows, self.code_vectors.flatten(0, 1)))
-
     def _embed(
         self, codes: Int[Tensor, "B P"], positions: Float[Tensor, "P D"]
     ) -> Float[Tensor, "B P D"]:
         """The start and all codes but the last, where the code after each of them will be."""
         start = self.start.expand(len(codes), 1, -1)
-        return torch.cat([start, self._vectors(codes[:, :-1])], 1) + positions
+        return torch.cat([start, self.vectors(codes[:, :-1])], 1) + positions
 
     def _head(self, x: Float[Tensor, "B D"], i: int, norm: Affine) -> Float[Tensor, "B K"]:
         """Logits of the code at position i."""
