@@ -66,10 +66,10 @@ class WholeLength:
 
     def __call__(self, codes: Tensor, i: int) -> Tensor:
         """Logits of code i, given the code before it."""
-        prior, num_heads = self.prior, self.prior.prior.heads
+        prior, num_heads = self.prior, self.prior.config.heads
         tokens = torch.arange(prior.num_tokens, device=codes.device)
         seen = tokens <= i
-        if prior.prior.attention == "sparse":
+        if prior.config.attention == "sparse":
             seen = visible(torch.full_like(tokens, i), tokens, prior.latent_shape)
 
         def attend(kept: Tensor, qkv: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def measure(options: Options) -> dict[str, Any]:
     for attention in ATTENTIONS:
         # Weights and storage are shared: what they hold does not change how long it takes.
         variant = copy.copy(prior)
-        variant.prior = replace(sizes, attention=attention)
+        variant.config = replace(sizes, attention=attention)
         draws[f"ours, {attention}"] = _ours(variant, cache)
         draws[f"whole length, {attention}"] = WholeLength(variant, cache, whole_length)
     last = prior.num_tokens - options.tokens
