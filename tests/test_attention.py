@@ -23,7 +23,8 @@ SHAPES = [
     (8, 4, 32, 1),  # rows of one block, as in the paper
     (4, 6, 16, 1),  # rows of half a block, as for moving digits
     (3, 3, 20, 2),  # codebooks; neither rows nor frames are whole blocks
-    (2, 1, 150, 1),  # rows longer than a chunk
+    (2, 1, 150, 1),  # rows longer than what is gathered at a time
+    (2, 40, 6, 1),  # more rows than that
     (1, 12, 13, 1),  # a picture
     (5, 1, 1, 3),  # all in one block
 ]

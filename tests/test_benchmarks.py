@@ -1,10 +1,20 @@
 """The benchmarks run, and their tables show what was measured."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
+from conftest import one_line_error
+
+from benchmarks import attention, sampling
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.configs import VideoGPTConfig
 from worldmodel.evaluation.report import machine
+from worldmodel.presets import PUBLISHED
+from worldmodel.prior import GPT, Conditions
 
 
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
@@ -18,3 +28,75 @@ def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
     text = tables({**about, **results})
     for name in results["variants"]:
         assert name in text
+
+
+ABOUT = {"commit": None, "machine": machine(), "load_average": 0.0}
+
+
+SMALL = attention.Options(latent_shape=(2, 3, 8, 1), width=16, heads=2, repeats=1)
+
+
+def test_attention_is_measured_in_every_variant():
+    rows = {name: attention.measure_here(SMALL, name) for name in attention.variants(SMALL)}
+    assert all(row["ms"] > 0 for row in rows.values())
+    text = attention.table({**ABOUT, **attention.described(SMALL), "variants": rows})
+    assert all(name in text for name in rows)
+    assert "48 tokens (2 x 3 x 8 x 1)" in text
+
+
+@pytest.mark.slow
+def test_attention_is_measured_in_processes_of_their_own():
+    results = attention.measure(SMALL)
+    assert list(results["variants"]) == list(attention.variants(SMALL))
+    assert attention.table({**ABOUT, **results}).count("\n") > len(results["variants"])
+
+
+def test_attention_variants_agree_where_all_is_near():
+    q, k, v = torch.randn(3, 1, 2, 48, 8)
+    expected = attention.materialised_attention(q, k, v)
+    for attend in attention.variants(SMALL).values():
+        torch.testing.assert_close(attend(q, k, v), expected)
+
+
+def test_sampling_is_measured_in_every_variant():
+    results = sampling.measure(sampling.Options(preset="tiny-videogpt", tokens=9))
+    assert len(results["ms"]) == 4
+    assert all(ms > 0 for row in results["ms"].values() for ms in row.values())
+    text = sampling.table({**ABOUT, **results})
+    assert all(name in text for name in results["ms"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_cache_of_the_whole_length_gives_the_logits_of_ours(kind):
+    """Otherwise its speed is no measure of ours."""
+    torch.manual_seed(0)
+    preset = PUBLISHED["tiny-videogpt"]
+    # 256 codes: more than a code sees near it.
+    tokenizer = replace(preset.tokenizer, clip_shape=(8, 64, 64, 3))
+    config = VideoGPTConfig(tokenizer, replace(preset.prior, attention=kind), sampling.ACTIONS)
+    prior = GPT(config).eval()
+    torch.nn.init.normal_(prior.heads[0].weight)  # pyright: ignore[reportArgumentType]
+    prior.code_vectors.normal_()
+    codes = torch.randint(config.tokenizer.num_codes, (1, prior.num_tokens))
+    conditions = Conditions(torch.rand(1, config.condition_size), None)
+    _, cache = prior.prefill(conditions, codes[:, :-2])
+    kept = cache.keys_values.unflatten(-1, (2, config.prior.heads, -1)).permute(0, 3, 1, 4, 2, 5)
+    whole = sampling.WholeLength(prior, cache, kept.clone())
+    with torch.no_grad():
+        expected = prior.decode_one_token(cache, codes[:, -2])[0]
+        torch.testing.assert_close(whole(codes[:, -2], cache.length), expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "complaint"),
+    [
+        (attention, ["--width", "10", "--heads", "4"], "can't be shared"),
+        (attention, ["--repeats", "0"], "at least 1"),
+        (attention, ["--variant", "fastest"], "--variant must be one of"),
+        (sampling, ["--preset", "doom"], "--preset must be one of"),
+        (sampling, ["--tokens", "5000"], "--tokens must be from 1 to 2730"),
+    ],
+)
+def test_benchmarks_say_what_is_wrong(module, arguments, complaint, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    assert complaint in one_line_error(module.main)

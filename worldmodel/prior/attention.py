@@ -6,6 +6,7 @@ before, its own row: 224 keys on average at a latent size of 8 x 32 x 32, 352 at
 No mask of N x N is ever made.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -20,7 +21,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 32  # tokens, in raster order (facts of the original: block 32, 4 local blocks)
 LOCAL_BLOCKS = 4  # that a token sees: its own and those before
-QUERIES_A_CHUNK = 64  # of one row, at most: its keys are gathered together
+QUERIES_OF_A_ROW = 64  # at most, whose keys are gathered together
+KEYS_A_CHUNK = 4096  # that are gathered at a time, of several rows: 8 MB at a width of 512
 FLEX_BLOCK = 128
 
 LatentShape = tuple[int, int, int, int]  # (t, h, w, q)
@@ -85,47 +87,51 @@ def visible_keys(
 
 
 class _Chunk(NamedTuple):
-    """Queries `begin` to `end` of every row of one frame, and the keys gathered for each row.
+    """A piece of each of some rows of one frame, and the keys gathered for each row.
 
     Attributes:
-        frame, begin, end: which queries.
+        frame, rows, piece: where the queries are.
         local: the tokens that may be near.
         seen: whether each query sees each token of its row in the frames before, then each of
             `local`. What is both is seen once, as near.
     """
 
     frame: int
-    begin: int
-    end: int
-    local: Int[Tensor, "h near"]
-    seen: Bool[Tensor, "h 1 queries keys"]
+    rows: slice
+    piece: slice
+    local: Int[Tensor, "rows near"]
+    seen: Bool[Tensor, "rows 1 queries keys"]
 
 
 @lru_cache(maxsize=8)
 def _chunks(latent_shape: LatentShape, device: torch.device) -> tuple[_Chunk, ...]:
-    frames, _, columns, books = latent_shape
-    pieces = -(-columns * books // QUERIES_A_CHUNK)
-    cuts = [round(i * columns * books / pieces) for i in range(pieces + 1)]
+    frames, rows, columns, books = latent_shape
+    row_size = columns * books
+    pieces = -(-row_size // QUERIES_OF_A_ROW)
+    cuts = [round(i * row_size / pieces) for i in range(pieces + 1)]
+    chunks = []
     # Kept for later calls, which may train: none of it must be an inference tensor.
     with torch.inference_mode(False):
-        return tuple(
-            _chunk(latent_shape, frame, begin, end, device)
-            for frame in range(frames)
-            for begin, end in pairwise(cuts)
-        )
+        for frame in range(frames):
+            keys_a_row = LOCAL_BLOCKS * BLOCK + QUERIES_OF_A_ROW + frame * row_size
+            num_rows = max(1, KEYS_A_CHUNK // keys_a_row)
+            for row in range(0, rows, num_rows):
+                some_rows = slice(row, min(row + num_rows, rows))
+                for begin, end in pairwise(cuts):
+                    chunks.append(_chunk(latent_shape, frame, some_rows, slice(begin, end), device))
+    return tuple(chunks)
 
 
 def _chunk(
-    latent_shape: LatentShape, frame: int, begin: int, end: int, device: torch.device
+    latent_shape: LatentShape, frame: int, rows: slice, piece: slice, device: torch.device
 ) -> _Chunk:
-    frames, rows, columns, books = latent_shape
-    tokens = torch.arange(frames * rows * columns * books, device=device)
-    grid = tokens.view(frames, rows, columns * books)
-    queries = grid[frame, :, begin:end]
+    tokens = torch.arange(math.prod(latent_shape), device=device)
+    grid = tokens.view(*latent_shape[:2], -1)
+    queries = grid[frame, rows, piece]
     local_begin = ((queries[:, 0] // BLOCK - LOCAL_BLOCKS + 1) * BLOCK).clamp(min=0)
     num_local = int((queries[:, -1] + 1 - local_begin).max())
     local = local_begin[:, None] + torch.arange(num_local, device=device)
-    earlier = grid[:frame].transpose(0, 1).flatten(1)  # the same row in the frames before
+    earlier = grid[:frame, rows].transpose(0, 1).flatten(1)  # the same row in the frames before
     queries = queries[:, :, None]
     seen = torch.cat(
         [
@@ -135,7 +141,7 @@ def _chunk(
         -1,
     )
     # Past a row's own queries nothing is seen, and past the last token there is nothing.
-    return _Chunk(frame, begin, end, local.clamp(max=int(queries.max())), seen[:, None])
+    return _Chunk(frame, rows, piece, local.clamp(max=int(queries.max())), seen[:, None])
 
 
 def gathered_sparse_attention(
@@ -144,7 +150,7 @@ def gathered_sparse_attention(
     v: Float[Tensor, "B nh P hs"],
     latent_shape: LatentShape,
 ) -> Float[Tensor, "B nh P hs"]:
-    """Sparse attention by `scaled_dot_product_attention` over gathered keys, a frame at a time.
+    """Sparse attention by `scaled_dot_product_attention` over gathered keys, some rows at a time.
 
     Only the arguments are kept for the backward pass; keys are gathered again there.
     """
@@ -207,20 +213,23 @@ def _on_grid(x: Tensor, latent_shape: LatentShape) -> Float[Tensor, "B nh t h ro
 
 def _queries(
     x: Tensor, chunk: _Chunk, latent_shape: LatentShape
-) -> Float[Tensor, "B nh h queries hs"]:
+) -> Float[Tensor, "B nh rows queries hs"]:
     """A view."""
-    return _on_grid(x, latent_shape)[:, :, chunk.frame, :, chunk.begin : chunk.end]
+    return _on_grid(x, latent_shape)[:, :, chunk.frame, chunk.rows, chunk.piece]
 
 
-def _gather(x: Tensor, chunk: _Chunk, latent_shape: LatentShape) -> Float[Tensor, "B nh h keys hs"]:
-    earlier = _on_grid(x, latent_shape)[:, :, : chunk.frame].transpose(2, 3).flatten(3, 4)
+def _gather(
+    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
+) -> Float[Tensor, "B nh rows keys hs"]:
+    before = _on_grid(x, latent_shape)[:, :, : chunk.frame, chunk.rows]
+    earlier = before.transpose(2, 3).flatten(3, 4)
     local = x.index_select(2, chunk.local.flatten()).unflatten(2, chunk.local.shape)
     return torch.cat([earlier, local], 3)
 
 
 def _scatter_add(
     total: Tensor,
-    gathered: Float[Tensor, "B nh h keys hs"],
+    gathered: Float[Tensor, "B nh rows keys hs"],
     chunk: _Chunk,
     latent_shape: LatentShape,
 ) -> None:
@@ -229,16 +238,16 @@ def _scatter_add(
     earlier, local = gathered.split([gathered.shape[3] - num_local, num_local], 3)
     if chunk.frame:
         earlier = earlier.unflatten(3, (chunk.frame, -1)).transpose(2, 3)
-        _on_grid(total, latent_shape)[:, :, : chunk.frame] += earlier
+        _on_grid(total, latent_shape)[:, :, : chunk.frame, chunk.rows] += earlier
     total.index_add_(2, chunk.local.flatten(), local.flatten(2, 3).to(total.dtype))
 
 
 def _attend(
-    q: Float[Tensor, "B nh h queries hs"],
-    k: Float[Tensor, "B nh h keys hs"],
-    v: Float[Tensor, "B nh h keys hs"],
-    seen: Bool[Tensor, "h 1 queries keys"],
-) -> Float[Tensor, "B nh h queries hs"]:
+    q: Float[Tensor, "B nh rows queries hs"],
+    k: Float[Tensor, "B nh rows keys hs"],
+    v: Float[Tensor, "B nh rows keys hs"],
+    seen: Bool[Tensor, "rows 1 queries keys"],
+) -> Float[Tensor, "B nh rows queries hs"]:
     # Rows take the place of the batch, which the mask differs along.
     batch_and_heads = q.shape[:2]
     q, k, v = (x.flatten(0, 1).transpose(0, 1) for x in (q, k, v))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from worldmodel.configs import VideoGPTConfig
+from worldmodel.configs import GPTConfig, VideoGPTConfig
 from worldmodel.prior.attention import dense_attention, sparse_attention, visible_keys
 from worldmodel.prior.gpt_layers import (
     POSITION_STD,
@@ -77,7 +77,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: VideoGPTConfig) -> None:
         super().__init__()
-        self.config, self.prior = config, config.prior
+        self.config: GPTConfig = config.prior
+        self.condition_size = config.condition_size
         tokenizer, width = config.tokenizer, config.prior.width
         self.latent_shape = tokenizer.latent_shape
         self.num_books = tokenizer.num_codebooks
@@ -91,10 +92,10 @@ class GPT(nn.Module):
         self.start = nn.Parameter(torch.empty(width))
         self.positions = AxisPositions(self.latent_shape, width, std=POSITION_STD)
         self.given = None
-        if self.prior.given_frames:
-            self.given = GivenFrames(self.prior, tokenizer.clip_shape[1:])
+        if self.config.given_frames:
+            self.given = GivenFrames(config.prior, tokenizer.clip_shape[1:])
         self.blocks = nn.ModuleList(
-            PriorBlock(self.prior, config.condition_size) for _ in range(self.prior.layers)
+            PriorBlock(config.prior, config.condition_size) for _ in range(self.config.layers)
         )
         self.norm = make_norm(width, config.condition_size)
         # One for each codebook: code 7 of one means nothing to another, and a token still
@@ -126,7 +127,7 @@ class GPT(nn.Module):
             raise ValueError(f"expected codes of {self.latent_shape}, not {tuple(codes.shape[1:])}")
         blocks, norm = self._condition(conditions)
         x = self._embed(codes.flatten(1), self.positions())
-        dropout = self.prior.dropout if self.training else 0.0
+        dropout = self.config.dropout if self.training else 0.0
         for block, of_block in zip(self.blocks, blocks, strict=True):
             run = block
             if self.checkpoint_activations and torch.is_grad_enabled():
@@ -192,7 +193,7 @@ class GPT(nn.Module):
         """
         batch_size, num_given = given.shape
         blocks, norm = self._condition(conditions)
-        shape = (self.prior.layers, batch_size, self.num_tokens, 2 * self.prior.width)
+        shape = (self.config.layers, batch_size, self.num_tokens, 2 * self.config.width)
         cache = GPTCache(self.start.new_empty(shape), blocks, norm, self.positions(), 0)
         if num_given == 0:
             start = self.start + cache.positions[0]
@@ -205,7 +206,7 @@ class GPT(nn.Module):
         for block, of_block, kept in zip(self.blocks, blocks, cache.keys_values, strict=True):
 
             def attend(qkv: Tensor, kept: Tensor = kept) -> Tensor:
-                kept[:, :num_seen] = qkv[:, :num_seen, self.prior.width :]
+                kept[:, :num_seen] = qkv[:, :num_seen, self.config.width :]
                 return self._attend(qkv)
 
             x = block(x, of_block, attend, 0.0)
@@ -225,15 +226,21 @@ class GPT(nn.Module):
         """
         if cache.length == self.num_tokens:
             raise ValueError(f"all {self.num_tokens} codes are drawn: none comes after the last")
-        x = self._vectors(codes[:, None], cache.length - 1) + cache.positions[cache.length]
+        x = self.vectors(codes[:, None], cache.length - 1) + cache.positions[cache.length]
         return self._step(cache, x)
+
+    def vectors(self, codes: Int[Tensor, "B P"], first: int = 0) -> Float[Tensor, "B P D"]:
+        """Codes at the positions from `first` on, as inputs."""
+        books = torch.arange(first, first + codes.shape[1], device=codes.device) % self.num_books
+        rows = codes + books * self.code_vectors.shape[1]
+        return self.input(F.embedding(rows, self.code_vectors.flatten(0, 1)))
 
     def _step(
         self, cache: GPTCache, x: Float[Tensor, "B 1 D"]
     ) -> tuple[Float[Tensor, "B K"], GPTCache]:
-        i, width, heads = cache.length, self.prior.width, self.prior.heads
+        i, width, heads = cache.length, self.config.width, self.config.heads
         seen = None  # everything up to i
-        if self.prior.attention == "sparse":
+        if self.config.attention == "sparse":
             seen = visible_keys(i, self.latent_shape, x.device)
 
         def attend_to_past(kept: Tensor, qkv: Tensor) -> Tensor:
@@ -248,36 +255,30 @@ class GPT(nn.Module):
         return self._head(x[:, 0], i, cache.norm), replace(cache, length=i + 1)
 
     def _attend(self, qkv: Float[Tensor, "B P three_D"]) -> Float[Tensor, "B P D"]:
-        q, k, v = split_heads(qkv, 3, self.prior.heads)
-        if self.prior.attention == "dense":
+        q, k, v = split_heads(qkv, 3, self.config.heads)
+        if self.config.attention == "dense":
             return merge_heads(dense_attention(q, k, v))
         return merge_heads(sparse_attention(q, k, v, self.latent_shape))
 
     def _condition(self, conditions: Conditions) -> tuple[tuple[BlockConditions, ...], Affine]:
         vector, frames = conditions
-        size = self.config.condition_size
+        size = self.condition_size
         if (0 if vector is None else vector.shape[-1]) != size:
             shown = "none" if vector is None else f"one of {vector.shape[-1]}"
             raise ValueError(f"expected a condition of {size} numbers (0: None), but got {shown}")
         num_frames = 0 if frames is None else frames.shape[2]
-        if num_frames != self.prior.given_frames:
-            raise ValueError(f"expected {self.prior.given_frames} given frames, not {num_frames}")
+        if num_frames != self.config.given_frames:
+            raise ValueError(f"expected {self.config.given_frames} given frames, not {num_frames}")
         given = None if self.given is None else self.given(frames)
         blocks = tuple(cast(PriorBlock, b).conditions(vector, given) for b in self.blocks)
         return blocks, affine_of(self.norm, vector)
-
-    def _vectors(self, codes: Int[Tensor, "B P"], first: int = 0) -> Float[Tensor, "B P D"]:
-        """Codes at the positions from `first` on, as inputs."""
-        books = torch.arange(first, first + codes.shape[1], device=codes.device) % self.num_books
-        rows = codes + books * self.code_vectors.shape[1]
-        return self.input(F.embedding(rows, self.code_vectors.flatten(0, 1)))
 
     def _embed(
         self, codes: Int[Tensor, "B P"], positions: Float[Tensor, "P D"]
     ) -> Float[Tensor, "B P D"]:
         """The start and all codes but the last, where the code after each of them will be."""
         start = self.start.expand(len(codes), 1, -1)
-        return torch.cat([start, self._vectors(codes[:, :-1])], 1) + positions
+        return torch.cat([start, self.vectors(codes[:, :-1])], 1) + positions
 
     def _head(self, x: Float[Tensor, "B D"], i: int, norm: Affine) -> Float[Tensor, "B K"]:
         """Logits of the code at position i."""

@@ -1,0 +1,208 @@
+"""Causal attention over a clip's tokens, forward and backward: python -m benchmarks.attention
+
+At the paper's ViZDoom size: 8192 tokens, width 512, 4 heads, batch 1, fp32. Side by side: scores
+and a float mask of N x N made in full, as in the original; PyTorch's fused dense attention; our
+sparse attention; and FlexAttention where it has a backward pass. Each in a process of its own,
+for its peak of memory; what is there before (inputs, PyTorch itself) doesn't count. One CPU
+thread, CPU time; or a GPU, wall-clock time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from worldmodel.evaluation.report import git_commit, machine
+from worldmodel.prior.attention import (
+    LatentShape,
+    dense_attention,
+    flex_sparse_attention,
+    gathered_sparse_attention,
+    visible,
+)
+
+MATERIALISED, DENSE = "materialised, dense", "fused, dense"
+GATHERED, FLEX = "gathered, sparse", "FlexAttention, sparse"
+PROC_STATUS = Path("/proc/self/status")
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure attention, forward and backward."""
+
+    latent_shape: tuple[int, int, int, int] = (8, 32, 32, 1)
+    """Frames, rows, columns and codebooks of a clip's codes."""
+    width: int = 512
+    """Of the transformer."""
+    heads: int = 4
+    """Of the transformer."""
+    repeats: int = 3
+    """Timed passes of each variant, after one that isn't."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """One CPU thread, or a GPU."""
+    variant: str | None = None
+    """Measure this variant alone, in this process, and print JSON."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m benchmarks.attention", description=__doc__)
+    if complaint := _complaint(options):
+        raise SystemExit(f"error: {complaint}")
+    torch.set_num_threads(1)
+    if options.variant is not None:
+        print(json.dumps(measure_here(options, options.variant)))
+        return
+    results = {
+        "commit": git_commit(),
+        "machine": machine(),
+        "load_average": os.getloadavg()[0],
+        **measure(options),
+    }
+    print(json.dumps(results, indent=2) if options.json else table(results))
+
+
+def _complaint(options: Options) -> str | None:
+    """What is wrong with the options."""
+    if min(*options.latent_shape, options.width, options.heads, options.repeats) < 1:
+        return "--latent-shape, --width, --heads and --repeats must be at least 1"
+    if options.width % options.heads:
+        return f"--width {options.width} can't be shared by --heads {options.heads}"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return "there is no CUDA device here: leave --device out"
+    if options.variant not in (None, *variants(options)):
+        return f"--variant must be one of {', '.join(variants(options))}, not {options.variant}"
+    return None
+
+
+def variants(options: Options) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """What is measured, by name."""
+    shape: LatentShape = options.latent_shape
+    found = {
+        MATERIALISED: materialised_attention,
+        DENSE: dense_attention,
+        GATHERED: lambda q, k, v: gathered_sparse_attention(q, k, v, shape),
+    }
+    if options.device == "cuda":  # on a CPU it has no backward pass (torch 2.13)
+        found[FLEX] = lambda q, k, v: flex_sparse_attention(q, k, v, shape)
+    return found
+
+
+def materialised_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As in the original: a float mask, scores and weights, N x N each."""
+    num_tokens = q.shape[-2]
+    mask = torch.full((num_tokens, num_tokens), -torch.inf, device=q.device).triu(1)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 + mask
+    return scores.softmax(-1) @ v
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Every variant in a process of its own."""
+    sizes = [str(size) for size in options.latent_shape]
+    command = [sys.executable, "-m", "benchmarks.attention", "--latent-shape", *sizes]
+    for name in ("width", "heads", "repeats", "device"):
+        command += [f"--{name}", str(getattr(options, name))]
+    rows = {}
+    for name in variants(options):
+        child = subprocess.run([*command, "--variant", name], capture_output=True, text=True)
+        if child.returncode != 0:
+            last_line = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise SystemExit(f"error: {name} failed (status {child.returncode}): {last_line}")
+        rows[name] = json.loads(child.stdout)
+    return {**described(options), "variants": rows}
+
+
+def described(options: Options) -> dict[str, Any]:
+    """The sizes measured, and how many keys of all that sparse attention sees."""
+    return {
+        "latent_shape": list(options.latent_shape),
+        "width": options.width,
+        "heads": options.heads,
+        "device": options.device,
+        "mean_keys": _mean_keys(options.latent_shape),
+    }
+
+
+def _mean_keys(latent_shape: LatentShape) -> float:
+    """Keys that sparse attention sees, a query."""
+    tokens = torch.arange(int(np.prod(latent_shape)))
+    seen = [visible(part[:, None], tokens, latent_shape).sum() for part in tokens.split(256)]
+    return float(torch.stack(seen).sum()) / len(tokens)
+
+
+def measure_here(options: Options, name: str) -> dict[str, float]:
+    """Milliseconds of a pass, and the most mebibytes that it took on top of its inputs."""
+    torch.manual_seed(0)
+    attend = variants(options)[name]
+    num_tokens, head_size = int(np.prod(options.latent_shape)), options.width // options.heads
+    shape = (1, num_tokens, 3, options.heads, head_size)
+    qkv = torch.randn(shape, device=options.device, requires_grad=True)
+    grad = torch.randn(1, options.heads, num_tokens, head_size, device=options.device)
+    on_gpu = options.device == "cuda"
+
+    def run() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        began = time.perf_counter() if on_gpu else time.process_time()
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        torch.autograd.grad(attend(q, k, v), qkv, grad)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return 1e3 * ((time.perf_counter() if on_gpu else time.process_time()) - began)
+
+    before = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
+    run()
+    times = [run() for _ in range(options.repeats)]
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
+    return {"ms": float(np.median(times)), "peak_mebibytes": (peak - before) / MEBIBYTE}
+
+
+def _resident(field: str) -> int:
+    """Bytes that this process has in memory: VmRSS now, VmHWM at most so far."""
+    if not PROC_STATUS.exists():
+        raise SystemExit(f"error: memory is read from {PROC_STATUS}, which only Linux has")
+    lines = PROC_STATUS.read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results for people."""
+    on = results["machine"]
+    where = on["gpu"] if results["device"] == "cuda" else f"one thread of {on['cpu']}"
+    shape = " x ".join(map(str, results["latent_shape"]))
+    lines = [
+        f"Causal attention, forward and backward, {np.prod(results['latent_shape'])} tokens "
+        f"({shape}), width {results['width']}, {results['heads']} heads, batch 1, fp32; a token "
+        f"sees {results['mean_keys']:.0f} keys on average where sparse",
+        "",
+        f"{where}, torch {on['torch']}, commit {(results['commit'] or 'unknown')[:12]}, load "
+        f"average {results['load_average']:.1f}",
+        "",
+        "| attention | ms | times as fast | peak MiB | of its memory |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    whole = results["variants"][MATERIALISED]
+    for name, row in results["variants"].items():
+        share = row["peak_mebibytes"] / whole["peak_mebibytes"] if whole["peak_mebibytes"] else 0
+        lines.append(
+            f"| {name} | {row['ms']:.0f} | {whole['ms'] / row['ms']:.1f} | "
+            f"{row['peak_mebibytes']:.0f} | {100 * share:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
