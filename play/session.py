@@ -18,7 +18,7 @@ from play.keymap import help_lines
 from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
-from play.worlds import REAL_WORLDS, World, choose_world, is_local, load_policy
+from play.worlds import REAL_WORLDS, UnopenedWorld, choose_world, is_local, load_policy
 
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
@@ -177,7 +177,7 @@ def _play_headless(
 def _play_in_window(
     open_pilot: Callable[[], Pilot],
     options: PlayOptions,
-    world: World,
+    world: UnopenedWorld,
     stop: threading.Event,
     started_s: float,
 ) -> None:
@@ -196,7 +196,7 @@ def _play_in_window(
         print(f"first frame after {window.first_frame_at_s - started_s:.1f} s")
 
 
-def _finish(recording: Recording, played: Pilot | None, world: World) -> None:
+def _finish(recording: Recording, played: Pilot | None, world: UnopenedWorld) -> None:
     """Leave the film and the session whole, however the playing ended."""
     if played is None:
         recording.discard()
@@ -253,7 +253,7 @@ def _check(options: PlayOptions) -> None:
                 raise PlayError(f"--{option} doesn't go with --replay: the session decides it")
 
 
-def _world_of(options: PlayOptions, session: Session | None) -> World:
+def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
     """What the options or the session name, not yet opened."""
     if session is None:
         name = options.env or DEFAULT_ENV

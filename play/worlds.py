@@ -20,7 +20,7 @@ assert envs  # importing it registers the environments
 
 
 @dataclass(frozen=True)
-class World:
+class UnopenedWorld:
     """An environment to play in, not yet opened.
 
     Attributes:
@@ -75,7 +75,9 @@ def is_local(name: str) -> bool:
     return name in shipped_dreams() or Path(name).is_dir()
 
 
-def choose_world(name: str, *, temperature: float | None = None, top_k: int | None = None) -> World:
+def choose_world(
+    name: str, *, temperature: float | None = None, top_k: int | None = None
+) -> UnopenedWorld:
     """The world called `name`, found without loading anything.
 
     Raises:
@@ -84,10 +86,10 @@ def choose_world(name: str, *, temperature: float | None = None, top_k: int | No
     if name in REAL_WORLDS:
         if temperature is not None or top_k is not None:
             raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
-        return World(REAL_WORLDS[name])
+        return UnopenedWorld(REAL_WORLDS[name])
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if is_local(name) or is_hub_id:
-        return World(DREAM_ID, name, temperature, top_k)
+        return UnopenedWorld(DREAM_ID, name, temperature, top_k)
     known = ", ".join([*REAL_WORLDS, *shipped_dreams()])
     raise PlayError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "

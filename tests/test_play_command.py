@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from play.keymap import COMMAND_KEYS
-from play.replay import Episode, Session, read_session, write_session
+from play.replay import PlayedEpisode, Session, read_session, write_session
 
 
 def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -117,7 +117,13 @@ def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
 
 def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     session = Session(
-        "VideoGPTDream-v0", "stranger/dream", None, None, (64, 64), (Episode(0, 0, (1,)),), "0" * 64
+        "VideoGPTDream-v0",
+        "stranger/dream",
+        None,
+        None,
+        (64, 64),
+        (PlayedEpisode(0, 0, (1,)),),
+        "0" * 64,
     )
     write_session(tmp_path / "walk.json", session)
     done = play("--replay", tmp_path / "walk.json", "--headless")
