@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from envs.spaces import space_of
+from worldmodel.checkpoint import CheckpointError as CheckpointError
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.model import Dream
 from worldmodel.prior.sampling import Sampling
@@ -60,7 +61,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" (the frame itself) or "human" (a window).
 
     Raises:
-        worldmodel.checkpoint.CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, or it is damaged.
         ValueError: another argument is out of range.
     """
 

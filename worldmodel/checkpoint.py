@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.model import WorldModel
+from worldmodel.shipped import PRETRAINED, shipped_names
 
 FORMAT_VERSION = 1
-PRETRAINED = Path(__file__).parent / "pretrained"
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
@@ -107,11 +107,6 @@ class Checkpoint:
     model: WorldModel
     world: World
     starts: Starts
-
-
-def shipped_names() -> list[str]:
-    """The checkpoints that come with the project."""
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
 def find_checkpoint(name: str) -> Path:
