@@ -86,6 +86,7 @@ def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> 
         pane=128,
         fps=None,
         stop=threading.Event(),
+        instead="take a walk",
     )
     failures: list[BaseException] = []
 
