@@ -83,11 +83,11 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             raise ValueError(f"horizon must be at least 1, or None for no end, not {horizon}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
+        self.device = _usable(device)
         self.sampling = Sampling(temperature, top_k, top_p)
-        loaded = load_checkpoint(checkpoint, device=device)
+        loaded = load_checkpoint(checkpoint, device=self.device)
         self.model, self.world, self.starts = loaded.model, loaded.world, loaded.starts
         self.horizon = horizon
-        self.device = torch.device(device)
         self.render_mode = render_mode
         self.metadata = {**DreamEnv.metadata, "render_fps": self.world.fps}
         config = self.model.config
@@ -272,3 +272,14 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         pygame.event.pump()
         pygame.display.flip()
         self._clock.tick(self.metadata["render_fps"])
+
+
+def _usable(device: str) -> torch.device:
+    """Raises ValueError when torch has no such device here."""
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, not {device!r}: {reason}"
+        ) from None
