@@ -315,6 +315,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             variable_names=variable_names(env),
             fps=float(env.metadata.get("render_fps", 30)),
             frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
+            rendering=str(getattr(env.unwrapped, "rendering", "")),
             policies=policies,
             versions={
                 "python": sys.version.split()[0],

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import tyro
 from rich.console import Console
@@ -39,8 +40,9 @@ from collect.recorder import (
     random_seeds,
 )
 from collect.score import print_scores, score_behaviours
-from worldmodel.data import DataError, DatasetInfo, EpisodeWriter
+from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
+from worldmodel.data.shards import open_shard, read_episode, read_index
 
 SCENARIOS = {"hgs": "DoomHealthGatheringSupreme-v0"}
 # The noise takes a world model to places where the policy would not go, and covers every action.
@@ -113,6 +115,8 @@ def collect(options: Collect) -> None:
     if policy_path is not None:
         policy_path = _keep_policy(policy_path, options.out)
     info = describe(env_id, {}, {"recording": recording})
+    if has_episodes:
+        _check_rendering(options.out, info)
     with Workers(options.workers, env_id, {}, policy_path) as workers:
         if options.evaluate_episodes:
             info = _score(options, info, workers)
@@ -155,8 +159,6 @@ def _train(options: Collect, env_id: str, path: Path) -> None:
 
 def _check_policy(path: Path, env_id: str) -> None:
     """Raises DataError unless the file is a policy for the environment."""
-    import gymnasium
-
     from envs.policy import FramePolicy, PolicyFileError
 
     env = gymnasium.make(env_id)
@@ -224,6 +226,45 @@ def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
             f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
             "to go on there, or choose another --out"
         )
+
+
+def _check_rendering(folder: Path, info: DatasetInfo) -> None:
+    """Play an episode of the folder again, and note how frames are made if that isn't said yet.
+
+    Raises:
+        DataError: its seed and actions give other frames here: none recorded now would mix.
+    """
+    stored = read_info(folder)
+    episode = _any_episode(folder, stored)
+    if episode is not None and not _comes_out_again(episode, info.env_id):
+        raise DataError(
+            f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with other "
+            "frames here, from another ViZDoom or from screens shrunk in another way. Choose "
+            "another --out"
+        )
+    if not stored.rendering:
+        write_info(folder, replace(stored, rendering=info.rendering))
+
+
+def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
+    """The first episode of a shard, finished or not; None when there is none yet."""
+    for path in sorted([*folder.glob("shard-*.h5"), *folder.glob("shard-*.h5.tmp")]):
+        with open_shard(path) as file:
+            index = read_index(file, info)
+            if len(index):
+                return read_episode(file, info, index[0])
+    return None
+
+
+def _comes_out_again(episode: Episode, env_id: str) -> bool:
+    """Whether its seed and actions give its frames, to the bit."""
+    env = gymnasium.make(env_id)
+    try:
+        frame, _ = env.reset(seed=episode.seed)
+        frames = [frame] + [env.step(action)[0] for action in episode.action]
+    finally:
+        env.close()
+    return np.array_equal(np.stack(frames), episode.frames)
 
 
 def _score(options: Collect, info: DatasetInfo, workers: Workers) -> DatasetInfo:

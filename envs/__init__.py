@@ -1,9 +1,12 @@
 """Gymnasium environments: real games, and the dreams learned from them.
 
-`import envs` registers them; nothing heavy is imported until `gymnasium.make`.
+`import envs` registers them; nothing heavy is imported until `gymnasium.make`. The dreams in
+`envs.shipped_names()` come with the project.
 """
 
 import gymnasium
+
+from worldmodel.shipped import shipped_names as shipped_names
 
 gymnasium.register(
     id="DoomHealthGatheringSupreme-v0",

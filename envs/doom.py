@@ -84,8 +84,12 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
         render_mode: None or "rgb_array", the engine's whole 160x120 screen.
 
     Raises:
-        ValueError: the scenario is unknown; the message lists the known ones.
+        ValueError: the scenario is unknown (the message lists the known ones), or another
+            argument is out of range.
     """
+
+    # Recordings keep this: change it when the same game comes to give other frames.
+    rendering = "160x120 without HUD and flashes, shrunk to the mean of the exact area"
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": TICS_PER_SECOND / 4}  # noqa: RUF012
 
@@ -100,6 +104,9 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
         if scenario not in SCENARIOS:
             known = ", ".join(sorted(SCENARIOS))
             raise ValueError(f"unknown scenario {scenario!r}; the known ones are: {known}")
+        for name, value in (("obs_size", obs_size), ("frame_skip", frame_skip)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.metadata = {**DoomEnv.metadata, "render_fps": TICS_PER_SECOND / frame_skip}
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")

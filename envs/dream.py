@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from envs.spaces import space_of
+from worldmodel.checkpoint import CheckpointError as CheckpointError
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.model import Dream
 from worldmodel.prior.sampling import Sampling
@@ -60,7 +61,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" (the frame itself) or "human" (a window).
 
     Raises:
-        worldmodel.checkpoint.CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, or it is damaged.
         ValueError: another argument is out of range.
     """
 
@@ -82,11 +83,11 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             raise ValueError(f"horizon must be at least 1, or None for no end, not {horizon}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
+        self.device = _usable(device)
         self.sampling = Sampling(temperature, top_k, top_p)
-        loaded = load_checkpoint(checkpoint, device=device)
+        loaded = load_checkpoint(checkpoint, device=self.device)
         self.model, self.world, self.starts = loaded.model, loaded.world, loaded.starts
         self.horizon = horizon
-        self.device = torch.device(device)
         self.render_mode = render_mode
         self.metadata = {**DreamEnv.metadata, "render_fps": self.world.fps}
         config = self.model.config
@@ -271,3 +272,14 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         pygame.event.pump()
         pygame.display.flip()
         self._clock.tick(self.metadata["render_fps"])
+
+
+def _usable(device: str) -> torch.device:
+    """Raises ValueError when torch has no such device here."""
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, not {device!r}: {reason}"
+        ) from None

@@ -1,11 +1,16 @@
 """The real game, brought to the moment where a dream is, and given the same actions."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+
+class RealGameError(Exception):
+    """The real game can't be shown, or no longer. Its message is one line for the person."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,8 @@ class RealView:
 class RealBeside:
     """A real game that follows one dream.
 
+    It is closed when it fails, in whatever way; `begin` opens another.
+
     Args:
         dream: has `real_moment`.
     """
@@ -39,9 +46,31 @@ class RealBeside:
         """Go to the dream's start, then take the dream's actions since.
 
         Raises:
-            ValueError, TypeError, ImportError, gymnasium.error.Error: this dream has no real
-                game, it isn't installed here, or the checkpoint names one that can't be.
+            RealGameError: this dream has no real game, it isn't installed here, it failed, or
+                the checkpoint names one that can't be.
         """
+        try:
+            return self._begin(start, actions)
+        except Exception as error:  # a game's library raises what it likes
+            raise self._given_up("no real game for this moment", error) from error
+
+    def step(self, view: RealView, action: int) -> RealView:
+        """The real game one action after `view`, which is its latest.
+
+        Raises:
+            RealGameError: it failed.
+        """
+        try:
+            return self._step(view, action)
+        except Exception as error:
+            raise self._given_up("the real game failed", error) from error
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _begin(self, start: int | None, actions: Iterable[int]) -> RealView:
         moment = self._dream.real_moment(start)
         wanted = (moment.env_id, moment.env_kwargs)
         # The name comes from a checkpoint, which is data: "module:Name-v0" would import code.
@@ -56,18 +85,20 @@ class RealBeside:
             raise ValueError(f"{moment.env_id} does not show uint8 RGB frames")
         view = RealView(frame, info, is_over=False)
         for action in (*moment.actions, *actions):
-            view = self.step(view, int(action))
+            view = self._step(view, int(action))
         return view
 
-    def step(self, view: RealView, action: int) -> RealView:
-        """The real game one action after `view`, which is its latest."""
+    def _step(self, view: RealView, action: int) -> RealView:
         if view.is_over:
             return view
         assert self._env is not None
         frame, _, terminated, truncated, info = self._env.step(action)
         return RealView(frame, info, is_over=bool(terminated or truncated))
 
-    def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+    def _given_up(self, what: str, error: Exception) -> RealGameError:
+        """Close the game, and say in one line why."""
+        env, self._env = self._env, None
+        if env is not None:
+            with contextlib.suppress(Exception):  # a broken game may not even close
+                env.close()
+        return RealGameError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")

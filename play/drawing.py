@@ -159,7 +159,8 @@ class Painter:
         self._write(screen, value, (x + 6, y), self._text, TEXT)
 
     def _pill(self, screen: pygame.Surface, text: str, x: int, y: int) -> None:
-        label = self._small.render(text, True, TEXT)
+        room = screen.get_width() - 40  # longer text goes on in another line
+        label = self._small.render(text, True, TEXT, wraplength=room)
         box = label.get_rect(center=(x, y))
         _shade(screen, box.inflate(20, 10), 190, radius=10)
         screen.blit(label, box)

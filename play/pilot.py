@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from play import PlayError
-from play.beside import RealBeside, RealView
+from play.beside import RealBeside, RealGameError, RealView
 from play.keymap import KeyMap
 from play.replay import Session, SessionLog
 
@@ -41,6 +41,7 @@ class Moment:
         steered_by: who chose the action.
         start: the dream's start; None in a real game.
         real: the real game at the same moment, while it is shown.
+        note: what the person should be told, or None.
     """
 
     frame: np.ndarray
@@ -54,6 +55,7 @@ class Moment:
     steered_by: Steerer
     start: int | None
     real: RealView | None
+    note: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -62,6 +64,7 @@ class Moment:
 
 class Pilot:
     """Plays an environment, takes down what was done, and can show the real game beside a dream.
+    A real game that fails there is hidden, and the dream goes on.
 
     It owns the environment: `close` closes it. Methods named `toggle_...` return a note for
     the person.
@@ -124,7 +127,7 @@ class Pilot:
     def restart(self) -> str | None:
         """Go back to where this episode began: the same seed and start."""
         self.moment = self._begin()
-        return None
+        return self.moment.note
 
     def another_start(self) -> str | None:
         """Begin elsewhere: the next seed, and in a dream the next start."""
@@ -132,7 +135,9 @@ class Pilot:
         if self.start is not None and self.num_starts is not None:
             self.start = (self.start + 1) % self.num_starts
         self.moment = self._begin()
-        return None if self.start is None else f"start {self.start} of {self.num_starts}"
+        if self.moment.note is not None or self.start is None:
+            return self.moment.note
+        return f"start {self.start} of {self.num_starts}"
 
     def toggle_policy(self) -> str:
         """Hand over to the policy, or take back."""
@@ -155,8 +160,8 @@ class Pilot:
         else:
             try:
                 self._real = self._beside.begin(self.start, self.log.actions)
-            except (ValueError, TypeError, ImportError, gymnasium.error.Error) as error:
-                return f"no real game for this moment: {error}"
+            except RealGameError as error:
+                return str(error)
         self.moment = replace(self.moment, real=self._real)
         return None
 
@@ -183,8 +188,7 @@ class Pilot:
         self._recent.clear()
         if self.policy is not None:
             self.policy.reset()
-        if self._real is not None and self._beside is not None:
-            self._real = self._beside.begin(self.start, ())
+        note = self._take_real_along(lambda beside, _: beside.begin(self.start, ()))
         return self._show(
             Moment(
                 frame=frame,
@@ -198,14 +202,14 @@ class Pilot:
                 steered_by="person",
                 start=self.start,
                 real=self._real,
+                note=note,
             )
         )
 
     def _advance(self, action: int, steered_by: Steerer) -> Moment:
         frame, reward, terminated, truncated, info = self.env.step(action)
         self.log.step(action, frame)
-        if self._real is not None and self._beside is not None:
-            self._real = self._beside.step(self._real, action)
+        note = self._take_real_along(lambda beside, view: beside.step(view, action))
         return self._show(
             Moment(
                 frame=frame,
@@ -219,8 +223,21 @@ class Pilot:
                 steered_by=steered_by,
                 start=self.start,
                 real=self._real,
+                note=note,
             )
         )
+
+    def _take_real_along(self, go: Callable[[RealBeside, RealView], RealView]) -> str | None:
+        """Bring the real game, where it is shown, to the dream's moment. Returns a note when it
+        has failed; it is then hidden."""
+        if self._beside is None or self._real is None:
+            return None
+        try:
+            self._real = go(self._beside, self._real)
+        except RealGameError as error:
+            self._real = None
+            return str(error)
+        return None
 
     def _show(self, moment: Moment) -> Moment:
         self.moment = moment

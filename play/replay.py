@@ -25,7 +25,7 @@ MAX_FRAME_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class Episode:
+class PlayedEpisode:
     """How one episode began, and the actions taken in it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Session:
     temperature: float | None
     top_k: int | None
     frame_size: tuple[int, int]
-    episodes: tuple[Episode, ...]
+    episodes: tuple[PlayedEpisode, ...]
     frames_sha256: str
 
     @property
@@ -103,7 +103,7 @@ class SessionLog:
             temperature=temperature,
             top_k=top_k,
             frame_size=self.frame_size,
-            episodes=tuple(Episode(s, k, tuple(a)) for s, k, a in self._episodes),
+            episodes=tuple(PlayedEpisode(s, k, tuple(a)) for s, k, a in self._episodes),
             frames_sha256=self.frames_sha256,
         )
 
@@ -183,13 +183,13 @@ def _session_from(data: Any) -> Session:
     )
 
 
-def _episode_from(data: Any, number: int) -> Episode:
+def _episode_from(data: Any, number: int) -> PlayedEpisode:
     name = f"episode {number}"
     _check_keys(data, {"seed", "start", "actions"}, name)
     if not isinstance(data["actions"], list):
         raise ValueError(f"{name}: actions must be a list")
     start = data["start"]
-    return Episode(
+    return PlayedEpisode(
         seed=_integer(data["seed"], f"{name}: seed", 0, MAX_SEED),
         start=None if start is None else _integer(start, f"{name}: start", 0, MAX_ACTION),
         actions=tuple(

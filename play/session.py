@@ -12,13 +12,13 @@ import gymnasium
 import numpy as np
 import tyro
 
-from play import PlayError
+from play import PlayError, command_line
 from play.headless import replay, walk
 from play.keymap import help_lines
 from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
-from play.worlds import REAL_WORLDS, World, choose_world, is_local, load_policy
+from play.worlds import REAL_WORLDS, UnopenedWorld, choose_world, is_local, load_policy
 
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
@@ -100,7 +100,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
     if not options.headless:
         from play.window import check_display
 
-        check_display()
+        check_display(_without_window(options, world))
     seed = int(np.random.default_rng().integers(2**31)) if options.seed is None else options.seed
     recording = None
     if options.record is not None:
@@ -177,7 +177,7 @@ def _play_headless(
 def _play_in_window(
     open_pilot: Callable[[], Pilot],
     options: PlayOptions,
-    world: World,
+    world: UnopenedWorld,
     stop: threading.Event,
     started_s: float,
 ) -> None:
@@ -185,18 +185,32 @@ def _play_in_window(
 
     window = Window(
         open_pilot,
-        title=options.env or world.checkpoint or DEFAULT_ENV,
+        title=_name_of(options, world),
         names=("dream", "real game"),
         pane=options.size,
         fps=options.fps,
         stop=stop,
+        instead=_without_window(options, world),
     )
     window.run()
     if window.first_frame_at_s is not None:
         print(f"first frame after {window.first_frame_at_s - started_s:.1f} s")
 
 
-def _finish(recording: Recording, played: Pilot | None, world: World) -> None:
+def _name_of(options: PlayOptions, world: UnopenedWorld) -> str:
+    return options.env or world.checkpoint or DEFAULT_ENV
+
+
+def _without_window(options: PlayOptions, world: UnopenedWorld) -> str:
+    """The command to run where no window can open."""
+    if options.replay is not None:
+        return command_line("--replay", str(options.replay), "--headless")
+    film = str(options.record or "out.mp4")
+    env = _name_of(options, world)
+    return command_line("--env", env, "--headless", "--record", film, "--steps", "200")
+
+
+def _finish(recording: Recording, played: Pilot | None, world: UnopenedWorld) -> None:
     """Leave the film and the session whole, however the playing ended."""
     if played is None:
         recording.discard()
@@ -210,7 +224,7 @@ def _finish(recording: Recording, played: Pilot | None, world: World) -> None:
         )
     )
     print(f"{recording.num_frames} frames in {recording.path}")
-    print(f"play them again: python -m play --replay {recording.session_path}")
+    print(f"play them again: {command_line('--replay', str(recording.session_path))}")
 
 
 def _verdict(played: ReplayPilot) -> int:
@@ -253,7 +267,7 @@ def _check(options: PlayOptions) -> None:
                 raise PlayError(f"--{option} doesn't go with --replay: the session decides it")
 
 
-def _world_of(options: PlayOptions, session: Session | None) -> World:
+def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
     """What the options or the session name, not yet opened."""
     if session is None:
         name = options.env or DEFAULT_ENV

@@ -17,17 +17,17 @@ from play.worker import FASTER, Worker
 
 UI_FPS = 60
 NOTE_S = 4.0
-NO_DISPLAY = (
-    "there is no display to open a window on; without one, this works: "
-    "python -m play --headless --record out.mp4 --steps 200"
-)
+NO_DISPLAY = "there is no display to open a window on; without one, this works: "
 
 
-def check_display() -> None:
-    """Raises PlayError when no window can open here. Opens none."""
+def check_display(instead: str) -> None:
+    """Raises PlayError, naming the command to run instead, when no window can open here.
+
+    Opens none.
+    """
     named = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in named):
-        raise PlayError(NO_DISPLAY)
+        raise PlayError(NO_DISPLAY + instead)
 
 
 class Window:
@@ -40,6 +40,7 @@ class Window:
         pane: side of the square for a frame, in pixels.
         fps: steps a second to begin with; None for the environment's own pace.
         stop: set from outside (Ctrl-C) to close the window.
+        instead: the command to run where no window can open.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Window:
         pane: int,
         fps: float | None,
         stop: threading.Event,
+        instead: str,
     ) -> None:
         self.keys = HeldKeys()
         self.worker = Worker(open_pilot, keys=self.keys, fps=fps)
@@ -61,6 +63,7 @@ class Window:
         self._names = names
         self._pane = pane
         self._stop = stop
+        self._instead = instead
         self._shows_help = False
         self._note: str | None = None
         self._note_ends_s = 0.0
@@ -81,7 +84,7 @@ class Window:
             screen = pygame.display.set_mode(self._look().size)
         except pygame.error as error:
             pygame.quit()
-            raise PlayError(f"{NO_DISPLAY} (SDL says: {error})") from error
+            raise PlayError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
         try:
             self.worker.start()
             self._loop(screen)

@@ -154,9 +154,10 @@ class Worker:
                 self._wake.wait(wait_s)
             return None
 
-    def _step(self, pilot: Pilot) -> None:
-        pilot.step(pilot.keymap.resolve(self._keys.take()))
+    def _step(self, pilot: Pilot) -> str | None:
+        moment = pilot.step(pilot.keymap.resolve(self._keys.take()))
         self._step_times_s.append(time.perf_counter())
+        return moment.note
 
     def _publish(self, pilot: Pilot) -> None:
         times_s = self._step_times_s

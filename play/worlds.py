@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 import envs
-import worldmodel
 from play import PlayError
 
 if TYPE_CHECKING:
@@ -16,11 +15,10 @@ if TYPE_CHECKING:
 
 REAL_WORLDS = {"doom-hgs": "DoomHealthGatheringSupreme-v0"}
 DREAM_ID = "VideoGPTDream-v0"
-assert envs  # importing it registers the environments
 
 
 @dataclass(frozen=True)
-class World:
+class UnopenedWorld:
     """An environment to play in, not yet opened.
 
     Attributes:
@@ -48,6 +46,8 @@ class World:
             return gymnasium.make(self.env_id, disable_env_checker=True)
         sampling: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k}
         given = {name: value for name, value in sampling.items() if value is not None}
+        from envs.dream import CheckpointError  # slow: brings torch
+
         try:
             return gymnasium.make(
                 self.env_id,
@@ -56,26 +56,18 @@ class World:
                 disable_env_checker=True,
                 **given,
             )
-        except ValueError as error:
-            from worldmodel.checkpoint import CheckpointError  # slow: brings torch
-
-            if isinstance(error, CheckpointError):
-                raise PlayError(str(error)) from error
-            raise
-
-
-def shipped_dreams() -> list[str]:
-    """Names of the checkpoints that come with the package."""
-    folder = Path(worldmodel.__path__[0]) / "pretrained"
-    return sorted(path.name for path in folder.glob("*") if (path / "config.json").is_file())
+        except CheckpointError as error:
+            raise PlayError(str(error)) from error
 
 
 def is_local(name: str) -> bool:
     """Whether a dream can be opened without fetching anything."""
-    return name in shipped_dreams() or Path(name).is_dir()
+    return name in envs.shipped_names() or Path(name).is_dir()
 
 
-def choose_world(name: str, *, temperature: float | None = None, top_k: int | None = None) -> World:
+def choose_world(
+    name: str, *, temperature: float | None = None, top_k: int | None = None
+) -> UnopenedWorld:
     """The world called `name`, found without loading anything.
 
     Raises:
@@ -84,11 +76,11 @@ def choose_world(name: str, *, temperature: float | None = None, top_k: int | No
     if name in REAL_WORLDS:
         if temperature is not None or top_k is not None:
             raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
-        return World(REAL_WORLDS[name])
+        return UnopenedWorld(REAL_WORLDS[name])
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if is_local(name) or is_hub_id:
-        return World(DREAM_ID, name, temperature, top_k)
-    known = ", ".join([*REAL_WORLDS, *shipped_dreams()])
+        return UnopenedWorld(DREAM_ID, name, temperature, top_k)
+    known = ", ".join([*REAL_WORLDS, *envs.shipped_names()])
     raise PlayError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "
         "python -m worldmodel.train made, or a Hugging Face Hub id (owner/name)"

@@ -13,8 +13,8 @@ from worldmodel.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
-    shipped_names,
 )
+from worldmodel.shipped import shipped_names
 
 
 @pytest.fixture

@@ -21,7 +21,10 @@ import envs  # noqa: F401  registers the environments
 from collect.vizdoom import WITH_POLICY, Collect, choose_behaviour, collect, main
 from envs.engine_guard import engines_using
 from envs.policy import FramePolicy, PolicyFileError
-from worldmodel.data import DataError, EpisodeReader
+from envs.resize import AreaResize
+from worldmodel.data import DataError, DatasetInfo, EpisodeReader
+from worldmodel.data.episodes import read_info, write_info
+from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +172,39 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     collect(same)
     assert len(EpisodeReader(tmp_path)) == 12
     assert (tmp_path / "policy-score.json").stat().st_mtime_ns == before
+
+
+def test_frames_made_in_another_way_are_not_mixed(tmp_path, monkeypatch):
+    now = Collect(
+        out=tmp_path / "now", policy="random", episodes=2, length=6, evaluate_episodes=0, workers=1
+    )
+    collect(now)
+    info = read_info(now.out)
+    assert "exact area" in info.rendering
+    # Recorded when descriptions did not say it yet: noted once an episode has come out the same.
+    write_info(now.out, replace(info, rendering=""))
+    assert DatasetInfo.from_json(_without(info, "rendering")).rendering == ""
+    other = replace(now, out=tmp_path / "other", seed=1)
+    collect(other)
+    with pytest.raises(DataError, match="cannot be joined: rendering not said against 160x120"):
+        merge([now.out, other.out], tmp_path / "merged")
+    collect(replace(now, episodes=3))
+    assert read_info(now.out) == info
+    assert merge([now.out, other.out], tmp_path / "merged") == (5, 0)
+    assert read_info(tmp_path / "merged").rendering == info.rendering
+    # The same with frames that are not those of today: refused, and left as it was.
+    write_info(now.out, replace(info, rendering=""))
+    brighter = AreaResize.__call__
+    monkeypatch.setattr(AreaResize, "__call__", lambda self, image: brighter(self, image) | 1)
+    with pytest.raises(DataError, match="episode 0 comes out with other frames here"):
+        collect(replace(now, episodes=4))
+    assert read_info(now.out).rendering == ""
+    assert len(EpisodeReader(now.out)) == 3
+
+
+def _without(info: DatasetInfo, name: str) -> dict:
+    """A description as it was written before it had this entry."""
+    return {key: value for key, value in info.to_json().items() if key != name}
 
 
 def _descendants(parent: int) -> set[int]:

@@ -153,6 +153,10 @@ def test_bad_use_is_refused(env):
         DoomEnv("e1m1")
     with pytest.raises(ValueError, match="render_mode"):
         DoomEnv("health_gathering_supreme", render_mode="ansi")
+    with pytest.raises(ValueError, match="obs_size must be at least 1"):
+        DoomEnv("health_gathering_supreme", obs_size=0)
+    with pytest.raises(ValueError, match="frame_skip must be at least 1"):
+        DoomEnv("health_gathering_supreme", frame_skip=0)
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.unwrapped.step(NOOP)
     env.reset(seed=0)

@@ -155,7 +155,16 @@ def test_what_gymnasium_refuses_is_refused(dream):
         dream.step(2)
 
 
-@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"temperature": -1.0}, {"render_mode": "ansi"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"horizon": 0},
+        {"temperature": -1.0},
+        {"render_mode": "ansi"},
+        {"device": "abacus"},
+        {"device": "cuda:99"},
+    ],
+)
 def test_arguments_out_of_range_are_refused(tiny_run, wrong):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Gymnasium warns of the render mode first

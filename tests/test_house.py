@@ -19,7 +19,7 @@ FORBIDDEN = {
     },
     "envs": {"collect", "play"},
     "collect": {"play"},
-    "play": {"collect"},
+    "play": {"collect", "worldmodel"},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
+from play import command_line
 from play.keymap import COMMAND_KEYS
-from play.replay import Episode, Session, read_session, write_session
+from play.replay import PlayedEpisode, Session, read_session, write_session
 
 
 def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -117,7 +119,13 @@ def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
 
 def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     session = Session(
-        "VideoGPTDream-v0", "stranger/dream", None, None, (64, 64), (Episode(0, 0, (1,)),), "0" * 64
+        "VideoGPTDream-v0",
+        "stranger/dream",
+        None,
+        None,
+        (64, 64),
+        (PlayedEpisode(0, 0, (1,)),),
+        "0" * 64,
     )
     write_session(tmp_path / "walk.json", session)
     done = play("--replay", tmp_path / "walk.json", "--headless")
@@ -149,6 +157,49 @@ def test_a_mistake_gets_one_line(arguments: tuple[object, ...], message: str) ->
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout or "first frame" in done.stdout
+
+
+def test_what_is_proposed_without_a_display_works(tmp_path: Path) -> None:
+    film = tmp_path / "a walk.mp4"
+    done = play("--env", "doom-hgs", "--record", film)
+    assert done.returncode == 2
+    proposed = shlex.split(done.stderr.split("this works: ")[1])
+    walked = subprocess.run(proposed, env=_without_display(), capture_output=True, text=True)
+    assert walked.returncode == 0, walked.stderr
+    assert "200 steps" in walked.stdout
+    session = read_session(film.with_suffix(".json"))
+    assert session.env_id == "DoomHealthGatheringSupreme-v0"
+    again = shlex.split(walked.stdout.split("play them again: ")[1].splitlines()[0])
+    assert again[-1] == str(film.with_suffix(".json"))
+    proposed = shlex.split(play(*again[3:]).stderr.split("this works: ")[1])
+    replayed = subprocess.run(proposed, env=_without_display(), capture_output=True, text=True)
+    assert replayed.returncode == 0, replayed.stderr
+    assert "bit for bit" in replayed.stdout
+
+
+def test_a_command_is_proposed_as_one_would_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(tmp_path)
+    assert command_line("--steps", "2") == ".venv/bin/python -m play --steps 2"
+    monkeypatch.setenv("PATH", str(python.parent), prepend=os.pathsep)  # the venv is active
+    assert command_line("--steps", "2") == "python -m play --steps 2"
+    monkeypatch.setattr(sys, "executable", "/somewhere/else/python")
+    assert command_line() == "/somewhere/else/python -m play"
+
+
+def test_nothing_heavy_is_loaded_before_the_window() -> None:
+    """An unknown name is answered, and the window is there, before torch is."""
+    code = (
+        "import sys, play.session, play.window; play.worlds.choose_world('dream-doom');"
+        "print({'torch', 'vizdoom', 'numba'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_a_broken_display_gets_one_line() -> None:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import os
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from envs.engine_guard import engines_using
 from play import PlayError
 from play.headless import RandomWalk, walk
 from play.pilot import Pilot, ReplayPilot
@@ -18,6 +22,10 @@ from play.worlds import load_policy
 
 MEANINGS = ("noop", "left", "right", "forward")
 PREFIX = (3, 3, 1)  # what brings the toy's real game to the start of each dream
+
+
+class EngineCrash(Exception):
+    """As a game's own library raises it: of no kind that Gymnasium knows."""
 
 
 class ToyWorld(gymnasium.Env[np.ndarray, np.int64]):
@@ -31,6 +39,7 @@ class ToyWorld(gymnasium.Env[np.ndarray, np.int64]):
     def __init__(self, length: int = 50) -> None:
         self.length = length
         self.is_closed = False
+        self.is_broken = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -40,6 +49,8 @@ class ToyWorld(gymnasium.Env[np.ndarray, np.int64]):
         return self._frame(), {"health": 100.0}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        if self.is_broken:
+            raise EngineCrash("the engine\nis gone")
         self.actions.append(int(action))
         over = len(self.actions) >= self.length
         return self._frame(), float(action), over, False, {"health": 50.0}
@@ -76,9 +87,16 @@ class ToyDream(ToyWorld):
 
 
 @pytest.fixture(autouse=True)
-def real_toy_is_registered() -> Iterator[None]:
-    gymnasium.register("ToyReal-v0", entry_point=lambda **kwargs: ToyWorld(**kwargs))
-    yield
+def real_toys() -> Iterator[list[ToyWorld]]:
+    """The real games that were opened, in order."""
+    opened: list[ToyWorld] = []
+
+    def open_one(**kwargs: Any) -> ToyWorld:
+        opened.append(ToyWorld(**kwargs))
+        return opened[-1]
+
+    gymnasium.register("ToyReal-v0", entry_point=open_one)
+    yield opened
     del gymnasium.registry["ToyReal-v0"]
 
 
@@ -219,6 +237,60 @@ def test_the_real_game_catches_up_and_follows() -> None:
     assert pilot.step(0).real is real
     pilot.toggle_real()
     assert pilot.moment.real is None
+
+
+def test_a_real_game_that_fails_is_closed_and_the_dream_goes_on(
+    real_toys: list[ToyWorld],
+) -> None:
+    pilot = Pilot(ToyDream(), seed=0, start=2)
+    pilot.toggle_real()
+    assert pilot.step(1).note is None
+    real_toys[0].is_broken = True
+    moment = pilot.step(2)
+    assert moment.note == "the real game failed: the engine is gone"
+    assert moment.real is None
+    assert real_toys[0].is_closed
+    assert pilot.step(3).note is None  # said once
+    assert pilot.log.actions == (1, 2, 3)
+    # The key opens another one, at the same moment.
+    assert pilot.toggle_real() is None
+    assert pilot.moment.real is not None
+    np.testing.assert_array_equal(pilot.moment.real.frame, pilot.moment.frame)
+    assert len(real_toys) == 2
+    # A restart that the real game doesn't survive is a restart all the same.
+    for begin_again in (pilot.restart, pilot.another_start):
+        if pilot.moment.real is None:
+            pilot.toggle_real()
+        real_toys[-1].is_broken = True  # fails on the way to the start
+        assert begin_again() == "no real game for this moment: the engine is gone"
+        assert pilot.moment.real is None
+        assert pilot.moment.step_number == 0
+        assert pilot.step(1).note is None
+    assert all(toy.is_closed for toy in real_toys)
+
+
+def test_a_killed_engine_leaves_the_dream_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DreamOfDoom(ToyDream):
+        def real_moment(self, start: int) -> SimpleNamespace:
+            return SimpleNamespace(
+                env_id="DoomHealthGatheringSupreme-v0", env_kwargs={}, seed=1, actions=(3,)
+            )
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the engine's folder is made there
+    pilot = Pilot(DreamOfDoom(), seed=0)
+    try:
+        assert pilot.toggle_real() is None
+        ((engine, _),) = engines_using(str(tmp_path))
+        os.kill(engine, signal.SIGKILL)
+        moment = pilot.step(1)
+        assert (moment.note or "").startswith("the real game failed: ")
+        assert "\n" not in (moment.note or "")
+        assert not list(tmp_path.iterdir())  # closed: nothing is left of it
+        assert pilot.step(3).action == 3
+    finally:
+        pilot.close()
 
 
 def test_what_has_no_real_game_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

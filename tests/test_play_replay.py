@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from play import PlayError
-from play.replay import Episode, Session, SessionLog, read_session, write_session
+from play.replay import PlayedEpisode, Session, SessionLog, read_session, write_session
 
 SESSION = Session(
     env_id="VideoGPTDream-v0",
@@ -16,7 +16,7 @@ SESSION = Session(
     temperature=0.9,
     top_k=None,
     frame_size=(64, 48),
-    episodes=(Episode(seed=2**40, start=3, actions=(0, 3, 1)), Episode(5, 0, ())),
+    episodes=(PlayedEpisode(seed=2**40, start=3, actions=(0, 3, 1)), PlayedEpisode(5, 0, ())),
     frames_sha256="0" * 64,
 )
 
@@ -59,7 +59,7 @@ def test_the_log_hashes_every_frame() -> None:
         log.step(2, seen[1])
         log.step(0, seen[2])
         session = log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
-        assert session.episodes == (Episode(1, None, (2, 0)),)
+        assert session.episodes == (PlayedEpisode(1, None, (2, 0)),)
         assert session.frame_size == (4, 6)
         assert session.num_frames == log.num_frames == 3
         digests.add(session.frames_sha256)

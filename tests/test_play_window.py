@@ -86,6 +86,7 @@ def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> 
         pane=128,
         fps=None,
         stop=threading.Event(),
+        instead="take a walk",
     )
     failures: list[BaseException] = []
 
@@ -236,6 +237,11 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         with_help = View(**{**vars(view), "help_lines": tuple(help_lines(MEANINGS))})
         Painter().draw(screen, with_help)
         assert screen.get_at((4, 4))[0] < 80
+        # A long note is broken into lines: its box stays off the sides.
+        with_note = View(**{**vars(view), "note": "the real game failed: " + "why " * 40})
+        Painter().draw(screen, with_note)
+        assert screen.get_at((128, 224))[0] != 200
+        assert all(screen.get_at((x, 224))[:3] == (200, 0, 0) for x in (2, 253))
     finally:
         pygame.quit()
 

@@ -38,10 +38,10 @@ from worldmodel.configs import (
     WorldModelConfig,
 )
 from worldmodel.model import WorldModel
+from worldmodel.shipped import PRETRAINED, shipped_names
 from worldmodel.videogpt import VideoGPT
 
 FORMAT_VERSION = 1
-PRETRAINED = Path(__file__).parent / "pretrained"
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 MAX_PARAMETERS = 2 * 10**9
@@ -157,11 +157,6 @@ class VideoGPTCheckpoint:
     model: VideoGPT
     world: World
     clips: GivenClips
-
-
-def shipped_names() -> list[str]:
-    """The checkpoints that come with the project."""
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
 def find_checkpoint(name: str) -> Path:

@@ -69,6 +69,8 @@ class DatasetInfo:
         frame_skip: engine ticks an action lasts.
         class_names: names of the data's classes, if they have any; an episode's class is the
             value of its variable "class", a position in these names.
+        rendering: how the environment made its frames, where env_id and env_kwargs leave that
+            open; empty where nobody says. Frames of two ways don't mix.
         policies: who acted, how well, with which settings; free-form JSON.
         versions: of the packages that recorded.
     """
@@ -81,6 +83,7 @@ class DatasetInfo:
     fps: float
     frame_skip: int
     class_names: tuple[str, ...] = ()
+    rendering: str = ""
     policies: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -116,6 +119,7 @@ class DatasetInfo:
                 frame_skip=int(data["frame_skip"]),
                 # Sets recorded before there were classes don't have the entry.
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
+                rendering=str(data.get("rendering", "")),  # nor this one
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )
@@ -140,12 +144,17 @@ class DatasetInfo:
             "fps",
             "frame_skip",
             "class_names",
+            "rendering",
         )
+
+        def shown(value: Any) -> Any:
+            return "not said" if value == "" else value
+
         # Compared as JSON: a tuple that was once written comes back as a list.
         mine = json.loads(json.dumps(self.to_json()))
         theirs = json.loads(json.dumps(other.to_json()))
         return [
-            f"{name} {mine[name]} against {theirs[name]}"
+            f"{name} {shown(mine[name])} against {shown(theirs[name])}"
             for name in same_world
             if mine[name] != theirs[name]
         ]

@@ -1,0 +1,392 @@
+"""VideoGPT as published, end to end: described, trained, kept, sampled, measured, ablated."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_line_error, write_toy_data
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from worldmodel import ablate as ablate_command
+from worldmodel import evaluate as evaluate_command
+from worldmodel import sample as sample_command
+from worldmodel import train as train_command
+from worldmodel.ablate import Ablate, ablate
+from worldmodel.actions import ActionSpec
+from worldmodel.checkpoint import (
+    CheckpointError,
+    VideoGPTCheckpoint,
+    load_checkpoint,
+    load_videogpt,
+    save_checkpoint,
+)
+from worldmodel.configs import GPTConfig, VideoGPTConfig
+from worldmodel.describe import describe
+from worldmodel.evaluate import Evaluate, evaluate
+from worldmodel.evaluation.ablation import ABLATIONS
+from worldmodel.film import GAP, RED
+from worldmodel.presets import PRESETS, PUBLISHED
+from worldmodel.prior.sampling import Sampling
+from worldmodel.sample import Sample, sample
+from worldmodel.train import Train, train
+from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt_stages import sample_clips
+
+TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def published_run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny VideoGPT that is told actions and the first frame."""
+    out = tmp_path_factory.mktemp("runs") / "published"
+    train(replace(TINY, data=toy_data, out=out, conditions="actions,frames"))
+    return out
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *PUBLISHED])
+def test_every_preset_is_described_without_data(name: str):
+    described = json.loads(json.dumps(describe(name, PRESETS.get(name) or PUBLISHED[name])))
+    assert described["parameters"]["vqvae"] == sum(described["parts"]["vqvae"].values())
+    assert described["parameters"]["prior"] == sum(described["parts"]["prior"].values())
+    assert described["tokens"] == math.prod(described["latent_shape"]) * (
+        1 if len(described["latent_shape"]) == 4 else described["codebooks"]
+    )
+    for step in described["step"].values():
+        # Forward and backward: a multiplication and addition of every weight, three times.
+        assert step["flops_a_clip"] > 0
+        assert step["memory_bytes"] > step["activation_bytes_a_clip"] > 0
+
+
+def test_the_paper_s_sizes_are_described(capsys: pytest.CaptureFixture, monkeypatch):
+    options = Train(preset="vizdoom-hgs", describe=True, json=True)
+    monkeypatch.setattr(train_command.tyro, "cli", lambda *_, **__: options)
+    train_command.main()
+    described = json.loads(capsys.readouterr().out)
+    assert described["latent_shape"] == [8, 32, 32]
+    assert (described["tokens"], described["tokens_a_frame"]) == (8192, 512)
+    assert described["condition_size"] == 60
+
+
+def test_flops_of_a_dense_prior_are_those_worked_out_by_hand():
+    preset = PUBLISHED["tiny-videogpt"]
+    prior = replace(preset.prior, attention="dense", num_actions=0)
+    tokenizer = preset.tokenizer
+    described = describe("mine", replace(preset, prior=prior))
+    n, width, hidden = described["tokens"], prior.width, prior.feedforward
+    of_weights = prior.layers * (4 * width**2 + 2 * width * hidden)
+    of_weights += tokenizer.code_dim * width + width * tokenizer.num_codes
+    # A product of matrices forward, two backward; none flows back into the frozen codes.
+    linear = 2 * n * (3 * of_weights - tokenizer.code_dim * width)
+    # Attention: two products forward; five backward, one of them the scores once more.
+    attention = prior.layers * 2 * n * n * width * (2 + 5)
+    assert described["step"]["prior"]["flops_a_clip"] == linear + attention
+
+
+def test_conditions_hold_what_the_config_asks_for():
+    preset = PUBLISHED["tiny-videogpt"]
+    prior = replace(preset.prior, num_actions=4, on_class=True, given_frames=2)
+    spec = ActionSpec("box", low=(-1.0, -1.0), high=(1.0, 1.0))
+    config = VideoGPTConfig(preset.tokenizer, prior, spec, class_names=("a", "b", "c"))
+    assert config.condition_size == 4 * 2 + 3
+    model = VideoGPT(config)
+    clips = torch.randint(0, 256, (2, 4, 64, 64, 3), dtype=torch.uint8)
+    actions = torch.rand(2, 3, 2)
+    conditions = model.conditions(clips, actions, torch.tensor([2, 0]))
+    assert conditions.vector is not None
+    assert conditions.frames is not None
+    wanted = torch.cat([actions.flatten(1), torch.zeros(2, 2)], 1)  # the fourth leads out
+    torch.testing.assert_close(conditions.vector[:, :8], wanted)
+    assert conditions.vector[:, 8:].tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert conditions.frames.shape == (2, 3, 2, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ({"prior": GPTConfig(on_class=True)}, "the data have none"),
+        ({"prior": GPTConfig(given_frames=17)}, "than a clip has"),
+    ],
+)
+def test_impossible_conditions_are_refused(sizes: dict, complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        VideoGPTConfig(
+            **{"tokenizer": PUBLISHED["bair"].tokenizer, "actions": PUBLISHED["bair"].actions}
+            | sizes
+        )
+
+
+def test_a_run_leaves_a_checkpoint_curves_and_pictures(published_run: Path):
+    checkpoint = load_videogpt(str(published_run))
+    assert checkpoint.world.env_id == "MovingSquare"
+    assert checkpoint.model.config.prior.given_frames == 1
+    assert checkpoint.clips.frames.shape[1:] == (4, 64, 64, 3)
+    pictures = {path.name.split("-")[0] for path in (published_run / "training").glob("*.png")}
+    assert pictures == {"tokenizer", "prior"}
+    lines = (published_run / "training" / "prior.jsonl").read_text().splitlines()
+    assert "validation/nats_a_token" in json.loads(lines[-1])
+
+
+def test_a_published_toy_world_is_learned(toy_data: Path, tmp_path: Path):
+    train(
+        replace(
+            TINY,
+            data=toy_data,
+            out=tmp_path,
+            tokenizer_steps=150,
+            prior_steps=150,
+            learning_rate=3e-3,
+        )
+    )
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "training" / "prior.jsonl").read_text().splitlines()
+    ]
+    assert lines[0]["loss"] == pytest.approx(math.log(32), abs=1e-3)  # knows nothing yet
+    assert lines[-1]["validation/nats_a_token"] < 0.5 * math.log(32)
+
+
+def test_a_checkpoint_comes_back_as_it_was(published_run: Path, tmp_path: Path):
+    checkpoint = load_videogpt(str(published_run))
+    save_checkpoint(tmp_path / "again", checkpoint, card="", compact=False)
+    again = load_videogpt(str(tmp_path / "again"))
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor), name
+    assert again.model.config == checkpoint.model.config
+    np.testing.assert_array_equal(again.clips.actions, checkpoint.clips.actions)
+
+
+def test_dreams_and_clips_are_not_taken_for_each_other(published_run: Path, tiny_run: Path):
+    with pytest.raises(CheckpointError, match="makes whole clips and can't be stepped"):
+        load_checkpoint(str(published_run))
+    with pytest.raises(CheckpointError, match="is a dream"):
+        load_videogpt(str(tiny_run))
+
+
+def _changed_config(folder: Path, change) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: _changed_config(folder, lambda c: c["prior"].update(width=64)),
+        lambda folder: _changed_config(folder, lambda c: c["prior"].update(layers=60000)),
+        lambda folder: _changed_config(folder, lambda c: c["tokenizer"].update(clip_shape=[4, 64])),
+        lambda folder: _changed_config(folder, lambda c: c.pop("class_names")),
+        lambda folder: (folder / "weights.safetensors").write_bytes(
+            (folder / "weights.safetensors").read_bytes()[:-100]
+        ),
+        lambda folder: save_file(
+            {**load_file(folder / "starts.safetensors"), "actions": torch.full((2, 3), 9)},
+            folder / "starts.safetensors",
+        ),
+        lambda folder: save_file(
+            {**load_file(folder / "starts.safetensors"), "classes": torch.tensor([0, 7])},
+            folder / "starts.safetensors",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_whole(published_run: Path, tmp_path: Path, damage):
+    checkpoint = load_videogpt(str(published_run))
+    save_checkpoint(tmp_path, checkpoint, card="", compact=False)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError):
+        load_videogpt(str(tmp_path))
+
+
+def test_compact_checkpoints_are_smaller_and_nearly_the_same(published_run: Path, tmp_path: Path):
+    checkpoint = load_videogpt(str(published_run))
+    save_checkpoint(tmp_path, checkpoint, card="", compact=True)
+    small = load_videogpt(str(tmp_path))
+    sizes = [(f / "weights.safetensors").stat().st_size for f in (tmp_path, published_run)]
+    assert sizes[0] < 0.6 * sizes[1]
+    for name, tensor in checkpoint.model.state_dict().items():
+        scale = tensor.float().abs().max().clamp_min(1e-6)
+        assert ((small.model.state_dict()[name].float() - tensor) / scale).abs().max() < 0.01, name
+
+
+def test_a_given_frame_is_kept_once_it_is_learned(published_run: Path):
+    """Not learned here, so only that the same numbers give the same clips, and others others."""
+    checkpoint: VideoGPTCheckpoint = load_videogpt(str(published_run))
+    clips = checkpoint.clips
+    given = tuple(
+        torch.from_numpy(array[:2]) for array in (clips.frames, clips.actions, clips.classes)
+    )
+    drawn = [
+        sample_clips(checkpoint.model, given, rng=np.random.default_rng(seed), sampling=Sampling())
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_picture_of_samples_marks_given_frames_red(published_run: Path, tmp_path: Path):
+    out = tmp_path / "grid.png"
+    sample(Sample(str(published_run), out, starts=(0, 1), futures=2, scale=1))
+    picture = np.asarray(Image.open(out))
+    assert picture.shape == (4 * (64 + GAP) - GAP, 4 * (64 + GAP) - GAP, 3)
+    is_red = (picture[::66] == RED).all(-1)  # the first line of each row of clips
+    assert is_red[:, :64].all()
+    assert not is_red[:, 64 + GAP :].any()
+
+
+def test_one_action_sequence_makes_many_worlds(published_run: Path, tmp_path: Path):
+    out = tmp_path / "grid.gif"
+    options = Sample(str(published_run), out, starts=(0, 1), futures=1, action="stay:2,right")
+    sample(options)
+    assert out.exists()
+    taken = sample_command._sequence(ActionSpec("discrete", (2,)), "0:2,1", 4)
+    assert taken.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"action": "right:x"}, "'x' is no number of steps"),
+        ({"action": "right:0"}, "'0' is no number of steps"),
+        ({"starts": (99,)}, "there is no start 99"),
+    ],
+)
+def test_bad_samples_get_one_clear_line(published_run: Path, changes, complaint, monkeypatch):
+    options = replace(Sample(str(published_run), Path("grid.png")), **changes)
+    monkeypatch.setattr(sample_command.tyro, "cli", lambda *_, **__: options)
+    assert complaint in one_line_error(sample_command.main)
+
+
+def test_it_is_measured(published_run: Path, toy_data: Path, tmp_path: Path):
+    options = Evaluate(str(published_run), data=toy_data, out=tmp_path, clips=6, batch_size=4)
+    report = evaluate(options)
+    assert set(report["parts"]) == {"reconstruction", "likelihood", "samples"}
+    likelihood = report["parts"]["likelihood"]["numbers"]
+    bits = likelihood["bits_a_token"]["value"]
+    assert bits == pytest.approx(likelihood["nats_a_token"]["value"] / math.log(2))
+    values_a_token = 4 * 64 * 64 * 3 / (2 * 8 * 8)
+    assert likelihood["bits_a_pixel_channel"]["value"] == pytest.approx(bits / values_a_token)
+    assert {"report.md", "report.json", "samples.png", "samples.gif"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    text = (tmp_path / "report.md").read_text()
+    for heading in ("## Reconstruction", "## Likelihood", "## Samples"):
+        assert heading in text
+
+
+def test_the_loss_of_training_is_the_likelihood_that_is_measured(
+    published_run: Path, toy_data: Path, tmp_path: Path
+):
+    options = Evaluate(str(published_run), data=toy_data, out=tmp_path, clips=2, batch_size=1)
+    report = evaluate(replace(options, parts="likelihood"))
+    again = evaluate(replace(options, parts="likelihood", batch_size=2))
+    nats = [r["parts"]["likelihood"]["numbers"]["nats_a_token"]["value"] for r in (report, again)]
+    assert nats[0] == pytest.approx(nats[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"parts": "fvd"}, "--i3d-weights"),
+        ({"parts": "inception"}, "--c3d-weights"),
+        ({"parts": "horizon"}, "unknown part 'horizon'; the known ones are: reconstruction"),
+        ({"i3d_weights": Path("nowhere.pt")}, "nowhere.pt"),
+    ],
+)
+def test_bad_measures_get_one_clear_line(
+    published_run: Path, toy_data: Path, changes, complaint, monkeypatch
+):
+    options = replace(Evaluate(str(published_run), data=toy_data), **changes)
+    monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
+    assert complaint in one_line_error(evaluate_command.main)
+
+
+def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, monkeypatch):
+    other = write_toy_data(tmp_path / "data")
+    meta = json.loads((other / "meta.json").read_text())
+    meta["actions"]["meanings"] = ["left", "right"]
+    (other / "meta.json").write_text(json.dumps(meta))
+    options = Evaluate(str(published_run), data=other)
+    monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
+    assert "has learned other actions" in one_line_error(evaluate_command.main)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"preset": "nowhere"}, "the known ones are: dream-doom, tiny, moving-mnist, bair"),
+        ({"conditions": "weather"}, "unknown condition 'weather'"),
+        ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
+        ({"conditions": "class"}, "the data have none"),
+        ({"preset": "moving-mnist", "data": None}, "python -m"),
+    ],
+)
+def test_bad_training_gets_one_clear_line(
+    toy_data: Path, tmp_path: Path, changes, complaint, monkeypatch
+):
+    options = replace(TINY, data=toy_data, out=tmp_path / "run")
+    options = replace(options, **changes)
+    monkeypatch.setattr(train_command.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.chdir(tmp_path)
+    assert complaint in one_line_error(train_command.main)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ablations_keep_the_paper_s_latents():
+    base = PUBLISHED["bair"]
+    for row in ABLATIONS["table5"].rows:
+        grid = row.change(base).tokenizer.grid
+        assert "x".join(map(str, grid)) == row.name
+    for row in ABLATIONS["table7"].rows:
+        shape = row.change(base).tokenizer.latent_shape
+        assert "x".join(map(str, shape)) == row.name
+        assert math.prod(shape) == 8192
+    plain, attentive = (row.change(base) for row in ABLATIONS["table3"].rows)
+    counts = [describe("row", preset)["parameters"]["vqvae"] for preset in (plain, attentive)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
+
+
+def test_a_table_is_ablated_and_goes_on_where_it_was(toy_data: Path, tmp_path: Path):
+    options = Ablate(
+        table="table4",
+        data=toy_data,
+        out=tmp_path,
+        steps=2,
+        size="miniature",
+        preset="tiny-videogpt",
+        clips=4,
+        device="cpu",
+        precision="fp32",
+    )
+    text = ablate(options)
+    assert "paper's bits/dim" in text
+    for row in ABLATIONS["table4"].rows:
+        assert f"| {row.name} |" in text
+    assert (tmp_path / "table4.png").stat().st_size > 0
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert len(runs) == 4
+    # One tokenizer for all: they differ in the prior alone.
+    kept = {(run / "training" / "tokenizer.state.safetensors").read_bytes() for run in runs}
+    assert len(kept) == 1
+    before = {run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs}
+    assert ablate(options) == text
+    assert before == {
+        run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"preset": "nowhere"}, "unknown preset 'nowhere'"),
+        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
+        ({"data": Path("nowhere")}, "nowhere does not exist"),
+    ],
+)
+def test_bad_ablations_get_one_clear_line(toy_data: Path, changes, complaint, monkeypatch):
+    options = replace(Ablate(table="table3", data=toy_data), **changes)
+    monkeypatch.setattr(ablate_command.tyro, "cli", lambda *_, **__: options)
+    assert complaint in one_line_error(ablate_command.main)
