@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5l
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 
 from worldmodel.data.episodes import DataError
 
