@@ -1,6 +1,7 @@
 """HDF5 files of strangers: opened and read with every link and size checked before."""
 
 import contextlib
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,32 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
+def check_words(path: Path) -> None:
+    """Make sure that the words in a file can be read: HDF5 2.0 never returns from damaged ones.
+
+    They lie in heaps of "objects", each a number (2 bytes), 6 bytes of no concern here, a length
+    (8) and the bytes, filled up to a multiple of 8. Number 0 is the free space, whose length
+    counts all of it; HDF5 waits for ever behind one of length 0.
+
+    Raises:
+        DataError: an object is shorter than its own header, or reaches out of its heap.
+    """
+    # Signature, version and three zeros.
+    head = b"GCOL\1\0\0\0"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        heap = data.find(head)
+        while heap >= 0:
+            position = heap + 16
+            end = heap + int.from_bytes(data[heap + 8 : position], "little")
+            while position + 16 <= end:
+                length = int.from_bytes(data[position + 8 : position + 16], "little")
+                is_free = data[position : position + 2] == b"\0\0"
+                position += length if is_free else 16 + -(-length // 8) * 8
+                if position > min(end, len(data)) or (is_free and length < 16):
+                    raise DataError(f"{path} is damaged: its words cannot be read")
+            heap = data.find(head, heap + 8)
+
+
 def own_group(file: h5py.File, name: str) -> h5py.Group:
     """A group that lies in this very file. Raises DataError."""
     group = _own_object(file, name)
@@ -41,8 +68,9 @@ def own_group(file: h5py.File, name: str) -> h5py.Group:
 
 
 def has_own(group: h5py.Group, name: str) -> bool:
-    """Whether there is a link of this name, wherever it points to."""
-    return bool(group.id.links.exists(name.encode()))
+    """Whether there is a link of this name, wherever it points to. Raises DataError."""
+    with _readable(f"{group.file.filename}: {group.name!r}"):
+        return bool(group.id.links.exists(name.encode()))
 
 
 def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]) -> h5py.Dataset:

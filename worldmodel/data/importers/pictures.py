@@ -45,9 +45,9 @@ def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray,
     try:
         # The format is not guessed: some are lists of other files.
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
-            if not container.streams.video:
-                raise DataError(f"{name} holds no film")
-            stream = container.streams.video[0]
+            stream = next(iter(container.streams.video), None)
+            if stream is None or stream.codec_context is None:
+                raise DataError(f"{name} holds no film, or one of an unknown kind")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             for frame in itertools.islice(container.decode(stream), count):
                 yield frame.to_ndarray(format="rgb24")

@@ -15,13 +15,14 @@ import numpy as np
 import tyro
 from jaxtyping import Float32, Float64, UInt8
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DataError, DatasetInfo
 from worldmodel.data.importers.area import area_mean
 from worldmodel.data.importers.hdf5 import (
     attribute,
+    check_words,
     has_own,
     open_hdf5,
     own_array,
@@ -96,10 +97,10 @@ def import_robonet(
     paths = sorted(path for path in source.rglob(files) if path.is_file())
     if not paths:
         raise DataError(f"{source} holds no files {files}")
-    trajectories = [
-        survey(path, camera)
-        for path in track(paths, "reading actions", console=Console(stderr=True), transient=True)
-    ]
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        trajectories = [
+            survey(path, camera) for path in bar.track(paths, description="reading actions")
+        ]
     first = trajectories[0]
     for other in trajectories:
         sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
@@ -144,6 +145,7 @@ def survey(path: Path, camera: int) -> Trajectory:
         DataError: it is not a trajectory of RoboNet, has no such camera, or is damaged.
     """
     with open_hdf5(path) as file:
+        check_words(path)
         actions = _numbers(file, "policy/actions")
         states = _numbers(file, "env/state")
         num_frames = min(len(actions) + 1, len(states), _num_pictures(file, camera))
