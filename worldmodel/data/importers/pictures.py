@@ -44,7 +44,7 @@ def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray,
     """
     try:
         # The format is not guessed: some are lists of other files.
-        with av.open(io.BytesIO(data), "r", format="mp4") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4", metadata_errors="replace") as container:
             stream = next(iter(container.streams.video), None)
             if stream is None or stream.codec_context is None:
                 raise DataError(f"{name} holds no film, or one of an unknown kind")

@@ -98,7 +98,7 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
 
 def find_videos(
     file: h5py.File, split: OfficialSplit, num_frames: int
-) -> Int64[np.ndarray, " videos+1"]:
+) -> Int64[np.ndarray, " edges"]:
     """Where each video begins, and behind the last one `num_frames`.
 
     Raises:
