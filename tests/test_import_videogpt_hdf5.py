@@ -184,7 +184,7 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_file(tmp_path_factory.mktemp("whole") / "a.hdf5").read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_gives_a_sound_set_or_an_error(one_file, tmp_path_factory, data):
     """HDF5 keeps no checksums, so other pixels can't be told from right ones."""

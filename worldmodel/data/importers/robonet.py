@@ -4,6 +4,7 @@ The set of Dasari et al. 2019, "RoboNet: Large-Scale Multi-Robot Learning": an H
 trajectory, with pictures of several cameras as mp4 or as JPEG.
 """
 
+import fnmatch
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,9 +93,41 @@ def import_robonet(
     """
     if camera < 0 or not 1 <= size <= 4096:
         raise DataError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
+    trajectories = find_trajectories(source, files, camera)
+    limits = np.max([t.largest for t in trajectories], axis=0).tolist()
+    limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
+    info = DatasetInfo(
+        env_id="RoboNet",
+        # The number is told, for ids follow from it: a folder that grew is another source.
+        env_kwargs={"camera": camera, "files": files, "num_trajectories": len(trajectories)},
+        frame_shape=(size, size, 3),
+        actions=ActionSpec(
+            "box",
+            # Either way, so that no action becomes zeros when it is encoded.
+            low=tuple(-limit for limit in limits),
+            high=tuple(limits),
+            meanings=ACTION_MEANINGS[: len(limits)],
+        ),
+        variable_names=tuple(f"state_{i}" for i in range(trajectories[0].state_size)),
+        fps=FPS,
+        frame_skip=1,
+    )
+    sources = (
+        Source(None, "robonet", lambda t=trajectory: read_trajectory(t, camera, size))
+        for trajectory in trajectories
+    )
+    return import_sources(out, info, sources, total=len(trajectories))
+
+
+def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]:
+    """All files of these names in a folder, surveyed.
+
+    Raises:
+        DataError: there are none, one is damaged, or one's actions or states are of another size.
+    """
     if not source.is_dir():
         raise DataError(f"{source} is no folder: give the one with RoboNet's HDF5 files, unpacked")
-    paths = sorted(path for path in source.rglob(files) if path.is_file())
+    paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
     if not paths:
         raise DataError(f"{source} holds no files {files}")
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -110,29 +143,7 @@ def import_robonet(
                 f"of {first.path} have {expected[0]} and {expected[1]}: take the files of one "
                 "robot with --files"
             )
-    limits = np.max([t.largest for t in trajectories], axis=0).tolist()
-    limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
-    info = DatasetInfo(
-        env_id="RoboNet",
-        # The number is told, for ids follow from it: a folder that grew is another source.
-        env_kwargs={"camera": camera, "files": files, "num_trajectories": len(trajectories)},
-        frame_shape=(size, size, 3),
-        actions=ActionSpec(
-            "box",
-            # Either way, so that no action becomes zeros when it is encoded.
-            low=tuple(-limit for limit in limits),
-            high=tuple(limits),
-            meanings=ACTION_MEANINGS[: len(limits)],
-        ),
-        variable_names=tuple(f"state_{i}" for i in range(first.state_size)),
-        fps=FPS,
-        frame_skip=1,
-    )
-    sources = (
-        Source(None, "robonet", lambda t=trajectory: read_trajectory(t, camera, size))
-        for trajectory in trajectories
-    )
-    return import_sources(out, info, sources, total=len(trajectories))
+    return trajectories
 
 
 def survey(path: Path, camera: int) -> Trajectory:

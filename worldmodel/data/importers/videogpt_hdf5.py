@@ -54,17 +54,11 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
     if not 0 < fps < float("inf"):
         raise DataError(f"--fps must be above 0, not {fps}")
     with open_hdf5(source) as file:
-        pixels = {
+        pixels: dict[OfficialSplit, h5py.Dataset] = {
             split: own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,)) for split in SPLITS
         }
         edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
-        shapes = [pixels[split].shape[1:] for split in SPLITS]
-        if shapes[0] != shapes[1]:
-            raise DataError(
-                f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}"
-            )
-        if min(shapes[0]) < 1 or shapes[0][2] not in (1, 3):
-            raise DataError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
+        frame_shape = _common_shape(source, pixels)
         num_videos = sum(len(edges[split]) - 1 for split in SPLITS)
         whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
         num_whole = sum(map(len, whole.values()))
@@ -87,13 +81,22 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
             env_id=source.stem,
             # The numbers are told, for ids follow from them: a file that grew is another source.
             env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
-            frame_shape=shapes[0],
+            frame_shape=frame_shape,
             actions=NO_ACTION,
             variable_names=(),
             fps=fps,
             frame_skip=1,
         )
         return import_sources(out, info, sources(), total=num_whole), num_videos - num_whole
+
+
+def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
+    shapes = [pixels[split].shape[1:] for split in SPLITS]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}")
+    if min(shapes[0]) < 1 or shapes[0][2] not in (1, 3):
+        raise DataError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
+    return shapes[0]
 
 
 def find_videos(
