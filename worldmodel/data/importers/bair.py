@@ -1,0 +1,188 @@
+"""BAIR robot pushing: python -m worldmodel.data bair softmotion30_44k --out data/bair
+
+The set of Ebert et al. 2017, "Self-Supervised Visual Planning with Temporal Skip Connections":
+43,264 trajectories for training and 256 for testing, as TFRecords.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from jaxtyping import Float32, UInt8
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.importers.tfrecord import (
+    bytes_of,
+    floats_of,
+    parse_example,
+    read_record,
+    record_spans,
+)
+from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+
+FOLDER = "softmotion30_44k"
+NUM_FRAMES = 30
+FRAME_SHAPE = (64, 64, 3)
+ACTION_MEANINGS = ("dx", "dy", "count 1", "count 2")
+FPS = 5.0  # the set doesn't tell; a pace to watch it at
+
+# A file, the record's number in it, and where the record lies.
+Record = tuple[Path, int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ImportBair:
+    """Import BAIR robot pushing. A record's last action leads out of it and is dropped."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """The unpacked folder softmotion30_44k, or the one it lies in."""
+    out: Path = Path("data/bair")
+    """Folder of the data set."""
+    camera: Literal["main", "aux1"] = "aux1"
+    """Whose pictures to take; VideoGPT took aux1."""
+    action_limits: tuple[float, float, float, float] = (0.1, 0.1, 10.0, 10.0)
+    """The most that each number of an action may be, either way: a shift in x and in y (those of
+    the set reach about 0.065), and two small whole numbers."""
+
+    def run(self) -> None:
+        """Raises DataError when the folder or a record is not as it should be."""
+        num_stored = import_bair(
+            self.source, self.out, camera=self.camera, action_limits=self.action_limits
+        )
+        print(
+            f"{self.out} holds {num_stored} episodes of {NUM_FRAMES} frames and "
+            f"{NUM_FRAMES - 1} actions; each trajectory's last action leads out of it and was "
+            "dropped"
+        )
+
+
+def import_bair(
+    source: Path,
+    out: Path,
+    *,
+    camera: Literal["main", "aux1"] = "aux1",
+    action_limits: tuple[float, ...] = (0.1, 0.1, 10.0, 10.0),
+) -> int:
+    """Store the trajectories as episodes, train and test as they are; goes on where it stopped.
+
+    Returns:
+        How many episodes the data set holds now.
+
+    Raises:
+        DataError: there is no such folder, a file is damaged or cut off, a record is not one of
+            this set, or an action is beyond the limits. All headers are read before anything is
+            stored.
+    """
+    if min(action_limits) <= 0:
+        raise DataError(f"--action-limits must be above 0, not {action_limits}")
+    folder = find_folder(source)
+    records = {split: find_records(folder / split) for split in ("train", "test")}
+    info = DatasetInfo(
+        env_id="BAIR",
+        # The numbers are told, for ids follow from them: a folder that grew is another source.
+        env_kwargs={"camera": camera} | {f"num_{k}": len(v) for k, v in records.items()},
+        frame_shape=FRAME_SHAPE,
+        actions=ActionSpec(
+            "box",
+            # Either way, so that no action becomes zeros when it is encoded.
+            low=tuple(-limit for limit in action_limits),
+            high=tuple(action_limits),
+            meanings=ACTION_MEANINGS,
+        ),
+        variable_names=("x", "y", "z"),
+        fps=FPS,
+        frame_skip=1,
+    )
+
+    def sources() -> Iterator[Source]:
+        splits: tuple[OfficialSplit, ...] = ("train", "test")
+        for split in splits:
+            for record in records[split]:
+                yield Source(
+                    split,
+                    f"{FOLDER}/{split}",
+                    lambda record=record: read_trajectory(record, camera, info.actions),
+                )
+
+    return import_sources(out, info, sources(), total=sum(map(len, records.values())))
+
+
+def find_folder(source: Path) -> Path:
+    """The folder that holds train/ and test/. Raises DataError naming the way out."""
+    if source.is_file():
+        raise DataError(
+            f"{source} is a file: unpack it first (tar -xf {source}) and give the folder {FOLDER}"
+        )
+    if not source.is_dir():
+        raise DataError(f"{source} does not exist: give the folder {FOLDER}")
+    for folder in (source, source / FOLDER):
+        if (folder / "train").is_dir() and (folder / "test").is_dir():
+            return folder
+    raise DataError(f"{source} holds no folders train and test: give the folder {FOLDER}")
+
+
+def find_records(folder: Path) -> list[Record]:
+    """All records of a folder's files, in the order of the trajectories' numbers.
+
+    Raises:
+        DataError: there are none, or a file is damaged or cut off.
+    """
+    files = [
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if (match := re.fullmatch(r"traj_(\d{1,9})_to_\d{1,9}\.tfrecords", path.name))
+    ]
+    records = [
+        (path, number, span)
+        for _, path in sorted(files)
+        for number, span in enumerate(record_spans(path))
+    ]
+    if not records:
+        raise DataError(f"{folder} holds no records in files traj_*_to_*.tfrecords")
+    return records
+
+
+def read_trajectory(record: Record, camera: str, actions: ActionSpec) -> Recording:
+    """One trajectory: 30 frames, 29 actions, 30 positions of the gripper.
+
+    Raises:
+        DataError: the record is damaged, lacks something, or an action lies outside `actions`.
+    """
+    path, number, span = record
+    try:
+        features = parse_example(read_record(path, span))
+        frames = np.stack(
+            [_image(features, f"{t}/image_{camera}/encoded") for t in range(NUM_FRAMES)]
+        )
+        moves = _rows(features, "action", 4)[:-1]  # the last one leads out of the trajectory
+        for t, move in enumerate(moves):
+            if not actions.contains(move):
+                raise DataError(
+                    f"action {t} is {move.tolist()}, beyond {actions.high}: if that is meant, "
+                    "give larger --action-limits"
+                )
+        positions = _rows(features, "endeffector_pos", 3)
+        if not np.isfinite(positions).all():
+            raise DataError("a position of the gripper is not finite")
+    except DataError as error:
+        raise DataError(f"{path}, record {number}: {error}") from None
+    return Recording(frames, moves, positions)
+
+
+def _image(features: dict[str, memoryview], name: str) -> UInt8[np.ndarray, "64 64 3"]:
+    """A picture; whatever its name says, it is not encoded."""
+    pixels = bytes_of(features, name)
+    if len(pixels) != np.prod(FRAME_SHAPE):
+        raise DataError(
+            f"{name!r} holds {len(pixels)} bytes, not the {np.prod(FRAME_SHAPE)} of 64x64 RGB"
+        )
+    return np.frombuffer(pixels, np.uint8).reshape(FRAME_SHAPE)
+
+
+def _rows(features: dict[str, memoryview], name: str, size: int) -> Float32[np.ndarray, "30 n"]:
+    return np.stack([floats_of(features, f"{t}/{name}", size) for t in range(NUM_FRAMES)])

@@ -1,0 +1,164 @@
+"""HDF5 files of strangers: opened and read with every link and size checked before."""
+
+import contextlib
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
+
+from worldmodel.data.episodes import DataError
+
+MAX_READ_BYTES = 2**31  # what is read at once, and what one chunk may unpack to
+MAX_ATTRIBUTE_BYTES = 2**16
+# No array of pictures packs better: deflate reaches 1032 to 1. A file that claims more is made
+# to fill the memory and the disk.
+MAX_PACKING = 2000
+# What h5py raises on a damaged file, apart from what is a fault of this program.
+_H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading. Raises DataError when it isn't an HDF5 file, or is damaged."""
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except _H5PY_ERRORS as error:
+        raise DataError(f"{path} is no HDF5 file, or damaged: {_in_a_line(error)}") from None
+    with file:
+        yield file
+
+
+def check_words(path: Path) -> None:
+    """Make sure that the words in a file can be read: HDF5 2.0 never returns from damaged ones.
+
+    They lie in heaps of "objects", each a number (2 bytes), 6 bytes of no concern here, a length
+    (8) and the bytes, filled up to a multiple of 8. Number 0 is the free space, whose length
+    counts all of it; HDF5 waits for ever behind one of length 0.
+
+    Raises:
+        DataError: an object is shorter than its own header, or reaches out of its heap.
+    """
+    # Signature, version and three zeros.
+    head = b"GCOL\1\0\0\0"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        heap = data.find(head)
+        while heap >= 0:
+            position = heap + 16
+            end = heap + int.from_bytes(data[heap + 8 : position], "little")
+            while position + 16 <= end:
+                length = int.from_bytes(data[position + 8 : position + 16], "little")
+                is_free = data[position : position + 2] == b"\0\0"
+                position += length if is_free else 16 + -(-length // 8) * 8
+                if position > min(end, len(data)) or (is_free and length < 16):
+                    raise DataError(f"{path} is damaged: its words cannot be read")
+            heap = data.find(head, heap + 8)
+
+
+def own_group(file: h5py.File, name: str) -> h5py.Group:
+    """A group that lies in this very file. Raises DataError."""
+    group = _own_object(file, name)
+    if not isinstance(group, h5py.Group):
+        raise DataError(f"{file.filename}: {name!r} is not a group")
+    return group
+
+
+def has_own(group: h5py.Group, name: str) -> bool:
+    """Whether there is a link of this name, wherever it points to. Raises DataError."""
+    with _readable(f"{group.file.filename}: {group.name!r}"):
+        return bool(group.id.links.exists(name.encode()))
+
+
+def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]) -> h5py.Dataset:
+    """A plain array of numbers that lies in this very file: nothing linked, virtual or pickled.
+
+    Args:
+        name: its path in the file.
+        dtype: the type of its numbers, or the kind of it (np.integer, np.floating).
+        ndims: how many dimensions it may have.
+
+    Raises:
+        DataError: it is missing, of another kind, or claims more than the file can hold.
+    """
+    where = f"{file.filename}: {name!r}"
+    array = _own_object(file, name)
+    if not isinstance(array, h5py.Dataset):
+        raise DataError(f"{where} is not an array")
+    with _readable(where):
+        if array.dtype.hasobject or array.is_virtual or array.external:
+            raise DataError(f"{where} holds objects or points to other files: do not use it")
+        if not np.issubdtype(array.dtype, dtype) or array.ndim not in ndims:
+            raise DataError(
+                f"{where} is {array.dtype} {array.shape}, not {dtype.__name__} of "
+                f"{ndims[0]} dimensions"
+            )
+        chunk_bytes = int(np.prod(array.chunks or (0,), dtype=object)) * array.dtype.itemsize
+        num_bytes = int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize
+        if chunk_bytes > MAX_READ_BYTES or num_bytes > MAX_PACKING * file.id.get_filesize():
+            raise DataError(f"{where} claims to be {array.shape}, more than the file can hold")
+    return array
+
+
+def read_rows(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    """Rows start..stop of an array that `own_array` gave. Raises DataError."""
+    where = f"{array.file.filename}: {array.name!r}"
+    row_bytes = int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
+    if (stop - start) * row_bytes > MAX_READ_BYTES:
+        raise DataError(
+            f"{where}: rows {start} to {stop} take {(stop - start) * row_bytes} bytes, more than "
+            f"the {MAX_READ_BYTES} read at once"
+        )
+    with _readable(where):
+        return array[start:stop]
+
+
+def attribute(array: h5py.Dataset, name: str) -> str | int:
+    """A word or a whole number that is noted on an array. Raises DataError."""
+    where = f"{array.file.filename}: {array.name!r}: its attribute {name!r}"
+    with _readable(where):
+        if name not in array.attrs:
+            raise DataError(f"{where} is missing")
+        note = array.attrs.get_id(name)
+        small = note.shape == () and note.get_storage_size() <= MAX_ATTRIBUTE_BYTES
+        value = array.attrs[name] if small else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.integer):
+        return int(value)
+    if not isinstance(value, str):
+        raise DataError(f"{where} is neither a word nor a whole number")
+    return value
+
+
+def _own_object(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+    """What lies under a path, if every link on the way is a hard one."""
+    found: h5py.Group | h5py.Dataset | h5py.Datatype = file
+    for part in name.split("/"):
+        with _readable(f"{file.filename}: {name!r}"):
+            if not isinstance(found, h5py.Group) or not has_own(found, part):
+                raise DataError(f"{file.filename} has no {name!r}")
+            # Asked of the link itself: h5py would open the file that it points to.
+            if found.id.links.get_info(part.encode()).type != h5l.TYPE_HARD:
+                raise DataError(
+                    f"{file.filename}: {name!r} is a link to elsewhere: do not use this file"
+                )
+            found = found[part]
+    return found
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except _H5PY_ERRORS as error:
+        raise DataError(f"{where} cannot be read: {_in_a_line(error)}") from None
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

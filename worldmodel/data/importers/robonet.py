@@ -1,0 +1,248 @@
+"""RoboNet: python -m worldmodel.data robonet hdf5 --files 'berkeley_sawyer*' --out data/robonet
+
+The set of Dasari et al. 2019, "RoboNet: Large-Scale Multi-Robot Learning": an HDF5 file a
+trajectory, with pictures of several cameras as mp4 or as JPEG.
+"""
+
+import fnmatch
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import h5py
+import numpy as np
+import tyro
+from jaxtyping import Float32, Float64, UInt8
+from rich.console import Console
+from rich.progress import Progress
+
+from worldmodel.actions import ActionSpec
+from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.importers.area import area_mean
+from worldmodel.data.importers.hdf5 import (
+    attribute,
+    check_words,
+    has_own,
+    open_hdf5,
+    own_array,
+    own_group,
+    read_rows,
+)
+from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
+from worldmodel.data.importers.writing import Recording, Source, import_sources
+
+ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
+FPS = 5.0  # the set doesn't tell; a pace to watch it at
+MAX_FRAMES = 10_000  # of a trajectory, which has about 30: it is held whole
+MAX_ENCODED_BYTES = 2**28  # of one film or picture
+
+
+@dataclass(frozen=True)
+class ImportRoboNet:
+    """Import RoboNet. All trajectories must have as many numbers in an action and a state."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """The folder of HDF5 files; folders in it are searched too."""
+    out: Path = Path("data/robonet")
+    """Folder of the data set."""
+    files: str = "*.hdf5"
+    """Which of the files, as a pattern of names: 'berkeley_sawyer*.hdf5' for one robot's."""
+    camera: int = 0
+    """Number of the camera whose pictures are taken."""
+    size: int = 64
+    """Height and width of the stored frames; each pixel is the mean of the area it covers."""
+
+    def run(self) -> None:
+        """Raises DataError when the folder or a file is not as it should be."""
+        num_stored = import_robonet(
+            self.source, self.out, files=self.files, camera=self.camera, size=self.size
+        )
+        print(f"{self.out} holds {num_stored} episodes")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a file says about itself before its pictures are decoded.
+
+    Attributes:
+        num_frames: T+1, as far as pictures, states and actions all reach.
+        largest: the size of each number of an action, at most.
+        state_size: how many numbers a state has.
+    """
+
+    path: Path
+    num_frames: int
+    largest: Float32[np.ndarray, " A"]
+    state_size: int
+
+
+def import_robonet(
+    source: Path, out: Path, *, files: str = "*.hdf5", camera: int = 0, size: int = 64
+) -> int:
+    """Store the trajectories as episodes, split by hash; goes on where it stopped.
+
+    Returns:
+        How many episodes the data set holds now.
+
+    Raises:
+        DataError: there are no files, one is damaged, lacks the camera, or has another number
+            of actions or states than the first. All but the pictures is read before anything is
+            stored.
+    """
+    if camera < 0 or not 1 <= size <= 4096:
+        raise DataError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
+    trajectories = find_trajectories(source, files, camera)
+    limits = np.max([t.largest for t in trajectories], axis=0).tolist()
+    limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
+    info = DatasetInfo(
+        env_id="RoboNet",
+        # The number is told, for ids follow from it: a folder that grew is another source.
+        env_kwargs={"camera": camera, "files": files, "num_trajectories": len(trajectories)},
+        frame_shape=(size, size, 3),
+        actions=ActionSpec(
+            "box",
+            # Either way, so that no action becomes zeros when it is encoded.
+            low=tuple(-limit for limit in limits),
+            high=tuple(limits),
+            meanings=ACTION_MEANINGS[: len(limits)],
+        ),
+        variable_names=tuple(f"state_{i}" for i in range(trajectories[0].state_size)),
+        fps=FPS,
+        frame_skip=1,
+    )
+    sources = (
+        Source(None, "robonet", lambda t=trajectory: read_trajectory(t, camera, size))
+        for trajectory in trajectories
+    )
+    return import_sources(out, info, sources, total=len(trajectories))
+
+
+def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]:
+    """All files of these names in a folder, surveyed.
+
+    Raises:
+        DataError: there are none, one is damaged, or one's actions or states are of another size.
+    """
+    if not source.is_dir():
+        raise DataError(f"{source} is no folder: give the one with RoboNet's HDF5 files, unpacked")
+    paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
+    if not paths:
+        raise DataError(f"{source} holds no files {files}")
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        trajectories = [
+            survey(path, camera) for path in bar.track(paths, description="reading actions")
+        ]
+    first = trajectories[0]
+    for other in trajectories:
+        sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
+        if sizes != expected:
+            raise DataError(
+                f"{other.path}: actions have {sizes[0]} numbers and states {sizes[1]}, but those "
+                f"of {first.path} have {expected[0]} and {expected[1]}: take the files of one "
+                "robot with --files"
+            )
+    return trajectories
+
+
+def survey(path: Path, camera: int) -> Trajectory:
+    """What a file holds, all but its pictures.
+
+    Pictures, states and actions may differ in number: what is behind the shortest is left out,
+    as RoboNet's own loader does.
+
+    Raises:
+        DataError: it is not a trajectory of RoboNet, has no such camera, or is damaged.
+    """
+    with open_hdf5(path) as file:
+        check_words(path)
+        actions = _numbers(file, "policy/actions")
+        states = _numbers(file, "env/state")
+        num_frames = min(len(actions) + 1, len(states), _num_pictures(file, camera))
+        if num_frames < 2:
+            raise DataError(f"{path} holds no two frames with an action between them")
+        if not 4 <= actions.shape[1] <= len(ACTION_MEANINGS) or states.shape[1] < 1:
+            raise DataError(
+                f"{path}: actions have {actions.shape[1]} numbers, not 4 or 5, or there is no state"
+            )
+        largest = np.abs(actions[: num_frames - 1]).max(0)
+        return Trajectory(path, num_frames, largest.astype(np.float32), states.shape[1])
+
+
+def read_trajectory(trajectory: Trajectory, camera: int, size: int) -> Recording:
+    """The frames, RGB of the wanted size, with actions and states. Raises DataError."""
+    path, num_frames = trajectory.path, trajectory.num_frames
+    with open_hdf5(path) as file:
+        actions = _numbers(file, "policy/actions")[: num_frames - 1].astype(np.float32)
+        states = _numbers(file, "env/state")[:num_frames].astype(np.float32)
+        frames = [area_mean(p, (size, size)) for p in _pictures(file, camera, num_frames)]
+    if len(frames) < num_frames:
+        raise DataError(f"{path}: its film ends after {len(frames)} of {num_frames} frames")
+    return Recording(np.stack(frames), actions, states)
+
+
+def _numbers(file: h5py.File, name: str) -> Float64[np.ndarray, "n m"]:
+    array = own_array(file, name, dtype=np.floating, ndims=(2,))
+    if len(array) > MAX_FRAMES or array.shape[1] > MAX_FRAMES:
+        raise DataError(f"{file.filename}: {name!r} is {array.shape}: too long for a trajectory")
+    numbers = read_rows(array, 0, len(array)).astype(np.float64)
+    if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
+        raise DataError(f"{file.filename}: {name!r} holds a number that is not finite")
+    return numbers
+
+
+def _num_pictures(file: h5py.File, camera: int) -> int:
+    """How many pictures a camera took, as the file says."""
+    folder = f"env/cam{camera}_video"
+    if not has_own(own_group(file, "env"), f"cam{camera}_video"):
+        raise DataError(f"{file.filename} has no camera {camera}: choose another --camera")
+    group = own_group(file, folder)
+    if not has_own(group, "frames"):
+        return next(n for n in itertools.count() if not has_own(group, f"frame{n}"))
+    count = attribute(_encoded(file, f"{folder}/frames"), "T")
+    if not isinstance(count, int):
+        raise DataError(f"{file.filename}: the film's attribute 'T' is {count!r}, not a number")
+    return count
+
+
+def _pictures(file: h5py.File, camera: int, count: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The first pictures of a camera, as RGB.
+
+    RoboNet writes and reads JPEGs with OpenCV, which takes the colours that it is given for
+    BGR. So JPEGs have red and blue exchanged where `image_format` says RGB, and films where it
+    says BGR; then its loader returns RGB.
+    """
+    folder = f"env/cam{camera}_video"
+    if has_own(own_group(file, folder), "frames"):
+        film = _encoded(file, f"{folder}/frames")
+        order = slice(None) if _is_rgb(film) else slice(None, None, -1)
+        for picture in decode_mp4(_bytes(film), f"{file.filename}: {film.name!r}", count):
+            yield picture[..., order]
+        return
+    for t in range(count):
+        array = _encoded(file, f"{folder}/frame{t}")
+        order = slice(None, None, -1) if _is_rgb(array) else slice(None)
+        yield decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")[..., order]
+
+
+def _is_rgb(array: h5py.Dataset) -> bool:
+    image_format = attribute(array, "image_format")
+    if image_format not in ("RGB", "BGR"):
+        raise DataError(
+            f"{array.file.filename}: {array.name!r}: image_format is {image_format!r}, not RGB "
+            "or BGR"
+        )
+    return image_format == "RGB"
+
+
+def _encoded(file: h5py.File, name: str) -> h5py.Dataset:
+    # Older OpenCV gives the bytes of a JPEG as a column.
+    array = own_array(file, name, dtype=np.uint8, ndims=(1, 2))
+    if array.nbytes > MAX_ENCODED_BYTES:
+        raise DataError(f"{file.filename}: {name!r} is {array.shape}: too long for pictures")
+    return array
+
+
+def _bytes(array: h5py.Dataset) -> bytes:
+    return read_rows(array, 0, len(array)).tobytes()

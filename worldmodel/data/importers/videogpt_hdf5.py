@@ -1,0 +1,131 @@
+"""VideoGPT's own HDF5: python -m worldmodel.data videogpt-hdf5 videos.hdf5 --out data/videos
+
+Such a file holds `train_data` and `test_data`, uint8 (frames, H, W, C), all videos' frames one
+after another, and `train_idx` and `test_idx`, where each video begins.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import h5py
+import numpy as np
+import tyro
+from jaxtyping import Int64
+
+from worldmodel.actions import NO_ACTION
+from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.importers.hdf5 import open_hdf5, own_array, read_rows
+from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+
+SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class ImportVideoGPTHDF5:
+    """Import a file that was made for the original VideoGPT; its videos have no actions."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """The HDF5 file, with train_data, train_idx, test_data and test_idx."""
+    out: Path
+    """Folder of the data set."""
+    fps: float = 10.0
+    """Frames a second; the file doesn't tell."""
+
+    def run(self) -> None:
+        """Raises DataError when the file is not as it should be."""
+        num_stored, num_left_out = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
+        print(f"{self.out} holds {num_stored} episodes", end="")
+        print(f"; {num_left_out} videos of a single frame were left out" if num_left_out else "")
+
+
+def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple[int, int]:
+    """Store the videos as episodes, train and test as they are; goes on where it stopped.
+
+    Returns:
+        How many episodes the data set holds now, and how many videos were left out because
+        nothing happens in a single frame.
+
+    Raises:
+        DataError: the file is damaged, or its arrays don't fit together. All but the pixels is
+            checked before anything is stored.
+    """
+    if not 0 < fps < float("inf"):
+        raise DataError(f"--fps must be above 0, not {fps}")
+    with open_hdf5(source) as file:
+        pixels: dict[OfficialSplit, h5py.Dataset] = {
+            split: own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,)) for split in SPLITS
+        }
+        edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
+        frame_shape = _common_shape(source, pixels)
+        num_videos = sum(len(edges[split]) - 1 for split in SPLITS)
+        whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
+        num_whole = sum(map(len, whole.values()))
+        if num_whole == 0:
+            raise DataError(f"{source} holds no video of two frames or more")
+
+        def sources() -> Iterator[Source]:
+            for split in SPLITS:
+                for i in whole[split]:
+                    start, stop = edges[split][i : i + 2].tolist()
+                    yield Source(
+                        split,
+                        split,
+                        lambda split=split, start=start, stop=stop: Recording(
+                            read_rows(pixels[split], start, stop)
+                        ),
+                    )
+
+        info = DatasetInfo(
+            env_id=source.stem,
+            # The numbers are told, for ids follow from them: a file that grew is another source.
+            env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
+            frame_shape=frame_shape,
+            actions=NO_ACTION,
+            variable_names=(),
+            fps=fps,
+            frame_skip=1,
+        )
+        return import_sources(out, info, sources(), total=num_whole), num_videos - num_whole
+
+
+def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
+    shapes = [pixels[split].shape[1:] for split in SPLITS]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}")
+    if min(shapes[0]) < 1 or shapes[0][2] not in (1, 3):
+        raise DataError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
+    return shapes[0]
+
+
+def find_videos(
+    file: h5py.File, split: OfficialSplit, num_frames: int
+) -> Int64[np.ndarray, " edges"]:
+    """Where each video begins, and behind the last one `num_frames`.
+
+    Raises:
+        DataError: videos overlap, are out of order, or lie outside the frames.
+    """
+    name = f"{split}_idx"
+    array = own_array(file, name, dtype=np.integer, ndims=(1,))
+    if len(array) > num_frames:
+        raise DataError(f"{file.filename}: {name} has {len(array)} videos, more than frames")
+    starts = read_rows(array, 0, len(array))
+    # In the file's own type: it may not fit into int64.
+    if len(starts) and not 0 <= starts.min() <= starts.max() < num_frames:
+        raise DataError(
+            f"{file.filename}: {name} lies from {starts.min()} to {starts.max()}, outside the "
+            f"{num_frames} frames of {split}_data"
+        )
+    edges = np.append(starts.astype(np.int64), num_frames)
+    if edges[0] != 0:
+        raise DataError(f"{file.filename}: {name} does not begin with 0")
+    wrong = np.flatnonzero(np.diff(edges) <= 0)
+    if len(wrong):
+        i = int(wrong[0])
+        raise DataError(
+            f"{file.filename}: {name} goes from {edges[i]} to {edges[i + 1]} at video {i}: "
+            "videos must follow one another"
+        )
+    return edges
