@@ -16,7 +16,7 @@ import numpy as np
 import vizdoom
 
 from envs.engine_guard import EngineGuard
-from envs.resize import AreaResize
+from worldmodel.resize import AreaResize
 
 TICS_PER_SECOND = 35
 SCREEN_SIZE = (120, 160)  # height and width that the engine renders

@@ -21,11 +21,11 @@ import envs  # noqa: F401  registers the environments
 from collect.vizdoom import WITH_POLICY, Collect, choose_behaviour, collect, main
 from envs.engine_guard import engines_using
 from envs.policy import FramePolicy, PolicyFileError
-from envs.resize import AreaResize
 from worldmodel.data import DataError, DatasetInfo, EpisodeReader
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
+from worldmodel.resize import AreaResize
 
 ROOT = Path(__file__).parent.parent
 ENV_ID = "DoomHealthGatheringSupreme-v0"

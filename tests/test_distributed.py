@@ -18,11 +18,11 @@ from toy_training import Options, ToyStage, run
 
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import WorldModelConfig
-from worldmodel.devices import make_fabric
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
-from worldmodel.sharding import repeated_blocks
-from worldmodel.trainer import Timing, TrainingError, train_stage
+from worldmodel.training.devices import make_fabric
+from worldmodel.training.sharding import repeated_blocks
+from worldmodel.training.trainer import Timing, TrainingError, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

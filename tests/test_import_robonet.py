@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from worldmodel.data import ClipSampler, DataError, EpisodeReader
-from worldmodel.data.importers.area import area_mean
 from worldmodel.data.importers.robonet import ImportRoboNet, import_robonet
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
+from worldmodel.resize import area_resized
 
 NUM_FRAMES = 6
 SIZE = (48, 64)  # of RoboNet's smaller edition; 64 rows out of 48 cut pixels
@@ -109,7 +108,7 @@ def test_colours_actions_and_states_come_through(tmp_path, encoding, camera):
             episode.action, rng.normal(size=(NUM_FRAMES - 1, 4)).astype(np.float32)
         )
         exact = film_of(seed)[:, :: 1 - 2 * camera]
-        small = [area_mean(np.ascontiguousarray(frame), (24, 24)) for frame in exact]
+        small = [area_resized(np.ascontiguousarray(frame), (24, 24)) for frame in exact]
         error = np.abs(np.stack(small).astype(int) - episode.frames)
         assert error.max() <= 12, "exchanged colours would be off by up to 190"
         assert error.mean() <= 3
@@ -140,19 +139,6 @@ def test_what_is_behind_the_shortest_is_left_out(tmp_path):
     write_trajectory(tmp_path / "hdf5/b.hdf5", 0, "jpg BGR", num_actions=9)
     import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
     assert EpisodeReader(tmp_path / "out").index["episode_length"].tolist() == [3, 5]
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    image=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(2))),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-)
-def test_area_means_are_exact(image, size):
-    # Every pixel cut into so many parts that the parts can be shared out whole.
-    fine = image.repeat(size[0], axis=0).repeat(size[1], axis=1).astype(np.float64)
-    height, width, _ = image.shape
-    means = fine.reshape(size[0], height, size[1], width, 2).mean((1, 3))
-    np.testing.assert_array_equal(area_mean(image, size), np.floor(means + 0.5 + 1e-9))
 
 
 def test_other_robots_are_named_and_can_be_chosen(tmp_path):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
-from worldmodel.trainer import Progressed, Timing, TrainingError, learning_rate
+from worldmodel.training.trainer import Progressed, Timing, TrainingError, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]

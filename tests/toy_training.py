@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel.configs import StageRecipe
-from worldmodel.devices import make_fabric
-from worldmodel.trainer import Timing, train_stage
+from worldmodel.training.devices import make_fabric
+from worldmodel.training.trainer import Timing, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7  # odd, so that two processes don't get equal slices

@@ -24,9 +24,9 @@ from worldmodel.evaluation.report import git_commit, machine, to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
-from worldmodel.projects import VideoGPTProject
 from worldmodel.train import Train, train_preset
-from worldmodel.trainer import Progressed, TrainingError, console, load_state
+from worldmodel.training.projects import VideoGPTProject
+from worldmodel.training.trainer import Progressed, TrainingError, console, load_state
 from worldmodel.videogpt import VideoGPT
 
 

@@ -95,7 +95,7 @@ _BAIR = PublishedPreset(
     prior=GPTConfig(num_actions=16, given_frames=1),
     tokenizer_recipe=_recipe(100_000, 7e-4),
     prior_recipe=_recipe(150_000, 3e-4),
-    actions=ActionSpec("box", low=(-0.1, -0.1, -4, -4), high=(0.1, 0.1, 4, 4)),
+    actions=ActionSpec("box", low=(-0.1, -0.1, -10, -10), high=(0.1, 0.1, 10, 10)),
     source='Tables 8 and 9, "BAIR / RoboNet"; one given frame as in Sec. 4.3 and Fig. 6',
 )
 _VIZDOOM_HGS = PublishedPreset(

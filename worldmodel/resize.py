@@ -1,7 +1,7 @@
 """Scale pictures."""
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
@@ -48,6 +48,13 @@ def _overlaps(num_in: int, num_out: int) -> np.ndarray:
     return np.maximum(end - begin, 0)
 
 
+def area_resized(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w C"]:
+    """A picture scaled to (height, width) by area."""
+    return _area_resize(image.shape[:2], size)(image)
+
+
 def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The middle of a picture, its shorter side scaled to `size` (VideoGPT Sec. 4.5).
 
@@ -59,11 +66,11 @@ def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "s
     top, left = (height - shorter) // 2, (width - shorter) // 2
     middle = np.ascontiguousarray(image[top : top + shorter, left : left + shorter])
     if shorter >= size:
-        return _area_resize(shorter, size)(middle)
+        return area_resized(middle, (size, size))
     enlarged = Image.fromarray(middle).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(enlarged)
 
 
-@cache
-def _area_resize(size_in: int, size_out: int) -> AreaResize:
-    return AreaResize((size_in, size_in), (size_out, size_out))
+@lru_cache(maxsize=64)
+def _area_resize(size_in: tuple[int, int], size_out: tuple[int, int]) -> AreaResize:
+    return AreaResize(size_in, size_out)

@@ -39,7 +39,7 @@ from worldmodel.film import (
     sheet,
 )
 from worldmodel.prior.sampling import Sampling
-from worldmodel.videogpt_stages import sample_clips
+from worldmodel.training.videogpt_stages import sample_clips
 
 SHOWN_GIVEN = 4  # given frames in a .png
 SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly

@@ -19,12 +19,12 @@ from worldmodel.checkpoint import CheckpointError
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.describe import describe, to_lines
-from worldmodel.devices import make_fabric
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
-from worldmodel.projects import Project, project_of
-from worldmodel.stages import TokenizerStage
-from worldmodel.trainer import (
+from worldmodel.training.devices import make_fabric
+from worldmodel.training.projects import Project, project_of
+from worldmodel.training.stages import TokenizerStage
+from worldmodel.training.trainer import (
     Progressed,
     Stage,
     Timing,

@@ -12,8 +12,11 @@ from typing import Annotated
 import tyro
 
 from worldmodel.data.episodes import DataError
+from worldmodel.data.importers.bair import ImportBair
 from worldmodel.data.importers.moving_digits import ImportDigits
 from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
+from worldmodel.data.importers.robonet import ImportRoboNet
+from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5
 from worldmodel.data.importers.videos import ImportVideos
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
@@ -53,6 +56,9 @@ class Merge:
 Command = (
     Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[ImportBair, tyro.conf.subcommand("bair")]
+    | Annotated[ImportRoboNet, tyro.conf.subcommand("robonet")]
+    | Annotated[ImportVideoGPTHDF5, tyro.conf.subcommand("videogpt-hdf5")]
     | Annotated[ImportDigits, tyro.conf.subcommand("digits")]
     | Annotated[ImportMovingMNIST, tyro.conf.subcommand("moving-mnist")]
     | Annotated[ImportVideos, tyro.conf.subcommand("videos")]

@@ -24,8 +24,8 @@ from worldmodel.evaluation.published import (
 )
 from worldmodel.film import coloured, enlarged, framed, save_gif, save_png, sheet, stacked
 from worldmodel.prior.sampling import Sampling
+from worldmodel.training.videogpt_stages import clip_tensors, sample_clips
 from worldmodel.videogpt import VideoGPT
-from worldmodel.videogpt_stages import clip_tensors, sample_clips
 
 NUM_SHOWN = 8  # clips in the film of samples
 NUM_TRAIN_CLIPS = 256  # whose codes the baselines count

@@ -125,15 +125,15 @@ class GPT(nn.Module):
         """
         if codes.shape[1:] != self.latent_shape:
             raise ValueError(f"expected codes of {self.latent_shape}, not {tuple(codes.shape[1:])}")
-        blocks, norm = self._condition(conditions)
+        given = self._given(conditions)
         x = self._embed(codes.flatten(1), self.positions())
         dropout = self.config.dropout if self.training else 0.0
-        for block, of_block in zip(self.blocks, blocks, strict=True):
+        for block in self.blocks:
             run = block
             if self.checkpoint_activations and torch.is_grad_enabled():
                 run = partial(checkpoint, block, use_reentrant=False)
-            x = run(x, of_block, self._attend, dropout)
-        x = normalise(x, norm)
+            x = run(x, conditions.vector, given, self._attend, dropout)
+        x = normalise(x, affine_of(self.norm, conditions.vector))
         if self.num_books == 1:
             return self.heads[0](x)
         by_book = x.unflatten(1, (-1, self.num_books)).unbind(2)
@@ -192,7 +192,11 @@ class GPT(nn.Module):
             The logits of the code after them, and the cache to go on with.
         """
         batch_size, num_given = given.shape
-        blocks, norm = self._condition(conditions)
+        given_frames = self._given(conditions)
+        blocks = tuple(
+            cast(PriorBlock, b).conditions(conditions.vector, given_frames) for b in self.blocks
+        )
+        norm = affine_of(self.norm, conditions.vector)
         shape = (self.config.layers, batch_size, self.num_tokens, 2 * self.config.width)
         cache = GPTCache(self.start.new_empty(shape), blocks, norm, self.positions(), 0)
         if num_given == 0:
@@ -209,7 +213,7 @@ class GPT(nn.Module):
                 kept[:, :num_seen] = qkv[:, :num_seen, self.config.width :]
                 return self._attend(qkv)
 
-            x = block(x, of_block, attend, 0.0)
+            x = cast(PriorBlock, block).step(x, of_block, attend, 0.0)
         return self._head(x[:, num_given], num_given, norm), replace(cache, length=num_seen)
 
     @torch.no_grad()
@@ -251,7 +255,7 @@ class GPT(nn.Module):
             return merge_heads(F.scaled_dot_product_attention(queries, keys, values))
 
         for block, of_block, kept in zip(self.blocks, cache.blocks, cache.keys_values, strict=True):
-            x = block(x, of_block, partial(attend_to_past, kept), 0.0)
+            x = cast(PriorBlock, block).step(x, of_block, partial(attend_to_past, kept), 0.0)
         return self._head(x[:, 0], i, cache.norm), replace(cache, length=i + 1)
 
     def _attend(self, qkv: Float[Tensor, "B P three_D"]) -> Float[Tensor, "B P D"]:
@@ -260,7 +264,8 @@ class GPT(nn.Module):
             return merge_heads(dense_attention(q, k, v))
         return merge_heads(sparse_attention(q, k, v, self.latent_shape))
 
-    def _condition(self, conditions: Conditions) -> tuple[tuple[BlockConditions, ...], Affine]:
+    def _given(self, conditions: Conditions) -> Float[Tensor, "B M D"] | None:
+        """Vectors of the given frames; raises ValueError for conditions of other sizes."""
         vector, frames = conditions
         size = self.condition_size
         if (0 if vector is None else vector.shape[-1]) != size:
@@ -269,9 +274,7 @@ class GPT(nn.Module):
         num_frames = 0 if frames is None else frames.shape[2]
         if num_frames != self.config.given_frames:
             raise ValueError(f"expected {self.config.given_frames} given frames, not {num_frames}")
-        given = None if self.given is None else self.given(frames)
-        blocks = tuple(cast(PriorBlock, b).conditions(vector, given) for b in self.blocks)
-        return blocks, affine_of(self.norm, vector)
+        return None if self.given is None else self.given(frames)
 
     def _embed(
         self, codes: Int[Tensor, "B P"], positions: Float[Tensor, "P D"]

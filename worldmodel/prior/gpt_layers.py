@@ -73,13 +73,27 @@ class PriorBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B P D"],
+        vector: Float[Tensor, "B S"] | None,
+        given: Float[Tensor, "B M D"] | None,
+        attend: AttendToPast,
+        dropout: float,
+    ) -> Float[Tensor, "B P D"]:
+        """`conditions` and `step` in one: sharded weights (FSDP) are whole in here only."""
+        return self.step(x, self.conditions(vector, given), attend, dropout)
+
+    def step(
+        self,
+        x: Float[Tensor, "B P D"],
         conditions: BlockConditions,
         attend: AttendToPast,
         dropout: float,
     ) -> Float[Tensor, "B P D"]:
-        """Args:
-        attend: says who attends to whom.
-        dropout: of each branch; 0 but in training.
+        """Pass any tokens on.
+
+        Args:
+            conditions: of this block, worked out once for all tokens of the clips.
+            attend: says who attends to whom.
+            dropout: of each branch; 0 but in training.
         """
         affines = conditions.affines
         attended = attend(self.queries_keys_values(normalise(x, affines[0])))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.norm import ChannelNorm
+from worldmodel.precision import sound_precision
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each of four stages (He et al. 2016, Table 1)
 FIRST_WIDTHS = (64, 128, 256)  # of the stages but the last
@@ -38,9 +39,10 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B units n h w"]:
-        x = self.norm(self.stem(frames)).relu()
-        x = F.max_pool3d(x, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-        return self.blocks(x)
+        with sound_precision(frames.shape[2]):
+            x = self.norm(self.stem(frames)).relu()
+            x = F.max_pool3d(x, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+            return self.blocks(x)
 
 
 def output_size(num_pixels: int) -> int:

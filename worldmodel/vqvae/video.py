@@ -1,7 +1,5 @@
 """The VQ-VAE as published: whole clips to codes and back (VideoGPT Sec. 3, Appendix A.1)."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from worldmodel.configs import VideoVQVAEConfig
 from worldmodel.norm import ChannelNorm
+from worldmodel.precision import sound_precision
 from worldmodel.vqvae.codebook import Codebook, Codebooks
 from worldmodel.vqvae.layers import ResidualBlock
 from worldmodel.vqvae.vqvae import Tokenized, digest_of
@@ -204,27 +203,16 @@ class VideoVQVAE(nn.Module):
 
     def _latents(self, clips: Tensor) -> Tensor:
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        with self._precision():
+        with sound_precision(self.config.grid[0]):
             return self.encoder(
                 clips, self._grid_positions(), recompute=self.checkpoint_activations
             )
 
     def _pixels(self, latents: Tensor) -> Tensor:
-        with self._precision():
+        with sound_precision(self.config.grid[0]):
             return self.decoder(
                 latents, self._grid_positions(), recompute=self.checkpoint_activations
             )
-
-    def _precision(self) -> AbstractContextManager:
-        """The caller's, but on a CPU fp32 where the grid is two long in time.
-
-        There the bf16 gradients of a convolution's weights are never set to zero before they
-        are summed up (oneDNN of torch 2.13, AVX512-BF16, a filter of 3 in time, a length of 2):
-        they hold whatever was in memory before.
-        """
-        if self.config.grid[0] == 2:
-            return torch.autocast("cpu", enabled=False)
-        return nullcontext()
 
     def _grid_positions(self) -> Tensor | None:
         return None if self.positions is None else self.positions()

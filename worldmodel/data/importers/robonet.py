@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DataError, DatasetInfo
-from worldmodel.data.importers.area import area_mean
 from worldmodel.data.importers.hdf5 import (
     attribute,
     check_words,
@@ -32,6 +31,7 @@ from worldmodel.data.importers.hdf5 import (
 )
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
 from worldmodel.data.importers.writing import Recording, Source, import_sources
+from worldmodel.resize import area_resized
 
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
 FPS = 5.0  # the set doesn't tell; a pace to watch it at
@@ -176,7 +176,7 @@ def read_trajectory(trajectory: Trajectory, camera: int, size: int) -> Recording
     with open_hdf5(path) as file:
         actions = _numbers(file, "policy/actions")[: num_frames - 1].astype(np.float32)
         states = _numbers(file, "env/state")[:num_frames].astype(np.float32)
-        frames = [area_mean(p, (size, size)) for p in _pictures(file, camera, num_frames)]
+        frames = [area_resized(p, (size, size)) for p in _pictures(file, camera, num_frames)]
     if len(frames) < num_frames:
         raise DataError(f"{path}: its film ends after {len(frames)} of {num_frames} frames")
     return Recording(np.stack(frames), actions, states)

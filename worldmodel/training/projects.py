@@ -23,10 +23,10 @@ from worldmodel.configs import VideoGPTConfig, WorldModelConfig
 from worldmodel.data import ClipSampler, DataError, EpisodeReader
 from worldmodel.model import WorldModel
 from worldmodel.presets import Preset, PublishedPreset
-from worldmodel.stages import PriorStage
-from worldmodel.trainer import Stage
+from worldmodel.training.stages import PriorStage
+from worldmodel.training.trainer import Stage
+from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
 from worldmodel.videogpt import VideoGPT
-from worldmodel.videogpt_stages import VideoPriorStage, clip_tensors
 
 Made = TypeVar("Made")
 NUM_STARTS = 16

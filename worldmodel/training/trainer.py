@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.configs import StageRecipe
-from worldmodel.learner import Learner
-from worldmodel.sharding import sliced_like, whole_tensor
+from worldmodel.training.learner import Learner
+from worldmodel.training.sharding import sliced_like, whole_tensor
 
 LOG_EVERY = 20  # steps
 console = Console(stderr=True)
@@ -120,7 +120,7 @@ def train_stage(
     """Train `stage` until its schedule or `timing.max_minutes` ends; go on where it was.
 
     Args:
-        fabric: launched; `worldmodel.devices` makes it.
+        fabric: launched; `worldmodel.training.devices` makes it.
         folder: for the training state, curves and pictures.
         seed: of the batches. A batch depends on it and on its step alone, so that a resumed
             run sees what an uninterrupted one would have.

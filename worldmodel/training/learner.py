@@ -12,7 +12,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from worldmodel.configs import StageRecipe
-from worldmodel.sharding import Sliced
+from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
 
 # Of a module, the generator of a whole batch and the clips of it to work through: named means.

@@ -16,7 +16,7 @@ from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
-from worldmodel.trainer import console
+from worldmodel.training.trainer import console
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512

@@ -1,0 +1,1 @@
+"""How models are trained: the loop, what is trained in it, and on which devices."""
