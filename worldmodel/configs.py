@@ -6,6 +6,7 @@ from typing import Literal
 from worldmodel.actions import ActionSpec
 
 LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
+MOST_LAYERS = 256
 
 
 def _check_sizes(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
@@ -14,8 +15,9 @@ def _check_sizes(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
         if isinstance(value, str):
             continue
         for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, int | float) or not 0 <= number <= LARGEST_SIZE:
-                raise ValueError(f"{name} must be from 0 to {LARGEST_SIZE}, not {number!r}")
+            largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+            if not isinstance(number, int | float) or not 0 <= number <= largest:
+                raise ValueError(f"{name} must be from 0 to {largest}, not {number!r}")
             if number == 0 and name not in may_be_zero:
                 raise ValueError(f"{name} must not be 0")
 

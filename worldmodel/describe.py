@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from worldmodel.configs import StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.model import WorldModel, prior_losses
@@ -17,6 +21,15 @@ from worldmodel.prior import Conditions
 from worldmodel.prior.attention import sparse_attention
 from worldmodel.videogpt import VideoGPT
 
+# Of the operations that PyTorch's counter leaves out. Masked products count like others.
+ATTENTION_FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+        sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 BYTES_A_PARAMETER = 16  # in fp32: weight, gradient, and the two moments of Adam
 
 
@@ -184,8 +197,8 @@ def _cost_of_a_clip(loss: Callable[[], Tensor]) -> tuple[int, int]:
             kept[storage._cdata] = (storage, storage.nbytes())
         return tensor
 
-    # Only shapes are worked out, whatever the size.
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS)
+    with FakeTensorMode(allow_non_fake_inputs=True), counter:  # only shapes are worked out
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             value = loss()
         value.backward()

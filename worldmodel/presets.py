@@ -176,7 +176,16 @@ PUBLISHED: dict[str, PublishedPreset] = {
             num_codes=32,
             code_dim=8,
         ),
-        prior=GPTConfig(width=32, feedforward=64, layers=2, heads=2, dropout=0.1, num_actions=3),
+        prior=GPTConfig(
+            width=32,
+            feedforward=64,
+            layers=2,
+            heads=2,
+            dropout=0.1,
+            num_actions=3,
+            resnet_depth=18,
+            resnet_units=16,
+        ),
         tokenizer_recipe=StageRecipe(
             steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2
         ),
