@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior.attention import visible
 from worldmodel.prior.gpt import GPT, Conditions, GPTCache
-from worldmodel.prior.gpt_layers import merge_heads, split_heads
+from worldmodel.prior.gpt_layers import PriorBlock, merge_heads, split_heads
 from worldmodel.prior.layers import normalise
 from worldmodel.prior.sampling import Sampling, draw_codes
 
@@ -84,7 +84,7 @@ class WholeLength:
         for block, of_block, kept in zip(
             prior.blocks, self.cache.blocks, self.keys_values, strict=True
         ):
-            x = block(x, of_block, partial(attend, kept), 0.0)
+            x = cast(PriorBlock, block).step(x, of_block, partial(attend, kept), 0.0)
         head = prior.heads[i % prior.num_books]
         return head(normalise(x, self.cache.norm))[:, 0]
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -403,3 +406,31 @@ def test_bad_ablations_get_one_clear_line(toy_data: Path, changes, complaint, mo
     options = replace(Ablate(table="table3", data=toy_data), **changes)
     monkeypatch.setattr(ablate_command.tyro, "cli", lambda *_, **__: options)
     assert complaint in one_line_error(ablate_command.main)
+
+
+@pytest.mark.slow
+def test_two_processes_with_sharded_weights_train_as_one(toy_data: Path, tmp_path: Path):
+    """The real models, given frames and all, through the real command under FSDP."""
+    command = ["-m", "worldmodel.train", "tiny-videogpt", "--data", str(toy_data)]
+    command += ["--device", "cpu", "--precision", "fp32", "--conditions", "actions,frames"]
+    command += ["--tokenizer-steps", "2", "--prior-steps", "2"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    subprocess.run([sys.executable, *command, "--out", alone], check=True, capture_output=True)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [sys.executable, *torchrun, *command, "--strategy", "fsdp", "--out", together],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    for stage in ("tokenizer", "prior"):
+        one, two = (
+            [json.loads(line) for line in text.splitlines()]
+            for text in (
+                (run / "training" / f"{stage}.jsonl").read_text() for run in (alone, together)
+            )
+        )
+        assert len(one) == len(two) > 1
+        for a, b in zip(one, two, strict=True):
+            for name in set(a) - {"seconds"}:
+                assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), (stage, name)
