@@ -42,6 +42,8 @@ smoke: setup
 bench: setup
 	$(RUN) -m benchmarks.dream_step
 	$(RUN) -m benchmarks.first_frame
+	$(RUN) -m benchmarks.attention
+	$(RUN) -m benchmarks.sampling
 
 clean:
 	rm -rf $(VENV) runs/smoke
