@@ -44,6 +44,7 @@ bench: setup
 	$(RUN) -m benchmarks.first_frame
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling
+	$(RUN) -m benchmarks.train_step vizdoom-hgs
 
 clean:
 	rm -rf $(VENV) runs/smoke

@@ -11,10 +11,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.cost import MEBIBYTE, memory_now, memory_peak, seconds_of
 from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.prior.attention import (
     LatentShape,
@@ -33,8 +32,6 @@ from worldmodel.prior.attention import (
 
 MATERIALISED, DENSE = "materialised, dense", "fused, dense"
 GATHERED, FLEX = "gathered, sparse", "FlexAttention, sparse"
-PROC_STATUS = Path("/proc/self/status")
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -150,32 +147,15 @@ def measure_here(options: Options, name: str) -> dict[str, float]:
     shape = (1, num_tokens, 3, options.heads, head_size)
     qkv = torch.randn(shape, device=options.device, requires_grad=True)
     grad = torch.randn(1, options.heads, num_tokens, head_size, device=options.device)
-    on_gpu = options.device == "cuda"
 
-    def run() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-        began = time.perf_counter() if on_gpu else time.process_time()
+    def work() -> None:
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         torch.autograd.grad(attend(q, k, v), qkv, grad)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return 1e3 * ((time.perf_counter() if on_gpu else time.process_time()) - began)
 
-    before = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
-    run()
-    times = [run() for _ in range(options.repeats)]
-    peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
-    return {"ms": float(np.median(times)), "peak_mebibytes": (peak - before) / MEBIBYTE}
-
-
-def _resident(field: str) -> int:
-    """Bytes that this process has in memory: VmRSS now, VmHWM at most so far."""
-    if not PROC_STATUS.exists():
-        raise SystemExit(f"error: memory is read from {PROC_STATUS}, which only Linux has")
-    lines = PROC_STATUS.read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(field))
-    return 1024 * int(line.split()[1])
+    before = memory_now(options.device)
+    times = [seconds_of(work, options.device) for _ in range(1 + options.repeats)]
+    peak = memory_peak(options.device) - before
+    return {"ms": 1e3 * float(np.median(times[1:])), "peak_mebibytes": peak / MEBIBYTE}
 
 
 def table(results: dict[str, Any]) -> str:

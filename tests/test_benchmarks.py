@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import one_line_error
 
-from benchmarks import attention, sampling
+from benchmarks import attention, sampling, train_step
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import VideoGPTConfig
@@ -100,3 +100,19 @@ def test_a_cache_of_the_whole_length_gives_the_logits_of_ours(kind):
 def test_benchmarks_say_what_is_wrong(module, arguments, complaint, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     assert complaint in one_line_error(module.main)
+
+
+@pytest.mark.parametrize("variant", ["vqvae fp32", "vqvae bf16 recomputed", "prior bf16"])
+def test_train_steps_are_measured(variant: str):
+    row = train_step.measure_here(train_step.Options("tiny-videogpt", repeats=1), variant)
+    assert row["s"] > 0
+    assert row["peak_mib"] >= row["model_mib"] > 0
+    assert variant in train_step.variants()
+    results = {"preset": "tiny-videogpt", **ABOUT, "variants": {variant: row}}
+    assert variant in train_step.as_table(results)
+
+
+def test_an_unknown_preset_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch):
+    options = train_step.Options("nowhere")
+    monkeypatch.setattr(train_step.tyro, "cli", lambda *_, **__: options)
+    assert "the known ones are: moving-mnist" in one_line_error(train_step.main)
