@@ -40,7 +40,7 @@ class ResNet(nn.Module):
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B units n h w"]:
         with sound_precision(frames.shape[2]):
-            x = self.norm(self.stem(frames)).relu()
+            x = self.norm(self.stem(frames.to(self.stem.weight.dtype))).relu()
             x = F.max_pool3d(x, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
             return self.blocks(x)
 

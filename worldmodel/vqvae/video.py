@@ -203,9 +203,12 @@ class VideoVQVAE(nn.Module):
 
     def _latents(self, clips: Tensor) -> Tensor:
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        weights = self.encoder.out.weight  # Fabric rounds clips to bf16, which fp32 weights refuse
         with sound_precision(self.config.grid[0]):
             return self.encoder(
-                clips, self._grid_positions(), recompute=self.checkpoint_activations
+                clips.to(weights.dtype),
+                self._grid_positions(),
+                recompute=self.checkpoint_activations,
             )
 
     def _pixels(self, latents: Tensor) -> Tensor:
