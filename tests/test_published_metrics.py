@@ -213,6 +213,8 @@ def test_distances_compare_what_their_names_say():
     assert rows[2][3] == f"{found['fvd']:.1f}"
     assert "256 clips of 16 frames" in lines[-1]
     assert "The floor has fewer clips" not in lines[-1]
+    without_samples = measure_fvd(real, reconstructed, None, COLOURS)
+    assert without_samples == {k: v for k, v in found.items() if k not in ("fvd", "fvd_star")}
 
 
 def test_with_few_real_clips_the_floor_is_of_halves_and_says_so():

@@ -328,6 +328,25 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     assert "has learned other actions" in one_line_error(evaluate_command.main)
 
 
+def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path: Path):
+    options = Ablate(
+        table="table6",
+        data=toy_data,
+        out=tmp_path,
+        steps=1,
+        size="miniature",
+        preset="tiny-videogpt",
+        stage="tokenizer",
+        clips=4,
+        device="cpu",
+        precision="fp32",
+    )
+    text = ablate(options)
+    assert "by our NMSE" in text
+    assert "a token" not in text
+    assert not list(tmp_path.glob("runs/*/training/prior*"))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

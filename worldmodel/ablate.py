@@ -51,6 +51,8 @@ class Ablate:
     """miniature: a quarter of the latents, narrow networks and no conditions, for a CPU."""
     preset: str = "bair"
     """What rows change, as published."""
+    stage: Literal["both", "tokenizer"] = "both"
+    """tokenizer: leave the priors out, and the columns that need them."""
     batch_size: int | None = None
     """Clips a step; the preset's by default."""
     clips: int = 256
@@ -176,7 +178,7 @@ def _train(
             preset=options.preset,
             data=options.data,
             out=folder,
-            stage="both" if ablation.trains_prior else "tokenizer",
+            stage="both" if _trains_prior(ablation, options) else "tokenizer",
             device=options.device,
             precision=options.precision,
             tokenizer_minutes=minutes,
@@ -200,7 +202,8 @@ def _measured(
     model = VideoGPTProject(preset, reader).new_model()
     training = folder / "training"
     steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
-    if ablation.trains_prior:
+    with_prior = _trains_prior(ablation, options)
+    if with_prior:
         inputs = model.tokenizer.digest()
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
@@ -212,11 +215,15 @@ def _measured(
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
         "reconstruction": clips.reconstruction(),
     }
-    if ablation.trains_prior:
+    if with_prior:
         numbers["likelihood"] = clips.likelihood()
-        if network is not None:
-            numbers["fvd"] = clips.fvd(network)
+    if network is not None:
+        numbers["fvd"] = clips.fvd(network, with_samples=with_prior)
     return numbers
+
+
+def _trains_prior(ablation: Ablation, options: Ablate) -> bool:
+    return ablation.trains_prior and options.stage == "both"
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:

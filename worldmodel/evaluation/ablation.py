@@ -177,11 +177,15 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
     """The table of a report that went through `to_json`: the paper's columns, then ours."""
     rows = report["rows"]
     ours = [name for name, (part, _, _) in OURS.items() if all(part in r for r in rows.values())]
-    with_fvd = all("fvd" in numbers for numbers in rows.values())
+    of_fvd = [
+        name
+        for name, key in FVD_COLUMNS.items()
+        if all(key in numbers.get("fvd", {}) for numbers in rows.values())
+    ]
     of_paper = list(ablation.rows[0].paper)
     stages = list(next(iter(rows.values()))["steps"])
     header = ["", *[f"paper's {name}" for name in of_paper], *ours]
-    header += [f"our {name}" for name in FVD_COLUMNS] * with_fvd
+    header += [f"our {name}" for name in of_fvd]
     lines = []
     for row in ablation.rows:
         numbers = rows[row.name]
@@ -189,8 +193,7 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
         for name in ours:
             part, key, digits = OURS[name]
             line.append(interval(numbers[part][key], digits))
-        if with_fvd:
-            line += [number(numbers["fvd"][key], 1) for key in FVD_COLUMNS.values()]
+        line += [number(numbers["fvd"][FVD_COLUMNS[name]], 1) for name in of_fvd]
         line += [
             f"{numbers['parameters'][s] / 1e6:.2f}M, {numbers['steps'][s]} steps" for s in stages
         ]
@@ -220,10 +223,19 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
     )
 
 
+def measured(ablation: Ablation, rows: dict[str, Any]) -> dict[str, str]:
+    """What is compared, as far as it was measured: no likelihood without priors."""
+    return {
+        column: name
+        for column, name in ablation.compared.items()
+        if all(OURS[name][0] in numbers for numbers in rows.values())
+    }
+
+
 def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
     """How far our numbers order the rows as the paper's do."""
     lines = []
-    for column, name in ablation.compared.items():
+    for column, name in measured(ablation, rows).items():
         part, key, _ = OURS[name]
         paper = [row.paper[column] for row in ablation.rows]
         ours = [rows[row.name][part][key]["value"] for row in ablation.rows]
@@ -241,10 +253,11 @@ def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
 
 def draw_ablation(path: Path, ablation: Ablation, report: dict[str, Any]) -> None:
     """Bars of what is compared: the paper's above, ours below, row by row."""
-    figure = Figure(figsize=(3 + 4.5 * len(ablation.compared), 5.5), layout="constrained")
-    panels = figure.subplots(2, len(ablation.compared), squeeze=False, sharex=True)
+    compared = measured(ablation, report["rows"])
+    figure = Figure(figsize=(3 + 4.5 * len(compared), 5.5), layout="constrained")
+    panels = figure.subplots(2, len(compared), squeeze=False, sharex=True)
     names = [row.name for row in ablation.rows]
-    for (column, ours), (above, below) in zip(ablation.compared.items(), panels.T, strict=True):
+    for (column, ours), (above, below) in zip(compared.items(), panels.T, strict=True):
         part, key, _ = OURS[ours]
         values = [report["rows"][name][part][key] for name in names]
         above.bar(names, [row.paper[column] for row in ablation.rows], color="grey")

@@ -112,7 +112,10 @@ def measure_likelihood(
 
 
 def measure_fvd(
-    real: np.ndarray, reconstructed: np.ndarray, sampled: np.ndarray, network: FeatureNetwork
+    real: np.ndarray,
+    reconstructed: np.ndarray,
+    sampled: np.ndarray | None,
+    network: FeatureNetwork,
 ) -> dict[str, Any]:
     """FVD (samples against real), R-FVD (reconstructions against real) and FVD* (samples against
     reconstructions) of n clips, and how far real clips are from real clips (VideoGPT Table 5).
@@ -120,30 +123,34 @@ def measure_fvd(
     Args:
         real: uint8 (m, T, H, W, C), m at least n, in random order; the first n are those that
             were reconstructed. The floor takes the next n; with fewer, halves of all.
-        reconstructed, sampled: uint8 (n, T, H, W, C), one sample a clip.
+        reconstructed, sampled: uint8 (n, T, H, W, C), one sample a clip. Without samples there
+            is R-FVD alone.
 
     Raises:
         MetricError: there are too few clips, or the network refuses them.
     """
-    n = len(sampled)
-    if len(reconstructed) != n or len(real) < n or n < 4:
+    n = len(reconstructed)
+    num_sampled = n if sampled is None else len(sampled)
+    if num_sampled != n or len(real) < n or n < 4:
         raise MetricError(
             f"{network.metric} needs as many samples as reconstructions, 4 at least, and as many "
-            f"real clips: not {n}, {len(reconstructed)} and {len(real)}"
+            f"real clips: not {num_sampled}, {n} and {len(real)}"
         )
     of_real = _describe(real[: 2 * n], network, "features of real clips")
     of_reconstructed = _describe(reconstructed, network, "features of reconstructions")
-    of_sampled = _describe(sampled, network, "features of samples")
     floor_n = len(of_real) // 2
-    return {
+    numbers = {
         **_source(network, real.shape[1]),
         "num_clips": n,
-        "fvd": frechet_distance(of_sampled, of_real[:n]),
         "r_fvd": frechet_distance(of_reconstructed, of_real[:n]),
-        "fvd_star": frechet_distance(of_sampled, of_reconstructed),
         "real_floor": frechet_distance(of_real[:floor_n], of_real[floor_n : 2 * floor_n]),
         "real_floor_num_clips": floor_n,
     }
+    if sampled is not None:
+        of_sampled = _describe(sampled, network, "features of samples")
+        numbers["fvd"] = frechet_distance(of_sampled, of_real[:n])
+        numbers["fvd_star"] = frechet_distance(of_sampled, of_reconstructed)
+    return numbers
 
 
 def measure_inception_score(

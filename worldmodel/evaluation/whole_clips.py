@@ -103,10 +103,15 @@ class WholeClips:
         save_gif(out / "samples.gif", enlarged(stacked(films), 2), fps=self.reader.info.fps)
         return {"num_clips": len(films), "num_given": num_given}
 
-    def fvd(self, network: FeatureNetwork) -> dict[str, Any]:
-        """FVD, R-FVD and FVD*, with as many more real clips for the floor as there are."""
+    def fvd(self, network: FeatureNetwork, *, with_samples: bool = True) -> dict[str, Any]:
+        """FVD, R-FVD and FVD*, with as many more real clips for the floor as there are.
+
+        Args:
+            with_samples: False: R-FVD alone, which needs no prior.
+        """
         _, more = self._draw("test", 2 * len(self.rows))
-        return measure_fvd(more.frames, self.reconstructed, self.sampled, network)
+        sampled = self.sampled if with_samples else None
+        return measure_fvd(more.frames, self.reconstructed, sampled, network)
 
     def inception_score(self, network: FeatureNetwork) -> dict[str, Any]:
         """Of one sample a test clip."""
