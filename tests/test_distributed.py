@@ -20,9 +20,11 @@ from worldmodel.actions import ActionSpec
 from worldmodel.configs import WorldModelConfig
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
+from worldmodel.training import TrainingError
 from worldmodel.training.devices import make_fabric
+from worldmodel.training.schedule import Timing
 from worldmodel.training.sharding import repeated_blocks
-from worldmodel.training.trainer import Timing, TrainingError, train_stage
+from worldmodel.training.trainer import train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -9,14 +9,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_toy_data
+from data_samples import INFO, sample_episode
 from safetensors.torch import load_file
 
+from worldmodel.data import EpisodeWriter
 from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
-from worldmodel.training.trainer import Progressed, Timing, TrainingError, learning_rate
+from worldmodel.training import TrainingError
+from worldmodel.training.schedule import Progressed, Timing, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]
@@ -69,6 +73,16 @@ def test_a_toy_world_is_learned(precision, toy_data: Path, tmp_path: Path):
     assert last["validation/nats_a_token"] < 0.5 * first["nats_a_token"]
     # The reward is the action: nothing is left to guess.
     assert last["validation/reward_nats"] < 0.2
+
+
+def test_data_that_show_nothing_are_refused(tmp_path: Path):
+    info = replace(INFO, frame_shape=(64, 64, 3))
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        for i in range(20):
+            episode = sample_episode(i, info=info)
+            writer.append(replace(episode, frames=np.full_like(episode.frames, 7)))
+    with pytest.raises(TrainingError, match="has the same value"):
+        train(Train(preset="tiny", data=tmp_path / "data", out=tmp_path / "run", device="cpu"))
 
 
 def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from worldmodel.configs import StageRecipe
 from worldmodel.training.devices import make_fabric
-from worldmodel.training.trainer import Timing, train_stage
+from worldmodel.training.schedule import Timing
+from worldmodel.training.trainer import train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7  # odd, so that two processes don't get equal slices

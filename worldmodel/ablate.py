@@ -25,8 +25,11 @@ from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train_preset
+from worldmodel.training import TrainingError
+from worldmodel.training.curves import console
 from worldmodel.training.projects import VideoGPTProject
-from worldmodel.training.trainer import Progressed, TrainingError, console, load_state
+from worldmodel.training.schedule import Progressed
+from worldmodel.training.state import load_state
 from worldmodel.videogpt import VideoGPT
 
 

@@ -21,18 +21,14 @@ from worldmodel.data import DataError, EpisodeReader
 from worldmodel.describe import describe, to_lines
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
+from worldmodel.training import TrainingError
+from worldmodel.training.curves import console
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.projects import Project, project_of
+from worldmodel.training.schedule import Progressed, Timing
 from worldmodel.training.stages import TokenizerStage
-from worldmodel.training.trainer import (
-    Progressed,
-    Stage,
-    Timing,
-    TrainingError,
-    console,
-    load_state,
-    train_stage,
-)
+from worldmodel.training.state import load_state
+from worldmodel.training.trainer import Stage, train_stage
 from worldmodel.videogpt import VideoGPT
 
 CONDITIONS = {"actions", "class", "frames"}

@@ -7,8 +7,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
+from worldmodel.training import TrainingError
 from worldmodel.training.sharding import shard
-from worldmodel.training.trainer import TrainingError
 
 
 def make_fabric(*, device: str, precision: str, strategy: str) -> Fabric:

@@ -16,7 +16,8 @@ from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
-from worldmodel.training.trainer import console
+from worldmodel.training import TrainingError
+from worldmodel.training.curves import console
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512
@@ -47,6 +48,11 @@ class TokenizerStage:
         rows = validation.draw(rng, -(-NUM_VALIDATION_FRAMES // recipe.num_frames))
         self.validation_clips = torch.from_numpy(validation.read(rows).frames)
         sample = self.clips.read(self.clips.draw(rng, 2000 // recipe.num_frames)).frames
+        if sample.min() == sample.max():
+            raise TrainingError(
+                f"{reader.folder}: every pixel of {len(sample)} clips has the same value, so there "
+                "is nothing to learn: look at what was recorded"
+            )
         module.data_variance.fill_(float(to_float(torch.from_numpy(sample)).var()))
 
     def losses(

@@ -14,7 +14,7 @@ from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
 from worldmodel.film import save_png, sheet
 from worldmodel.prior.sampling import Sampling
-from worldmodel.training.trainer import console
+from worldmodel.training.curves import console
 from worldmodel.videogpt import VideoGPT
 
 NUM_VALIDATION_TOKENS = 2**16

@@ -1,0 +1,45 @@
+"""How long a stage trains, and how fast it learns meanwhile."""
+
+import math
+from dataclasses import dataclass
+
+from worldmodel.configs import StageRecipe
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When to stop, and when to write.
+
+    Attributes:
+        max_minutes: stop this call then, ready to go on; None: when the schedule ends.
+        schedule_minutes: the learning rate falls over so many minutes of training, in all
+            calls together, in place of over the recipe's steps. Such a run can't be repeated
+            to the bit: how far it gets depends on the machine.
+        save_minutes: between saves of the training state.
+        validate_minutes: between validations, with a preview picture.
+    """
+
+    max_minutes: float | None = None
+    schedule_minutes: float | None = None
+    save_minutes: float = 2.0
+    validate_minutes: float = 5.0
+
+
+@dataclass
+class Progressed:
+    """How far training has come, over all calls."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def share(self, recipe: StageRecipe, timing: Timing) -> float:
+        """In [0, 1] of the whole schedule."""
+        if timing.schedule_minutes is not None:
+            return min(1.0, self.seconds / (60 * timing.schedule_minutes))
+        return min(1.0, self.step / recipe.steps)
+
+
+def learning_rate(recipe: StageRecipe, step: int, share: float) -> float:
+    """Up a line over the warm-up, then down a cosine to zero."""
+    rising = min(1.0, (step + 1) / recipe.warmup)
+    return recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,0 +1,121 @@
+"""The state of a stage's training, kept as one file that training goes on from."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldmodel.training import TrainingError
+from worldmodel.training.schedule import Progressed
+from worldmodel.training.sharding import sliced_like, whole_tensor
+
+
+def save_state(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progressed: Progressed,
+    inputs: str = "",
+    *,
+    written: bool = True,
+) -> None:
+    """Write weights, optimiser and progress as one file, whole or not at all.
+
+    The file is the same whatever number of processes trained, and however.
+
+    Args:
+        written: by this process. All processes have to call, to give their slices.
+    """
+    state = {f"model.{name}": value for name, value in module.state_dict().items()}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            state[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    tensors = {}
+    for name, value in state.items():
+        gathered = whole_tensor(value)
+        if written:
+            tensors[name] = gathered.detach().cpu().contiguous()
+    if not written:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
+    try:
+        save_file(tensors, unfinished, metadata=metadata)
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise TrainingError(
+            f"the training state can't be written to {path} ({error}): free some space and run "
+            "the same command again; it goes on from the state saved before"
+        ) from None
+
+
+def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
+    """Load the weights that `save_state` wrote; nothing where there is nothing.
+
+    Raises:
+        TrainingError: the file is damaged, holds another model, or learned other inputs.
+    """
+    if not path.exists():
+        return Progressed()
+    with _opened(path) as file:
+        metadata = file.metadata()
+        if metadata["inputs"] != inputs:
+            raise TrainingError(
+                f"{path} learned the codes of another tokenizer: remove it to train the "
+                "prior again, or choose another --out"
+            )
+        progressed = Progressed(**json.loads(metadata["progress"]))
+        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
+        module.load_state_dict({n.removeprefix("model."): file.get_tensor(n) for n in names})
+    return progressed
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimiser's state that `save_state` wrote, or this process's slices of it.
+
+    Raises:
+        TrainingError: the file is damaged or holds another model.
+    """
+    if not path.exists():
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118
+            if name.startswith("optimizer."):
+                _, index, entry = name.split(".")
+                value = sliced_like(file.get_tensor(name), parameters[int(index)])
+                state.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The training state, every fault in it told as one."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except TrainingError:
+        raise
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise TrainingError(
+            f"{path} is damaged or of another model ({str(error)[:200]}): choose another --out, "
+            "or remove it to train from the beginning"
+        ) from None
