@@ -1,22 +1,10 @@
-"""A checkpoint: one self-contained folder that a dream lives from, or that gives clips.
-
-    config.json          sizes, actions, variables, and the environment that was learned
-    weights.safetensors  the tokenizer's and the prior's weights
-    starts.safetensors   real moments to begin from, from the data's test split; of VideoGPT as
-                         published: whole clips, whose first frames, actions or class are given
-    README.md            the model card, with the measured numbers
-
-Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
-"""
+"""A checkpoint is found and read as data: every size is checked before it is used."""
 
 import contextlib
 import json
 import math
-import os
-import shutil
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +13,20 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_numpy
-from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import save_file
 
 from worldmodel.actions import ActionSpec
+from worldmodel.checkpoint.contents import (
+    FILES,
+    FORMAT_VERSION,
+    SCALE_SUFFIX,
+    VIDEOGPT,
+    Checkpoint,
+    CheckpointError,
+    GivenClips,
+    Starts,
+    VideoGPTCheckpoint,
+    World,
+)
 from worldmodel.configs import (
     FrameGPTConfig,
     GPTConfig,
@@ -41,122 +39,11 @@ from worldmodel.model import WorldModel
 from worldmodel.shipped import PRETRAINED, shipped_names
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 1
-VIDEOGPT = "videogpt"  # what config.json calls a model as published
-FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
-SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
 MAX_FPS = 1000
 MAX_TOKENS = 2**18  # of a clip
 MAX_WINDOW = 1024  # frames: keys and values of all of them are held in memory
-COMPACT_FROM = 4096  # smaller tensors stay as they are
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or not what it says; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class World:
-    """The environment that a checkpoint has learned.
-
-    Attributes:
-        env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
-        fps: steps a second of its own time.
-    """
-
-    env_id: str
-    env_kwargs: dict[str, Any]
-    fps: float
-
-
-@dataclass(frozen=True)
-class Starts:
-    """S real moments, and how the real environment gets there.
-
-    Attributes:
-        frames: uint8 (S, T, H, W, C), the last of them the moment itself.
-        actions: (S, T-1, *shape), between the frames.
-        variables: float32 (S, T, V).
-        seeds: int64 (S,), of the real environment.
-        prefix_lengths: int64 (S,), actions from the real reset to the moment.
-        prefixes: (S, longest prefix, *shape), padded.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    variables: np.ndarray
-    seeds: np.ndarray
-    prefix_lengths: np.ndarray
-    prefixes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __post_init__(self) -> None:
-        if self.frames.ndim != 5 or self.prefixes.ndim < 2:
-            raise ValueError("starts: frames or prefixes lack dimensions")
-        num_starts, num_frames = self.frames.shape[:2]
-        expected = {
-            "actions": (num_starts, num_frames - 1),
-            "variables": (num_starts, num_frames),
-            "seeds": (num_starts,),
-            "prefix_lengths": (num_starts,),
-            "prefixes": (num_starts,),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape[: len(shape)] != shape:
-                raise ValueError(f"starts: {name} should begin with shape {shape}")
-        if num_starts == 0 or num_frames == 0:
-            raise ValueError("starts: there are none")
-        if not ((self.prefix_lengths >= 0) & (self.prefix_lengths <= self.prefixes.shape[1])).all():
-            raise ValueError("starts: a prefix length lies outside its prefix")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A world model, the world it learned, and moments to begin from."""
-
-    model: WorldModel
-    world: World
-    starts: Starts
-
-
-@dataclass(frozen=True)
-class GivenClips:
-    """S real clips, from which a model as published takes what it is given.
-
-    Attributes:
-        frames: uint8 (S, T, H, W, C).
-        actions: (S, T-1, *shape), between the frames.
-        classes: int64 (S,), positions in the class names; zeros where there are none.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    classes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __post_init__(self) -> None:
-        if self.frames.ndim != 5 or len(self.frames) == 0:
-            raise ValueError("starts: there are no clips")
-        num_clips, num_frames = self.frames.shape[:2]
-        if self.actions.shape[:2] != (num_clips, num_frames - 1):
-            raise ValueError("starts: there should be one action between two frames")
-        if self.classes.shape != (num_clips,):
-            raise ValueError("starts: there should be one class a clip")
-
-
-@dataclass(frozen=True)
-class VideoGPTCheckpoint:
-    """VideoGPT as published, where its data came from, and clips to take conditions from."""
-
-    model: VideoGPT
-    world: World
-    clips: GivenClips
 
 
 def find_checkpoint(name: str) -> Path:
@@ -234,43 +121,6 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
     return VideoGPTCheckpoint(model.to(device).eval(), world, clips)
 
 
-def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
-) -> None:
-    """Write a checkpoint. A stop while it is written leaves the old one, a stop while the files
-    change places leaves none: never a mixture.
-
-    Args:
-        compact: for shipping: the prior's matrices as int8 with a scale for each row, the
-            tokenizer's weights in half precision. Otherwise everything is kept exactly.
-    """
-    unfinished = folder / "unfinished.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    save_file(_compact(weights) if compact else weights, unfinished / "weights.safetensors")
-    is_dream = isinstance(checkpoint, Checkpoint)
-    starts = checkpoint.starts if is_dream else checkpoint.clips
-    save_numpy(
-        {k: np.ascontiguousarray(v) for k, v in vars(starts).items()},
-        unfinished / "starts.safetensors",
-    )
-    config = {
-        "format_version": FORMAT_VERSION,
-        **({} if is_dream else {"model": VIDEOGPT}),
-        **asdict(checkpoint.model.config),
-        "actions": checkpoint.model.config.actions.to_json(),
-        "world": asdict(checkpoint.world),
-    }
-    (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (unfinished / "README.md").write_text(card)
-    # A folder without a config is no checkpoint: it goes first and comes last.
-    (folder / "config.json").unlink(missing_ok=True)
-    for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
-        os.replace(unfinished / name, folder / name)
-    unfinished.rmdir()
-
-
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[Path]:
     """The folder of a checkpoint; whatever is wrong with its files becomes a CheckpointError."""
@@ -294,20 +144,6 @@ def _reading(name: str) -> Iterator[Path]:
         struct.error,
     ) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; get it again") from None
-
-
-def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    small = {}
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point() or tensor.numel() < COMPACT_FROM:
-            small[name] = tensor
-        elif name.startswith("prior.") and tensor.ndim == 2:
-            scale = (tensor.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
-            small[name] = (tensor / scale).round().to(torch.int8)
-            small[name + SCALE_SUFFIX] = scale
-        else:
-            small[name] = tensor.half()
-    return small
 
 
 def _read_json(path: Path) -> dict[str, Any]:

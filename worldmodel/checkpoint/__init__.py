@@ -1,0 +1,42 @@
+"""A checkpoint: one self-contained folder that a dream lives from, or that gives clips.
+
+    config.json          sizes, actions, variables, and the environment that was learned
+    weights.safetensors  the tokenizer's and the prior's weights
+    starts.safetensors   real moments to begin from, from the data's test split; of VideoGPT as
+                         published: whole clips, whose first frames, actions or class are given
+    README.md            the model card, with the measured numbers
+
+Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
+"""
+
+from worldmodel.checkpoint.contents import (
+    VIDEOGPT,
+    Checkpoint,
+    CheckpointError,
+    GivenClips,
+    Starts,
+    VideoGPTCheckpoint,
+    World,
+)
+from worldmodel.checkpoint.reading import (
+    find_checkpoint,
+    is_videogpt,
+    load_checkpoint,
+    load_videogpt,
+)
+from worldmodel.checkpoint.writing import save_checkpoint
+
+__all__ = [
+    "VIDEOGPT",
+    "Checkpoint",
+    "CheckpointError",
+    "GivenClips",
+    "Starts",
+    "VideoGPTCheckpoint",
+    "World",
+    "find_checkpoint",
+    "is_videogpt",
+    "load_checkpoint",
+    "load_videogpt",
+    "save_checkpoint",
+]

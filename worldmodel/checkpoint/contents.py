@@ -1,0 +1,120 @@
+"""What a checkpoint holds, and what its files are called."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldmodel.model import WorldModel
+from worldmodel.videogpt import VideoGPT
+
+FORMAT_VERSION = 1
+VIDEOGPT = "videogpt"  # what config.json calls a model as published
+FILES = ("config.json", "weights.safetensors", "starts.safetensors")
+SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or not what it says; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The environment that a checkpoint has learned.
+
+    Attributes:
+        env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
+        fps: steps a second of its own time.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Starts:
+    """S real moments, and how the real environment gets there.
+
+    Attributes:
+        frames: uint8 (S, T, H, W, C), the last of them the moment itself.
+        actions: (S, T-1, *shape), between the frames.
+        variables: float32 (S, T, V).
+        seeds: int64 (S,), of the real environment.
+        prefix_lengths: int64 (S,), actions from the real reset to the moment.
+        prefixes: (S, longest prefix, *shape), padded.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    variables: np.ndarray
+    seeds: np.ndarray
+    prefix_lengths: np.ndarray
+    prefixes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or self.prefixes.ndim < 2:
+            raise ValueError("starts: frames or prefixes lack dimensions")
+        num_starts, num_frames = self.frames.shape[:2]
+        expected = {
+            "actions": (num_starts, num_frames - 1),
+            "variables": (num_starts, num_frames),
+            "seeds": (num_starts,),
+            "prefix_lengths": (num_starts,),
+            "prefixes": (num_starts,),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape[: len(shape)] != shape:
+                raise ValueError(f"starts: {name} should begin with shape {shape}")
+        if num_starts == 0 or num_frames == 0:
+            raise ValueError("starts: there are none")
+        if not ((self.prefix_lengths >= 0) & (self.prefix_lengths <= self.prefixes.shape[1])).all():
+            raise ValueError("starts: a prefix length lies outside its prefix")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A world model, the world it learned, and moments to begin from."""
+
+    model: WorldModel
+    world: World
+    starts: Starts
+
+
+@dataclass(frozen=True)
+class GivenClips:
+    """S real clips, from which a model as published takes what it is given.
+
+    Attributes:
+        frames: uint8 (S, T, H, W, C).
+        actions: (S, T-1, *shape), between the frames.
+        classes: int64 (S,), positions in the class names; zeros where there are none.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or len(self.frames) == 0:
+            raise ValueError("starts: there are no clips")
+        num_clips, num_frames = self.frames.shape[:2]
+        if self.actions.shape[:2] != (num_clips, num_frames - 1):
+            raise ValueError("starts: there should be one action between two frames")
+        if self.classes.shape != (num_clips,):
+            raise ValueError("starts: there should be one class a clip")
+
+
+@dataclass(frozen=True)
+class VideoGPTCheckpoint:
+    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+
+    model: VideoGPT
+    world: World
+    clips: GivenClips
