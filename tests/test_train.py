@@ -20,7 +20,7 @@ from worldmodel.data import EpisodeWriter
 from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
 from worldmodel.training import TrainingError
-from worldmodel.training.schedule import Progressed, Timing, learning_rate
+from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]
@@ -259,6 +259,21 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 def test_a_schedule_in_minutes_goes_by_the_time_trained():
     timing = Timing(schedule_minutes=2)
     assert Progressed(step=10**6, seconds=60).share(PRESETS["tiny"].prior_recipe, timing) == 0.5
+
+
+def test_validation_is_no_training_time(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = Clock(Timing(max_minutes=5, validate_minutes=1))
+    now = 90.0
+    assert clock.read().validate
+    assert not clock.read().out_of_time
+    with clock.paused():
+        now = 390.0
+    moment = clock.read()
+    assert moment.seconds == 90
+    assert not moment.validate  # not at once again, however long it took
+    assert moment.out_of_time  # five minutes on the wall
 
 
 def test_too_little_data_is_said_before_training(tmp_path: Path):

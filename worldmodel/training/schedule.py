@@ -1,7 +1,11 @@
 """How long a stage trains, and how fast it learns meanwhile."""
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from worldmodel.configs import StageRecipe
 
@@ -11,10 +15,11 @@ class Timing:
     """When to stop, and when to write.
 
     Attributes:
-        max_minutes: stop this call then, ready to go on; None: when the schedule ends.
+        max_minutes: stop this call then, ready to go on; None: when the schedule ends. On the
+            wall: validation counts.
         schedule_minutes: the learning rate falls over so many minutes of training, in all
-            calls together, in place of over the recipe's steps. Such a run can't be repeated
-            to the bit: how far it gets depends on the machine.
+            calls together and validation left out, in place of over the recipe's steps. Such
+            a run can't be repeated to the bit: how far it gets depends on the machine.
         save_minutes: between saves of the training state.
         validate_minutes: between validations, with a preview picture.
     """
@@ -43,3 +48,47 @@ def learning_rate(recipe: StageRecipe, step: int, share: float) -> float:
     """Up a line over the warm-up, then down a cosine to zero."""
     rising = min(1.0, (step + 1) / recipe.warmup)
     return recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Moment(NamedTuple):
+    """What is due after a step.
+
+    Attributes:
+        seconds: of training in this call.
+    """
+
+    seconds: float
+    out_of_time: bool
+    save: bool
+    validate: bool
+
+
+class Clock:
+    """Of one call: says what is due, and stands still while the model is validated."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
+        self.began = self.saved = self.validated = time.monotonic()
+        self.seconds_paused = 0.0
+
+    def read(self) -> Moment:
+        now, timing = time.monotonic(), self.timing
+        seconds = now - self.began
+        return Moment(
+            seconds - self.seconds_paused,
+            out_of_time=timing.max_minutes is not None and seconds > 60 * timing.max_minutes,
+            save=now - self.saved > 60 * timing.save_minutes,
+            validate=now - self.validated > 60 * timing.validate_minutes,
+        )
+
+    def saves(self) -> None:
+        """To be said when the state is saved."""
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While the model is validated."""
+        began = time.monotonic()
+        yield
+        self.validated = time.monotonic()
+        self.seconds_paused += self.validated - began

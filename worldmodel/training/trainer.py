@@ -1,7 +1,6 @@
 """The training loop that both stages share: time-boxed, resumable, and told as it goes."""
 
 import math
-import time
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -13,7 +12,7 @@ from worldmodel.configs import StageRecipe
 from worldmodel.training import TrainingError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
-from worldmodel.training.schedule import Progressed, Timing, learning_rate
+from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
 from worldmodel.training.state import load_optimizer, load_state, save_state
 
 LOG_EVERY = 20  # steps
@@ -110,8 +109,7 @@ def _learn(
 ) -> bool:
     """Go on, saving and validating, until the time is up; returns whether Ctrl-C ended it."""
     recipe, fabric = stage.recipe, learner.fabric
-    seconds_before, began = progressed.seconds, time.monotonic()
-    saved = validated = 0.0  # seconds of this call
+    seconds_before, clock = progressed.seconds, Clock(timing)
     with (
         Curves(folder, stage.name, progressed.step, shown=fabric.global_rank == 0) as curves,
         Interruption() as interruption,
@@ -121,22 +119,21 @@ def _learn(
             numbers = _step(stage, learner, [seed, progressed.step], rate)
             # Every process goes by the first one's clock and keyboard, or they would stop at
             # different steps.
-            elapsed, asked = fabric.broadcast((time.monotonic() - began, interruption.asked))
+            moment, asked = fabric.broadcast((clock.read(), interruption.asked))
             progressed.step += 1
-            progressed.seconds = seconds_before + elapsed
+            progressed.seconds = seconds_before + moment.seconds
             done = progressed.share(recipe, timing)
             if progressed.step % LOG_EVERY == 1:
                 means = {k: float(cast(Tensor, fabric.all_reduce(v))) for k, v in numbers.items()}
                 curves.write(progressed, {**means, "learning_rate": rate})
                 curves.show(done, progressed, means["loss"])
-            out_of_time = timing.max_minutes is not None and elapsed > 60 * timing.max_minutes
-            last = asked or out_of_time or done >= 1
-            if last or elapsed - saved > 60 * timing.save_minutes:
-                saved = elapsed
+            last = asked or moment.out_of_time or done >= 1
+            if last or moment.save:
                 _save(stage, learner, progressed, folder)
-            if (last and not asked) or elapsed - validated > 60 * timing.validate_minutes:
-                validated = elapsed
-                _validate(stage, learner, progressed, folder, curves)
+                clock.saves()
+            if (last or moment.validate) and not asked:
+                with clock.paused():
+                    _validate(stage, learner, progressed, folder, curves)
             if last:
                 return asked
 
