@@ -1,5 +1,6 @@
 """VideoGPT's tables, ablated: their rows, what is trained for them, and what is refused."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,30 @@ from worldmodel import ablate as ablate_command
 from worldmodel.ablate import Ablate, ablate
 from worldmodel.evaluation.ablation import ABLATIONS
 from worldmodel.presets import PUBLISHED
+from worldmodel.train import train_preset
 from worldmodel.vqvae import VideoVQVAE
+
+TINY = Ablate(
+    table="table4",
+    data=Path("toy"),
+    steps=2,
+    preset="tiny-videogpt",
+    clips=4,
+    device="cpu",
+    precision="fp32",
+)
+
+
+@pytest.fixture
+def two_priors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 4 with two rows only, for speed."""
+    table = ABLATIONS["table4"]
+    monkeypatch.setitem(ABLATIONS, "table4", replace(table, rows=table.rows[:2]))
+
+
+def saved(out: Path) -> dict[Path, int]:
+    """When each training state was written."""
+    return {path: path.stat().st_mtime_ns for path in out.glob("runs/*/training/prior.state*")}
 
 
 def test_ablations_keep_the_paper_s_latents():
@@ -32,17 +56,14 @@ def test_ablations_keep_the_paper_s_latents():
 
 
 def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path: Path):
-    options = Ablate(
+    options = replace(
+        TINY,
         table="table6",
         data=toy_data,
         out=tmp_path,
-        steps=1,
         size="miniature",
-        preset="tiny-videogpt",
         stage="tokenizer",
-        clips=4,
-        device="cpu",
-        precision="fp32",
+        steps=1,
     )
     text = ablate(options)
     assert "by our NMSE" in text
@@ -50,19 +71,8 @@ def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path
     assert not list(tmp_path.glob("runs/*/training/prior*"))
 
 
-def test_a_table_is_ablated_and_goes_on_where_it_was(toy_data: Path, tmp_path: Path):
-    options = Ablate(
-        table="table4",
-        data=toy_data,
-        out=tmp_path,
-        steps=2,
-        size="miniature",
-        preset="tiny-videogpt",
-        clips=4,
-        device="cpu",
-        precision="fp32",
-    )
-    text = ablate(options)
+def test_a_table_is_ablated(toy_data: Path, tmp_path: Path):
+    text = ablate(replace(TINY, data=toy_data, out=tmp_path))
     assert "paper's bits/dim" in text
     for row in ABLATIONS["table4"].rows:
         assert f"| {row.name} |" in text
@@ -72,11 +82,47 @@ def test_a_table_is_ablated_and_goes_on_where_it_was(toy_data: Path, tmp_path: P
     # One tokenizer for all: they differ in the prior alone.
     kept = {(run / "training" / "tokenizer.state.safetensors").read_bytes() for run in runs}
     assert len(kept) == 1
-    before = {run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs}
+
+
+@pytest.mark.usefixtures("two_priors")
+def test_runs_are_used_again_for_the_same_training_alone(toy_data: Path, tmp_path: Path):
+    options = replace(TINY, data=toy_data, out=tmp_path)
+    text = ablate(options)
+    trained = saved(tmp_path)
+    assert len(trained) == 2
     assert ablate(options) == text
-    assert before == {
-        run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs
-    }
+    assert saved(tmp_path) == trained
+    for changes in ({"seed": 1}, {"steps": 3}, {"batch_size": 2}, {"precision": "bf16"}):
+        ablate(replace(options, **changes))
+        now = saved(tmp_path)
+        assert len(now) == len(trained) + 2, changes
+        assert trained.items() <= now.items()
+        trained = now
+        report = json.loads((tmp_path / "table4.json").read_text())
+        for row in report["rows"].values():
+            assert row["steps"] == dict.fromkeys(("tokenizer", "prior"), changes.get("steps", 2))
+    assert len(list((tmp_path / "tokenizers").iterdir())) == 5
+
+
+@pytest.mark.usefixtures("two_priors")
+def test_only_finished_tokenizers_are_shared(toy_data: Path, tmp_path: Path, monkeypatch):
+    options = replace(TINY, data=toy_data, out=tmp_path)
+
+    def stopped(preset, training):
+        train_preset(preset, replace(training, max_minutes=1e-9))  # one step of two
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ablate_command, "train_preset", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(options)
+    rows = ABLATIONS["table4"].rows
+    monkeypatch.setitem(ABLATIONS, "table4", replace(ABLATIONS["table4"], rows=rows[::-1]))
+    ablate(options)
+    report = json.loads((tmp_path / "table4.json").read_text())
+    assert [row["steps"]["tokenizer"] for row in report["rows"].values()] == [2, 2]
+    states = tmp_path.glob("runs/*/training/tokenizer.state.safetensors")
+    assert len({path.read_bytes() for path in states}) == 1
 
 
 @pytest.mark.parametrize(

@@ -163,33 +163,41 @@ def _train(
 ) -> Path:
     """Train a row as far as its budget goes; returns the run's folder."""
     config = VideoGPTProject(preset, reader).config
-    tokenizer_key, prior_key = (_digest(asdict(part)) for part in (config.tokenizer, config.prior))
-    runs = options.out / "runs"
-    folder = runs / f"{tokenizer_key}-{prior_key}"
-    console.print(f"{options.table}, {row.name}: {folder}")
-    state = folder / "training" / "tokenizer.state.safetensors"
-    # Rows that differ in the prior alone share the tokenizer that was trained first.
-    trained = sorted(runs.glob(f"{tokenizer_key}-*/training/tokenizer.state.safetensors"))
-    if trained and not state.exists():
-        state.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(trained[0], state.with_suffix(".tmp"))
-        os.replace(state.with_suffix(".tmp"), state)
     minutes = None if options.steps else options.max_minutes
-    train_preset(
-        preset,
-        Train(
-            preset=options.preset,
-            data=options.data,
-            out=folder,
-            stage="both" if _trains_prior(ablation, options) else "tokenizer",
-            device=options.device,
-            precision=options.precision,
-            tokenizer_minutes=minutes,
-            prior_minutes=minutes,
-            seed=options.seed,
-            validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
-        ),
+    # Runs are told apart by all that training depends on, or one would pass for another.
+    shared = {
+        "data": reader.digest(),
+        "seed": options.seed,
+        "minutes": minutes,
+        "precision": options.precision,
+        "tokenizer": asdict(config.tokenizer),
+        "recipe": asdict(preset.tokenizer_recipe),
+    }
+    prior = {"prior": asdict(config.prior), "recipe": asdict(preset.prior_recipe)}
+    tokenizer_key = _digest(shared)
+    folder = options.out / "runs" / f"{tokenizer_key}-{_digest({**shared, 'of_prior': prior})}"
+    console.print(f"{options.table}, {row.name}: {folder}")
+    training = Train(
+        preset=options.preset,
+        data=options.data,
+        out=folder,
+        device=options.device,
+        precision=options.precision,
+        tokenizer_minutes=minutes,
+        prior_minutes=minutes,
+        seed=options.seed,
+        validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
     )
+    # Rows that differ in the prior alone share the tokenizer that was finished first.
+    finished = options.out / "tokenizers" / f"{tokenizer_key}.safetensors"
+    state = folder / "training" / "tokenizer.state.safetensors"
+    if finished.exists():
+        _copy(finished, state)
+    else:
+        train_preset(preset, replace(training, stage="tokenizer"))
+        _copy(state, finished)
+    if _trains_prior(ablation, options):
+        train_preset(preset, replace(training, stage="prior"))
     return folder
 
 
@@ -234,9 +242,17 @@ def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
     return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
 
 
-def _digest(sizes: dict[str, Any]) -> str:
-    text = json.dumps(sizes, sort_keys=True)
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    shutil.copyfile(source, unfinished)
+    os.replace(unfinished, path)
 
 
 def _write(path: Path, text: str) -> None:
