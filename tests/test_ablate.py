@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,9 +132,18 @@ def test_only_finished_tokenizers_are_shared(toy_data: Path, tmp_path: Path, mon
         ({"preset": "nowhere"}, "unknown preset 'nowhere'"),
         ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
         ({"data": Path("nowhere")}, "nowhere does not exist"),
+        ({"table": "table4", "stage": "tokenizer"}, "table4 is about priors"),
+        ({"preset": "moving-mnist"}, 'row "no attention".*no attention to compare with'),
+        ({"table": "table5"}, r'row "1x64x64".*divide the clip\'s \(4, 64, 64\), not \(16'),
+        ({"table": "table5", "preset": "ucf101"}, r'row "1x64x64".*not \(32, 1, 1\)'),
     ],
 )
-def test_bad_ablations_get_one_clear_line(toy_data: Path, changes, complaint, monkeypatch):
-    options = replace(Ablate(table="table3", data=toy_data), **changes)
+def test_bad_ablations_get_one_clear_line_before_any_training(
+    toy_data: Path, tmp_path: Path, changes, complaint, monkeypatch
+):
+    options = replace(
+        TINY, **{"table": "table3", "data": toy_data, "out": tmp_path / "out", **changes}
+    )
     monkeypatch.setattr(ablate_command.tyro, "cli", lambda *_, **__: options)
-    assert complaint in one_line_error(ablate_command.main)
+    assert re.search(complaint, one_line_error(ablate_command.main))
+    assert not (tmp_path / "out").exists()

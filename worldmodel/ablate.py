@@ -18,7 +18,14 @@ import tyro
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.data import DataError, EpisodeReader
-from worldmodel.evaluation.ablation import ABLATIONS, Ablation, Row, draw_ablation, to_markdown
+from worldmodel.evaluation.ablation import (
+    ABLATIONS,
+    Ablation,
+    Row,
+    compares_tokenizers,
+    draw_ablation,
+    to_markdown,
+)
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
 from worldmodel.evaluation.report import git_commit, machine, to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
@@ -88,19 +95,20 @@ def ablate(options: Ablate) -> str:
         The table in Markdown, as in OUT/TABLE.md.
 
     Raises:
-        DataError: the data are missing, or don't suit the preset.
+        DataError: the data are missing or damaged.
         MetricError: the I3D's weights can't be used.
-        TrainingError: an option is not usable, or a row can't be trained.
+        TrainingError: an option is not usable, or a row can't be made of preset and data, both
+            before anything is trained; or training fails.
     """
     base = _base(options)
     ablation = ABLATIONS[options.table]
     reader = EpisodeReader(options.data)
+    presets = [_preset_of(row, base, options, reader) for row in ablation.rows]
     network = None
     if options.i3d_weights is not None:
-        network = load_i3d(options.i3d_weights, VIDEOGPT)
+        network = load_i3d(options.i3d_weights, VIDEOGPT, device=_device(options))
     results = {}
-    for row in ablation.rows:
-        preset = row.change(base)
+    for row, preset in zip(ablation.rows, presets, strict=True):
         folder = _train(row, preset, ablation, options, reader)
         results[row.name] = _measured(preset, folder, ablation, options, reader, network)
         report = {
@@ -126,6 +134,8 @@ def _base(options: Ablate) -> PublishedPreset:
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise TrainingError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
+        raise TrainingError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]
     if options.size == "miniature":
         t, h, w = base.tokenizer.downsampling
@@ -156,6 +166,21 @@ def _base(options: Ablate) -> PublishedPreset:
         )
     }
     return replace(base, **recipes)
+
+
+def _preset_of(
+    row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
+) -> PublishedPreset:
+    """A row's preset. Raises TrainingError where the base or the data don't allow for it."""
+    try:
+        preset = row.change(base)
+        VideoGPTProject(preset, reader)  # or fail before anything is trained
+    except ValueError as error:
+        raise TrainingError(
+            f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
+            f"{options.preset} and --data {options.data}: {error}"
+        ) from None
+    return preset
 
 
 def _train(
@@ -218,9 +243,8 @@ def _measured(
         inputs = model.tokenizer.digest()
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
-    clips = WholeClips(model.to(device).eval(), reader, settings)
+    clips = WholeClips(model.to(_device(options)).eval(), reader, settings)
     numbers: dict[str, Any] = {
         "parameters": _sizes(model, steps),
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
@@ -235,6 +259,10 @@ def _measured(
 
 def _trains_prior(ablation: Ablation, options: Ablate) -> bool:
     return ablation.trains_prior and options.stage == "both"
+
+
+def _device(options: Ablate) -> str:
+    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
