@@ -9,8 +9,6 @@ thread, CPU time; or a GPU, wall-clock time.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +18,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.cost import MEBIBYTE, memory_now, memory_peak, seconds_of
+from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
 from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.prior.attention import (
     LatentShape,
@@ -107,17 +105,12 @@ def materialised_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def measure(options: Options) -> dict[str, Any]:
     """Every variant in a process of its own."""
-    sizes = [str(size) for size in options.latent_shape]
-    command = [sys.executable, "-m", "benchmarks.attention", "--latent-shape", *sizes]
+    arguments = ["--latent-shape", *map(str, options.latent_shape)]
     for name in ("width", "heads", "repeats", "device"):
-        command += [f"--{name}", str(getattr(options, name))]
-    rows = {}
-    for name in variants(options):
-        child = subprocess.run([*command, "--variant", name], capture_output=True, text=True)
-        if child.returncode != 0:
-            last_line = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise SystemExit(f"error: {name} failed (status {child.returncode}): {last_line}")
-        rows[name] = json.loads(child.stdout)
+        arguments += [f"--{name}", str(getattr(options, name))]
+    rows = {
+        name: in_a_process("benchmarks.attention", arguments, name) for name in variants(options)
+    }
     return {**described(options), "variants": rows}
 
 

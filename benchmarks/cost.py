@@ -1,13 +1,28 @@
 """Time and memory of a piece of work: of the CPU, or of a GPU."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 PROC_STATUS = Path("/proc/self/status")
 MEBIBYTE = 2**20
+
+
+def in_a_process(module: str, arguments: list[str], variant: str) -> dict[str, Any]:
+    """What `python -m MODULE ARGUMENTS --variant VARIANT` prints as JSON, in a process of its
+    own: its peak of memory is the variant's alone. Ends the program where that one fails."""
+    command = [sys.executable, "-m", module, *arguments, "--variant", variant]
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode != 0:
+        last_line = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise SystemExit(f"error: {variant} failed (status {child.returncode}): {last_line}")
+    return json.loads(child.stdout)
 
 
 def seconds_of(work: Callable[[], object], device: str) -> float:

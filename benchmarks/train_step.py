@@ -7,8 +7,6 @@ CPU thread, CPU time; or a GPU, wall-clock time. The data are noise: what is mea
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +15,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.cost import MEBIBYTE, memory_now, memory_peak, seconds_of
+from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.evaluation.tables import table
@@ -59,7 +57,8 @@ def main() -> None:
     if options.variant is not None:
         print(json.dumps(measure_here(options, options.variant)))
         return
-    rows = {name: _in_a_process(options, name) for name in variants()}
+    arguments = [options.preset, "--repeats", str(options.repeats), "--device", options.device]
+    rows = {name: in_a_process("benchmarks.train_step", arguments, name) for name in variants()}
     results = {
         "preset": options.preset,
         "commit": git_commit(),
@@ -122,16 +121,6 @@ def _loss(model: VideoGPT, module: nn.Module, clip: Tensor) -> Tensor:
     classes = torch.zeros(1, dtype=torch.int64, device=clip.device)
     logits = model.prior(codes, model.conditions(clip, actions, classes))
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-
-
-def _in_a_process(options: Options, variant: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.train_step", options.preset]
-    command += ["--repeats", str(options.repeats), "--device", options.device]
-    child = subprocess.run([*command, "--variant", variant], capture_output=True, text=True)
-    if child.returncode != 0:
-        last_line = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SystemExit(f"error: {variant} failed (status {child.returncode}): {last_line}")
-    return json.loads(child.stdout)
 
 
 def as_table(results: dict[str, Any]) -> str:

@@ -193,33 +193,35 @@ def test_nats_of_other_clips_than_the_codes_are_refused():
 
 
 def test_distances_compare_what_their_names_say():
-    real, reconstructed, sampled = random_clips(40, 4), random_clips(20, 5), random_clips(20, 6)
+    real, training = random_clips(20, 4), random_clips(25, 7)
+    reconstructed, sampled = random_clips(20, 5), random_clips(20, 6)
     reconstructed[..., 0] //= 2
     sampled[..., 1] //= 3
-    found = measure_fvd(real, reconstructed, sampled, COLOURS)
+    found = measure_fvd(real, training, reconstructed, sampled, COLOURS)
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
         return frechet_distance(*(of.astype(float).mean((1, 2, 3)) for of in (a, b)))
 
-    assert found["fvd"] == pytest.approx(distance(real[:20], sampled))
-    assert found["r_fvd"] == pytest.approx(distance(real[:20], reconstructed))
+    assert found["fvd"] == pytest.approx(distance(real, sampled))
+    assert found["r_fvd"] == pytest.approx(distance(real, reconstructed))
     assert found["fvd_star"] == pytest.approx(distance(reconstructed, sampled))
-    assert found["real_floor"] == pytest.approx(distance(real[:20], real[20:]))
+    assert found["real_floor"] == pytest.approx(distance(real, training[:20]))
     assert found["real_floor"] < 0.01 * min(found["fvd"], found["r_fvd"], found["fvd_star"])
     assert (found["num_clips"], found["real_floor_num_clips"]) == (20, 20)
     lines = fvd_lines(through_json(found))
     rows = cells(lines)
     assert [row[2] for row in rows[2:]] == ["20"] * 4
     assert rows[2][3] == f"{found['fvd']:.1f}"
+    assert rows[5][1] == "real test clips against real training clips"
     assert "256 clips of 16 frames" in lines[-1]
     assert "The floor has fewer clips" not in lines[-1]
-    without_samples = measure_fvd(real, reconstructed, None, COLOURS)
+    without_samples = measure_fvd(real, training, reconstructed, None, COLOURS)
     assert without_samples == {k: v for k, v in found.items() if k not in ("fvd", "fvd_star")}
 
 
-def test_with_few_real_clips_the_floor_is_of_halves_and_says_so():
-    real = random_clips(11, 7)
-    found = measure_fvd(real, real[:9], real[:9], COLOURS)
+def test_with_few_training_clips_the_floor_has_fewer_and_says_so():
+    real = random_clips(9, 7)
+    found = measure_fvd(real, random_clips(5, 8), real, real, COLOURS)
     assert found["r_fvd"] == pytest.approx(0, abs=1e-9)
     assert (found["num_clips"], found["real_floor_num_clips"]) == (9, 5)
     assert "The floor has fewer clips" in fvd_lines(through_json(found))[-1]
@@ -227,16 +229,19 @@ def test_with_few_real_clips_the_floor_is_of_halves_and_says_so():
 
 def test_a_distance_of_other_features_is_never_called_fvd():
     real = random_clips(8, 8)
-    lines = fvd_lines(through_json(measure_fvd(real, real, real, COLOURS)))
+    lines = fvd_lines(through_json(measure_fvd(real, real, real, real, COLOURS)))
     assert "FVD" not in "\n".join(lines)
     assert "Fréchet distance*" in "\n".join(lines)
 
 
-@pytest.mark.parametrize("numbers", [(20, 19, 20), (19, 20, 20), (3, 3, 3)])
-def test_numbers_of_clips_that_do_not_fit_are_refused(numbers: tuple[int, int, int]):
-    real, reconstructed, sampled = (random_clips(n, 9) for n in numbers)
-    with pytest.raises(MetricError, match=f"{numbers[1]} and {numbers[0]}$"):
-        measure_fvd(real, reconstructed, sampled, COLOURS)
+@pytest.mark.parametrize(
+    "numbers", [(20, 20, 19, 20), (20, 20, 20, 19), (3, 20, 3, 3), (20, 3, 20, 20)]
+)
+def test_numbers_of_clips_that_do_not_fit_are_refused(numbers: tuple[int, int, int, int]):
+    real, training, reconstructed, sampled = (random_clips(n, 9) for n in numbers)
+    counts = "{}, {}, {} and {}".format(*numbers)
+    with pytest.raises(MetricError, match=f"not {counts}$"):
+        measure_fvd(real, training, reconstructed, sampled, COLOURS)
 
 
 def test_inception_score_of_clips_that_are_surely_one_class():

@@ -1,4 +1,4 @@
-"""VideoGPT as published, end to end: described, trained, kept, sampled, measured, ablated."""
+"""VideoGPT as published, end to end: described, trained, kept, sampled and measured."""
 
 import json
 import math
@@ -15,11 +15,9 @@ from conftest import one_line_error, write_toy_data
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from worldmodel import ablate as ablate_command
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
 from worldmodel import train as train_command
-from worldmodel.ablate import Ablate, ablate
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
     CheckpointError,
@@ -29,17 +27,17 @@ from worldmodel.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.configs import GPTConfig, VideoGPTConfig
+from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.describe import describe
 from worldmodel.evaluate import Evaluate, evaluate
-from worldmodel.evaluation.ablation import ABLATIONS
+from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.film import GAP, RED
 from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.prior.sampling import Sampling
 from worldmodel.sample import Sample, sample
 from worldmodel.train import Train, train
-from worldmodel.training.videogpt_stages import sample_clips
+from worldmodel.training.videogpt_stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt import VideoGPT
-from worldmodel.vqvae import VideoVQVAE
 
 TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
 
@@ -70,7 +68,6 @@ def test_every_preset_is_described_without_data(name: str):
         1 if len(described["latent_shape"]) == 4 else described["codebooks"]
     )
     for step in described["step"].values():
-        # Forward and backward: a multiplication and addition of every weight, three times.
         assert step["flops_a_clip"] > 0
         assert step["memory_bytes"] > step["activation_bytes_a_clip"] > 0
 
@@ -292,13 +289,20 @@ def test_it_is_measured(published_run: Path, toy_data: Path, tmp_path: Path):
 
 
 def test_the_loss_of_training_is_the_likelihood_that_is_measured(
-    published_run: Path, toy_data: Path, tmp_path: Path
+    published_run: Path, toy_data: Path
 ):
-    options = Evaluate(str(published_run), data=toy_data, out=tmp_path, clips=2, batch_size=1)
-    report = evaluate(replace(options, parts="likelihood"))
-    again = evaluate(replace(options, parts="likelihood", batch_size=2))
-    nats = [r["parts"]["likelihood"]["numbers"]["nats_a_token"]["value"] for r in (report, again)]
-    assert nats[0] == pytest.approx(nats[1], abs=1e-4)
+    model, reader = load_videogpt(str(published_run)).model.eval(), EpisodeReader(toy_data)
+    whole = WholeClips(model, reader, ClipSettings(3, Sampling(), seed=0, batch_size=2))
+    recipe = replace(PUBLISHED["tiny-videogpt"].prior_recipe, batch_size=3)
+    stage = VideoPriorStage(model, reader, recipe, memory_limit_bytes=0, device=torch.device("cpu"))
+    stage.clips = ClipSampler(reader, "test", recipe.num_frames, memory_limit_bytes=0)
+    # One batch of training, of just the clips that are measured.
+    stage.clips.draw = lambda rng, batch_size: whole.rows
+    with torch.no_grad():
+        losses = stage.losses(stage.module, np.random.default_rng(0), slice(None))
+    measured = whole.likelihood()
+    assert float(losses["loss"]) == pytest.approx(measured["nats_a_token"].value, rel=1e-5)
+    assert float(losses["bits_a_token"]) == pytest.approx(measured["bits_a_token"].value, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -328,25 +332,6 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     assert "has learned other actions" in one_line_error(evaluate_command.main)
 
 
-def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path: Path):
-    options = Ablate(
-        table="table6",
-        data=toy_data,
-        out=tmp_path,
-        steps=1,
-        size="miniature",
-        preset="tiny-videogpt",
-        stage="tokenizer",
-        clips=4,
-        device="cpu",
-        precision="fp32",
-    )
-    text = ablate(options)
-    assert "by our NMSE" in text
-    assert "a token" not in text
-    assert not list(tmp_path.glob("runs/*/training/prior*"))
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -366,65 +351,6 @@ def test_bad_training_gets_one_clear_line(
     monkeypatch.chdir(tmp_path)
     assert complaint in one_line_error(train_command.main)
     assert not (tmp_path / "run").exists()
-
-
-def test_ablations_keep_the_paper_s_latents():
-    base = PUBLISHED["bair"]
-    for row in ABLATIONS["table5"].rows:
-        grid = row.change(base).tokenizer.grid
-        assert "x".join(map(str, grid)) == row.name
-    for row in ABLATIONS["table7"].rows:
-        shape = row.change(base).tokenizer.latent_shape
-        assert "x".join(map(str, shape)) == row.name
-        assert math.prod(shape) == 8192
-    plain, attentive = (row.change(base) for row in ABLATIONS["table3"].rows)
-    with torch.device("meta"):
-        models = [VideoVQVAE(preset.tokenizer) for preset in (plain, attentive)]
-    counts = [sum(p.numel() for p in model.parameters()) for model in models]
-    assert counts[0] == pytest.approx(counts[1], rel=0.05)
-
-
-def test_a_table_is_ablated_and_goes_on_where_it_was(toy_data: Path, tmp_path: Path):
-    options = Ablate(
-        table="table4",
-        data=toy_data,
-        out=tmp_path,
-        steps=2,
-        size="miniature",
-        preset="tiny-videogpt",
-        clips=4,
-        device="cpu",
-        precision="fp32",
-    )
-    text = ablate(options)
-    assert "paper's bits/dim" in text
-    for row in ABLATIONS["table4"].rows:
-        assert f"| {row.name} |" in text
-    assert (tmp_path / "table4.png").stat().st_size > 0
-    runs = sorted((tmp_path / "runs").iterdir())
-    assert len(runs) == 4
-    # One tokenizer for all: they differ in the prior alone.
-    kept = {(run / "training" / "tokenizer.state.safetensors").read_bytes() for run in runs}
-    assert len(kept) == 1
-    before = {run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs}
-    assert ablate(options) == text
-    assert before == {
-        run: (run / "training" / "prior.state.safetensors").stat().st_mtime for run in runs
-    }
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"preset": "nowhere"}, "unknown preset 'nowhere'"),
-        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
-        ({"data": Path("nowhere")}, "nowhere does not exist"),
-    ],
-)
-def test_bad_ablations_get_one_clear_line(toy_data: Path, changes, complaint, monkeypatch):
-    options = replace(Ablate(table="table3", data=toy_data), **changes)
-    monkeypatch.setattr(ablate_command.tyro, "cli", lambda *_, **__: options)
-    assert complaint in one_line_error(ablate_command.main)
 
 
 @pytest.mark.slow

@@ -18,7 +18,14 @@ import tyro
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.data import DataError, EpisodeReader
-from worldmodel.evaluation.ablation import ABLATIONS, Ablation, Row, draw_ablation, to_markdown
+from worldmodel.evaluation.ablation import (
+    ABLATIONS,
+    Ablation,
+    Row,
+    compares_tokenizers,
+    draw_ablation,
+    to_markdown,
+)
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
 from worldmodel.evaluation.report import git_commit, machine, to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
@@ -88,19 +95,20 @@ def ablate(options: Ablate) -> str:
         The table in Markdown, as in OUT/TABLE.md.
 
     Raises:
-        DataError: the data are missing, or don't suit the preset.
+        DataError: the data are missing or damaged.
         MetricError: the I3D's weights can't be used.
-        TrainingError: an option is not usable, or a row can't be trained.
+        TrainingError: an option is not usable, or a row can't be made of preset and data, both
+            before anything is trained; or training fails.
     """
     base = _base(options)
     ablation = ABLATIONS[options.table]
     reader = EpisodeReader(options.data)
+    presets = [_preset_of(row, base, options, reader) for row in ablation.rows]
     network = None
     if options.i3d_weights is not None:
-        network = load_i3d(options.i3d_weights, VIDEOGPT)
+        network = load_i3d(options.i3d_weights, VIDEOGPT, device=_device(options))
     results = {}
-    for row in ablation.rows:
-        preset = row.change(base)
+    for row, preset in zip(ablation.rows, presets, strict=True):
         folder = _train(row, preset, ablation, options, reader)
         results[row.name] = _measured(preset, folder, ablation, options, reader, network)
         report = {
@@ -126,6 +134,8 @@ def _base(options: Ablate) -> PublishedPreset:
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise TrainingError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
+        raise TrainingError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]
     if options.size == "miniature":
         t, h, w = base.tokenizer.downsampling
@@ -158,38 +168,61 @@ def _base(options: Ablate) -> PublishedPreset:
     return replace(base, **recipes)
 
 
+def _preset_of(
+    row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
+) -> PublishedPreset:
+    """A row's preset. Raises TrainingError where the base or the data don't allow for it."""
+    try:
+        preset = row.change(base)
+        VideoGPTProject(preset, reader)  # or fail before anything is trained
+    except ValueError as error:
+        raise TrainingError(
+            f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
+            f"{options.preset} and --data {options.data}: {error}"
+        ) from None
+    return preset
+
+
 def _train(
     row: Row, preset: PublishedPreset, ablation: Ablation, options: Ablate, reader: EpisodeReader
 ) -> Path:
     """Train a row as far as its budget goes; returns the run's folder."""
     config = VideoGPTProject(preset, reader).config
-    tokenizer_key, prior_key = (_digest(asdict(part)) for part in (config.tokenizer, config.prior))
-    runs = options.out / "runs"
-    folder = runs / f"{tokenizer_key}-{prior_key}"
-    console.print(f"{options.table}, {row.name}: {folder}")
-    state = folder / "training" / "tokenizer.state.safetensors"
-    # Rows that differ in the prior alone share the tokenizer that was trained first.
-    trained = sorted(runs.glob(f"{tokenizer_key}-*/training/tokenizer.state.safetensors"))
-    if trained and not state.exists():
-        state.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(trained[0], state.with_suffix(".tmp"))
-        os.replace(state.with_suffix(".tmp"), state)
     minutes = None if options.steps else options.max_minutes
-    train_preset(
-        preset,
-        Train(
-            preset=options.preset,
-            data=options.data,
-            out=folder,
-            stage="both" if _trains_prior(ablation, options) else "tokenizer",
-            device=options.device,
-            precision=options.precision,
-            tokenizer_minutes=minutes,
-            prior_minutes=minutes,
-            seed=options.seed,
-            validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
-        ),
+    # Runs are told apart by all that training depends on, or one would pass for another.
+    shared = {
+        "data": reader.digest(),
+        "seed": options.seed,
+        "minutes": minutes,
+        "precision": options.precision,
+        "tokenizer": asdict(config.tokenizer),
+        "recipe": asdict(preset.tokenizer_recipe),
+    }
+    prior = {"prior": asdict(config.prior), "recipe": asdict(preset.prior_recipe)}
+    tokenizer_key = _digest(shared)
+    folder = options.out / "runs" / f"{tokenizer_key}-{_digest({**shared, 'of_prior': prior})}"
+    console.print(f"{options.table}, {row.name}: {folder}")
+    training = Train(
+        preset=options.preset,
+        data=options.data,
+        out=folder,
+        device=options.device,
+        precision=options.precision,
+        tokenizer_minutes=minutes,
+        prior_minutes=minutes,
+        seed=options.seed,
+        validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
     )
+    # Rows that differ in the prior alone share the tokenizer that was finished first.
+    finished = options.out / "tokenizers" / f"{tokenizer_key}.safetensors"
+    state = folder / "training" / "tokenizer.state.safetensors"
+    if finished.exists():
+        _copy(finished, state)
+    else:
+        train_preset(preset, replace(training, stage="tokenizer"))
+        _copy(state, finished)
+    if _trains_prior(ablation, options):
+        train_preset(preset, replace(training, stage="prior"))
     return folder
 
 
@@ -210,9 +243,8 @@ def _measured(
         inputs = model.tokenizer.digest()
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
-    clips = WholeClips(model.to(device).eval(), reader, settings)
+    clips = WholeClips(model.to(_device(options)).eval(), reader, settings)
     numbers: dict[str, Any] = {
         "parameters": _sizes(model, steps),
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
@@ -229,14 +261,26 @@ def _trains_prior(ablation: Ablation, options: Ablate) -> bool:
     return ablation.trains_prior and options.stage == "both"
 
 
+def _device(options: Ablate) -> str:
+    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
     parts = {"tokenizer": model.tokenizer, "prior": model.prior}
     return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
 
 
-def _digest(sizes: dict[str, Any]) -> str:
-    text = json.dumps(sizes, sort_keys=True)
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    shutil.copyfile(source, unfinished)
+    os.replace(unfinished, path)
 
 
 def _write(path: Path, text: str) -> None:

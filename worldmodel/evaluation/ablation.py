@@ -18,7 +18,8 @@ class Row:
     """One row of a table.
 
     Attributes:
-        change: makes the row's preset of the one that the table is about.
+        change: makes the row's preset of the one that the table is about. Raises ValueError
+            where that one doesn't allow for it.
         paper: the paper's figures by its column names; lower is better in all of them.
     """
 
@@ -56,6 +57,8 @@ FVD_COLUMNS = {"R-FVD": "r_fvd", "FVD": "fvd", "FVD*": "fvd_star"}
 def _attention(base: PublishedPreset, *, used: bool) -> PublishedPreset:
     """Without attention, as many more residual blocks as its parameters make."""
     tokenizer = base.tokenizer
+    if not tokenizer.attention_heads:
+        raise ValueError("its VQ-VAE has no attention to compare with")
     if used:
         return base
     width, units = tokenizer.hidden_units, tokenizer.residual_units
@@ -221,6 +224,11 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def compares_tokenizers(ablation: Ablation) -> bool:
+    """Whether anything is compared that needs no prior."""
+    return any(OURS[name][0] == "reconstruction" for name in ablation.compared.values())
 
 
 def measured(ablation: Ablation, rows: dict[str, Any]) -> dict[str, str]:

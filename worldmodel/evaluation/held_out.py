@@ -73,16 +73,25 @@ class HeldOut:
     def __init__(self, model: WorldModel, reader: EpisodeReader, settings: Settings) -> None:
         self.model, self.reader, self.settings = model, reader, settings
         self.num_given = model.config.prior.window
-        num_frames = self.num_given + settings.horizon
-        sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
-        lengths = reader.index["episode_length"][sampler.episodes] + 1
-        rng = np.random.default_rng(settings.seed)
-        rows = spread_windows(rng, sampler.episodes, lengths - num_frames + 1, settings.num_clips)
+        rows, self.clips = self.draw("test")
         self.episodes = rows[:, 0]
-        self.clips = sampler.read(rows)
 
     def __len__(self) -> int:
         return len(self.episodes)
+
+    def draw(self, split: Split) -> tuple[np.ndarray, Clips]:
+        """Clips of a split, as many and as long as those of the test split.
+
+        Returns:
+            int64 (clips, 2), each clip's episode and first frame; and the clips.
+        """
+        num_frames = self.num_given + self.settings.horizon
+        sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
+        lengths = self.reader.index["episode_length"][sampler.episodes] + 1
+        rng = np.random.default_rng(self.settings.seed)
+        num_windows = lengths - num_frames + 1
+        rows = spread_windows(rng, sampler.episodes, num_windows, self.settings.num_clips)
+        return rows, sampler.read(rows)
 
     @property
     def device(self) -> torch.device:

@@ -68,13 +68,16 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
 
 
 def measure_dreams_fvd(held_out: HeldOut, network: FeatureNetwork) -> dict[str, Any]:
-    """FVD, R-FVD and FVD* of the first frames that a protocol wants of each test clip's future."""
+    """FVD, R-FVD and FVD* of the first frames that a protocol wants of each test clip's future,
+    with a floor: these against the same of training clips."""
     wanted = network.protocol.num_frames
     if held_out.settings.horizon < wanted:
         raise MetricError(f"{network.metric} needs {wanted} frames: --horizon {wanted} at least")
     future = slice(held_out.num_given, held_out.num_given + wanted)
+    _, training = held_out.draw("train")
     return measure_fvd(
         held_out.real[:, :wanted],
+        training.frames[:, future],
         held_out.reconstructions[:, future],
         held_out.dreams.frames[:, :wanted],
         network,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.features import FeatureNetwork, MetricError
 from worldmodel.evaluation.frechet import frechet_distance, inception_score
 from worldmodel.evaluation.held_out import console
@@ -22,7 +23,7 @@ from worldmodel.metrics import (
     ssim,
 )
 
-COPY_WEIGHTS = np.linspace(0.0, 0.99, 100)
+MIN_FVD_CLIPS = 4
 CLIPS_AT_ONCE = 8  # of features: an I3D takes 100 MB a clip
 
 
@@ -86,8 +87,9 @@ def measure_likelihood(
     num_clips, num_tokens = nats.shape
     if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:
         raise ValueError(f"nats {nats.shape}, codes {codes.shape}, training {train_codes.shape}")
-    unigram, by_position = _unigram_chances(codes, train_codes, num_codes)
-    copy_nats, copy_weight = _best_copy(codes, unigram)
+    unigram, by_position = unigram_chances(codes, train_codes, num_codes)
+    copied, copy_weight = best_copy(codes[:, 1:] == codes[:, :-1], unigram[:, 1:])
+    copy_nats = np.concatenate([-np.log(unigram[:, :1]), copied], 1)  # nothing before the first
     mean = mean_interval(nats.mean(1), episodes, seed=seed)
 
     def scaled(factor: float) -> Interval:
@@ -113,6 +115,7 @@ def measure_likelihood(
 
 def measure_fvd(
     real: np.ndarray,
+    training: np.ndarray,
     reconstructed: np.ndarray,
     sampled: np.ndarray | None,
     network: FeatureNetwork,
@@ -121,34 +124,37 @@ def measure_fvd(
     reconstructions) of n clips, and how far real clips are from real clips (VideoGPT Table 5).
 
     Args:
-        real: uint8 (m, T, H, W, C), m at least n, in random order; the first n are those that
-            were reconstructed. The floor takes the next n; with fewer, halves of all.
-        reconstructed, sampled: uint8 (n, T, H, W, C), one sample a clip. Without samples there
-            is R-FVD alone.
+        real: uint8 (n, T, H, W, C), test clips in random order.
+        training: uint8 (m, T, H, W, C), clips of the training split, so of other episodes: test
+            clips against these are the floor. It has fewer clips where m is below n.
+        reconstructed, sampled: uint8 (n, T, H, W, C), one each of every test clip. Without
+            samples there is R-FVD alone.
 
     Raises:
         MetricError: there are too few clips, or the network refuses them.
     """
-    n = len(reconstructed)
+    n = len(real)
     num_sampled = n if sampled is None else len(sampled)
-    if num_sampled != n or len(real) < n or n < 4:
+    if num_sampled != n or len(reconstructed) != n or min(n, len(training)) < MIN_FVD_CLIPS:
         raise MetricError(
-            f"{network.metric} needs as many samples as reconstructions, 4 at least, and as many "
-            f"real clips: not {num_sampled}, {n} and {len(real)}"
+            f"{network.metric} needs {MIN_FVD_CLIPS} test clips and training clips at least, and "
+            f"a reconstruction and a sample of each test clip: not {n}, {len(training)}, "
+            f"{len(reconstructed)} and {num_sampled}"
         )
-    of_real = _describe(real[: 2 * n], network, "features of real clips")
+    floor_n = min(n, len(training))
+    of_real = _describe(real, network, "features of test clips")
+    of_training = _describe(training[:floor_n], network, "features of training clips")
     of_reconstructed = _describe(reconstructed, network, "features of reconstructions")
-    floor_n = len(of_real) // 2
     numbers = {
         **_source(network, real.shape[1]),
         "num_clips": n,
-        "r_fvd": frechet_distance(of_reconstructed, of_real[:n]),
-        "real_floor": frechet_distance(of_real[:floor_n], of_real[floor_n : 2 * floor_n]),
+        "r_fvd": frechet_distance(of_reconstructed, of_real),
+        "real_floor": frechet_distance(of_real[:floor_n], of_training),
         "real_floor_num_clips": floor_n,
     }
     if sampled is not None:
         of_sampled = _describe(sampled, network, "features of samples")
-        numbers["fvd"] = frechet_distance(of_sampled, of_real[:n])
+        numbers["fvd"] = frechet_distance(of_sampled, of_real)
         numbers["fvd_star"] = frechet_distance(of_sampled, of_reconstructed)
     return numbers
 
@@ -229,7 +235,12 @@ def fvd_lines(n: dict[str, Any]) -> list[str]:
         [name, "samples against real", clips, number(n["fvd"], 1)],
         [f"R-{name}", "reconstructions against real", clips, number(n["r_fvd"], 1)],
         [f"{name}*", "samples against reconstructions", clips, number(n["fvd_star"], 1)],
-        ["floor", "real against real", str(n["real_floor_num_clips"]), number(n["real_floor"], 1)],
+        [
+            "floor",
+            "real test clips against real training clips",
+            str(n["real_floor_num_clips"]),
+            number(n["real_floor"], 1),
+        ],
     ]
     floor = "" if n["real_floor_num_clips"] == n["num_clips"] else " The floor has fewer clips."
     return [
@@ -256,34 +267,6 @@ def inception_score_lines(n: dict[str, Any]) -> list[str]:
         f"{_source_line(n)} Mean and standard deviation over {n['num_splits']} splits; a score "
         "grows with the clips of a split.",
     ]
-
-
-def _unigram_chances(
-    codes: np.ndarray, train_codes: np.ndarray, num_codes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of each of codes (n, t, h, w, q) by its codebook's counts in the training
-    codes, and by its position's; each count one larger than seen, so that none is zero."""
-    num_books = codes.shape[-1]
-    num_tokens = math.prod(codes.shape[1:])
-    found = []
-    for num_places, per_count in ((num_books, num_tokens // num_books), (num_tokens, 1)):
-        places = np.arange(num_tokens) % num_places
-        keys = places * num_codes + train_codes.reshape(-1, num_tokens)
-        counts = np.bincount(keys.ravel(), minlength=num_places * num_codes)
-        here = counts[places * num_codes + codes.reshape(-1, num_tokens)]
-        found.append((here + 1) / (len(train_codes) * per_count + num_codes))
-    return found[0].reshape(codes.shape), found[1].reshape(codes.shape)
-
-
-def _best_copy(codes: np.ndarray, unigram: np.ndarray) -> tuple[np.ndarray, float]:
-    """-log p of codes (n, t, h, w, q) by copying the latent frame before with the probability
-    that suits these codes best, else by the unigram; the first frame is all unigram's."""
-    is_copy = codes[:, 1:] == codes[:, :-1]
-    chances = unigram[:, 1:]
-    costs = [-np.log(a * is_copy + (1 - a) * chances).sum() for a in COPY_WEIGHTS]
-    best = float(COPY_WEIGHTS[int(np.argmin(costs))])
-    copied = best * is_copy + (1 - best) * chances
-    return -np.log(np.concatenate([unigram[:, :1], copied], 1)), best
 
 
 def _describe(clips: np.ndarray, network: FeatureNetwork, what: str) -> np.ndarray:

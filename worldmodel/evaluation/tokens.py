@@ -9,12 +9,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.held_out import HeldOut, console, draw_frames
 from worldmodel.metrics import entropy, mean_interval, psnr_interval, squared_errors
 from worldmodel.model import WorldModel
 
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
-COPY_WEIGHTS = np.linspace(0.01, 0.99, 99)
 
 
 def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
@@ -46,31 +46,31 @@ def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
 def measure_likelihood(held_out: HeldOut) -> dict[str, Any]:
     """Nats and bits of the test clips' codes, each frame given all the real ones before it."""
     settings, model = held_out.settings, held_out.model
-    codes = held_out.real_codes.flatten(2)  # (clips, T, n), n = h w q
+    codes = held_out.real_codes.numpy()  # (clips, T, h, w, q)
     nats, hits = _foretell(held_out, held_out.actions, "likelihood")
     known, future = codes[:, held_out.num_given - 1 : -1], codes[:, held_out.num_given :]
     frames, _ = draw_frames(held_out.reader, "train", settings.num_frames, seed=settings.seed)
     parts = torch.from_numpy(frames).split(64)
     train = torch.cat([model.encode(part.to(held_out.device)).cpu() for part in parts])
-    unigram = _unigram(train.flatten(1), model, each_position=False)
-    by_position = _unigram(train.flatten(1), model, each_position=True)
-    chance = _probability(unigram, future)
-    is_copy = (known == future).numpy()
-    copy_nats = [-np.log(a * is_copy + (1 - a) * chance).mean() for a in COPY_WEIGHTS]
+    future_frames = future.reshape(-1, *train.shape[1:])
+    num_codes = model.config.tokenizer.num_codes
+    unigram, by_position = unigram_chances(future_frames, train.numpy(), num_codes)
+    is_copy = known == future
+    copy_nats, copy_weight = best_copy(is_copy.reshape(unigram.shape), unigram)
     mean = mean_interval(nats.mean(1), held_out.episodes, seed=settings.seed)
     bits = mean.value / math.log(2)
-    values_a_token = math.prod(model.config.tokenizer.frame_shape) / future.shape[-1]
+    values_a_token = math.prod(model.config.tokenizer.frame_shape) / future_frames[0].size
     return {
         "num_clips": len(held_out),
-        "num_tokens": future.numel(),
+        "num_tokens": future.size,
         "nats_a_token": mean,
         "bits_a_token": bits,
         "bits_a_pixel_channel": bits / values_a_token,
         "accuracy": float(hits.mean()),
-        "unigram_nats": float(-np.log(chance).mean()),
-        "position_unigram_nats": float(-np.log(_probability(by_position, future)).mean()),
-        "copy_nats": float(min(copy_nats)),
-        "copy_weight": float(COPY_WEIGHTS[int(np.argmin(copy_nats))]),
+        "unigram_nats": float(-np.log(unigram).mean()),
+        "position_unigram_nats": float(-np.log(by_position).mean()),
+        "copy_nats": float(copy_nats.mean()),
+        "copy_weight": copy_weight,
         "copy_accuracy": float(is_copy.mean()),
     }
 
@@ -113,25 +113,3 @@ def _counts(codes: Tensor, model: WorldModel) -> np.ndarray:
     num_codes = model.config.tokenizer.num_codes
     books = codes.flatten(0, -2).T
     return np.stack([torch.bincount(book, minlength=num_codes).numpy() for book in books])
-
-
-def _unigram(codes: Tensor, model: WorldModel, *, each_position: bool) -> np.ndarray:
-    """Distribution of codes (F, n) in the frames: (n, K), each count one larger than seen.
-
-    Args:
-        each_position: a distribution for each token's place, else one for each codebook.
-    """
-    num_tokens, num_books = codes.shape[1], model.config.tokenizer.num_codebooks
-    num_codes = model.config.tokenizer.num_codes
-    counts = np.stack(
-        [torch.bincount(column, minlength=num_codes).numpy() for column in codes.T]
-    ).astype(float)
-    if not each_position:
-        by_book = counts.reshape(-1, num_books, num_codes).sum(0)
-        counts = np.tile(by_book, (num_tokens // num_books, 1))
-    return (counts + 1) / (counts + 1).sum(1, keepdims=True)
-
-
-def _probability(distribution: np.ndarray, codes: Tensor) -> np.ndarray:
-    """What (n, K) gives to codes (..., n)."""
-    return distribution[np.arange(codes.shape[-1]), codes.numpy()]

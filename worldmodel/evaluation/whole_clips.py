@@ -104,14 +104,14 @@ class WholeClips:
         return {"num_clips": len(films), "num_given": num_given}
 
     def fvd(self, network: FeatureNetwork, *, with_samples: bool = True) -> dict[str, Any]:
-        """FVD, R-FVD and FVD*, with as many more real clips for the floor as there are.
+        """FVD, R-FVD and FVD*, with a floor: the test clips against training clips.
 
         Args:
             with_samples: False: R-FVD alone, which needs no prior.
         """
-        _, more = self._draw("test", 2 * len(self.rows))
+        _, training = self._draw("train", len(self.rows))
         sampled = self.sampled if with_samples else None
-        return measure_fvd(more.frames, self.reconstructed, sampled, network)
+        return measure_fvd(self.clips.frames, training.frames, self.reconstructed, sampled, network)
 
     def inception_score(self, network: FeatureNetwork) -> dict[str, Any]:
         """Of one sample a test clip."""
@@ -150,7 +150,7 @@ class WholeClips:
         return np.concatenate(parts)
 
     def _draw(self, split: Split, count: int) -> tuple[np.ndarray, Clips]:
-        """Different windows of all episodes in turn; a larger count begins with the same ones."""
+        """Different windows of all the split's episodes in turn."""
         num_frames = self.model.config.tokenizer.clip_shape[0]
         sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
         rng = np.random.default_rng(self.settings.seed)
