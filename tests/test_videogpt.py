@@ -241,7 +241,7 @@ def test_the_same_seed_draws_the_same_clips(published_run: Path):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_a_picture_of_samples_marks_given_frames_red(published_run: Path, tmp_path: Path):
+def test_a_picture_of_samples_shows_the_given_frames_in_red(published_run: Path, tmp_path: Path):
     out = tmp_path / "grid.png"
     sample(Sample(str(published_run), out, starts=(0, 1), futures=2, scale=1))
     picture = np.asarray(Image.open(out))
@@ -249,6 +249,10 @@ def test_a_picture_of_samples_marks_given_frames_red(published_run: Path, tmp_pa
     is_red = (picture[::66] == RED).all(-1)  # the first line of each row of clips
     assert is_red[:, :64].all()
     assert not is_red[:, 64 + GAP :].any()
+    clips = load_videogpt(str(published_run)).clips.frames
+    for row, start in enumerate((0, 0, 1, 1)):
+        first = picture[row * (64 + GAP) :][:64, :64]
+        np.testing.assert_array_equal(first[2:-2, 2:-2], clips[start, 0, 2:-2, 2:-2])
 
 
 def test_one_action_sequence_makes_many_worlds(published_run: Path, tmp_path: Path):
@@ -286,6 +290,12 @@ def test_it_is_measured(published_run: Path, toy_data: Path, tmp_path: Path):
     assert {"report.md", "report.json", "samples.png", "samples.gif"} <= {
         path.name for path in tmp_path.iterdir()
     }
+    # Rows of three: a real clip, its reconstruction, and a sample behind the given frame.
+    rows = np.asarray(Image.open(tmp_path / "samples.png"))[::2, ::2]
+    for i in range(0, 18, 3):
+        real, sampled = (rows[row * (64 + GAP) :][:64, :64] for row in (i, i + 2))
+        assert (sampled[0] == RED).all()
+        np.testing.assert_array_equal(sampled[2:-2, 2:-2], real[2:-2, 2:-2])
     text = (tmp_path / "report.md").read_text()
     for heading in ("## Reconstruction", "## Likelihood", "## Samples"):
         assert heading in text

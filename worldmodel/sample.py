@@ -37,6 +37,7 @@ from worldmodel.film import (
     save_mp4,
     save_png,
     sheet,
+    with_given,
 )
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import sample_clips
@@ -143,9 +144,7 @@ def _sample_clips(options: Sample, sampling: Sampling) -> None:
         rng=np.random.default_rng([options.seed, 1]),
         sampling=sampling,
     )
-    shown = coloured(sampled.numpy())
-    num_given = config.prior.given_frames
-    shown[:, :num_given] = framed(shown[:, :num_given])
+    shown = with_given(sampled.numpy(), frames.numpy(), config.prior.given_frames)
     _save(shown, options, checkpoint.world.fps)
 
 
