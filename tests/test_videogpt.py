@@ -124,6 +124,7 @@ def test_conditions_hold_what_the_config_asks_for():
     [
         ({"prior": GPTConfig(on_class=True)}, "the data have none"),
         ({"prior": GPTConfig(given_frames=17)}, "than a clip has"),
+        ({"class_names": ("a",) * 2**17}, "class_names must be at most 65536"),
     ],
 )
 def test_impossible_conditions_are_refused(sizes: dict, complaint: str):
@@ -199,6 +200,13 @@ def _changed_config(folder: Path, change) -> None:
         ),
         lambda folder: save_file(
             {**load_file(folder / "starts.safetensors"), "actions": torch.full((2, 3), 9)},
+            folder / "starts.safetensors",
+        ),
+        lambda folder: save_file(
+            {
+                **load_file(folder / "starts.safetensors"),
+                "actions": torch.zeros(2, 3, dtype=torch.int32),
+            },
             folder / "starts.safetensors",
         ),
         lambda folder: save_file(

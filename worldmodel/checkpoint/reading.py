@@ -173,7 +173,7 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
 def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
     data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
-    tokenizer["frame_shape"] = tuple(int(n) for n in tokenizer["frame_shape"])
+    tokenizer["frame_shape"] = tuple(tokenizer["frame_shape"])
     config = WorldModelConfig(
         actions=ActionSpec.from_json(data["actions"]),
         variable_names=tuple(str(name) for name in data["variable_names"]),
@@ -189,7 +189,7 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
     data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
     for name in ("clip_shape", "downsampling"):
-        tokenizer[name] = tuple(int(n) for n in tokenizer[name])
+        tokenizer[name] = tuple(tokenizer[name])
     config = VideoGPTConfig(
         tokenizer=VideoVQVAEConfig(**tokenizer),
         prior=GPTConfig(**data["prior"]),
@@ -204,8 +204,14 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
 
 def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict[str, torch.Tensor]:
     """Every tensor that such a model has, with the shape that the config gives it."""
-    with torch.device("meta"):  # shapes only: a hostile config takes no memory
-        expected = make_model().state_dict()
+    try:
+        with torch.device("meta"):  # shapes only: a hostile config takes no memory
+            expected = make_model().state_dict()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: no model has the sizes that its config says: {reason}"
+        ) from None
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
         raise CheckpointError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
@@ -239,8 +245,7 @@ def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
     wanted = config.tokenizer.clip_shape
     if clips.frames.dtype != np.uint8 or clips.frames.shape[1:] != wanted:
         raise CheckpointError(f"{path}: clips should be uint8 of shape {wanted}")
-    if not config.actions.contains(clips.actions):
-        raise CheckpointError(f"{path}: actions are outside the action space")
+    _check_actions(path, "actions", clips.actions, config.actions)
     num_classes = max(1, len(config.class_names))
     if clips.classes.dtype != np.int64 or not set(clips.classes) <= set(range(num_classes)):
         raise CheckpointError(f"{path}: classes should be whole numbers below {num_classes}")
@@ -260,6 +265,14 @@ def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
     if starts.variables.dtype != np.float32 or not np.isfinite(starts.variables).all():
         raise CheckpointError(f"{path}: variables should be finite float32")
     for name in ("actions", "prefixes"):
-        if not config.actions.contains(getattr(starts, name)):
-            raise CheckpointError(f"{path}: {name} are outside the action space")
+        _check_actions(path, name, getattr(starts, name), config.actions)
     return starts
+
+
+def _check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
+    if actions.dtype != spec.dtype:
+        raise CheckpointError(
+            f"{path}: {name} should be {np.dtype(spec.dtype)}, not {actions.dtype}"
+        )
+    if not spec.contains(actions):
+        raise CheckpointError(f"{path}: {name} are outside the action space")
