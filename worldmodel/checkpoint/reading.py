@@ -77,7 +77,11 @@ def is_videogpt(name: str) -> bool:
     Raises:
         CheckpointError: there is no such checkpoint, or its config.json is no JSON object.
     """
-    path = find_checkpoint(name) / "config.json"
+    return _is_videogpt(find_checkpoint(name))
+
+
+def _is_videogpt(folder: Path) -> bool:
+    path = folder / "config.json"
     try:
         return _read_json(path).get("model") == VIDEOGPT
     except (OSError, ValueError, RecursionError) as error:
@@ -90,12 +94,13 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     Raises:
         CheckpointError: it is missing, truncated, its files disagree, or it is no dream.
     """
-    if is_videogpt(name):
+    folder = find_checkpoint(name)  # once: a hub's may change meanwhile
+    if _is_videogpt(folder):
         raise CheckpointError(
             f"{name} is VideoGPT as published: it makes whole clips and can't be stepped. Draw "
             "clips with `python -m worldmodel.sample`, or train a dream (preset dream-doom)"
         )
-    with _reading(name) as folder:
+    with _reading(folder):
         config, world = _read_config(folder / "config.json")
         weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config))
         model = WorldModel(config)
@@ -110,9 +115,10 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
     Raises:
         CheckpointError: it is missing, truncated, its files disagree, or it is a dream.
     """
-    if not is_videogpt(name):
+    folder = find_checkpoint(name)
+    if not _is_videogpt(folder):
         raise CheckpointError(f"{name} is a dream, not VideoGPT as published")
-    with _reading(name) as folder:
+    with _reading(folder):
         config, world = _read_videogpt_config(folder / "config.json")
         weights = _read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
         model = VideoGPT(config)
@@ -122,14 +128,13 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[Path]:
-    """The folder of a checkpoint; whatever is wrong with its files becomes a CheckpointError."""
-    folder = find_checkpoint(name)
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a checkpoint becomes a CheckpointError."""
     for file in FILES:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} is not whole: it lacks {file}")
     try:
-        yield folder
+        yield
     except CheckpointError:
         raise
     except (
