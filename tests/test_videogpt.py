@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import one_line_error, write_toy_data
+import tyro
+from conftest import one_line_error, toy_episode, write_toy_data
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from collect.vizdoom import Collect
 from worldmodel import ablate as ablate_command
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
 from worldmodel import train as train_command
 from worldmodel.ablate import Ablate, ablate
-from worldmodel.actions import ActionSpec
+from worldmodel.actions import NO_ACTION, ActionSpec
 from worldmodel.checkpoint import (
     CheckpointError,
     VideoGPTCheckpoint,
@@ -29,6 +31,9 @@ from worldmodel.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.configs import GPTConfig, VideoGPTConfig
+from worldmodel.data import DataError, EpisodeWriter
+from worldmodel.data.__main__ import Command
+from worldmodel.data.episodes import read_info
 from worldmodel.describe import describe
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.ablation import ABLATIONS
@@ -372,7 +377,8 @@ def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path
         ({"conditions": "weather"}, "unknown condition 'weather'"),
         ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
         ({"conditions": "class"}, "the data have none"),
-        ({"preset": "moving-mnist", "data": None}, "python -m"),
+        ({"preset": "bair", "data": None}, "`python -m worldmodel.data bair SRC --out data/bair`"),
+        ({"preset": "vizdoom-battle2", "data": None}, "no data set is there"),
     ],
 )
 def test_bad_training_gets_one_clear_line(
@@ -384,6 +390,36 @@ def test_bad_training_gets_one_clear_line(
     monkeypatch.chdir(tmp_path)
     assert complaint in one_line_error(train_command.main)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [n for n in (*PRESETS, *PUBLISHED) if n != "vizdoom-battle2"])
+def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
+    preset = PRESETS.get(name) or PUBLISHED[name]
+    python, dash_m, module, *arguments = f"{preset.get} --out {preset.data}".split()
+    assert (python, dash_m) == ("python", "-m")
+    command = {"worldmodel.data": Command, "collect.vizdoom": Collect}[module]
+    assert tyro.cli(command, args=arguments).out == Path(preset.data)
+
+
+def test_no_data_set_but_doom_s_is_told_to_be_recorded_from_doom(tmp_path: Path):
+    with pytest.raises(DataError, match="or import one") as error:
+        read_info(tmp_path / "moving-mnist")
+    assert "--scenario" not in str(error.value)
+
+
+def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
+    toy_data: Path, tmp_path: Path
+):
+    data = tmp_path / "data"
+    with EpisodeWriter(data, replace(read_info(toy_data), actions=NO_ACTION)) as writer:
+        for episode in map(toy_episode, range(20)):
+            writer.append(replace(episode, action=np.zeros_like(episode.action)))
+    options = replace(TINY, data=data, out=tmp_path / "run", tokenizer_steps=1, prior_steps=1)
+    with pytest.raises(DataError, match="holds no actions to condition on"):
+        train(replace(options, conditions="actions,frames"))
+    assert not (tmp_path / "run").exists()
+    train(options)  # the preset would tell actions
+    assert load_videogpt(str(tmp_path / "run")).model.config.prior.num_actions == 0
 
 
 def test_ablations_keep_the_paper_s_latents():
