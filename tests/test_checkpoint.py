@@ -127,11 +127,43 @@ def test_a_wrong_config_is_refused(copy: Path, change):
 
 
 @pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: c["tokenizer"].update(num_codebooks=65), "num_codebooks must be from 0 to 64"),
+        (lambda c: c["tokenizer"].update(hidden_units="32"), "hidden_units must be a whole number"),
+        (lambda c: c["tokenizer"].update(frame_shape=[64, 64, "3"]), "frame_shape must be a whole"),
+        (lambda c: c["tokenizer"].update(frame_shape=[64, 64]), "frame_shape must be 3 numbers"),
+        (lambda c: c["tokenizer"].update(commitment=True), "commitment must be a number"),
+        (lambda c: c["prior"].update(layers=2.5), "layers must be a whole number, not 2.5"),
+        (lambda c: c["prior"].update(layers=True), "layers must be a whole number, not True"),
+        (lambda c: c["actions"].update(sizes=[2**58], meanings=[]), "not an action space"),
+        (lambda c: c.update(variable_names=["health"] * 2**17), "variable_names must be at most"),
+    ],
+)
+def test_a_config_says_which_of_its_sizes_is_wrong(copy: Path, change, complaint: str):
+    change_config(copy, change)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(str(copy))
+
+
+def test_sizes_that_no_tensor_has_are_refused_in_one_line(copy: Path, monkeypatch):
+    def impossible(_: object) -> None:
+        torch.empty(2**58, 2**30, device="meta")
+
+    monkeypatch.setattr("worldmodel.checkpoint.reading.WorldModel", impossible)
+    with pytest.raises(CheckpointError, match="no model has the sizes that its config says") as e:
+        load_checkpoint(str(copy))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda s: s.update(frames=s["frames"].astype(np.float32)),
         lambda s: s.update(frames=s["frames"][:, :, :32]),
         lambda s: s.update(actions=s["actions"] + 7),
+        lambda s: s.update(actions=s["actions"].astype(np.int32)),  # encoding wants int64
+        lambda s: s.update(prefixes=s["prefixes"].astype(np.int32)),
         lambda s: s.update(variables=s["variables"][:, :2]),
         lambda s: s.update(prefix_lengths=s["prefix_lengths"] + 1000),
         lambda s: s.pop("seeds"),

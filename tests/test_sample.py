@@ -47,6 +47,27 @@ def test_futures_differ_by_chance_under_the_same_actions(options: Sample) -> Non
     assert len(rows) == 3
 
 
+def test_top_p_leaves_the_likeliest_alone(options: Sample) -> None:
+    sample(replace(options, temperature=1.0, top_p=1e-9, same_actions=True))
+    narrowed = options.out.read_bytes()
+    sample(replace(options, temperature=0.0, same_actions=True))
+    assert options.out.read_bytes() == narrowed
+
+
+def test_a_checkpoint_of_the_hub_is_fetched_once(
+    options: Sample, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetch(name: str, **_: object) -> str:
+        fetched.append(name)
+        return str(tiny_run)
+
+    monkeypatch.setattr("worldmodel.checkpoint.reading.snapshot_download", fetch)
+    sample(replace(options, checkpoint="somebody/tiny"))
+    assert fetched == ["somebody/tiny"]
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_films_show_given_frames_then_dreamed_ones(options: Sample, suffix: str) -> None:
     out = options.out.with_suffix(suffix)
@@ -72,6 +93,8 @@ def test_films_show_given_frames_then_dreamed_ones(options: Sample, suffix: str)
         ({"action": "2"}, "unknown action '2'"),
         ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
         ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
+        ({"device": "abacus"}, "unknown device 'abacus': cpu or cuda"),
     ],
 )
 def test_bad_options_get_one_clear_line(

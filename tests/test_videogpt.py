@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import one_line_error, write_toy_data
+import tyro
+from conftest import one_line_error, toy_episode, write_toy_data
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from collect.vizdoom import Collect
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
 from worldmodel import train as train_command
-from worldmodel.actions import ActionSpec
+from worldmodel.actions import NO_ACTION, ActionSpec
 from worldmodel.checkpoint import (
     CheckpointError,
     VideoGPTCheckpoint,
@@ -27,7 +29,9 @@ from worldmodel.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.configs import GPTConfig, VideoGPTConfig
-from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data.__main__ import Command
+from worldmodel.data.episodes import read_info
 from worldmodel.describe import describe
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
@@ -121,6 +125,7 @@ def test_conditions_hold_what_the_config_asks_for():
     [
         ({"prior": GPTConfig(on_class=True)}, "the data have none"),
         ({"prior": GPTConfig(given_frames=17)}, "than a clip has"),
+        ({"class_names": ("a",) * 2**17}, "class_names must be at most 65536"),
     ],
 )
 def test_impossible_conditions_are_refused(sizes: dict, complaint: str):
@@ -199,6 +204,13 @@ def _changed_config(folder: Path, change) -> None:
             folder / "starts.safetensors",
         ),
         lambda folder: save_file(
+            {
+                **load_file(folder / "starts.safetensors"),
+                "actions": torch.zeros(2, 3, dtype=torch.int32),
+            },
+            folder / "starts.safetensors",
+        ),
+        lambda folder: save_file(
             {**load_file(folder / "starts.safetensors"), "classes": torch.tensor([0, 7])},
             folder / "starts.safetensors",
         ),
@@ -238,7 +250,7 @@ def test_the_same_seed_draws_the_same_clips(published_run: Path):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_a_picture_of_samples_marks_given_frames_red(published_run: Path, tmp_path: Path):
+def test_a_picture_of_samples_shows_the_given_frames_in_red(published_run: Path, tmp_path: Path):
     out = tmp_path / "grid.png"
     sample(Sample(str(published_run), out, starts=(0, 1), futures=2, scale=1))
     picture = np.asarray(Image.open(out))
@@ -246,6 +258,10 @@ def test_a_picture_of_samples_marks_given_frames_red(published_run: Path, tmp_pa
     is_red = (picture[::66] == RED).all(-1)  # the first line of each row of clips
     assert is_red[:, :64].all()
     assert not is_red[:, 64 + GAP :].any()
+    clips = load_videogpt(str(published_run)).clips.frames
+    for row, start in enumerate((0, 0, 1, 1)):
+        first = picture[row * (64 + GAP) :][:64, :64]
+        np.testing.assert_array_equal(first[2:-2, 2:-2], clips[start, 0, 2:-2, 2:-2])
 
 
 def test_one_action_sequence_makes_many_worlds(published_run: Path, tmp_path: Path):
@@ -283,6 +299,12 @@ def test_it_is_measured(published_run: Path, toy_data: Path, tmp_path: Path):
     assert {"report.md", "report.json", "samples.png", "samples.gif"} <= {
         path.name for path in tmp_path.iterdir()
     }
+    # Rows of three: a real clip, its reconstruction, and a sample behind the given frame.
+    rows = np.asarray(Image.open(tmp_path / "samples.png"))[::2, ::2]
+    for i in range(0, 18, 3):
+        real, sampled = (rows[row * (64 + GAP) :][:64, :64] for row in (i, i + 2))
+        assert (sampled[0] == RED).all()
+        np.testing.assert_array_equal(sampled[2:-2, 2:-2], real[2:-2, 2:-2])
     text = (tmp_path / "report.md").read_text()
     for heading in ("## Reconstruction", "## Likelihood", "## Samples"):
         assert heading in text
@@ -339,7 +361,8 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
         ({"conditions": "weather"}, "unknown condition 'weather'"),
         ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
         ({"conditions": "class"}, "the data have none"),
-        ({"preset": "moving-mnist", "data": None}, "python -m"),
+        ({"preset": "bair", "data": None}, "`python -m worldmodel.data bair SRC --out data/bair`"),
+        ({"preset": "vizdoom-battle2", "data": None}, "no data set is there"),
     ],
 )
 def test_bad_training_gets_one_clear_line(
@@ -351,6 +374,36 @@ def test_bad_training_gets_one_clear_line(
     monkeypatch.chdir(tmp_path)
     assert complaint in one_line_error(train_command.main)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [n for n in (*PRESETS, *PUBLISHED) if n != "vizdoom-battle2"])
+def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
+    preset = PRESETS.get(name) or PUBLISHED[name]
+    python, dash_m, module, *arguments = f"{preset.get} --out {preset.data}".split()
+    assert (python, dash_m) == ("python", "-m")
+    command = {"worldmodel.data": Command, "collect.vizdoom": Collect}[module]
+    assert tyro.cli(command, args=arguments).out == Path(preset.data)
+
+
+def test_no_data_set_but_doom_s_is_told_to_be_recorded_from_doom(tmp_path: Path):
+    with pytest.raises(DataError, match="or import one") as error:
+        read_info(tmp_path / "moving-mnist")
+    assert "--scenario" not in str(error.value)
+
+
+def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
+    toy_data: Path, tmp_path: Path
+):
+    data = tmp_path / "data"
+    with EpisodeWriter(data, replace(read_info(toy_data), actions=NO_ACTION)) as writer:
+        for episode in map(toy_episode, range(20)):
+            writer.append(replace(episode, action=np.zeros_like(episode.action)))
+    options = replace(TINY, data=data, out=tmp_path / "run", tokenizer_steps=1, prior_steps=1)
+    with pytest.raises(DataError, match="holds no actions to condition on"):
+        train(replace(options, conditions="actions,frames"))
+    assert not (tmp_path / "run").exists()
+    train(options)  # the preset would tell actions
+    assert load_videogpt(str(tmp_path / "run")).model.config.prior.num_actions == 0
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def _train(
         tokenizer_minutes=minutes,
         prior_minutes=minutes,
         seed=options.seed,
-        validate_minutes=float(10**6),  # at the end only: it would be taken off the budget
+        validate_minutes=float(10**6),  # at the end only
     )
     # Rows that differ in the prior alone share the tokenizer that was finished first.
     finished = options.out / "tokenizers" / f"{tokenizer_key}.safetensors"

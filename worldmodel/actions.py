@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MOST_NUMBERS = 2**16  # of an encoded action: a spec may come from a stranger
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -29,6 +31,12 @@ class ActionSpec:
     meanings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        num_numbers = max(self.vector_size, len(self.low), len(self.high), len(self.sizes))
+        if num_numbers > MOST_NUMBERS:
+            raise ValueError(
+                f"not an action space: it has {num_numbers} choices or numbers, more than "
+                f"{MOST_NUMBERS}"
+            )
         choices = self.sizes[0] if self.kind == "discrete" and self.sizes else 0
         components = choices or len(self.sizes) or len(self.low)
         if self.kind == "box":
@@ -38,6 +46,7 @@ class ActionSpec:
         else:
             valid = len(self.sizes) > 0 and min(self.sizes) > 0 and not self.low and not self.high
             valid = valid and (self.kind == "multi_discrete" or len(self.sizes) == 1)
+        valid = valid and self.kind in ("discrete", "multi_discrete", "box")
         if not valid or len(self.meanings) not in (0, components):
             raise ValueError(f"not an action space: {self}")
 

@@ -1,25 +1,48 @@
 """Sizes of models and recipes of training, as frozen dataclasses."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from worldmodel.actions import ActionSpec
 
 LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
 MOST_LAYERS = 256
+MOST_CODEBOOKS = 64  # each is built, which takes time even without memory
 
 
-def _check_sizes(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
-    """Raises ValueError unless every number is positive and not absurd."""
-    for name, value in vars(config).items():
-        if isinstance(value, str):
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
-            if not isinstance(number, int | float) or not 0 <= number <= largest:
-                raise ValueError(f"{name} must be from 0 to {largest}, not {number!r}")
-            if number == 0 and name not in may_be_zero:
-                raise ValueError(f"{name} must not be 0")
+def _check_fields(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless every field is of its type, every number positive and not absurd."""
+    for name, wanted in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(wanted) is Literal:
+            if value not in get_args(wanted):
+                raise ValueError(f"{name} must be {' or '.join(get_args(wanted))}, not {value!r}")
+        elif get_origin(wanted) is tuple:
+            if not isinstance(value, tuple) or len(value) != len(get_args(wanted)):
+                raise ValueError(f"{name} must be {len(get_args(wanted))} numbers, not {value!r}")
+            for number, kind in zip(value, get_args(wanted), strict=True):
+                _check_number(name, number, kind, name in may_be_zero)
+        else:
+            _check_number(name, value, wanted, name in may_be_zero)
+
+
+def _check_number(name: str, number: object, kind: type, may_be_zero: bool) -> None:
+    if type(number) is not kind and (kind is not float or type(number) is not int):
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise ValueError(f"{name} must be {words[kind]}, not {number!r}")
+    assert isinstance(number, int | float)
+    largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+    largest = MOST_CODEBOOKS if name == "num_codebooks" else largest
+    if not 0 <= number <= largest:
+        raise ValueError(f"{name} must be from 0 to {largest}, not {number!r}")
+    if number == 0 and not may_be_zero:
+        raise ValueError(f"{name} must not be 0")
+
+
+def _check_names(**names: tuple[str, ...]) -> None:
+    for what, given in names.items():
+        if len(given) > LARGEST_SIZE:
+            raise ValueError(f"{what} must be at most {LARGEST_SIZE}, not {len(given)}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class VQVAEConfig:
     commitment: float = 0.25
 
     def __post_init__(self) -> None:
-        _check_sizes(self, may_be_zero=("attention_heads", "commitment"))
+        _check_fields(self, may_be_zero=("attention_heads", "commitment"))
         height, width, _ = self.frame_shape
         if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
             raise ValueError(f"downsampling must be a power of two, not {self.downsampling}")
@@ -100,7 +123,7 @@ class FrameGPTConfig:
     num_bins: int = 32
 
     def __post_init__(self) -> None:
-        _check_sizes(self)
+        _check_fields(self)
         if self.width % (8 * self.heads):
             raise ValueError(
                 f"a width of {self.width} can't be shared by {self.heads} heads of a size "
@@ -120,6 +143,9 @@ class WorldModelConfig:
     variable_names: tuple[str, ...]
     tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
+
+    def __post_init__(self) -> None:
+        _check_names(variable_names=self.variable_names)
 
 
 @dataclass(frozen=True)
@@ -151,7 +177,7 @@ class VideoVQVAEConfig:
     commitment: float = 0.25
 
     def __post_init__(self) -> None:
-        _check_sizes(self, may_be_zero=("attention_heads", "commitment"))
+        _check_fields(self, may_be_zero=("attention_heads", "commitment"))
         for size, stride in zip(self.clip_shape, self.downsampling, strict=False):
             if stride & (stride - 1) or size % stride:
                 raise ValueError(
@@ -208,11 +234,9 @@ class GPTConfig:
     resnet_units: int = 512
 
     def __post_init__(self) -> None:
-        _check_sizes(self, may_be_zero=("dropout", "num_actions", "on_class", "given_frames"))
+        _check_fields(self, may_be_zero=("dropout", "num_actions", "on_class", "given_frames"))
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} can't be shared by {self.heads} heads")
-        if self.attention not in ("dense", "sparse"):
-            raise ValueError(f"attention must be dense or sparse, not {self.attention!r}")
         if self.dropout >= 1:
             raise ValueError(f"dropout must be below 1, not {self.dropout}")
         if self.given_frames and self.resnet_depth not in (18, 34):
@@ -235,6 +259,7 @@ class VideoGPTConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_names(class_names=self.class_names)
         if self.prior.on_class and not self.class_names:
             raise ValueError("the prior is conditioned on classes, but the data have none")
         if max(self.prior.given_frames, self.prior.num_actions) > self.tokenizer.clip_shape[0]:

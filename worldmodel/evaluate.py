@@ -131,13 +131,13 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         CheckpointError, DataError: the checkpoint or the data are missing or damaged.
         EvaluationError: an option is not usable, or the two don't fit.
     """
-    folder = find_checkpoint(options.checkpoint)
-    published = is_videogpt(options.checkpoint)
+    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
+    published = is_videogpt(str(folder))
     if options.temperature is None:
         options = replace(options, temperature=1.0 if published else 0.8)
     parts = _check(options, published=published)
     load = load_videogpt if published else load_checkpoint
-    checkpoint = load(options.checkpoint, device=options.device)
+    checkpoint = load(str(folder), device=options.device)
     reader = EpisodeReader(options.data)
     _check_fit(checkpoint.model, reader, options)
     networks = _Networks(options, parts)

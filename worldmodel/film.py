@@ -61,6 +61,22 @@ def framed(pictures: np.ndarray, *, thickness: int = 2) -> np.ndarray:
     return marked
 
 
+def with_given(sampled: np.ndarray, real: np.ndarray, num_given: int) -> np.ndarray:
+    """Samples as the paper's figures show them: the frames that they were given stand in place
+    of what was drawn for them, with a red border.
+
+    Args:
+        sampled: uint8 (..., T, H, W, 1 or 3).
+        real: the clips that samples were given the first frames of, of the same shape.
+
+    Returns:
+        uint8 (..., T, H, W, 3).
+    """
+    given = framed(coloured(real[..., :num_given, :, :, :]))
+    drawn = coloured(sampled[..., num_given:, :, :, :])
+    return np.concatenate([given, drawn], -4)
+
+
 def titled(film: np.ndarray, title: str) -> np.ndarray:
     """The film with a line of text above it, black on white, cut off where it is too long."""
     bar = Image.new("RGB", (film.shape[2], TITLE_HEIGHT), "white")

@@ -14,9 +14,15 @@ from worldmodel.configs import (
 
 @dataclass(frozen=True)
 class Preset:
-    """A dream: everything that `python -m worldmodel.train NAME` needs to know but the data."""
+    """A dream: everything that `python -m worldmodel.train NAME` needs to know but the data.
+
+    Attributes:
+        data: where its data are looked for.
+        get: the command that puts them there, less its --out.
+    """
 
     data: str
+    get: str
     tokenizer: VQVAEConfig
     prior: FrameGPTConfig
     tokenizer_recipe: StageRecipe
@@ -25,9 +31,12 @@ class Preset:
     variable_names: tuple[str, ...]
 
 
+_RECORD_HGS = "python -m collect.vizdoom --scenario hgs --episodes 1000 --length 100"
+_IMPORT = "python -m worldmodel.data"
 _HGS_ACTIONS = ActionSpec("discrete", (4,), meanings=("noop", "left", "right", "forward"))
 _DREAM_DOOM = Preset(
     data="data/doom-hgs",
+    get=_RECORD_HGS,
     actions=_HGS_ACTIONS,
     variable_names=("health", "pickups"),
     tokenizer=VQVAEConfig(),
@@ -71,10 +80,13 @@ class PublishedPreset:
     """VideoGPT as published: a column of Tables 8 and 9.
 
     Attributes:
+        data: where its data are looked for.
+        get: the command that puts them there, less its --out; None: there is none yet.
         source: where the paper says so, and where it is left.
     """
 
     data: str
+    get: str | None
     tokenizer: VideoVQVAEConfig
     prior: GPTConfig
     tokenizer_recipe: StageRecipe
@@ -90,6 +102,7 @@ def _recipe(steps: int, learning_rate: float) -> StageRecipe:
 
 _BAIR = PublishedPreset(
     data="data/bair",
+    get=f"{_IMPORT} bair SRC",
     tokenizer=VideoVQVAEConfig(),
     # 64 = 16 actions of 4 numbers. The 16th leads out of the clip and is always zero here.
     prior=GPTConfig(num_actions=16, given_frames=1),
@@ -100,6 +113,7 @@ _BAIR = PublishedPreset(
 )
 _VIZDOOM_HGS = PublishedPreset(
     data="data/doom-hgs",
+    get=_RECORD_HGS,
     tokenizer=VideoVQVAEConfig(),
     prior=GPTConfig(num_actions=15),  # 60 = 15 actions, one of 4 each
     tokenizer_recipe=_recipe(100_000, 7e-4),
@@ -109,6 +123,7 @@ _VIZDOOM_HGS = PublishedPreset(
 )
 _UCF101 = PublishedPreset(
     data="data/ucf101",
+    get=f"{_IMPORT} videos SRC --size 64 --train-list FILE --test-list FILE",
     tokenizer=VideoVQVAEConfig(downsampling=(4, 2, 2)),
     prior=GPTConfig(width=1024, feedforward=4096, layers=20, heads=8),
     tokenizer_recipe=_recipe(100_000, 7e-4),
@@ -119,6 +134,7 @@ _UCF101 = PublishedPreset(
 PUBLISHED: dict[str, PublishedPreset] = {
     "moving-mnist": PublishedPreset(
         data="data/moving-mnist",
+        get=f"{_IMPORT} moving-mnist SRC",
         tokenizer=VideoVQVAEConfig(
             clip_shape=(16, 64, 64, 1),
             downsampling=(4, 4, 4),
@@ -142,11 +158,12 @@ PUBLISHED: dict[str, PublishedPreset] = {
         "embeddings of 192 and a feed-forward of 384: the table is followed)",
     ),
     "bair": _BAIR,
-    "robonet": replace(_BAIR, data="data/robonet"),
+    "robonet": replace(_BAIR, data="data/robonet", get=f"{_IMPORT} robonet SRC"),
     "vizdoom-hgs": _VIZDOOM_HGS,
     "vizdoom-battle2": replace(
         _VIZDOOM_HGS,
         data="data/doom-battle2",
+        get=None,
         actions=ActionSpec("multi_discrete", (3, 3, 2, 2, 11)),
         source='Tables 8 and 9, "ViZDoom"; 315 = 15 x 21 (Battle2)',
     ),
@@ -154,6 +171,7 @@ PUBLISHED: dict[str, PublishedPreset] = {
     "ucf101-128": replace(
         _UCF101,
         data="data/ucf101-128",
+        get=f"{_IMPORT} videos SRC --size 128 --train-list FILE --test-list FILE",
         tokenizer=VideoVQVAEConfig(clip_shape=(16, 128, 128, 3), downsampling=(4, 4, 4)),
         source='Tables 8 and 9, "UCF-101 / TGIF", and Sec. 4.5; the latent size of 128x128 '
         "videos is not in the paper: taken to be that of 64x64",
@@ -161,12 +179,14 @@ PUBLISHED: dict[str, PublishedPreset] = {
     "tgif": replace(
         _UCF101,
         data="data/tgif",
+        get=f"{_IMPORT} videos SRC --size 64 --train-list FILE --test-list FILE",
         tokenizer_recipe=_recipe(100_000, 7e-4),
         prior_recipe=_recipe(600_000, 3e-4),
     ),
     # For tests: learns nothing worth seeing, in seconds.
     "tiny-videogpt": PublishedPreset(
         data="data/doom-hgs",
+        get=_RECORD_HGS,
         tokenizer=VideoVQVAEConfig(
             clip_shape=(4, 64, 64, 3),
             downsampling=(2, 8, 8),

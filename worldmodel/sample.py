@@ -18,9 +18,12 @@ import tyro
 
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
+    Checkpoint,
     CheckpointError,
     GivenClips,
     Starts,
+    VideoGPTCheckpoint,
+    find_checkpoint,
     is_videogpt,
     load_checkpoint,
     load_videogpt,
@@ -37,6 +40,7 @@ from worldmodel.film import (
     save_mp4,
     save_png,
     sheet,
+    with_given,
 )
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import sample_clips
@@ -73,10 +77,14 @@ class Sample:
     for clips as published."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""
+    top_p: float | None = None
+    """Sample each token among the fewest that together have this probability."""
     scale: int = 2
     """Pixels of the picture for a pixel of a frame."""
     seed: int = 0
     """Of actions and dreams."""
+    device: str = "cpu"
+    """cpu or cuda."""
 
 
 def main() -> None:
@@ -96,14 +104,16 @@ def sample(options: Sample) -> None:
         CheckpointError: the checkpoint is missing or damaged.
         SampleError: an option is out of range.
     """
-    if is_videogpt(options.checkpoint):
-        _sample_clips(options, _check(options, temperature=1.0))
+    folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
+    if is_videogpt(folder):
+        sampling = _check(options, temperature=1.0)
+        _sample_clips(load_videogpt(folder, device=options.device), options, sampling)
     else:
-        _sample_dreams(options, _check(options, temperature=0.8))
+        sampling = _check(options, temperature=0.8)
+        _sample_dreams(load_checkpoint(folder, device=options.device), options, sampling)
 
 
-def _sample_dreams(options: Sample, sampling: Sampling) -> None:
-    checkpoint = load_checkpoint(options.checkpoint)
+def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) -> None:
     starts = _begin(checkpoint.starts, options)
     given, num_dreams = starts.frames.shape[1], len(starts.frames)
     actions = _actions(checkpoint.model.config.actions, options, num_dreams)
@@ -122,8 +132,7 @@ def _sample_dreams(options: Sample, sampling: Sampling) -> None:
     _save(np.concatenate([framed(known), frames], 1), options, checkpoint.world.fps)
 
 
-def _sample_clips(options: Sample, sampling: Sampling) -> None:
-    checkpoint = load_videogpt(options.checkpoint)
+def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sampling) -> None:
     config = checkpoint.model.config
     clips = checkpoint.clips
     rows = _rows(clips, options)
@@ -139,13 +148,11 @@ def _sample_clips(options: Sample, sampling: Sampling) -> None:
         actions = actions[:1].expand(len(rows), *actions.shape[1:])
     sampled = sample_clips(
         checkpoint.model,
-        (frames, actions, classes),
+        (frames.to(options.device), actions.to(options.device), classes.to(options.device)),
         rng=np.random.default_rng([options.seed, 1]),
         sampling=sampling,
     )
-    shown = coloured(sampled.numpy())
-    num_given = config.prior.given_frames
-    shown[:, :num_given] = framed(shown[:, :num_given])
+    shown = with_given(sampled.cpu().numpy(), frames.numpy(), config.prior.given_frames)
     _save(shown, options, checkpoint.world.fps)
 
 
@@ -166,9 +173,13 @@ def _check(options: Sample, *, temperature: float) -> Sampling:
             raise SampleError(f"--{name} must be at least 1, not {getattr(options, name)}")
     if options.seed < 0:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
+    if options.device not in ("cpu", "cuda"):
+        raise SampleError(f"unknown device {options.device!r}: cpu or cuda")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SampleError("no CUDA device is at hand: leave --device out")
     try:
         given = options.temperature
-        return Sampling(temperature if given is None else given, options.top_k)
+        return Sampling(temperature if given is None else given, options.top_k, options.top_p)
     except ValueError as error:
         raise SampleError(str(error)) from None
 

@@ -135,8 +135,9 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
         options: all but those that `train` has worked into the preset.
     """
     out = options.out or Path("runs") / options.preset
-    reader = EpisodeReader(options.data or Path(preset.data))
+    reader = EpisodeReader(_data(preset, options))
     project = project_of(preset, reader)  # or fail before anything is written
+    _check_conditions(options, project, reader)
     fabric = make_fabric(
         device=options.device, precision=options.precision, strategy=options.strategy
     )
@@ -195,6 +196,19 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
         project.save(out)
 
 
+def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
+    """The folder of episodes. Raises DataError where the preset's own has to be got first."""
+    folder = Path(preset.data)
+    if options.data is not None:
+        return options.data
+    if preset.get is not None and not (folder / "meta.json").exists():
+        raise DataError(
+            f"{folder} holds no data set: get {options.preset}'s with `{preset.get} --out "
+            f"{folder}` (--help explains its options), or give another with --data"
+        )
+    return folder
+
+
 def _check(options: Train) -> None:
     may_be_zero = ("seed", "save_minutes", "validate_minutes")
     for name, value in vars(options).items():
@@ -232,7 +246,7 @@ def _preset(options: Train) -> Preset | PublishedPreset:
 
 
 def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
-    wanted = set() if conditions == "none" else {name.strip() for name in conditions.split(",")}
+    wanted = _wanted(conditions)
     if unknown := wanted - CONDITIONS:
         raise TrainingError(
             f"unknown condition {min(unknown)!r}; the known ones are: "
@@ -246,6 +260,26 @@ def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
         on_class="class" in wanted,
         given_frames=(prior.given_frames or 1) * ("frames" in wanted),
     )
+
+
+def _wanted(conditions: str | None) -> set[str]:
+    """What --conditions asks for."""
+    if conditions is None or conditions == "none":
+        return set()
+    return {name.strip() for name in conditions.split(",")}
+
+
+def _check_conditions(options: Train, project: Project, reader: EpisodeReader) -> None:
+    """Raises DataError for actions that were asked for and aren't there.
+
+    Those that only the preset asks for are left out where nobody steered.
+    """
+    config = project.config
+    has_actions = isinstance(config, VideoGPTConfig) and config.prior.num_actions > 0
+    if "actions" in _wanted(options.conditions) and not has_actions:
+        raise DataError(
+            f"{reader.folder} holds no actions to condition on: leave them out of --conditions"
+        )
 
 
 def _begin_from(name: str, project: Project) -> WorldModel | VideoGPT:

@@ -77,7 +77,11 @@ def is_videogpt(name: str) -> bool:
     Raises:
         CheckpointError: there is no such checkpoint, or its config.json is no JSON object.
     """
-    path = find_checkpoint(name) / "config.json"
+    return _is_videogpt(find_checkpoint(name))
+
+
+def _is_videogpt(folder: Path) -> bool:
+    path = folder / "config.json"
     try:
         return _read_json(path).get("model") == VIDEOGPT
     except (OSError, ValueError, RecursionError) as error:
@@ -90,12 +94,13 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     Raises:
         CheckpointError: it is missing, truncated, its files disagree, or it is no dream.
     """
-    if is_videogpt(name):
+    folder = find_checkpoint(name)  # once: a hub's may change meanwhile
+    if _is_videogpt(folder):
         raise CheckpointError(
             f"{name} is VideoGPT as published: it makes whole clips and can't be stepped. Draw "
             "clips with `python -m worldmodel.sample`, or train a dream (preset dream-doom)"
         )
-    with _reading(name) as folder:
+    with _reading(folder):
         config, world = _read_config(folder / "config.json")
         weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config))
         model = WorldModel(config)
@@ -110,9 +115,10 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
     Raises:
         CheckpointError: it is missing, truncated, its files disagree, or it is a dream.
     """
-    if not is_videogpt(name):
+    folder = find_checkpoint(name)
+    if not _is_videogpt(folder):
         raise CheckpointError(f"{name} is a dream, not VideoGPT as published")
-    with _reading(name) as folder:
+    with _reading(folder):
         config, world = _read_videogpt_config(folder / "config.json")
         weights = _read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
         model = VideoGPT(config)
@@ -122,14 +128,13 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[Path]:
-    """The folder of a checkpoint; whatever is wrong with its files becomes a CheckpointError."""
-    folder = find_checkpoint(name)
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a checkpoint becomes a CheckpointError."""
     for file in FILES:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} is not whole: it lacks {file}")
     try:
-        yield folder
+        yield
     except CheckpointError:
         raise
     except (
@@ -173,7 +178,7 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
 def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
     data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
-    tokenizer["frame_shape"] = tuple(int(n) for n in tokenizer["frame_shape"])
+    tokenizer["frame_shape"] = tuple(tokenizer["frame_shape"])
     config = WorldModelConfig(
         actions=ActionSpec.from_json(data["actions"]),
         variable_names=tuple(str(name) for name in data["variable_names"]),
@@ -189,7 +194,7 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
     data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
     for name in ("clip_shape", "downsampling"):
-        tokenizer[name] = tuple(int(n) for n in tokenizer[name])
+        tokenizer[name] = tuple(tokenizer[name])
     config = VideoGPTConfig(
         tokenizer=VideoVQVAEConfig(**tokenizer),
         prior=GPTConfig(**data["prior"]),
@@ -204,8 +209,14 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
 
 def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict[str, torch.Tensor]:
     """Every tensor that such a model has, with the shape that the config gives it."""
-    with torch.device("meta"):  # shapes only: a hostile config takes no memory
-        expected = make_model().state_dict()
+    try:
+        with torch.device("meta"):  # shapes only: a hostile config takes no memory
+            expected = make_model().state_dict()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: no model has the sizes that its config says: {reason}"
+        ) from None
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
         raise CheckpointError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
@@ -239,8 +250,7 @@ def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
     wanted = config.tokenizer.clip_shape
     if clips.frames.dtype != np.uint8 or clips.frames.shape[1:] != wanted:
         raise CheckpointError(f"{path}: clips should be uint8 of shape {wanted}")
-    if not config.actions.contains(clips.actions):
-        raise CheckpointError(f"{path}: actions are outside the action space")
+    _check_actions(path, "actions", clips.actions, config.actions)
     num_classes = max(1, len(config.class_names))
     if clips.classes.dtype != np.int64 or not set(clips.classes) <= set(range(num_classes)):
         raise CheckpointError(f"{path}: classes should be whole numbers below {num_classes}")
@@ -260,6 +270,14 @@ def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
     if starts.variables.dtype != np.float32 or not np.isfinite(starts.variables).all():
         raise CheckpointError(f"{path}: variables should be finite float32")
     for name in ("actions", "prefixes"):
-        if not config.actions.contains(getattr(starts, name)):
-            raise CheckpointError(f"{path}: {name} are outside the action space")
+        _check_actions(path, name, getattr(starts, name), config.actions)
     return starts
+
+
+def _check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
+    if actions.dtype != spec.dtype:
+        raise CheckpointError(
+            f"{path}: {name} should be {np.dtype(spec.dtype)}, not {actions.dtype}"
+        )
+    if not spec.contains(actions):
+        raise CheckpointError(f"{path}: {name} are outside the action space")

@@ -166,8 +166,8 @@ def read_info(folder: Path) -> DatasetInfo:
     if not path.exists():
         what = "has no meta.json" if folder.is_dir() else "does not exist"
         raise DataError(
-            f"{folder} {what}: no data set is there. Make one with `python -m collect.vizdoom "
-            f"--scenario hgs --episodes 1000 --length 100 --out {folder}`"
+            f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom`, "
+            "or import one: `python -m worldmodel.data --help`"
         )
     try:
         return DatasetInfo.from_json(json.loads(path.read_bytes()))

@@ -22,7 +22,7 @@ from worldmodel.evaluation.published import (
     measure_likelihood,
     measure_reconstruction,
 )
-from worldmodel.film import coloured, enlarged, framed, save_gif, save_png, sheet, stacked
+from worldmodel.film import coloured, enlarged, save_gif, save_png, sheet, stacked, with_given
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import clip_tensors, sample_clips
 from worldmodel.videogpt import VideoGPT
@@ -95,8 +95,7 @@ class WholeClips:
         num_given = self.model.config.prior.given_frames
         rows, films = [], []
         for i in shown:
-            marked = coloured(sampled[i])
-            marked[:num_given] = framed(marked[:num_given])
+            marked = with_given(sampled[i], self.clips.frames[i], num_given)
             rows += [coloured(self.clips.frames[i]), coloured(self.reconstructed[i]), marked]
             films.append(np.concatenate(rows[-3:], 2))
         save_png(out / "samples.png", sheet(rows, scale=2))
