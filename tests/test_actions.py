@@ -58,7 +58,6 @@ def test_contains(spec, actions, inside):
         {"kind": "discrete", "sizes": (3,), "meanings": ("stay", "go")},
         {"kind": "box", "low": (0.0,), "high": (0.0,)},
         {"kind": "box", "low": (0.0,), "high": (float("inf"),)},
-        {"kind": "surprise", "sizes": (2,)},
         {"kind": "multi_discrete", "sizes": (2**15, 2**15, 1)},
     ],
 )

@@ -478,6 +478,19 @@ def test_the_vector_is_used_after_training():
     assert (of_others[:3] > 0.5).all()  # each action, and the class when it is news
 
 
+def test_given_frames_stay_apart_while_nothing_is_learned_from_them():
+    """At first a prior learns how often codes come, and given frames mustn't fade meanwhile."""
+    config = make_config("frames", grid=(1, 4, 4), pixels=8, num_codes=2)
+    config = replace(config, prior=replace(config.prior, resnet_units=128))
+    prior = make_prior(config, shaken=False)
+    assert prior.given is not None
+    frames = torch.rand(8, 3, 1, 32, 32) - 0.5
+    codes = (torch.rand(8, 1, 4, 4, 1) < 0.1).long()
+    before = prior.given(frames).std(0).mean()
+    train(prior, lambda: (codes, Conditions(None, frames)), steps=30, rate=2e-3)
+    assert prior.given(frames).std(0).mean() > 0.3 * before
+
+
 def test_where_something_is_in_a_given_frame_is_seen():
     """Each code says whether its quarter of the given frame is bright.
 

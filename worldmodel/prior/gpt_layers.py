@@ -171,4 +171,6 @@ class GivenFrames(nn.Module):
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B M D"]:
         features = self.resnet(frames).flatten(2).transpose(1, 2)
+        # What all positions share would soon be all that is left: see worldmodel.prior.resnet.
+        features = features - features.mean(1, keepdim=True)
         return self.norm(self.output(features)) + self.positions()

@@ -1,5 +1,9 @@
-"""The 3D ResNet over given frames (VideoGPT Sec. 3, Cross Attention), LayerNorm in place of batch
-norms."""
+"""The 3D ResNet over given frames (VideoGPT Sec. 3, Cross Attention).
+
+The paper doesn't say how it is normalised. Every channel is, over the positions of one clip: as a
+batch norm does, but without looking at other clips. Under a LayerNorm over channels, as in the
+original, all clips and positions came to look alike within a hundred steps (docs/decisions.md).
+"""
 
 import math
 
@@ -7,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.norm import ChannelNorm
 from worldmodel.precision import sound_precision
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each of four stages (He et al. 2016, Table 1)
@@ -29,7 +32,7 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, *, depth: int, units: int) -> None:
         super().__init__()
         self.stem = Conv(in_channels, FIRST_WIDTHS[0], (3, 7, 7), stride=2)
-        self.norm = ChannelNorm(FIRST_WIDTHS[0])
+        self.norm = _norm(FIRST_WIDTHS[0])
         blocks: list[nn.Module] = []
         width_in = FIRST_WIDTHS[0]
         for width, num_blocks in zip((*FIRST_WIDTHS, units), BLOCKS[depth], strict=True):
@@ -50,20 +53,22 @@ def output_size(num_pixels: int) -> int:
     return math.ceil(math.ceil(num_pixels / 2) / 2)
 
 
+def _norm(num_channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(num_channels, num_channels)
+
+
 class BasicBlock(nn.Module):
     """Two convolutions of 3x3x3 beside a shortcut (He et al. 2016, Fig. 5)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.conv1 = Conv(width_in, width_out, (3, 3, 3))
-        self.norm1 = ChannelNorm(width_out)
+        self.norm1 = _norm(width_out)
         self.conv2 = Conv(width_out, width_out, (3, 3, 3))
-        self.norm2 = ChannelNorm(width_out)
+        self.norm2 = _norm(width_out)
         self.shortcut: nn.Module = nn.Identity()
         if width_in != width_out:
-            self.shortcut = nn.Sequential(
-                Conv(width_in, width_out, (1, 1, 1)), ChannelNorm(width_out)
-            )
+            self.shortcut = nn.Sequential(Conv(width_in, width_out, (1, 1, 1)), _norm(width_out))
 
     def forward(self, x: Float[Tensor, "B C n h w"]) -> Float[Tensor, "B D n h w"]:
         y = self.norm1(self.conv1(x)).relu()
