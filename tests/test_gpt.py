@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -398,8 +399,10 @@ def test_the_resnet_gives_a_quarter_of_the_resolution_and_every_frame():
 def test_convolutions_are_pytorchs_also_for_one_frame(kernel, stride, num_frames):
     conv = Conv(2, 3, kernel, stride=stride)
     x = torch.randn(2, 2, num_frames, 9, 8)
-    padding = tuple(size // 2 for size in kernel)
-    expected = F.conv3d(x, conv.weight, stride=(1, stride, stride), padding=padding)
+    t, h, w = (size // 2 for size in kernel)
+    at_the_border = np.pad(x, ((0, 0), (0, 0), (0, 0), (h, h), (w, w)), mode="edge")
+    bordered = torch.from_numpy(at_the_border)
+    expected = F.conv3d(bordered, conv.weight, stride=(1, stride, stride), padding=(t, 0, 0))
     torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -487,8 +490,8 @@ def test_given_frames_stay_apart_while_nothing_is_learned_from_them():
     frames = torch.rand(8, 3, 1, 32, 32) - 0.5
     codes = (torch.rand(8, 1, 4, 4, 1) < 0.1).long()
     before = prior.given(frames).std(0).mean()
-    train(prior, lambda: (codes, Conditions(None, frames)), steps=30, rate=2e-3)
-    assert prior.given(frames).std(0).mean() > 0.3 * before
+    train(prior, lambda: (codes, Conditions(None, frames)), steps=15, rate=2e-3)
+    assert prior.given(frames).std(0).mean() > 0.7 * before
 
 
 def test_where_something_is_in_a_given_frame_is_seen():

@@ -125,7 +125,10 @@ def test_conditions_hold_what_the_config_asks_for():
     [
         ({"prior": GPTConfig(on_class=True)}, "the data have none"),
         ({"prior": GPTConfig(given_frames=17)}, "than a clip has"),
-        ({"class_names": ("a",) * 2**17}, "class_names must be at most 65536"),
+        (
+            {"prior": GPTConfig(), "class_names": ("a",) * 2**17},
+            "class_names must be at most 65536",
+        ),
     ],
 )
 def test_impossible_conditions_are_refused(sizes: dict, complaint: str):

@@ -2,7 +2,8 @@
 
 The paper doesn't say how it is normalised. Every channel is, over the positions of one clip: as a
 batch norm does, but without looking at other clips. Under a LayerNorm over channels, as in the
-original, all clips and positions came to look alike within a hundred steps (docs/decisions.md).
+original, all clips and positions come to look alike within ten steps; with zeros around the frames
+the border comes to be all that is seen (docs/decisions.md).
 """
 
 import math
@@ -76,7 +77,8 @@ class BasicBlock(nn.Module):
 
 
 class Conv(nn.Conv3d):
-    """A padded 3D convolution without bias that never strides in time.
+    """A 3D convolution without bias that never strides in time; frames go on past their border
+    as they are at it, and zeros come before the first and after the last.
 
     One frame alone meets nothing but zeros before and after it, so the middle slice of the
     kernel does it all: a third of the arithmetic, the same result.
@@ -85,20 +87,22 @@ class Conv(nn.Conv3d):
     def __init__(
         self, width_in: int, width_out: int, kernel: tuple[int, int, int], *, stride: int = 1
     ) -> None:
-        t, h, w = kernel
         super().__init__(
             width_in,
             width_out,
             kernel,
             stride=(1, stride, stride),
-            padding=(t // 2, h // 2, w // 2),
+            padding=(kernel[0] // 2, 0, 0),
             bias=False,
         )
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, input: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B D n h w"]:
+        length, height, width = self.kernel_size
+        if height > 1 or width > 1:
+            border = (width // 2, width // 2, height // 2, height // 2, 0, 0)
+            input = F.pad(input, border, mode="replicate")
         if input.shape[2] > 1:
             return super().forward(input)
-        middle = self.weight[:, :, self.kernel_size[0] // 2]
-        y = F.conv2d(input[:, :, 0], middle, stride=self.stride[1:], padding=self.padding[1:])  # pyright: ignore[reportArgumentType]
-        return y[:, :, None]
+        middle = self.weight[:, :, length // 2]
+        return F.conv2d(input[:, :, 0], middle, stride=self.stride[1:])[:, :, None]  # pyright: ignore[reportArgumentType]
