@@ -108,6 +108,14 @@ def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
     assert steps == sorted(set(steps))
 
 
+def test_a_run_that_can_t_be_written_is_refused(toy_data: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("here before")
+    options = Train(preset="tiny", data=toy_data, out=tmp_path / "file" / "run", device="cpu")
+    with pytest.raises(TrainingError, match=r"can't be written to .*: choose another --out"):
+        train(options)
+    assert (tmp_path / "file").read_text() == "here before"
+
+
 def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: Path):
     options = Train(preset="tiny", data=toy_data, device="cpu", precision="fp32", prior_steps=1)
     options = replace(options, stage="prior", init=str(tiny_run), learning_rate=1e-9)

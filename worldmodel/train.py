@@ -6,7 +6,6 @@ on where it was. The folder is a checkpoint: play it, make an environment of it,
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from worldmodel.checkpoint import CheckpointError
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.describe import describe, to_lines
+from worldmodel.files import written_whole
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
 from worldmodel.training import TrainingError
@@ -311,10 +311,13 @@ def _claim(
                 "give: choose another --out, perhaps with --init to begin from that run"
             )
     elif fabric.global_rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
-        os.replace(unfinished, path)
+        try:
+            with written_whole(path) as unfinished:
+                unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{out} can't be written to ({error}): choose another --out"
+            ) from None
 
 
 if __name__ == "__main__":
