@@ -328,6 +328,8 @@ def test_the_loss_of_training_is_the_likelihood_that_is_measured(
     measured = whole.likelihood()
     assert float(losses["loss"]) == pytest.approx(measured["nats_a_token"].value, rel=1e-5)
     assert float(losses["bits_a_token"]) == pytest.approx(measured["bits_a_token"].value, rel=1e-5)
+    alone = WholeClips(model, reader, replace(whole.settings, batch_size=1)).likelihood()
+    assert alone["nats_a_token"].value == pytest.approx(measured["nats_a_token"].value, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,18 @@ and stopped in whatever way, the same command goes on where it was.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.device import usable_device
 from worldmodel.evaluation.ablation import (
     ABLATIONS,
-    Ablation,
     Row,
     compares_tokenizers,
     draw_ablation,
@@ -29,6 +27,7 @@ from worldmodel.evaluation.ablation import (
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
 from worldmodel.evaluation.report import git_commit, machine, to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
+from worldmodel.files import written_whole
 from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train_preset
@@ -103,14 +102,16 @@ def ablate(options: Ablate) -> str:
     base = _base(options)
     ablation = ABLATIONS[options.table]
     reader = EpisodeReader(options.data)
-    presets = [_preset_of(row, base, options, reader) for row in ablation.rows]
+    projects = [_project_of(row, base, options, reader) for row in ablation.rows]
     network = None
     if options.i3d_weights is not None:
         network = load_i3d(options.i3d_weights, VIDEOGPT, device=_device(options))
+    with_prior = ablation.trains_prior and options.stage == "both"
+    data_digest = reader.digest()
     results = {}
-    for row, preset in zip(ablation.rows, presets, strict=True):
-        folder = _train(row, preset, ablation, options, reader)
-        results[row.name] = _measured(preset, folder, ablation, options, reader, network)
+    for row, project in zip(ablation.rows, projects, strict=True):
+        folder = _train(row, project, options, data_digest, with_prior=with_prior)
+        results[row.name] = _measured(project, folder, options, network, with_prior=with_prior)
         report = {
             "table": options.table,
             "settings": {k: str(v) for k, v in asdict(options).items()},
@@ -168,30 +169,28 @@ def _base(options: Ablate) -> PublishedPreset:
     return replace(base, **recipes)
 
 
-def _preset_of(
+def _project_of(
     row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
-) -> PublishedPreset:
-    """A row's preset. Raises TrainingError where the base or the data don't allow for it."""
+) -> VideoGPTProject:
+    """What a row trains. Raises TrainingError where the base or the data don't allow for it."""
     try:
-        preset = row.change(base)
-        VideoGPTProject(preset, reader)  # or fail before anything is trained
+        return VideoGPTProject(row.change(base), reader)
     except ValueError as error:
         raise TrainingError(
             f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
             f"{options.preset} and --data {options.data}: {error}"
         ) from None
-    return preset
 
 
 def _train(
-    row: Row, preset: PublishedPreset, ablation: Ablation, options: Ablate, reader: EpisodeReader
+    row: Row, project: VideoGPTProject, options: Ablate, data_digest: str, *, with_prior: bool
 ) -> Path:
     """Train a row as far as its budget goes; returns the run's folder."""
-    config = VideoGPTProject(preset, reader).config
+    preset, config = project.preset, project.config
     minutes = None if options.steps else options.max_minutes
     # Runs are told apart by all that training depends on, or one would pass for another.
     shared = {
-        "data": reader.digest(),
+        "data": data_digest,
         "seed": options.seed,
         "minutes": minutes,
         "precision": options.precision,
@@ -221,30 +220,29 @@ def _train(
     else:
         train_preset(preset, replace(training, stage="tokenizer"))
         _copy(state, finished)
-    if _trains_prior(ablation, options):
+    if with_prior:
         train_preset(preset, replace(training, stage="prior"))
     return folder
 
 
 def _measured(
-    preset: PublishedPreset,
+    project: VideoGPTProject,
     folder: Path,
-    ablation: Ablation,
     options: Ablate,
-    reader: EpisodeReader,
     network: FeatureNetwork | None,
+    *,
+    with_prior: bool,
 ) -> dict[str, Any]:
     """The numbers of a trained row."""
-    model = VideoGPTProject(preset, reader).new_model()
+    model = VideoGPT(project.config)
     training = folder / "training"
     steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
-    with_prior = _trains_prior(ablation, options)
     if with_prior:
         inputs = model.tokenizer.digest()
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
-    clips = WholeClips(model.to(_device(options)).eval(), reader, settings)
+    clips = WholeClips(model.to(_device(options)).eval(), project.reader, settings)
     numbers: dict[str, Any] = {
         "parameters": _sizes(model, steps),
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
@@ -257,12 +255,12 @@ def _measured(
     return numbers
 
 
-def _trains_prior(ablation: Ablation, options: Ablate) -> bool:
-    return ablation.trains_prior and options.stage == "both"
-
-
 def _device(options: Ablate) -> str:
-    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    """Raises TrainingError where it is not to be had."""
+    try:
+        return usable_device(options.device, or_auto=True)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
@@ -276,19 +274,13 @@ def _digest(settings: dict[str, Any]) -> str:
 
 
 def _copy(source: Path, path: Path) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    shutil.copyfile(source, unfinished)
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        shutil.copyfile(source, unfinished)
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text)
 
 
 if __name__ == "__main__":

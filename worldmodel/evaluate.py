@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from worldmodel.checkpoint import (
@@ -25,6 +24,7 @@ from worldmodel.checkpoint import (
     load_videogpt,
 )
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.device import usable_device
 from worldmodel.evaluation.features import FVD_PROTOCOLS, MetricError, load_c3d, load_i3d
 from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.held_out import HeldOut, Settings, console
@@ -291,13 +291,10 @@ def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
             option = name.replace("_", "-")
             raise EvaluationError(f"--{option} must be at least {least}, not {value}")
     try:
+        usable_device(options.device)
         _sampling(options)
     except ValueError as error:
         raise EvaluationError(str(error)) from None
-    if options.device not in ("cpu", "cuda"):
-        raise EvaluationError(f"unknown device {options.device!r}: cpu or cuda")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError("no CUDA device is at hand: leave --device out")
     return parts
 
 

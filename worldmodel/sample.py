@@ -29,6 +29,7 @@ from worldmodel.checkpoint import (
     load_videogpt,
 )
 from worldmodel.data import Clips
+from worldmodel.device import usable_device
 from worldmodel.evaluation.held_out import dream_on, wander
 from worldmodel.film import (
     SAVERS,
@@ -173,11 +174,8 @@ def _check(options: Sample, *, temperature: float) -> Sampling:
             raise SampleError(f"--{name} must be at least 1, not {getattr(options, name)}")
     if options.seed < 0:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
-    if options.device not in ("cpu", "cuda"):
-        raise SampleError(f"unknown device {options.device!r}: cpu or cuda")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SampleError("no CUDA device is at hand: leave --device out")
     try:
+        usable_device(options.device)
         given = options.temperature
         return Sampling(temperature if given is None else given, options.top_k, options.top_p)
     except ValueError as error:

@@ -243,10 +243,14 @@ def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict
     return weights
 
 
-def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if path.stat().st_size > MAX_STARTS_BYTES:
         raise CheckpointError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
-    clips = GivenClips(**load_numpy(path))
+    return load_numpy(path)
+
+
+def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+    clips = GivenClips(**_read_arrays(path))
     wanted = config.tokenizer.clip_shape
     if clips.frames.dtype != np.uint8 or clips.frames.shape[1:] != wanted:
         raise CheckpointError(f"{path}: clips should be uint8 of shape {wanted}")
@@ -258,9 +262,7 @@ def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
 
 
 def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
-    if path.stat().st_size > MAX_STARTS_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
-    starts = Starts(**load_numpy(path))
+    starts = Starts(**_read_arrays(path))
     if starts.frames.dtype != np.uint8 or starts.frames.shape[2:] != config.tokenizer.frame_shape:
         raise CheckpointError(
             f"{path}: frames should be uint8 of shape {config.tokenizer.frame_shape}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.actions import ActionSpec
+from worldmodel.files import written_whole
 
 FORMAT_VERSION = 1
 POLICY_NAME_BYTES = 64
@@ -177,13 +178,11 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Write meta.json, whole or not at all."""
-    unfinished = folder / "meta.json.tmp"
-    with unfinished.open("w") as file:
+    with written_whole(folder / "meta.json") as unfinished, unfinished.open("w") as file:
         json.dump(info.to_json(), file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(unfinished, folder / "meta.json")
 
 
 def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:

@@ -20,6 +20,7 @@ from worldmodel.evaluation.published import (
     reconstruction_lines,
 )
 from worldmodel.evaluation.tables import interval, number, table
+from worldmodel.files import written_whole
 from worldmodel.metrics import Interval
 
 FORMAT_VERSION = 1
@@ -74,15 +75,13 @@ def read_report(path: Path, digest: str) -> dict[str, Any]:
 
 def write_report(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     """Write report.json and report.md, each whole or not at all; returns what JSON holds."""
-    folder.mkdir(parents=True, exist_ok=True)
     plain = to_json(report)
     for name, text in (
         ("report.json", json.dumps(plain, indent=2, allow_nan=False) + "\n"),
         ("report.md", to_markdown(plain)),
     ):
-        unfinished = folder / (name + ".tmp")
-        unfinished.write_text(text)
-        os.replace(unfinished, folder / name)
+        with written_whole(folder / name) as unfinished:
+            unfinished.write_text(text)
     return plain
 
 

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
+from worldmodel.device import usable_device
 from worldmodel.training import TrainingError
 from worldmodel.training.sharding import shard
 
@@ -23,10 +24,10 @@ def make_fabric(*, device: str, precision: str, strategy: str) -> Fabric:
     Raises:
         TrainingError: the device isn't there, or one process alone is to share its work.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"unknown device {device!r}: auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("no CUDA device is at hand: leave --device out to train on the CPU")
+    try:
+        on_cuda = usable_device(device, or_auto=True) == "cuda"
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
     if strategy not in ("auto", "ddp", "fsdp"):
         raise TrainingError(f"unknown strategy {strategy!r}: auto, ddp or fsdp")
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
@@ -36,7 +37,6 @@ def make_fabric(*, device: str, precision: str, strategy: str) -> Fabric:
             f"--strategy {strategy} shares the work of several processes and there is one: start "
             "them with torchrun --nproc-per-node=N -m worldmodel.train, or leave --strategy out"
         )
-    on_cuda = device != "cpu" and torch.cuda.is_available()
     return Fabric(
         accelerator="cuda" if on_cuda else "cpu",
         strategy=_strategy(strategy, processes),
