@@ -93,7 +93,7 @@ class GPT(nn.Module):
         self.positions = AxisPositions(self.latent_shape, width, std=POSITION_STD)
         self.given = None
         if self.config.given_frames:
-            self.given = GivenFrames(config.prior, tokenizer.clip_shape[1:])
+            self.given = GivenFrames(config.prior, tokenizer.clip_shape[1:], self.positions)
         self.blocks = nn.ModuleList(
             PriorBlock(config.prior, config.condition_size) for _ in range(self.config.layers)
         )

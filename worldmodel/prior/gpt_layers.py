@@ -15,7 +15,7 @@ from worldmodel.prior.resnet import ResNet, output_size
 
 POSITION_STD = 0.1  # near that of embedded codes
 # Weaker, and a small prior takes twice as long to see where in given frames something is.
-GIVEN_POSITION_STD = 0.5
+GIVEN_POSITION_STD = 0.7
 
 # Queries, keys and values side by side (B, P, 3D) -> what was attended to (B, P, D)
 AttendToPast = Callable[[Tensor], Tensor]
@@ -56,8 +56,10 @@ class PriorBlock(nn.Module):
             assert isinstance(linear, nn.Linear)
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
             nn.init.zeros_(linear.bias)
-        with torch.no_grad():  # a sum of all blocks' branches starts with unit variance
-            for linear in branch_outputs:
+        with torch.no_grad():
+            if self.given_queries is not None:  # a token looks first where it lies itself
+                self.given_keys_values.weight[:width] = self.given_queries.weight
+            for linear in branch_outputs:  # a sum of all blocks' branches starts with unit variance
                 linear.weight /= math.sqrt(len(branch_outputs) * config.layers)
         self.norms = nn.ModuleList(make_norm(width, condition_size) for _ in branch_outputs)
 
@@ -151,16 +153,27 @@ class AxisPositions(nn.Module):
             total = (total[:, None] + axis).flatten(0, 1)
         return total
 
+    @torch.no_grad()
+    def start_like(self, axis: int, other: Float[Tensor, "size D"]) -> None:
+        """Begin with another grid's vectors along an axis of the same extent, however finely
+        either divides it."""
+        size, std = self.axes[axis].shape[0], self.axes[axis].std()
+        stretched = F.interpolate(other.T[None], size, mode="linear")[0].T
+        self.axes[axis].copy_(stretched * (std / stretched.std()))
+
 
 class GivenFrames(nn.Module):
     """Given frames as M vectors to attend to: a ResNet, brought to the prior's width, and where
     in the frames each vector lies.
 
     The width is changed once, not in every block, as the parameter counts of the original say
-    (3.7M without the ResNet for moving digits).
+    (3.7M without the ResNet for moving digits). Rows and columns begin with those of the clip's
+    tokens: what to look at is then found ten times sooner (docs/decisions.md).
     """
 
-    def __init__(self, config: GPTConfig, frame_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, config: GPTConfig, frame_shape: tuple[int, int, int], tokens: AxisPositions
+    ) -> None:
         super().__init__()
         height, width, channels = frame_shape
         self.resnet = ResNet(channels, depth=config.resnet_depth, units=config.resnet_units)
@@ -168,6 +181,8 @@ class GivenFrames(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         grid = (config.given_frames, output_size(height), output_size(width))
         self.positions = AxisPositions(grid, config.width, std=GIVEN_POSITION_STD)
+        for axis in (1, 2):
+            self.positions.start_like(axis, tokens.axes[axis])
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B M D"]:
         features = self.resnet(frames).flatten(2).transpose(1, 2)
