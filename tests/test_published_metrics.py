@@ -147,6 +147,24 @@ def test_likelihood_beside_baselines_counted_one_by_one():
     assert rows[-1][2] == f"{unigram / math.log(2):.3f}"
 
 
+def test_what_exchanged_conditions_cost_is_the_difference():
+    codes, train = likelihood_toy()
+    nats = np.random.default_rng(2).uniform(0, 2, (6, 48))
+    exchanged = nats + 0.25
+    exchanged[:, :12] += 1.0  # the first of four latent frames
+    sizes = {"num_codes": 5, "clip_shape": (8, 16, 24, 3), "seed": 0}
+    found = measure_likelihood(nats, codes, train, np.arange(6), exchanged_nats=exchanged, **sizes)
+    assert found["exchanged_nats"].value == pytest.approx(nats.mean() + 0.5)
+    assert found["exchange_costs"] == pytest.approx((0.5, 0.5, 0.5))  # paired: no spread
+    assert found["exchange_costs_first_frame"] == pytest.approx((1.25, 1.25, 1.25))
+    lines = likelihood_lines(through_json(found))
+    assert cells(lines)[3][0] == "prior told of another clip"
+    assert "loses 0.500 [0.500, 0.500] nats a token, in the first latent frame 1.250" in lines[-1]
+    alone = measure_likelihood(nats, codes, train, np.arange(6), **sizes)
+    assert "exchanged_nats" not in alone
+    assert "told of another" not in "".join(likelihood_lines(through_json(alone)))
+
+
 def test_a_uniform_prior_costs_the_logarithm_of_the_codes():
     codes, train = likelihood_toy(2)
     nats = np.full((6, 48), math.log(5))

@@ -69,6 +69,7 @@ def measure_likelihood(
     num_codes: int,
     clip_shape: tuple[int, int, int, int],
     seed: int,
+    exchanged_nats: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """How well a prior foretells codes, beside three that know nothing of their order.
 
@@ -83,6 +84,8 @@ def measure_likelihood(
         num_codes: K.
         clip_shape: (T, H, W, C) of the clips.
         seed: of the intervals.
+        exchanged_nats: (n, N), as `nats`, but told of another clip's given frames, actions, class;
+            None for a prior that is told nothing. A prior that makes nothing of them loses nothing.
     """
     num_clips, num_tokens = nats.shape
     if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:
@@ -99,12 +102,22 @@ def measure_likelihood(
         return mean_interval(token_nats.reshape(num_clips, -1).mean(1), episodes, seed=seed)
 
     bits = 1 / math.log(2)
+    exchanged = {}
+    if exchanged_nats is not None:
+        rise = exchanged_nats - nats
+        first = num_tokens // codes.shape[1]  # tokens of a latent frame
+        exchanged = {
+            "exchanged_nats": clip_mean(exchanged_nats),
+            "exchange_costs": clip_mean(rise),
+            "exchange_costs_first_frame": clip_mean(rise[:, :first]),
+        }
     return {
         "num_clips": num_clips,
         "num_tokens": num_tokens,
         "nats_a_token": mean,
         "bits_a_token": scaled(bits),
         "bits_a_pixel_channel": scaled(bits * num_tokens / math.prod(clip_shape)),
+        **exchanged,
         "copy_nats": clip_mean(copy_nats),
         "copy_weight": copy_weight,
         "position_unigram_nats": clip_mean(-np.log(by_position)),
@@ -209,6 +222,7 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
     """The table of `measure_likelihood`."""
     names = {
         "prior": "nats_a_token",
+        "prior told of another clip": "exchanged_nats",
         "copying, else unigram": "copy_nats",
         "unigram at each position": "position_unigram_nats",
         "unigram": "unigram_nats",
@@ -216,7 +230,18 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
     rows = [
         [name, interval(n[key], 3), number(n[key]["value"] / math.log(2), 3)]
         for name, key in names.items()
+        if key in n
     ]
+    exchanged = (
+        [
+            "",
+            "Told of the given frames, actions and class of another clip, the prior loses "
+            f"{interval(n['exchange_costs'], 3)} nats a token, in the first latent frame "
+            f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of what it is told.",
+        ]
+        if "exchange_costs" in n
+        else []
+    )
     return [
         *table(["", "nats a token", "bits a token"], rows),
         "",
@@ -225,6 +250,7 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
         f"exact pixels). The others count the codes of {n['num_train_clips']} training clips. "
         "Copying: the code of this place one latent frame before with probability "
         f"{n['copy_weight']:g} (the best for these clips), else the unigram.",
+        *exchanged,
     ]
 
 

@@ -67,25 +67,24 @@ class WholeClips:
             seed=self.settings.seed,
         )
 
-    @torch.no_grad()
     def likelihood(self) -> dict[str, Any]:
-        """How well the prior foretells codes."""
+        """How well the prior foretells codes, and how much of that is what it is told."""
         _, train = self._draw("train", NUM_TRAIN_CLIPS)
-        nats = []
-        for rows in self._batches(len(self.rows), "likelihood"):
-            frames, actions, classes = self._tensors(self.clips, rows)
-            codes = torch.from_numpy(self.codes[rows]).to(frames.device)
-            logits = self.model.prior(codes, self.model.conditions(frames, actions, classes))
-            each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
-            nats.append(each.cpu().double().numpy())
+        everyone = np.arange(len(self.rows))
+        prior = self.model.config.prior
+        exchanged = None
+        if prior.num_actions or prior.on_class or prior.given_frames:
+            # Neighbours are of different episodes, where there is more than one.
+            exchanged = self._nats(np.roll(everyone, 1), "told of another clip")
         return measure_likelihood(
-            np.concatenate(nats),
+            self._nats(everyone, "likelihood"),
             self.codes,
             self._encode(train, "codes of training clips"),
             self.rows[:, 0],
             num_codes=self.model.config.tokenizer.num_codes,
             clip_shape=self.model.config.tokenizer.clip_shape,
             seed=self.settings.seed,
+            exchanged_nats=exchanged,
         )
 
     def samples(self, out: Path) -> dict[str, Any]:
@@ -138,6 +137,18 @@ class WholeClips:
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def _nats(self, told: np.ndarray, what: str) -> np.ndarray:
+        """-log p of each token of each clip (n, N), under the conditions of clip told[i]."""
+        nats = []
+        for rows in self._batches(len(self.rows), what):
+            codes = torch.from_numpy(self.codes[rows]).to(self._device)
+            conditions = self.model.conditions(*self._tensors(self.clips, told[rows]))
+            logits = self.model.prior(codes, conditions)
+            each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
+            nats.append(each.cpu().double().numpy())
+        return np.concatenate(nats)
 
     def _sample(self, rows: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng([self.settings.seed, 1])
