@@ -7,7 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -27,6 +28,21 @@ import pytest
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Files of mode 0 can't be read in here, not even by root: it becomes nobody, who is let
+    into the folder."""
+    for path in (folder, *folder.parents[:2]):  # pytest makes its own for one user alone
+        path.chmod(0o755)
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
 
 
 def toy_episode(episode_id: int, num_actions: int = 24) -> Episode:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from conftest import unprivileged
 from data_samples import INFO, assert_same_episode, sample_episode, write_samples
 from PIL import Image
 
@@ -107,6 +108,25 @@ def test_an_unfinished_shard_is_named(tmp_path):
     report = verify(tmp_path)
     assert report.problems == []
     assert "shard-00001.h5.tmp is unfinished" in report.lines[0]
+
+
+def test_a_shard_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    write_samples(tmp_path, range(4))
+    shard = tmp_path / "shard-00000.h5"
+    shard.chmod(0)
+    with unprivileged(tmp_path):
+        (problem,) = verify(tmp_path).problems
+    shard.chmod(0o644)
+    assert "permissions forbid it" in problem
+    assert "delete" not in problem
+
+
+def test_a_set_that_may_only_be_read_is_described_without_a_picture(tmp_path):
+    write_samples(tmp_path, range(4))
+    (tmp_path / "contact-sheet.png").mkdir()  # no picture can be written there, even by root
+    report = verify(tmp_path)
+    assert report.problems == []
+    assert report.lines[-1].startswith("not drawn ")
 
 
 def test_errors_are_one_line(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """BAIR's TFRecords, written by TensorBoard's writer and Google's protobuf."""
 
+import math
 import os
 import shutil
 import signal
@@ -270,7 +271,24 @@ def test_a_record_of_another_kind_is_named_and_the_others_are_kept(bair, tmp_pat
         import_bair(source, out)
     reader = EpisodeReader(out)
     np.testing.assert_array_equal(reader.frames(0), trajectory(2)["image_aux1"])
-    assert verify(out).problems == []
+    (problem,) = verify(out).problems
+    assert "import still runs or was stopped" in problem
+
+
+def test_the_limit_itself_is_no_larger_action(tmp_path):
+    # 0.1 of float32 is above 0.1 of float64.
+    for split in ("train", "test"):
+        action = _beyond(0.1)
+        write_records(tmp_path / split / "traj_0_to_0.tfrecords", [_with(action=action)])
+    assert import_bair(tmp_path, tmp_path / "out") == 2
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
+def test_limits_that_are_none_are_refused(bair, tmp_path, limit):
+    with pytest.raises(DataError, match="--action-limits must be finite and above 0"):
+        import_bair(bair, tmp_path / "out", action_limits=(0.1, limit, 10.0, 10.0))
+    assert not (tmp_path / "out").exists()
 
 
 def test_wider_limits_let_larger_actions_in(tmp_path):

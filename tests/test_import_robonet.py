@@ -254,7 +254,8 @@ def test_a_hostile_file_is_named_and_the_others_are_kept(tmp_path, damage, messa
     # It was seen before anything was stored, or the one before it is there.
     if (tmp_path / "out").exists():
         assert len(EpisodeReader(tmp_path / "out")) == 1
-        assert verify(tmp_path / "out").problems == []
+        (problem,) = verify(tmp_path / "out").problems
+        assert "import still runs or was stopped" in problem
 
 
 def _claiming(width: int, height: int) -> np.ndarray:

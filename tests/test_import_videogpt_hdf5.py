@@ -161,7 +161,8 @@ def test_a_video_that_does_not_fit_is_not_read(tmp_path):
         import_videogpt_hdf5(source, tmp_path / "out")
     reader = EpisodeReader(tmp_path / "out")
     assert len(reader) == 2  # the two before it
-    assert verify(tmp_path / "out").problems == []
+    (problem,) = verify(tmp_path / "out").problems
+    assert "import still runs or was stopped" in problem
 
 
 def test_no_file_and_other_files_are_refused(tmp_path):

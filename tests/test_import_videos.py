@@ -428,7 +428,8 @@ def test_folders_of_no_use_are_refused(tmp_path, run, make, said):
 
 
 @pytest.mark.parametrize(
-    "options", [("--size", 0), ("--every", 0), ("--min-frames", 1), ("--max-frames", 15)]
+    "options",
+    [("--size", 0), ("--size", 100_000), ("--every", 0), ("--min-frames", 1), ("--max-frames", 15)],
 )
 def test_useless_options_are_refused(ucf, tmp_path, run, options):
     said = one_line_error(lambda: run("videos", ucf, "--out", tmp_path / "set", *options))

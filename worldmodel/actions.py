@@ -84,7 +84,8 @@ class ActionSpec:
         if actions.shape[actions.ndim - len(self.shape) :] != self.shape:
             return False
         if self.kind == "box":
-            return bool(((actions >= self.low) & (actions <= self.high)).all())
+            low, high = (np.asarray(ends, self.dtype) for ends in (self.low, self.high))
+            return bool(((actions >= low) & (actions <= high)).all())
         if not np.issubdtype(actions.dtype, np.integer):
             return False
         return bool(((actions >= 0) & (actions < np.asarray(self.sizes).reshape(self.shape))).all())

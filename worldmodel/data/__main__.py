@@ -1,7 +1,10 @@
-"""Work on data sets: python -m worldmodel.data verify DIR
+"""Work on data sets.
 
-python -m worldmodel.data merge A B --out C
-python -m worldmodel.data digits --out data/moving-digits
+check and draw one    python -m worldmodel.data verify DIR
+
+join several          python -m worldmodel.data merge A B --out C
+
+make or import one    python -m worldmodel.data digits --out data/moving-digits
 """
 
 import sys
@@ -69,7 +72,7 @@ def main() -> None:
     command = tyro.cli(Command, prog="python -m worldmodel.data", description=__doc__)
     try:
         command.run()
-    except DataError as error:
+    except (DataError, OSError) as error:  # OSError: a file that may not be read
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on here", file=sys.stderr)

@@ -18,6 +18,7 @@ from worldmodel.files import written_whole
 FORMAT_VERSION = 1
 POLICY_NAME_BYTES = 64
 CLASS_VARIABLE = "class"
+UNFINISHED = "unfinished-import"  # a file beside the shards while an importer has more to store
 
 
 class DataError(ValueError):

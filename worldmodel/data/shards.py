@@ -71,6 +71,8 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
         ) from None
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
     except OSError as error:
         raise DataError(
             f"{path} is damaged or truncated ({error}). Copy it again from where it came, or "

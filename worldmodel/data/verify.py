@@ -12,6 +12,7 @@ from rich.progress import track
 
 from worldmodel.data.episodes import (
     CLASS_VARIABLE,
+    UNFINISHED,
     DataError,
     DatasetInfo,
     Episode,
@@ -82,7 +83,8 @@ def _scattered(name: str) -> bytes:
 def verify(folder: str | Path) -> Report:
     """Read every byte of the data set in `folder` and check it.
 
-    Writes `contact-sheet.png` there: a row an episode, frames spread evenly over its length.
+    Writes `contact-sheet.png` there, if the folder allows it: a row an episode, frames spread
+    evenly over its length.
 
     Raises:
         DataError: there is no data set at all.
@@ -93,6 +95,10 @@ def verify(folder: str | Path) -> Report:
     shards = sorted(folder.glob("shard-*.h5"))
     if not shards:
         report.problems.append(f"{folder} has no finished shard: record it with the same command")
+    if (folder / UNFINISHED).exists():
+        report.problems.append(
+            f"{folder} is not whole: its import still runs or was stopped; the same command goes on"
+        )
     for path in track(shards, "checking shards", console=Console(stderr=True), transient=True):
         _check_shard(path, info, tally, report)
     for episode_id, count in sorted(tally.ids.items()):
@@ -106,8 +112,11 @@ def verify(folder: str | Path) -> Report:
     if tally.actions:
         report.lines += _describe(info, tally)
         sheet = folder / "contact-sheet.png"
-        draw_contact_sheet(tally.sheet).save(sheet)
-        report.lines.append(f"drawn in     {sheet}")
+        try:
+            draw_contact_sheet(tally.sheet).save(sheet)
+            report.lines.append(f"drawn in     {sheet}")
+        except OSError as error:  # data that may only be read
+            report.lines.append(f"not drawn    {error}")
     return report
 
 
@@ -176,7 +185,7 @@ def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
             f"classes      {len(counts)}, from {info.class_names[0]} to {info.class_names[-1]}: "
             f"{min(counts)} to {max(counts)} episodes each"
         )
-    if len(tally.lengths) > MOST_POLICIES:
+    if len(tally.lengths) > MOST_POLICIES or 1 < len(tally.lengths) == len(lengths):
         names = sorted(tally.lengths)
         lines.append(
             f"policies     {len(names)}, from {names[0]} to {names[-1]}: {min(lengths)} to "

@@ -78,8 +78,8 @@ def import_bair(
             this set, or an action is beyond the limits. All headers are read before anything is
             stored.
     """
-    if min(action_limits) <= 0:
-        raise DataError(f"--action-limits must be above 0, not {action_limits}")
+    if not all(0 < limit < float("inf") for limit in action_limits):
+        raise DataError(f"--action-limits must be finite and above 0, not {action_limits}")
     folder = find_folder(source)
     records = {split: find_records(folder / split) for split in ("train", "test")}
     info = DatasetInfo(
@@ -136,6 +136,7 @@ def find_records(folder: Path) -> list[Record]:
         (int(match[1]), path)
         for path in folder.iterdir()
         if (match := re.fullmatch(r"traj_(\d{1,9})_to_\d{1,9}\.tfrecords", path.name))
+        and path.is_file()
     ]
     records = [
         (path, number, span)
@@ -164,7 +165,7 @@ def read_trajectory(record: Record, camera: str, actions: ActionSpec) -> Recordi
             if not actions.contains(move):
                 raise DataError(
                     f"action {t} is {move.tolist()}, beyond {actions.high}: if that is meant, "
-                    "give larger --action-limits"
+                    "give larger --action-limits and another --out"
                 )
         positions = _rows(features, "endeffector_pos", 3)
         if not np.isfinite(positions).all():

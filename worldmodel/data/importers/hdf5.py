@@ -27,6 +27,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
     except _H5PY_ERRORS as error:
         raise DataError(f"{path} is no HDF5 file, or damaged: {_in_a_line(error)}") from None
     with file:

@@ -105,6 +105,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 )
             stream.codec_context.options = CODEC_OPTIONS
             yield container, stream
+    except PermissionError:
+        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
     except FFmpegError as error:
         raise DataError(f"{path} is damaged or no video: {error.strerror}") from None
 

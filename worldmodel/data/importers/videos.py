@@ -32,6 +32,7 @@ from worldmodel.data.importers.writing import (
     import_sources,
 )
 
+LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
 SUFFIXES = (".avi", ".gif", ".mkv", ".mp4", ".webm")
 
@@ -165,6 +166,8 @@ def _check(options: ImportVideos) -> None:
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise DataError(f"{name} must be at least {lowest}, not {value}")
+    if options.size > LARGEST_SIDE:
+        raise DataError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
 
 
 def _splits(

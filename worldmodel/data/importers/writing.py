@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from worldmodel.data.episodes import DatasetInfo, Episode
-from worldmodel.data.reader import split_of
+from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
+from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
 
 OfficialSplit = Literal["train", "test"]
@@ -74,6 +74,7 @@ def import_sources(
     """
     ids = {split: _ids_of(split) for split in (None, "train", "test")}
     with EpisodeWriter(out, info) as writer, _progress() as bar:
+        (out / UNFINISHED).touch()
         task = bar.add_task("importing", total=total)
         for source in sources:
             episode_id = next(ids[source.split])
@@ -82,7 +83,16 @@ def import_sources(
                 if recording is not None:
                     writer.append(_episode(episode_id, source.origin, recording, info))
             bar.advance(task)
-        return len(writer.done)
+        (out / UNFINISHED).unlink()
+        num_stored, stored = len(writer.done), {split_of(i) for i in writer.done}
+    lacking = [split for split in SPLITS if split not in stored]
+    if num_stored and lacking:
+        Console(stderr=True).print(
+            f"note: no episode for {' and '.join(lacking)}; training and measuring need all of "
+            f"{', '.join(SPLITS)}: import more",
+            soft_wrap=True,
+        )
+    return num_stored
 
 
 def _ids_of(split: OfficialSplit | None) -> Iterator[int]:
