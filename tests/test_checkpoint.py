@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from conftest import unprivileged
 from safetensors.numpy import load_file, save_file
 
 from worldmodel.checkpoint import (
@@ -86,6 +87,20 @@ def test_a_truncated_file_is_refused(copy: Path, name: str, kept: int):
     (copy / name).write_bytes(content[:kept])
     with pytest.raises(CheckpointError):
         load_checkpoint(str(copy))
+
+
+def test_others_may_read_it_as_far_as_the_umask_says(tiny_run: Path):
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in tiny_run.iterdir() if path.is_file()
+    }
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(copy: Path):
+    (copy / "weights.safetensors").chmod(0)
+    with unprivileged(copy), pytest.raises(CheckpointError, match="permissions") as error:
+        load_checkpoint(str(copy))
+    assert "damaged" not in str(error.value)
 
 
 def test_a_missing_file_is_named(copy: Path):

@@ -275,6 +275,7 @@ def test_visible_actions_are_read_off_nearly_always(spec: ActionSpec) -> None:
         ({"clips": 1}, "--clips must be at least 2, not 1"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"data": None}, "--data is needed"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -285,10 +286,12 @@ def test_bad_options_get_one_clear_line(
     assert complaint in one_line_error(command.main)
 
 
-def test_data_of_another_world_are_refused(options: Evaluate, tmp_path: Path) -> None:
-    info = EpisodeReader(options.data).info
+def test_data_of_another_world_are_refused(
+    options: Evaluate, toy_data: Path, tmp_path: Path
+) -> None:
+    info = EpisodeReader(toy_data).info
     other: DatasetInfo = replace(info, actions=ActionSpec("discrete", (3,)))
     with EpisodeWriter(tmp_path / "other", other) as writer:
-        writer.append(EpisodeReader(options.data).episode(0))
+        writer.append(EpisodeReader(toy_data).episode(0))
     with pytest.raises(command.EvaluationError, match="has learned other actions than"):
         evaluate(replace(options, data=tmp_path / "other"))

@@ -40,6 +40,7 @@ from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.prior.sampling import Sampling
 from worldmodel.sample import Sample, sample
 from worldmodel.train import Train, train
+from worldmodel.training.projects import VideoGPTProject
 from worldmodel.training.videogpt_stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt import VideoGPT
 
@@ -276,12 +277,39 @@ def test_one_action_sequence_makes_many_worlds(published_run: Path, tmp_path: Pa
     assert taken.tolist() == [0, 0, 1, 1]
 
 
+def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Path):
+    checkpoint = load_videogpt(str(published_run))
+    config = checkpoint.model.config
+    config = replace(
+        config,
+        prior=replace(config.prior, num_actions=0, on_class=True),
+        class_names=("cats", "dogs"),
+    )
+    torch.manual_seed(0)
+    model = VideoGPT(config)
+    model.tokenizer.load_state_dict(checkpoint.model.tokenizer.state_dict())
+    for name, parameter in model.prior.named_parameters():
+        if "gain_and_bias.weight" in name or "heads" in name:  # zeros while untrained
+            torch.nn.init.normal_(parameter, std=1.0)
+    save_checkpoint(tmp_path / "run", replace(checkpoint, model=model), card="", compact=False)
+    drawn = []
+    for name in ("dogs", "dogs", "cats", None):  # the toy's clips are all of the first class
+        out = tmp_path / "grid.png"
+        sample(Sample(str(tmp_path / "run"), out, futures=1, class_name=name))
+        drawn.append(out.read_bytes())
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+    with pytest.raises(sample_command.SampleError, match=r"unknown class 'cat'; .*: cats, dogs"):
+        sample(Sample(str(tmp_path / "run"), out, class_name="cat"))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"action": "right:x"}, "'x' is no number of steps"),
         ({"action": "right:0"}, "'0' is no number of steps"),
         ({"starts": (99,)}, "there is no start 99"),
+        ({"steps": 5}, "makes clips of 4 frames"),
+        ({"class_name": "cat"}, "is told no class"),
     ],
 )
 def test_bad_samples_get_one_clear_line(published_run: Path, changes, complaint, monkeypatch):
@@ -370,6 +398,11 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
         ({"conditions": "class"}, "the data have none"),
         ({"preset": "bair", "data": None}, "`python -m worldmodel.data bair SRC --out data/bair`"),
         ({"preset": "vizdoom-battle2", "data": None}, "no data set is there"),
+        ({"json": True}, "--json goes with --describe"),
+        (
+            {"describe": True, "precision": "auto", "accumulate": 2},
+            "--describe counts without --accumulate",
+        ),
     ],
 )
 def test_bad_training_gets_one_clear_line(
@@ -399,7 +432,7 @@ def test_no_data_set_but_doom_s_is_told_to_be_recorded_from_doom(tmp_path: Path)
 
 
 def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
-    toy_data: Path, tmp_path: Path
+    toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     data = tmp_path / "data"
     with EpisodeWriter(data, replace(read_info(toy_data), actions=NO_ACTION)) as writer:
@@ -411,6 +444,15 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
     assert not (tmp_path / "run").exists()
     train(options)  # the preset would tell actions
     assert load_videogpt(str(tmp_path / "run")).model.config.prior.num_actions == 0
+    assert "note: nobody steered in these episodes" in capsys.readouterr().err
+
+
+def test_sizes_that_the_data_change_are_told(toy_data: Path):
+    preset = PUBLISHED["ucf101-128"]
+    project = VideoGPTProject(preset, EpisodeReader(toy_data))
+    (note,) = train_command._notes(preset, project, Train(preset="ucf101-128"))
+    assert "meant for clips of 16x128x128x3 and latents of 4x32x32" in note
+    assert "clips of 16x64x64x3, so latents are 4x16x16" in note
 
 
 @pytest.mark.slow

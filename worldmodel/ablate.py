@@ -68,6 +68,8 @@ class Ablate:
     """Test clips that rows are measured on."""
     i3d_weights: Path | None = None
     """For FVD, R-FVD and FVD*; left out without."""
+    trust_weights: bool = False
+    """Run a TorchScript archive of another digest than StyleGAN-V's: it is code."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -105,7 +107,12 @@ def ablate(options: Ablate) -> str:
     projects = [_project_of(row, base, options, reader) for row in ablation.rows]
     network = None
     if options.i3d_weights is not None:
-        network = load_i3d(options.i3d_weights, VIDEOGPT, device=_device(options))
+        network = load_i3d(
+            options.i3d_weights,
+            VIDEOGPT,
+            device=_device(options),
+            trust_weights=options.trust_weights,
+        )
     with_prior = ablation.trains_prior and options.stage == "both"
     data_digest = reader.digest()
     results = {}

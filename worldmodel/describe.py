@@ -30,6 +30,8 @@ ATTENTION_FLOPS = {
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
+# Parts of configs that have lines of their own.
+SHOWN_ELSEWHERE = {"clip_shape", "frame_shape", "num_actions", "on_class", "given_frames"}
 BYTES_A_PARAMETER = 16  # in fp32: weight, gradient, and the two moments of Adam
 
 
@@ -41,7 +43,8 @@ def describe(name: str, preset: Preset | PublishedPreset) -> dict[str, Any]:
     and of the activations kept for the backward pass; a codebook's distances come on top.
     """
     described = _published(preset) if isinstance(preset, PublishedPreset) else _dream(preset)
-    return {"preset": name, **described}
+    configs = {"vqvae": vars(preset.tokenizer), "prior": vars(preset.prior)}
+    return {"preset": name, **described, "config": configs}
 
 
 def to_lines(described: dict[str, Any]) -> list[str]:
@@ -63,6 +66,12 @@ def to_lines(described: dict[str, Any]) -> list[str]:
         lines += [
             f"{stage:12} {_short(described['parameters'][stage])} parameters: "
             + ", ".join(f"{k} {_short(n)}" for k, n in described["parts"][stage].items()),
+            "  config     "
+            + ", ".join(
+                f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in described["config"][stage].items()
+                if k not in SHOWN_ELSEWHERE
+            ),
             f"  a step     {recipe['batch_size']} clips, {_short(cost['flops'])} FLOPs, "
             f"{cost['memory_bytes'] / 2**30:.2f} GiB "
             f"({cost['activation_bytes_a_clip'] / 2**30:.2f} GiB a clip)",

@@ -42,7 +42,9 @@ from worldmodel.evaluation.stability import NUM_STEPS, measure_stability
 from worldmodel.evaluation.tokens import measure_likelihood, measure_tokenizer
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.model import WorldModel
+from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
+from worldmodel.shipped import shipped_names
 from worldmodel.videogpt import VideoGPT
 
 PARTS = ("tokenizer", "likelihood", "horizon", "actions", "stability", "outcomes")
@@ -61,8 +63,8 @@ class Evaluate:
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A shipped name, a folder, or a Hugging Face Hub id."""
-    data: Path = Path("data/doom-hgs")
-    """Folder of episodes of the checkpoint's world."""
+    data: Path | None = None
+    """Folder of episodes of the checkpoint's world; that of a shipped one's preset by default."""
     out: Path | None = None
     """Folder of the report; CHECKPOINT/report by default, for a shipped name reports/NAME."""
     parts: str | None = None
@@ -136,9 +138,10 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     if options.temperature is None:
         options = replace(options, temperature=1.0 if published else 0.8)
     parts = _check(options, published=published)
+    data = _data(options)
     load = load_videogpt if published else load_checkpoint
     checkpoint = load(str(folder), device=options.device)
-    reader = EpisodeReader(options.data)
+    reader = EpisodeReader(data)
     _check_fit(checkpoint.model, reader, options)
     networks = _Networks(options, parts)
     out = options.out or _report_folder(folder, options.checkpoint)
@@ -148,7 +151,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         report["model"] = VIDEOGPT
     source = {
         "command": command,
-        "data": {"folder": str(options.data), "num_episodes": len(reader)},
+        "data": {"folder": str(data), "num_episodes": len(reader)},
         "device": options.device,
         "commit": git_commit(),
         "machine": machine(),
@@ -298,6 +301,18 @@ def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     return parts
 
 
+def _data(options: Evaluate) -> Path:
+    """The folder of episodes. Raises EvaluationError where nothing says which."""
+    if options.data is not None:
+        return options.data
+    if options.checkpoint in shipped_names():
+        return Path(PRESETS[options.checkpoint].data)
+    raise EvaluationError(
+        f"--data is needed: the folder of episodes whose test split {options.checkpoint} is to be "
+        "measured on"
+    )
+
+
 def _check_fit(model: WorldModel | VideoGPT, reader: EpisodeReader, options: Evaluate) -> None:
     info = reader.info
     if isinstance(model, VideoGPT):
@@ -313,7 +328,7 @@ def _check_fit(model: WorldModel | VideoGPT, reader: EpisodeReader, options: Eva
     ):
         if learned != recorded:
             raise EvaluationError(
-                f"{options.checkpoint} has learned other {what} than {options.data} holds: "
+                f"{options.checkpoint} has learned other {what} than {reader.folder} holds: "
                 f"{learned} against {recorded}"
             )
 

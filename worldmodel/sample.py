@@ -28,6 +28,7 @@ from worldmodel.checkpoint import (
     load_checkpoint,
     load_videogpt,
 )
+from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import Clips
 from worldmodel.device import usable_device
 from worldmodel.evaluation.held_out import dream_on, wander
@@ -46,6 +47,7 @@ from worldmodel.film import (
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import sample_clips
 
+DREAM_STEPS = 32
 SHOWN_GIVEN = 4  # given frames in a .png
 SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly
 
@@ -66,11 +68,13 @@ class Sample:
     """Numbers of the moments to begin from."""
     futures: int = 4
     """Dreams of each start."""
-    steps: int = 32
-    """Length of a dream; clips as published have their own."""
+    steps: int | None = None
+    """Length of a dream, 32 by default; clips as published have their own."""
     action: str | None = None
     """Taken all the time, by name or number, or several in turn: right:8,forward. By default
     random ones are held for a while; clips as published take those of their starts."""
+    class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
+    """Of all clips as published, by name; by default those of their starts."""
     same_actions: bool = False
     """All starts and futures take the same actions: what differs is the start, and chance."""
     temperature: float | None = None
@@ -115,9 +119,14 @@ def sample(options: Sample) -> None:
 
 
 def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) -> None:
+    if options.class_name is not None:
+        raise SampleError(
+            f"{options.checkpoint} is a dream and knows no classes: leave --class out"
+        )
+    steps = DREAM_STEPS if options.steps is None else options.steps
     starts = _begin(checkpoint.starts, options)
     given, num_dreams = starts.frames.shape[1], len(starts.frames)
-    actions = _actions(checkpoint.model.config.actions, options, num_dreams)
+    actions = _actions(checkpoint.model.config.actions, options, num_dreams, steps)
     dreamed = dream_on(
         checkpoint.model,
         starts,
@@ -128,7 +137,7 @@ def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) 
     )
     known, frames = coloured(starts.frames), coloured(dreamed.frames)
     if options.out.suffix == ".png":
-        at = np.linspace(0, options.steps - 1, min(options.steps, SHOWN_DREAMED)).round()
+        at = np.linspace(0, steps - 1, min(steps, SHOWN_DREAMED)).round()
         known, frames = known[:, -SHOWN_GIVEN:], frames[:, at.astype(int)]
     _save(np.concatenate([framed(known), frames], 1), options, checkpoint.world.fps)
 
@@ -136,6 +145,11 @@ def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) 
 def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sampling) -> None:
     config = checkpoint.model.config
     clips = checkpoint.clips
+    if options.steps is not None:
+        raise SampleError(
+            f"{options.checkpoint} makes clips of {config.tokenizer.clip_shape[0]} frames: leave "
+            "--steps out"
+        )
     rows = _rows(clips, options)
     frames, actions, classes = (
         torch.from_numpy(array[rows]) for array in (clips.frames, clips.actions, clips.classes)
@@ -147,6 +161,8 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
         actions = torch.from_numpy(taken).expand(len(rows), -1)
     elif options.same_actions:
         actions = actions[:1].expand(len(rows), *actions.shape[1:])
+    if options.class_name is not None:
+        classes = torch.full_like(classes, _class(config, options))
     sampled = sample_clips(
         checkpoint.model,
         (frames.to(options.device), actions.to(options.device), classes.to(options.device)),
@@ -161,17 +177,20 @@ def _save(films: np.ndarray, options: Sample, fps: float) -> None:
     """Films (dreams, T, H, W, 3), those of one start in a row."""
     if options.out.suffix == ".png":
         save_png(options.out, sheet(list(films), scale=options.scale))
-        return
-    save = save_gif if options.out.suffix == ".gif" else save_mp4
-    save(options.out, grid(list(enlarged(films, options.scale)), columns=options.futures), fps=fps)
+    else:
+        save = save_gif if options.out.suffix == ".gif" else save_mp4
+        shown = grid(list(enlarged(films, options.scale)), columns=options.futures)
+        save(options.out, shown, fps=fps)
+    print(f"{options.out}: {options.futures} futures of {len(options.starts)} starts")
 
 
 def _check(options: Sample, *, temperature: float) -> Sampling:
     if options.out.suffix not in SAVERS:
         raise SampleError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
     for name in ("futures", "steps", "scale"):
-        if getattr(options, name) < 1:
-            raise SampleError(f"--{name} must be at least 1, not {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise SampleError(f"--{name} must be at least 1, not {value}")
     if options.seed < 0:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
     try:
@@ -202,14 +221,24 @@ def _begin(starts: Starts, options: Sample) -> Clips:
     )
 
 
-def _actions(spec: ActionSpec, options: Sample, num_dreams: int) -> np.ndarray:
-    """(num_dreams, steps, *shape)"""
+def _class(config: VideoGPTConfig, options: Sample) -> int:
+    names = config.class_names
+    if not config.prior.on_class:
+        raise SampleError(f"{options.checkpoint} is told no class: leave --class out")
+    if options.class_name not in names:
+        known = ", ".join(names)
+        raise SampleError(f"unknown class {options.class_name!r}; the known ones are: {known}")
+    return names.index(options.class_name)
+
+
+def _actions(spec: ActionSpec, options: Sample, num_dreams: int, num_steps: int) -> np.ndarray:
+    """(num_dreams, num_steps, *shape)"""
     if options.action is not None:
-        return np.tile(_sequence(spec, options.action, options.steps), (num_dreams, 1))
+        return np.tile(_sequence(spec, options.action, num_steps), (num_dreams, 1))
     rng = np.random.default_rng([options.seed, 0])
     if options.same_actions:
-        return wander(rng, spec, 1, options.steps).repeat(num_dreams, 0)
-    return wander(rng, spec, num_dreams, options.steps)
+        return wander(rng, spec, 1, num_steps).repeat(num_dreams, 0)
+    return wander(rng, spec, num_dreams, num_steps)
 
 
 def _sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
@@ -219,9 +248,11 @@ def _sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
         name, _, count = part.strip().partition(":")
         if count and not (count.isdecimal() and int(count)):
             raise SampleError(f"--action {text}: {count!r} is no number of steps")
-        taken += [_numbered(spec, name)] * int(count or 1)
+        taken += [_numbered(spec, name)] * min(int(count or 1), num_steps + 1)
+    if len(taken) > num_steps:
+        raise SampleError(f"--action {text} is longer than the {num_steps} steps there are")
     taken += taken[-1:] * (num_steps - len(taken))
-    return np.asarray(taken[:num_steps], np.int64)
+    return np.asarray(taken, np.int64)
 
 
 def _numbered(spec: ActionSpec, action: str) -> int:

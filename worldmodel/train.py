@@ -6,9 +6,10 @@ on where it was. The folder is a checkpoint: play it, make an environment of it,
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -39,8 +40,11 @@ class Train:
     """Train a world model on recorded episodes: the tokenizer, then the prior on its codes.
     Stopped in whatever way, the same command goes on where it was."""
 
-    preset: tyro.conf.Positional[str] = "dream-doom"
-    """Sizes and recipe."""
+    preset: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"Sizes and recipe; one of: {', '.join([*PRESETS, *PUBLISHED])}."),
+    ] = "dream-doom"
     data: Path | None = None
     """Folder of episodes; the preset's own by default."""
     out: Path | None = None
@@ -73,7 +77,8 @@ class Train:
     learning_rate: float | None = None
     """Peak of both stages; the preset's by default."""
     describe: bool = False
-    """Only print the preset's parts, parameters, latents, and what a step costs; needs no data."""
+    """Only print the preset's parts, parameters, latents, and what a step costs in fp32, a whole
+    batch at once; needs no data."""
     json: bool = False
     """With --describe: as JSON, for machines."""
     seed: int = 0
@@ -118,12 +123,18 @@ def train(options: Train) -> None:
         TrainingError: an option, the run's folder or its device is not usable.
     """
     _check(options)
+    if options.json:
+        raise TrainingError("--json goes with --describe")
     train_preset(_preset(options), options)
 
 
 def described(options: Train) -> str:
     """What `Train` would train, as text for people or as JSON. Raises TrainingError."""
     _check(options)
+    for name in ("precision", "accumulate", "checkpoint_activations", "strategy"):
+        if getattr(options, name) != getattr(Train(), name):
+            option = name.replace("_", "-")
+            raise TrainingError(f"--describe counts without --{option}: leave it out")
     description = describe(options.preset, _preset(options))
     return json.dumps(description, indent=2) if options.json else "\n".join(to_lines(description))
 
@@ -145,6 +156,9 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     torch.manual_seed(options.seed)
     model = project.new_model() if options.init is None else _begin_from(options.init, project)
     _claim(out, project.config, reader, fabric)
+    if fabric.global_rank == 0:
+        for note in _notes(preset, project, options):
+            console.print(f"note: {note}", soft_wrap=True)
     training = out / "training"
 
     def run(stage: Stage, schedule_minutes: float | None) -> bool:
@@ -191,9 +205,15 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     )
     if fabric.global_rank == 0:
         fabric.barrier()
-    run(stage, options.prior_minutes)
+    done = run(stage, options.prior_minutes)
     if fabric.global_rank == 0:
         project.save(out)
+        so_far = "" if done else "; the same command trains on"
+        console.print(
+            f"{out} is a checkpoint now: python -m worldmodel.sample {out} --out futures.png"
+            f"{so_far}",
+            soft_wrap=True,
+        )
 
 
 def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
@@ -267,6 +287,29 @@ def _wanted(conditions: str | None) -> set[str]:
     if conditions is None or conditions == "none":
         return set()
     return {name.strip() for name in conditions.split(",")}
+
+
+def _notes(preset: Preset | PublishedPreset, project: Project, options: Train) -> Iterator[str]:
+    """What the data make of a preset that it doesn't say itself."""
+    config = project.config
+    if not isinstance(preset, PublishedPreset) or not isinstance(config, VideoGPTConfig):
+        return
+    meant, made = preset.tokenizer, config.tokenizer
+    if made.clip_shape != meant.clip_shape:
+        clips, latents = (
+            [_times(shape) for shape in shapes]
+            for shapes in ((meant.clip_shape, made.clip_shape), (meant.grid, made.grid))
+        )
+        yield (
+            f"{options.preset} is meant for clips of {clips[0]} and latents of {latents[0]}; "
+            f"these are clips of {clips[1]}, so latents are {latents[1]}"
+        )
+    if config.prior.num_actions < preset.prior.num_actions:
+        yield "nobody steered in these episodes: the prior is told no actions"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _check_conditions(options: Train, project: Project, reader: EpisodeReader) -> None:

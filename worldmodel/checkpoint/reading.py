@@ -84,6 +84,8 @@ def _is_videogpt(folder: Path) -> bool:
     path = folder / "config.json"
     try:
         return _read_json(path).get("model") == VIDEOGPT
+    except PermissionError:
+        raise _forbidden(folder) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; get it again") from None
 
@@ -137,6 +139,8 @@ def _reading(folder: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except PermissionError:
+        raise _forbidden(folder) from None
     except (
         OSError,
         ValueError,  # json.JSONDecodeError and UnicodeDecodeError among them
@@ -149,6 +153,10 @@ def _reading(folder: Path) -> Iterator[None]:
         struct.error,
     ) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; get it again") from None
+
+
+def _forbidden(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder}: the permissions of its files forbid reading them")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def save_checkpoint(
     }
     (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (unfinished / "README.md").write_text(card)
+    for name in ("weights.safetensors", "starts.safetensors"):  # safetensors lets only us read
+        shutil.copymode(unfinished / "README.md", unfinished / name)
     # A folder without a config is no checkpoint: it goes first and comes last.
     (folder / "config.json").unlink(missing_ok=True)
     for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):

@@ -210,7 +210,7 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
     example = next(iter(rows.values()))["reconstruction"]
     return "\n".join(
         [
-            f"# {report['table'].capitalize()}: {ablation.title}",
+            f"# Table {report['table'].removeprefix('table')}: {ablation.title}",
             "",
             *table([*header, *stages], lines),
             "",
@@ -246,14 +246,20 @@ def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
     for column, name in measured(ablation, rows).items():
         part, key, _ = OURS[name]
         paper = [row.paper[column] for row in ablation.rows]
-        ours = [rows[row.name][part][key]["value"] for row in ablation.rows]
+        intervals = [rows[row.name][part][key] for row in ablation.rows]
+        ours = [interval["value"] for interval in intervals]
         pairs = [(i, j) for i in range(len(ours)) for j in range(i)]
         alike = sum((paper[i] - paper[j]) * (ours[i] - ours[j]) > 0 for i, j in pairs)
+        apart = sum(
+            max(intervals[i]["low"], intervals[j]["low"])
+            > min(intervals[i]["high"], intervals[j]["high"])
+            for i, j in pairs
+        )
         correlation = rank_correlation(paper, ours)
         shown = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
         lines += [
             f"Rows ordered as by the paper's {column}: {alike} of {len(pairs)} pairs by our "
-            f"{name}{shown}.",
+            f"{name}{shown}; the 95 % intervals of {apart} pairs are apart.",
             "",
         ]
     return lines

@@ -106,6 +106,8 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except TrainingError:
         raise
+    except PermissionError:
+        raise TrainingError(f"{path} may not be read: its permissions forbid it") from None
     except (
         SafetensorError,
         OSError,
