@@ -34,7 +34,7 @@ from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 def unprivileged(folder: Path) -> Iterator[None]:
     """Files of mode 0 can't be read in here, not even by root: it becomes nobody, who is let
     into the folder."""
-    for path in (folder, *folder.parents[:2]):  # pytest makes its own for one user alone
+    for path in (folder, *folder.parents[:3]):  # pytest makes its own for one user alone
         path.chmod(0o755)
     was = os.geteuid()
     if was == 0:
