@@ -136,6 +136,8 @@ def _reading(folder: Path) -> Iterator[None]:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} is not whole: it lacks {file}")
     try:
+        for file in FILES:  # safetensors takes a file that it may not read for none
+            (folder / file).open("rb").close()
         yield
     except CheckpointError:
         raise

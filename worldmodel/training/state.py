@@ -102,6 +102,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 def _opened(path: Path) -> Iterator[Any]:
     """The training state, every fault in it told as one."""
     try:
+        path.open("rb").close()  # safetensors takes a file that it may not read for none
         with safe_open(path, "pt") as file:
             yield file
     except TrainingError:
