@@ -13,4 +13,5 @@ gymnasium.register(
     entry_point="envs.doom:DoomEnv",
     kwargs={"scenario": "health_gathering_supreme"},
 )
+gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")

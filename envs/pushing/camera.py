@@ -1,0 +1,172 @@
+"""Pictures of the bin. Import it after `choose_renderer`: MuJoCo is imported here."""
+
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (MuJoCo's bindings tell no types.)
+
+import functools
+from typing import Any, Protocol
+
+import mujoco
+import numpy as np
+from jaxtyping import UInt8
+
+from envs.pushing.renderers import Renderer
+from envs.pushing.scene import CAMERA_NAME, TO_LAMP
+
+MAX_GEOMS = 100
+# Of the rays; OpenGL has them from the scene.
+AMBIENT, HEADLIGHT, LAMP = 0.35, 0.25, 0.55
+BACKGROUND = np.array([0.33, 0.34, 0.36], np.float32)
+LAMP_DISTANCE = 50.0  # its rays are as good as parallel
+SHADOW_MARGIN = 2e-3  # metres by which a surface doesn't shade itself
+
+
+class Camera(Protocol):
+    """Takes square pictures from where the scene's camera is."""
+
+    def look_at(self, model: mujoco.MjModel) -> None:
+        """Be ready for a scene, in place of the one before."""
+        ...
+
+    def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
+        """The scene as it is now; `mj_forward` must have worked out where everything lies."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_camera(renderer: Renderer, *, size: int) -> Camera:
+    """A camera for pictures of `size` pixels a side."""
+    return RayCamera(size) if renderer == "rays" else OpenGLCamera(size)
+
+
+class OpenGLCamera:
+    """Draws with OpenGL, which `choose_renderer` found to work."""
+
+    def __init__(self, size: int) -> None:
+        self._drawn = 2 * size
+        self._options = mujoco.MjvOption()
+        self._view = mujoco.MjvCamera()
+        self._rectangle = mujoco.MjrRect(0, 0, self._drawn, self._drawn)
+        self._pixels = np.empty((self._drawn, self._drawn, 3), np.uint8)
+        self._context: mujoco.MjrContext | None = None
+
+    def look_at(self, model: mujoco.MjModel) -> None:
+        self.close()
+        _opengl_context().make_current()
+        self._model = model
+        self._scene = mujoco.MjvScene(model, MAX_GEOMS)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._view.fixedcamid = model.camera(CAMERA_NAME).id
+
+    def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
+        assert self._context is not None, "look_at comes first"
+        _opengl_context().make_current()
+        mujoco.mjv_updateScene(
+            self._model,
+            data,
+            self._options,
+            None,
+            self._view,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        mujoco.mjr_render(self._rectangle, self._scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
+        return _halved(self._pixels[::-1])  # OpenGL's first row is below
+
+    def close(self) -> None:
+        if self._context is not None:
+            _opengl_context().make_current()
+            self._context.free()
+            self._context = None
+
+
+@functools.cache
+def _opengl_context() -> Any:
+    """One for the process: it takes a third of a second to make."""
+    return mujoco.GLContext(1, 1)  # MuJoCo draws into buffers of its own
+
+
+class RayCamera:
+    """Casts a ray for each pixel, and one from the lamp to each point that was met."""
+
+    def __init__(self, size: int) -> None:
+        self._drawn = 2 * size
+        count = self._drawn**2
+        self._geoms = np.empty(count, np.int32)
+        self._distances = np.empty(count)
+        self._normals = np.empty(3 * count)
+        self._lit_geoms = np.empty(count, np.int32)
+        self._lit_distances = np.empty(count)
+
+    def look_at(self, model: mujoco.MjModel) -> None:
+        self._model = model
+        camera = model.camera(CAMERA_NAME)
+        half = np.tan(np.radians(float(camera.fovy[0])) / 2)
+        # Through the middle of each pixel, from the upper left; the camera looks along -z.
+        steps = (np.arange(self._drawn) + 0.5) / self._drawn * 2 - 1
+        x, y = np.meshgrid(half * steps, -half * steps)
+        rays = np.stack([x, y, -np.ones_like(x)], -1).reshape(-1, 3)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        turn = np.empty(9)
+        mujoco.mju_quat2Mat(turn, camera.quat)
+        self._rays = rays @ turn.reshape(3, 3).T
+        self._eye = np.array(camera.pos)
+        self._colours = model.geom_rgba[:, :3].astype(np.float32)
+
+    def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
+        self._cast(data, self._eye, self._rays, self._geoms, self._distances, self._normals)
+        met = np.flatnonzero(self._geoms >= 0)
+        normals = self._normals.reshape(-1, 3)[met]
+        points = self._eye + self._distances[met, None] * self._rays[met]
+        lamp = LAMP_DISTANCE * np.asarray(TO_LAMP)
+        to_points = points - lamp
+        lamp_distances = np.linalg.norm(to_points, axis=1)
+        to_points /= lamp_distances[:, None]
+        count = len(met)
+        first = self._lit_distances[:count]
+        self._cast(data, lamp, to_points, self._lit_geoms[:count], first, None)
+        is_lit = (first < 0) | (first > lamp_distances - SHADOW_MARGIN)
+        lamplight = np.maximum(-(normals * to_points).sum(1), 0) * is_lit
+        headlight = np.abs((normals * self._rays[met]).sum(1))
+        light = AMBIENT + HEADLIGHT * headlight + LAMP * lamplight
+        image = np.empty((self._drawn**2, 3), np.float32)
+        image[:] = BACKGROUND
+        image[met] = self._colours[self._geoms[met]] * light[:, None].astype(np.float32)
+        pixels = (255 * image.clip(0, 1) + 0.5).astype(np.uint8)
+        return _halved(pixels.reshape(self._drawn, self._drawn, 3))
+
+    def close(self) -> None: ...
+
+    def _cast(
+        self,
+        data: mujoco.MjData,
+        origin: np.ndarray,
+        rays: np.ndarray,
+        geoms: np.ndarray,
+        distances: np.ndarray,
+        normals: np.ndarray | None,
+    ) -> None:
+        mujoco.mj_multiRay(
+            self._model,
+            data,
+            origin,
+            rays.ravel(),
+            None,
+            True,
+            -1,
+            geoms,
+            distances,
+            normals,
+            len(geoms),
+            mujoco.mjMAXVAL,
+        )
+
+
+def _halved(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Both cameras draw twice the size: the mean of four pixels makes edges smooth."""
+    rows = pixels[::2].astype(np.uint16) + pixels[1::2]
+    return ((rows[:, ::2] + rows[:, 1::2] + 2) // 4).astype(np.uint8)

@@ -1,0 +1,195 @@
+"""`RobotPushing-v0`. Made by `envs.pushing.make`, which decides how to draw first."""
+
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (MuJoCo's bindings tell no types.)
+
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from envs.pushing.camera import open_camera
+from envs.pushing.renderers import Renderer
+from envs.pushing.scene import (
+    ARM_BASE,
+    BIN,
+    FINGER_TRAVEL,
+    HAND_HIGH,
+    HAND_LOW,
+    TIMESTEP_S,
+    WRIST_HEIGHT,
+    elbow,
+    random_scene,
+)
+
+SUBSTEPS = 10
+SETTLING_SUBSTEPS = (100, 50)  # objects fall, then the hand comes down: before the first frame
+# What an action of 1 does to where the hand should be, in metres along x, y and z.
+STRIDE = np.array([0.05, 0.05, 0.035])
+START_HEIGHTS = (0.06, 0.14)
+TARGET_STEPS = (10, 16)  # an object is the target for so many, the last excluded
+AT_WALL = (BIN[0] - 0.045, BIN[1] - 0.045)  # beyond, an object can hardly be pushed on
+# The reward: near the target, and above all moving it.
+NEARNESS_SCALE, PUSH_REWARD, LARGEST_PUSH = 8.0, 40.0, 0.04
+
+
+class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A hand with two fingers pushes objects about in a bin, seen by BAIR's camera.
+
+    Observations are uint8 RGB, (obs_size, obs_size, 3). An action is four numbers in [-1, 1]: dx
+    and dy (of 5 cm), dz (of 3.5 cm), and the fingers, closed above 0. One object at a time is the
+    target; after 10 to 15 steps, or when it is at a wall, another is. The reward of a step is
+    `1 - tanh(8 d) + 40 min(m, 0.04)`, where d is the distance of the hand from the target and m
+    how far the target moved in it, in metres. `info` holds the hand's place, how far the fingers
+    are closed (0 to 1), and `moved`, how far targets have moved so far in the episode.
+
+    Nothing ever ends it but its `length` (`truncated`). The same seed and actions give the same
+    frames, bit for bit, with the same renderer.
+
+    Args:
+        renderer: that `choose_renderer` has chosen.
+        length: steps of an episode; BAIR's have 30.
+        num_objects: the fewest and the most.
+        obs_size: height and width of an observation, in pixels.
+        render_mode: None or "rgb_array", which gives the observation.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / (SUBSTEPS * TIMESTEP_S), 2),
+    }
+    action_meanings = ("dx", "dy", "dz", "close")
+    variable_names = ("x", "y", "z", "closed", "moved")
+
+    def __init__(
+        self,
+        *,
+        renderer: Renderer,
+        length: int = 30,
+        num_objects: tuple[int, int] = (4, 7),
+        obs_size: int = 64,
+        render_mode: str | None = None,
+    ) -> None:
+        fewest, most = num_objects
+        if not 1 <= fewest <= most <= 8:  # more find no place
+            raise ValueError(f"num_objects must be two numbers from 1 to 8, not {num_objects}")
+        for name, value in (("length", length), ("obs_size", obs_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+        self.renderer = renderer
+        # Recordings keep this: change it when the same scene comes to give other frames.
+        self.rendering = f"{renderer}, twice the size, shrunk to means of four pixels"
+        self.render_mode = render_mode
+        self.length, self.num_objects, self.obs_size = length, num_objects, obs_size
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
+        self._camera = open_camera(renderer, size=obs_size)
+        self._model: mujoco.MjModel | None = None  # None until the first reset
+        self._frame: np.ndarray | None = None
+        self._steps_done = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        super().reset(seed=seed)
+        rng = self.np_random
+        self._count = int(rng.integers(self.num_objects[0], self.num_objects[1] + 1))
+        scene = random_scene(rng, num_objects=self._count, offscreen_size=2 * self.obs_size)
+        self._model = mujoco.MjModel.from_xml_string(scene.xml)
+        self._data = mujoco.MjData(self._model)
+        self._objects = [self._model.body(f"object{i}").id for i in range(self._count)]
+        self._goal = rng.uniform(HAND_LOW, HAND_HIGH)
+        self._goal[2] = HAND_HIGH[2]  # out of the way while objects fall
+        self._data.qpos[:3] = self._goal
+        self._control(closed=False)
+        mujoco.mj_step(self._model, self._data, SETTLING_SUBSTEPS[0])
+        self._goal[2] = rng.uniform(*START_HEIGHTS)
+        self._control(closed=False)
+        mujoco.mj_step(self._model, self._data, SETTLING_SUBSTEPS[1])
+        self._steps_done, self._moved = 0, 0.0
+        self._target = self._objects[0]
+        self._choose_target()
+        self._camera.look_at(self._model)
+        self._frame = self._picture()
+        return self._frame.copy(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is outside {self.action_space}")
+        if self._model is None or self._steps_done == self.length:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        self._goal = (self._goal + STRIDE * action[:3]).clip(HAND_LOW, HAND_HIGH)
+        self._control(closed=bool(action[3] > 0))
+        before = self._place(self._target)
+        mujoco.mj_step(self._model, self._data, SUBSTEPS)
+        pushed = float(np.hypot(*(self._place(self._target) - before)[:2]))
+        distance = float(np.linalg.norm(self._hand() - self._place(self._target)))
+        reward = 1 - np.tanh(NEARNESS_SCALE * distance) + PUSH_REWARD * min(pushed, LARGEST_PUSH)
+        self._moved += pushed
+        self._steps_done += 1
+        self._target_steps -= 1
+        if self._target_steps == 0 or self._is_at_wall(self._target):
+            self._choose_target()
+        self._frame = self._picture()
+        truncated = self._steps_done == self.length
+        return self._frame.copy(), float(reward), False, truncated, self._info()
+
+    def state(self) -> np.ndarray:
+        """What a policy needs that doesn't look at pictures, float32 (10,): the hand's place, how
+        far the fingers are closed, and the target's place from the middle and from the hand.
+        """
+        hand, target = self._hand(), self._place(self._target)
+        return np.concatenate([hand, [self._closed()], target, target - hand]).astype(np.float32)
+
+    def render(self) -> np.ndarray | None:
+        if self.render_mode is None or self._frame is None:
+            return None
+        return self._frame.copy()
+
+    def close(self) -> None:
+        self._camera.close()
+
+    def _control(self, *, closed: bool) -> None:
+        self._data.ctrl[:3] = self._goal
+        self._data.ctrl[3:] = FINGER_TRAVEL * closed
+
+    def _choose_target(self) -> None:
+        """Another object than now, away from the walls if there is one."""
+        others = [body for body in self._objects if body != self._target]
+        free = [body for body in others if not self._is_at_wall(body)]
+        candidates = free or others or self._objects
+        self._target = candidates[int(self.np_random.integers(len(candidates)))]
+        self._target_steps = int(self.np_random.integers(*TARGET_STEPS))
+
+    def _is_at_wall(self, body: int) -> bool:
+        return bool((np.abs(self._place(body)[:2]) > AT_WALL).any())
+
+    def _place(self, body: int) -> np.ndarray:
+        return self._data.xipos[body].copy()
+
+    def _hand(self) -> np.ndarray:
+        """The place between the finger tips."""
+        return self._data.qpos[:3].copy()
+
+    def _closed(self) -> float:
+        return float(self._data.qpos[3:5].mean() / FINGER_TRAVEL)
+
+    def _picture(self) -> np.ndarray:
+        wrist = self._hand() + np.array([0, 0, WRIST_HEIGHT])
+        bend = elbow(wrist)
+        for i, (begin, end) in enumerate(((np.asarray(ARM_BASE), bend), (bend, wrist))):
+            self._data.mocap_pos[i] = (begin + end) / 2
+            mujoco.mju_quatZ2Vec(self._data.mocap_quat[i], end - begin)
+        mujoco.mj_kinematics(self._model, self._data)
+        return self._camera.picture(self._data)
+
+    def _info(self) -> dict[str, float]:
+        x, y, z = self._hand()
+        numbers = (x, y, z, self._closed(), self._moved)
+        return dict(zip(self.variable_names, map(float, numbers), strict=True))

@@ -1,0 +1,74 @@
+"""How to draw without a display: OpenGL by EGL or OSMesa where they are installed, else rays.
+
+MuJoCo reads `MUJOCO_GL` when it is imported, and can't change its mind. So what works is tried in
+another process, before MuJoCo is imported in this one.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from typing import Literal, cast
+
+Renderer = Literal["egl", "osmesa", "rays"]
+OPENGL = ("egl", "osmesa")
+PROBE_SECONDS = 60
+_PROBE = """
+import mujoco
+context = mujoco.GLContext(8, 8)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
+"""
+
+
+class RendererError(RuntimeError):
+    """A renderer can't be had here; the message says what to do."""
+
+
+def choose_renderer(wanted: str) -> Renderer:
+    """The renderer to use, `MUJOCO_GL` set for it.
+
+    Args:
+        wanted: egl, osmesa or rays; auto: the first of them that works.
+
+    Raises:
+        ValueError: there is no such renderer.
+        RendererError: it doesn't work here.
+    """
+    if wanted not in ("auto", *OPENGL, "rays"):
+        raise ValueError(f"unknown renderer {wanted!r}: auto, {', '.join(OPENGL)} or rays")
+    if wanted == "rays":
+        return "rays"
+    given = os.environ.get("MUJOCO_GL", "")
+    is_decided = "mujoco" in sys.modules or given in OPENGL
+    tried = (given,) if is_decided else OPENGL
+    for renderer in tried:
+        if renderer in OPENGL and wanted in ("auto", renderer) and _works(renderer):
+            os.environ["MUJOCO_GL"] = renderer  # worker processes need not try again
+            return cast(Renderer, renderer)
+    if wanted == "auto":
+        return "rays"
+    if is_decided and given != wanted:
+        raise RendererError(
+            f"{wanted} can't be used: MUJOCO_GL is {given!r}, and a process that has imported "
+            f"MuJoCo keeps to it. Set MUJOCO_GL={wanted} before Python starts"
+        )
+    raise RendererError(
+        f"{wanted} doesn't work here. Install it (Debian: libegl1 libgl1-mesa-dri libopengl0, or "
+        "libosmesa6), or take the renderer rays, which needs nothing"
+    )
+
+
+@functools.cache
+def _works(renderer: str) -> bool:
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env={**os.environ, "MUJOCO_GL": renderer},
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return tried.returncode == 0

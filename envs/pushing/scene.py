@@ -1,0 +1,200 @@
+"""The bin, the hand and the objects, as MuJoCo's XML: primitives alone, no assets.
+
+Lengths are in metres. The bin lies around the origin, its floor at height 0; x goes to the right
+of the picture, y away from the camera. Everything that is seen is coloured by its own `rgba`, which
+both ways of rendering read.
+"""
+
+import colorsys
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+BIN = (0.26, 0.20)  # half of its length and width
+WALL_HEIGHT, WALL_THICKNESS = 0.05, 0.008  # half of each
+OBJECT_REACH = (0.20, 0.13)  # how far from the middle an object may begin
+LEAST_DISTANCE = 0.085  # of two objects at the beginning
+HAND_LOW, HAND_HIGH = np.array([-0.21, -0.15, 0.012]), np.array([0.21, 0.15, 0.16])
+FINGER_TRAVEL = 0.026
+TIMESTEP_S = 0.008
+# BAIR's camera aux1, as near as its pictures tell.
+CAMERA = {"pos": "0 -0.50 0.60", "xyaxes": "1 0 0 0 0.735 0.678", "fovy": "44"}
+CAMERA_NAME = "aux1"
+TO_LAMP = (-0.18, -0.26, 0.95)  # which is far away
+ARM_BASE = (0.0, 0.50, 0.30)
+ARM_LENGTHS = (0.37, 0.37)  # of the upper arm and the forearm: drawn, never touching
+WRIST_HEIGHT = 0.15  # above the finger tips, where the forearm ends
+
+WOOD = ((0.72, 0.56, 0.38), (0.68, 0.52, 0.35), (0.75, 0.59, 0.41))
+LYING = (0.7071068, 0, 0.7071068, 0)  # along x; a capsule on its end topples at some time
+SHAPES = ("box", "cylinder", "ellipsoid", "capsule", "sphere")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene to be compiled.
+
+    Attributes:
+        xml: MuJoCo's.
+        num_objects: bodies object0, object1, ...; each has a free joint of its name.
+    """
+
+    xml: str
+    num_objects: int
+
+
+def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: int) -> Scene:
+    """Objects of random shapes, sizes and colours at random places in the bin.
+
+    Args:
+        offscreen_size: sides in pixels of the picture that OpenGL draws.
+    """
+    root = ET.Element("mujoco", model="robot bin")
+    ET.SubElement(root, "option", timestep=str(TIMESTEP_S), integrator="implicitfast")
+    visual = ET.SubElement(root, "visual")
+    ET.SubElement(visual, "global", offwidth=str(offscreen_size), offheight=str(offscreen_size))
+    # A large shadow map and smooth curves cost most of the time, and don't show in 64 pixels.
+    quality = {"shadowsize": 512, "offsamples": 0, "numslices": 12, "numstacks": 8, "numquads": 1}
+    ET.SubElement(visual, "quality", _text(quality))
+    ET.SubElement(
+        visual, "headlight", ambient="0.35 0.35 0.35", diffuse="0.25 0.25 0.25", specular="0 0 0"
+    )
+    # What OpenGL's shadows reach; else all that the table is large.
+    ET.SubElement(visual, "map", shadowclip="1.2")
+    ET.SubElement(root, "statistic", center="0 0 0", extent="0.6")
+    world = ET.SubElement(root, "worldbody")
+    ET.SubElement(world, "camera", CAMERA, name=CAMERA_NAME)
+    ET.SubElement(
+        world,
+        "light",
+        _text({"pos": TO_LAMP, "dir": [-x for x in TO_LAMP]}),
+        directional="true",
+        diffuse="0.55 0.55 0.55",
+        specular="0 0 0",
+    )
+    _add_bin(world)
+    _add_hand(world)
+    _add_arm(world)
+    for i, (x, y) in enumerate(_places(rng, num_objects)):
+        _add_object(world, f"object{i}", rng, x, y)
+    actuators = ET.SubElement(root, "actuator")
+    for joint, kp, kv in (("x", 900, 60), ("y", 900, 60), ("z", 900, 60)):
+        ET.SubElement(actuators, "position", _text({"joint": joint, "kp": kp, "kv": kv}))
+    for joint in ("left", "right"):
+        ET.SubElement(actuators, "position", _text({"joint": joint, "kp": 120, "kv": 6}))
+    return Scene(ET.tostring(root, encoding="unicode"), num_objects)
+
+
+def elbow(wrist: np.ndarray) -> np.ndarray:
+    """Where a two-link arm from its base to the wrist bends, upwards."""
+    base, (upper, lower) = np.asarray(ARM_BASE), ARM_LENGTHS
+    reach = wrist - base
+    distance = min(float(np.linalg.norm(reach)), 0.999 * (upper + lower))
+    along = reach / np.linalg.norm(reach)
+    share = (upper**2 - lower**2 + distance**2) / (2 * distance)
+    up = np.array([0.0, 0.0, 1.0]) - along[2] * along
+    up /= np.linalg.norm(up)
+    return base + share * along + math.sqrt(max(upper**2 - share**2, 0.0)) * up
+
+
+def _add_bin(world: ET.Element) -> None:
+    length, width = BIN
+    board = length / len(WOOD) / 2
+    for i in range(2 * len(WOOD)):
+        x = -length + (2 * i + 1) * board
+        # The boards stop the objects; the plane below them reaches out of the picture.
+        _geom(world, "box", (board, width, 0.01), (*WOOD[i % len(WOOD)], 1), pos=(x, 0, -0.01))
+    _geom(world, "box", (2.0, 2.0, 0.01), (0.33, 0.34, 0.36, 1), pos=(0, 0, -0.032))
+    thick, height = WALL_THICKNESS, WALL_HEIGHT
+    side, white = (0.60, 0.45, 0.30, 1), (0.92, 0.92, 0.90, 1)
+    for sign in (-1, 1):
+        x = sign * (length + thick)
+        _geom(world, "box", (thick, width, height), side, pos=(x, 0, height))
+    for sign, colour in ((-1, white), (1, side)):
+        y = sign * (width + thick)
+        size = (length + 2 * thick, thick, height)
+        _geom(world, "box", size, colour, pos=(0, y, height))
+
+
+def _add_hand(world: ET.Element) -> None:
+    hand = ET.SubElement(world, "body", name="hand", gravcomp="1")
+    for axis, name in enumerate("xyz"):
+        direction = [int(axis == i) for i in range(3)]
+        limits = (HAND_LOW[axis], HAND_HIGH[axis])
+        joint = {"name": name, "type": "slide", "axis": direction, "range": limits, "armature": 0.5}
+        ET.SubElement(hand, "joint", _text(joint))
+    dark, metal = (0.16, 0.16, 0.18, 1), (0.45, 0.46, 0.50, 1)
+    _geom(hand, "box", (0.045, 0.016, 0.012), dark, pos=(0, 0, 0.085))
+    _geom(hand, "cylinder", (0.016, 0.03), metal, pos=(0, 0, 0.12))
+    for name, sign in (("left", -1), ("right", 1)):
+        finger = ET.SubElement(
+            hand, "body", _text({"name": name, "pos": (sign * 0.036, 0, 0.037), "gravcomp": 1})
+        )
+        joint = {"name": name, "type": "slide", "axis": (-sign, 0, 0)}
+        ET.SubElement(
+            finger, "joint", _text({**joint, "range": (0, FINGER_TRAVEL), "armature": 0.05})
+        )
+        _geom(finger, "box", (0.007, 0.013, 0.037), dark)
+
+
+def _add_arm(world: ET.Element) -> None:
+    """Drawn alone: `PushingEnv` puts the links where the wrist is."""
+    red, grey = (0.55, 0.10, 0.10, 1), (0.22, 0.22, 0.24, 1)
+    for name, length, radius, colour in (
+        ("upper arm", ARM_LENGTHS[0], 0.032, red),
+        ("forearm", ARM_LENGTHS[1], 0.019, grey),
+    ):
+        link = ET.SubElement(world, "body", name=name, mocap="true")
+        _geom(link, "capsule", (radius, length / 2), colour, contype=0, conaffinity=0)
+
+
+def _places(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 2) places in the bin, none too near to another."""
+    places: list[np.ndarray] = []
+    while len(places) < count:
+        place = rng.uniform(-1, 1, 2) * OBJECT_REACH
+        if all(np.hypot(*(place - other)) >= LEAST_DISTANCE for other in places):
+            places.append(place)
+    return np.stack(places)
+
+
+def _add_object(world: ET.Element, name: str, rng: np.random.Generator, x: float, y: float) -> None:
+    angle = rng.uniform(0, 2 * math.pi)
+    turn = (math.cos(angle / 2), 0, 0, math.sin(angle / 2))
+    body = ET.SubElement(world, "body", _text({"name": name, "pos": (x, y, 0.04), "quat": turn}))
+    ET.SubElement(body, "freejoint", name=name)
+    offset = rng.uniform(0.018, 0.026)
+    for part in range(1 + int(rng.random() < 0.5)):
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        size = rng.uniform(0.016, 0.026) * rng.uniform(0.75, 1.2, 3)
+        num_sizes = {"sphere": 1, "cylinder": 2, "capsule": 2}.get(shape, 3)
+        colour = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.55, 0.95), rng.uniform(0.5, 0.95))
+        _geom(
+            body,
+            shape,
+            size[:num_sizes] * (0.7 if shape == "capsule" else 1.0),
+            (*colour, 1),
+            pos=(part * offset, 0, 0),
+            quat=LYING if shape == "capsule" else (1, 0, 0, 0),
+            density=500,
+            # Round things would roll for ever without the last two.
+            condim=6,
+            friction=(0.6, 0.01, 0.01),
+        )
+
+
+def _geom(parent: ET.Element, shape: str, size: object, rgba: object, **more: object) -> None:
+    ET.SubElement(parent, "geom", _text({"type": shape, "size": size, "rgba": rgba, **more}))
+
+
+def _text(attributes: Mapping[str, object]) -> dict[str, str]:
+    """Numbers, and rows of them, as XML wants them."""
+    return {
+        name: value
+        if isinstance(value, str)
+        else " ".join(f"{number:.9g}" for number in np.ravel(np.asarray(value, float)))
+        for name, value in attributes.items()
+    }
