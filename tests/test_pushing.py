@@ -133,8 +133,9 @@ def test_who_pushes_moves_targets_and_who_stays_does_not():
             steps = [env.step(act(env)) for _ in range(30)]
             moved[name].append(steps[-1][-1]["moved"])
             returns[name].append(sum(step[1] for step in steps))
-    assert max(moved["stay"]) < 0.005
-    assert np.mean(moved["push"]) > 0.08
+    assert np.median(moved["stay"]) < 0.001  # a hand that came down on something moves it
+    assert np.mean(moved["push"]) > 8 * np.mean(moved["stay"])
+    assert np.mean(moved["push"]) > 0.15
     assert np.mean(returns["push"]) > np.mean(returns["stay"]) + 3
     env.close()
 
