@@ -11,7 +11,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecTransposeImage,
+)
+
+from envs.policy import StateObservation
 
 NUM_ENVS = 16
 NUM_STACKED = 2
@@ -64,15 +71,16 @@ def save_whole(model: BaseAlgorithm, path: Path) -> None:
     os.replace(unfinished, path)
 
 
-def train_ppo(
+def train_on_frames(
     env_id: str,
+    env_kwargs: dict[str, Any],
     path: Path,
     *,
     num_steps: int,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
-    """Train PPO on stacked frames of `env_id` for `num_steps` environment steps in all.
+    """Train PPO on stacked frames of a Doom scenario for `num_steps` environment steps in all.
 
     Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
     steps. `on_progress` is called with the steps done so far.
@@ -80,32 +88,82 @@ def train_ppo(
     Returns:
         `path`, a stable-baselines3 .zip that `envs.policy.FramePolicy` reads.
     """
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        return Monitor(PickupReward(gymnasium.make(env_id, **env_kwargs)))
+
+    def environments() -> VecEnv:
+        return VecTransposeImage(VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), NUM_STACKED))
+
+    def new_model(environments: VecEnv) -> PPO:
+        return PPO(
+            "CnnPolicy",
+            environments,
+            learning_rate=_falling_learning_rate,
+            n_steps=128,
+            batch_size=512,
+            n_epochs=3,
+            gamma=0.99,
+            gae_lambda=0.95,
+            ent_coef=0.01,
+            seed=seed,
+            device="cpu",
+        )
+
+    return _train(path, environments, new_model, num_steps, on_progress)
+
+
+def train_on_state(
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    path: Path,
+    *,
+    num_steps: int,
+    seed: int = 0,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> Path:
+    """The same on the `state()` of an environment that has one, and draws as little as it can.
+
+    Returns:
+        `path`, a stable-baselines3 .zip that `envs.policy.StatePolicy` reads.
+    """
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
+        return Monitor(StateObservation(gymnasium.make(env_id, **smallest)))
+
+    def new_model(environments: VecEnv) -> PPO:
+        return PPO(
+            "MlpPolicy",
+            environments,
+            learning_rate=1e-3,
+            n_steps=1200,
+            batch_size=120,
+            n_epochs=8,
+            gamma=0.9,
+            seed=seed,
+            device="cpu",
+        )
+
+    return _train(path, lambda: DummyVecEnv([make_env]), new_model, num_steps, on_progress)
+
+
+def _train(
+    path: Path,
+    make_environments: Callable[[], VecEnv],
+    new_model: Callable[[VecEnv], PPO],
+    num_steps: int,
+    on_progress: Callable[[int], None],
+) -> Path:
     if path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps:
         return path
-    environments = VecTransposeImage(
-        VecFrameStack(
-            DummyVecEnv([lambda: Monitor(PickupReward(gymnasium.make(env_id)))] * NUM_ENVS),
-            NUM_STACKED,
-        )
-    )
+    environments = make_environments()
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
         else:
-            model = PPO(
-                "CnnPolicy",
-                environments,
-                learning_rate=_falling_learning_rate,
-                n_steps=128,
-                batch_size=512,
-                n_epochs=3,
-                gamma=0.99,
-                gae_lambda=0.95,
-                ent_coef=0.01,
-                seed=seed,
-                device="cpu",
-            )
-        # Halves the CNN's time on a CPU; missing from torch's type stubs.
+            model = new_model(environments)
+        # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         remaining = num_steps - model.num_timesteps
         if remaining > 0:

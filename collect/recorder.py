@@ -27,7 +27,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.data import DataError, DatasetInfo, Episode
 
 if TYPE_CHECKING:  # torch takes seconds to import, and random play does without
-    from envs.policy import FramePolicy
+    from envs.policy import FramePolicy, StatePolicy
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
 GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
@@ -84,7 +84,7 @@ class Player:
     def __init__(
         self,
         behaviour: Behaviour,
-        policy: "FramePolicy | None",
+        policy: "FramePolicy | StatePolicy | None",
         space: gymnasium.Space[Any],
         seed: int,
     ) -> None:
@@ -111,7 +111,10 @@ class Player:
 
 
 def play_episode(
-    env: gymnasium.Env[Any, Any], job: Job, policy: "FramePolicy | None", actions: ActionSpec
+    env: gymnasium.Env[Any, Any],
+    job: Job,
+    policy: "FramePolicy | StatePolicy | None",
+    actions: ActionSpec,
 ) -> Episode:
     """Play one episode from its reset to its end, or for `job.max_length` steps."""
     names = variable_names(env)
@@ -252,10 +255,10 @@ def _work(
         if policy_path is not None:
             import torch
 
-            from envs.policy import FramePolicy
+            from envs.policy import load_policy
 
             torch.set_num_threads(1)  # one core a worker
-            policy = FramePolicy(policy_path)
+            policy = load_policy(policy_path, env)
         while True:
             connection.send(play_episode(env, connection.recv(), policy, actions))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -321,7 +324,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
                 "python": sys.version.split()[0],
                 **{
                     name: importlib.metadata.version(name)
-                    for name in ("gymnasium", "numpy", "stable-baselines3", "vizdoom")
+                    for name in ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
                 },
             },
         )

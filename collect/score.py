@@ -1,7 +1,7 @@
 """How well a policy plays, beside a random one."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,48 +11,41 @@ from rich.table import Table
 from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers, random_seeds
 from worldmodel.data import Episode
 
-WHOLE_GAME = 10**6  # steps; every scenario has a timeout of its own
+WHOLE_GAME = 10**6  # steps; every environment has a timeout of its own
 # Keeps the games scored apart from those recorded under the same seed.
 _SCORE_KEY = 0x5C03E
 
 
 @dataclass(frozen=True)
-class Score:
-    """Means over whole games, with half the width of their 95 % confidence intervals.
+class Measure:
+    """A number of a whole game.
 
     Attributes:
-        mean_tics: engine ticks until the end, counted in whole steps.
-        mean_medikits: medikits taken.
-        survived: share of games that reached the timeout.
+        of: the number.
+        is_main: a policy's is given as so many times a random one's.
     """
 
-    num_episodes: int
-    mean_tics: float
-    mean_tics_ci95: float
-    mean_medikits: float
-    mean_medikits_ci95: float
-    survived: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    of: Callable[[Episode], float]
+    is_main: bool = False
 
 
 def score_behaviours(
     workers: Workers,
+    measures: dict[str, Measure],
     *,
     with_policy: bool,
     num_episodes: int,
     seed: int,
-    frame_skip: int,
-    pickups_at: int,
     on_episode: Callable[[], None],
-) -> dict[str, Score]:
+) -> dict[str, dict[str, Any]]:
     """Scores of the policy (when there is one) and of uniformly random actions.
 
     Args:
-        frame_skip: engine ticks a step.
-        pickups_at: which variable counts medikits minus poisons.
         on_episode: called after each game.
+
+    Returns:
+        By behaviour: `num_episodes`, and of each measure `mean_NAME` and `mean_NAME_ci95`, half
+        the width of the 95 % confidence interval of the mean.
     """
     behaviours: tuple[Behaviour, ...] = (POLICY, UNIFORM) if with_policy else (UNIFORM,)
     jobs = [
@@ -60,47 +53,34 @@ def score_behaviours(
         for behaviour in behaviours
         for i in range(num_episodes)
     ]
-    tics: dict[str, list[float]] = {behaviour.name: [] for behaviour in behaviours}
-    medikits: dict[str, list[float]] = {behaviour.name: [] for behaviour in behaviours}
-    survived = dict.fromkeys(tics, 0)
+    values = {behaviour.name: {name: [] for name in measures} for behaviour in behaviours}
     for episode in workers.play(jobs):
-        tics[episode.policy].append(episode.length * frame_skip)
-        medikits[episode.policy].append(_medikits(episode, pickups_at))
-        survived[episode.policy] += bool(episode.truncated[-1])
+        for name, measure in measures.items():
+            values[episode.policy][name].append(float(measure.of(episode)))
         on_episode()
-    return {
-        name: Score(
-            num_episodes=num_episodes,
-            mean_tics=float(np.mean(tics[name])),
-            mean_tics_ci95=_ci95(tics[name]),
-            mean_medikits=float(np.mean(medikits[name])),
-            mean_medikits_ci95=_ci95(medikits[name]),
-            survived=survived[name] / num_episodes,
-        )
-        for name in tics
-    }
+    scores: dict[str, dict[str, Any]] = {}
+    for behaviour, of_behaviour in values.items():
+        scores[behaviour] = {"num_episodes": num_episodes}
+        for name, numbers in of_behaviour.items():
+            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers))
+            scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers)
+    return scores
 
 
-def print_scores(scores: dict[str, dict[str, Any]], console: Console) -> None:
-    """A table of scores as `Score.to_json` gives them."""
-    table = Table("policy", "games", "tics", "medikits", "reached the timeout")
-    for name, score in scores.items():
-        table.add_row(
-            name,
-            str(score["num_episodes"]),
-            f"{score['mean_tics']:.0f} ± {score['mean_tics_ci95']:.0f}",
-            f"{score['mean_medikits']:.1f} ± {score['mean_medikits_ci95']:.1f}",
-            f"{score['survived']:.0%}",
-        )
+def print_scores(
+    scores: dict[str, dict[str, Any]], measures: dict[str, Measure], console: Console
+) -> None:
+    """A table of what `score_behaviours` gives."""
+    table = Table("policy", "games", *measures)
+    for behaviour, score in scores.items():
+        numbers = [f"{score[f'mean_{n}']:.4g} ± {score[f'mean_{n}_ci95']:.2g}" for n in measures]
+        table.add_row(behaviour, str(score["num_episodes"]), *numbers)
     console.print(table)
-    if POLICY.name in scores:
-        ratio = scores[POLICY.name]["mean_tics"] / scores[UNIFORM.name]["mean_tics"]
-        console.print(f"The policy lives {ratio:.2f} times as long as random (± is 95 %).")
-
-
-def _medikits(episode: Episode, pickups_at: int) -> float:
-    gained = np.diff(episode.variables[:, pickups_at])
-    return float(gained[gained > 0].sum())
+    for name, measure in measures.items():
+        if measure.is_main and POLICY.name in scores:
+            policy, uniform = (scores[who.name][f"mean_{name}"] for who in (POLICY, UNIFORM))
+            ratio = policy / uniform if uniform else float("inf")
+            console.print(f"The policy: {ratio:.2f} times as many {name} as random (± is 95 %).")
 
 
 def _ci95(values: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""A stable-baselines3 policy as something that looks at frames and picks actions."""
+"""A stable-baselines3 policy as something that looks and picks actions."""
 
 import zipfile
 from collections import deque
@@ -86,6 +86,70 @@ class FramePolicy:
                 f"{self.path}: the policy acts in {self.model.action_space}, but the environment "
                 f"takes {action_space}: train one for this environment"
             )
+
+
+class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
+    """An environment's `state()` in place of its picture."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        size = env.unwrapped.state_size  # pyright: ignore[reportAttributeAccessIssue]
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        return self.env.unwrapped.state()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class StatePolicy:
+    """A PPO policy on the `state()` of one environment; frames are passed over.
+
+    Args:
+        path: a .zip written by stable-baselines3's `PPO.save`; load only files you trust.
+        env: the environment whose state is looked at, while it is played.
+        seed: of the actions drawn.
+
+    Raises:
+        PolicyFileError: the file is missing, is no such .zip, or is for another environment.
+    """
+
+    def __init__(self, path: str | Path, env: gymnasium.Env[Any, Any], *, seed: int = 0) -> None:
+        self.model = _load(Path(path))
+        self._looked_at = StateObservation(env)
+        for what in ("observation_space", "action_space"):
+            expected, found = getattr(self.model, what), getattr(self._looked_at, what)
+            if expected != found:
+                raise PolicyFileError(
+                    f"{path}: the policy's {what} is {expected}, but the environment's is "
+                    f"{found}: train one for this environment"
+                )
+        self.reset(seed=seed)
+
+    def reset(self, *, seed: int | None = None) -> None:
+        """As `FramePolicy.reset`."""
+        if seed is not None:
+            self._generator_state = torch.Generator().manual_seed(seed).get_state()
+
+    def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
+        """The action for the environment as it is now."""
+        state = self._looked_at.observation(frame)
+        with torch.random.fork_rng(devices=[]):  # see FramePolicy.act
+            torch.set_rng_state(self._generator_state)
+            action, _ = self.model.predict(state, deterministic=deterministic)
+            self._generator_state = torch.get_rng_state()
+        return action
+
+
+def load_policy(path: Path, env: gymnasium.Env[Any, Any]) -> FramePolicy | StatePolicy:
+    """The policy for an environment: on its state if it has one, else on its frames.
+
+    Raises:
+        PolicyFileError: the file is missing, is no policy, or doesn't fit the environment.
+    """
+    if hasattr(env.unwrapped, "state"):
+        return StatePolicy(path, env)
+    policy = FramePolicy(path)
+    policy.check_fits(env.observation_space, env.action_space)
+    return policy
 
 
 def _load(path: Path) -> PPO:

@@ -18,7 +18,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
 
 import envs  # noqa: F401  registers the environments
-from collect.vizdoom import WITH_POLICY, Collect, choose_behaviour, collect, main
+from collect.recording import choose_behaviour
+from collect.vizdoom import WITH_POLICY, Collect, collect, main
 from envs.engine_guard import engines_using
 from envs.policy import FramePolicy, PolicyFileError
 from worldmodel.data import DataError, DatasetInfo, EpisodeReader
@@ -130,7 +131,7 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     )
     done = _run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert "times as long as random" in done.stdout
+    assert "times as many tics as random" in done.stdout
     assert verify(tmp_path).problems == []
     reader = EpisodeReader(tmp_path)
     assert len(reader) == 10

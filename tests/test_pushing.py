@@ -255,6 +255,19 @@ def test_what_does_not_work_is_passed_over():
     assert done.stdout.strip() == "rays"
 
 
+@pytest.mark.skipif(HERE == "rays", reason="there is no OpenGL here")
+def test_rays_first_leave_opengl_to_the_next():
+    program = (
+        "from envs.pushing import make; rays = make(renderer='rays'); other = make();"
+        "rays.reset(seed=0); other.reset(seed=0); print(rays.renderer, other.renderer)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["rays", HERE]
+
+
 def test_a_renderer_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch):
     missing = "osmesa" if HERE != "osmesa" else "egl"  # this process keeps to the other
     with pytest.raises(RendererError, match=f"{missing} (can't be used|doesn't work here)"):

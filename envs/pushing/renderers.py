@@ -37,16 +37,19 @@ def choose_renderer(wanted: str) -> Renderer:
     """
     if wanted not in ("auto", *OPENGL, "rays"):
         raise ValueError(f"unknown renderer {wanted!r}: auto, {', '.join(OPENGL)} or rays")
-    if wanted == "rays":
-        return "rays"
     given = os.environ.get("MUJOCO_GL", "")
     is_decided = "mujoco" in sys.modules or given in OPENGL
-    tried = (given,) if is_decided else OPENGL
-    for renderer in tried:
-        if renderer in OPENGL and wanted in ("auto", renderer) and _works(renderer):
-            os.environ["MUJOCO_GL"] = renderer  # worker processes need not try again
-            return cast(Renderer, renderer)
-    if wanted == "auto":
+    found: Renderer = "rays"
+    for renderer in (given,) if is_decided else _order(wanted):
+        if renderer in OPENGL and _works(renderer):
+            # Also where rays are wanted: a second environment may want this one. And worker
+            # processes need not try again.
+            os.environ["MUJOCO_GL"] = renderer
+            found = cast(Renderer, renderer)
+            break
+    if wanted in ("auto", found):
+        return found
+    if wanted == "rays":
         return "rays"
     if is_decided and given != wanted:
         raise RendererError(
@@ -57,6 +60,10 @@ def choose_renderer(wanted: str) -> Renderer:
         f"{wanted} doesn't work here. Install it (Debian: libegl1 libgl1-mesa-dri libopengl0, or "
         "libosmesa6), or take the renderer rays, which needs nothing"
     )
+
+
+def _order(wanted: str) -> tuple[str, ...]:
+    return (wanted,) if wanted in OPENGL else OPENGL
 
 
 @functools.cache

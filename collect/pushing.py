@@ -1,0 +1,82 @@
+"""Record the robot bin: python -m collect.pushing --out data/pushing
+
+Trains a policy on the bin's state when none is given, measures it beside a random one, then records
+episodes with parallel workers: a third by the policy, a third by it with noise, a third at random,
+as in BAIR's set. Stopped in whatever way, the same command goes on where it was.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from collect.recorder import POLICY, Behaviour
+from collect.recording import Options, record_set, report_errors
+from collect.score import Measure
+
+# Random actions are held for two steps, as in BAIR's set.
+NOISE = Behaviour("policy+noise", uses_policy=True, random_start=0.15, max_hold=2)
+RANDOM_IN_PAIRS = Behaviour("random", uses_policy=False, random_start=1.0, max_hold=2)
+WITH_POLICY = {POLICY: 1 / 3, NOISE: 1 / 3, RANDOM_IN_PAIRS: 1 / 3}
+MOVED = 4  # of the variables
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record the robot bin, played by a trained policy, by that policy with noise, and at random.
+    Stopped in whatever way, the same command goes on where it was."""
+
+    episodes: int = 1000
+    """Number of episodes in all; more than before adds to the set."""
+    length: int = 30
+    """Steps an episode; 12.5 steps are a second. BAIR's have 30."""
+    out: Path = Path("data/pushing")
+    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    policy: str = "train"
+    """Who plays: train (PPO on the bin's state, kept as OUT/policy.zip), random, or the path of a
+    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
+    train_steps: int = 60_000
+    """Environment steps of the policy's training, in all."""
+    workers: int = 2
+    """Worker processes, each with one core."""
+    seed: int = 0
+    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
+    evaluate_episodes: int = 100
+    """Episodes that the policy and a random one are measured on; 0 leaves that out."""
+    score_only: bool = False
+    """Stop after the score."""
+
+
+def main() -> None:
+    options = tyro.cli(Collect, prog="python -m collect.pushing", description=__doc__)
+    report_errors(lambda: collect(options))
+
+
+def collect(options: Collect) -> None:
+    """Do what `Collect` says.
+
+    Raises:
+        DataError: an option, the policy file or the folder is not usable; nothing was written.
+        WorkerError: a worker failed. Finished episodes are kept.
+    """
+    from collect.policies import train_on_state
+
+    record_set(
+        Options(
+            env_id="RobotPushing-v0",
+            env_kwargs={"length": options.length},
+            shares=WITH_POLICY,
+            measures={
+                "metres": Measure(
+                    lambda episode: float(episode.variables[-1, MOVED]), is_main=True
+                ),
+                "reward": Measure(lambda episode: float(episode.reward.sum())),
+            },
+            train=train_on_state,
+            **vars(options),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""What every `python -m collect...` does: train or take a policy, measure it, record episodes.
+
+Stopped in whatever way, the same call goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Policies and their training are imported where they are used: torch takes seconds to import,
+# and every worker process imports these modules.
+from collect.recorder import (
+    Behaviour,
+    Job,
+    WorkerError,
+    Workers,
+    describe,
+    random_seeds,
+)
+from collect.score import Measure, print_scores, score_behaviours
+from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
+from worldmodel.data.episodes import read_info, write_info
+from worldmodel.data.shards import open_shard, read_episode, read_index
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for.
+
+    Attributes:
+        env_kwargs: for `gymnasium.make`, beside the id.
+        length: most steps an episode.
+        policy: "train", "random", or the path of a stable-baselines3 PPO .zip.
+        shares: who acts where there is a policy, and how often.
+        evaluate_episodes: whole games that are measured; 0 leaves that out.
+        score_only: stop after that.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    out: Path
+    episodes: int
+    length: int
+    policy: str
+    train_steps: int
+    workers: int
+    seed: int
+    evaluate_episodes: int
+    score_only: bool
+    shares: dict[Behaviour, float]
+    measures: dict[str, Measure]
+    # (env_id, env_kwargs, path, *, num_steps, seed, on_progress): see `collect.policies`.
+    train: Callable[..., object]
+
+
+def report_errors(run: Callable[[], None]) -> None:
+    """Run a command: errors that a user can cause become one line, Ctrl-C an exit of 130."""
+    try:
+        run()
+    except (DataError, WorkerError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        raise SystemExit(130) from None
+
+
+def record_set(options: Options) -> None:
+    """Train, measure and record as the options say.
+
+    Raises:
+        DataError: an option, the policy file or the folder is not usable; nothing was written.
+        WorkerError: a worker failed. Finished episodes are kept.
+    """
+    _check(options)
+    has_episodes = (options.out / "meta.json").exists()
+    policy_path = options.out / "policy.zip"
+    if options.policy == "random":
+        policy_path = None
+    elif options.policy != "train":
+        policy_path = Path(options.policy)
+        _check_policy(policy_path, options)
+    elif not has_episodes:  # a policy that has recorded is trained no further
+        _train(options, policy_path)
+    recording = _recording(options, policy_path)
+    if has_episodes:
+        _refuse_other_recording(options.out, recording)
+    if policy_path is not None:
+        policy_path = _keep_policy(policy_path, options.out)
+    info = describe(options.env_id, options.env_kwargs, {"recording": recording})
+    if has_episodes:
+        _check_rendering(options, info)
+    with Workers(options.workers, options.env_id, options.env_kwargs, policy_path) as workers:
+        if options.evaluate_episodes:
+            info = _score(options, info, workers)
+        if not options.score_only:
+            _record(options, info, workers)
+
+
+def _check(options: Options) -> None:
+    for name in ("episodes", "length", "workers", "train_steps"):
+        if getattr(options, name) < 1:
+            shown = name.replace("_", "-")
+            raise DataError(f"--{shown} must be at least 1, not {getattr(options, name)}")
+    for name in ("seed", "evaluate_episodes"):
+        if getattr(options, name) < 0:
+            shown = name.replace("_", "-")
+            raise DataError(f"--{shown} must not be negative, but is {getattr(options, name)}")
+    if options.out.exists() and not options.out.is_dir():
+        raise DataError(f"--out {options.out} is a file, not a folder")
+
+
+def _train(options: Options, path: Path) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        _check_policy(path, options)
+    with _progress() as progress:
+        task = progress.add_task("training PPO", total=options.train_steps)
+        options.train(
+            options.env_id,
+            options.env_kwargs,
+            path,
+            num_steps=options.train_steps,
+            seed=options.seed,
+            on_progress=lambda steps: progress.update(task, completed=steps),
+        )
+
+
+def _check_policy(path: Path, options: Options) -> None:
+    """Raises DataError unless the file is a policy for the environment."""
+    from envs.policy import PolicyFileError, load_policy
+
+    env = gymnasium.make(options.env_id, **options.env_kwargs)
+    try:
+        load_policy(path, env)
+    except PolicyFileError as error:
+        raise DataError(str(error)) from None
+    finally:
+        env.close()
+
+
+def _keep_policy(path: Path, folder: Path) -> Path:
+    """The policy as OUT/policy.zip, beside the episodes that it plays."""
+    kept = folder / "policy.zip"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / "policy.unfinished.zip"
+        shutil.copyfile(path, unfinished)
+        os.replace(unfinished, kept)
+    elif _sha256(kept) != _sha256(path):
+        raise DataError(
+            f"{kept} is another policy than {path}: choose another --out, or leave --policy as "
+            "it was"
+        )
+    return kept
+
+
+def _recording(options: Options, policy_path: Path | None) -> dict[str, Any]:
+    """What meta.json says of who acted: all episodes of a set have this in common."""
+    if policy_path is not None and not policy_path.exists():
+        raise DataError(
+            f"{options.out} holds episodes but no policy.zip to go on with: use the same --policy "
+            "as then, or choose another --out"
+        )
+    return {
+        "seed": options.seed,
+        "length": options.length,
+        "train_steps": options.train_steps if options.policy == "train" else None,
+        "policy_sha256": None if policy_path is None else _sha256(policy_path),
+        "behaviours": {
+            behaviour.name: {
+                "share": share,
+                "random_start": behaviour.random_start,
+                "max_hold": behaviour.max_hold,
+            }
+            for behaviour, share in _shares(options, policy_path is not None).items()
+        },
+    }
+
+
+def _shares(options: Options, with_policy: bool) -> dict[Behaviour, float]:
+    if with_policy:
+        return options.shares
+    return {behaviour: 1.0 for behaviour in options.shares if not behaviour.uses_policy}
+
+
+def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
+    """Raises DataError when the folder's episodes were recorded with other options."""
+    stored = read_info(folder).policies.get("recording", {})
+    differences = [
+        name if isinstance(value, dict) else f"{name} {stored.get(name)} against {value}"
+        for name, value in recording.items()
+        if stored.get(name) != value
+    ]
+    if differences:
+        raise DataError(
+            f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
+            "to go on there, or choose another --out"
+        )
+
+
+def _check_rendering(options: Options, info: DatasetInfo) -> None:
+    """Play an episode of the folder again, and note how frames are made if that isn't said yet.
+
+    Raises:
+        DataError: its seed and actions give other frames here: none recorded now would mix.
+    """
+    folder = options.out
+    stored = read_info(folder)
+    episode = _any_episode(folder, stored)
+    if episode is not None and not _comes_out_again(episode, options):
+        raise DataError(
+            f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with other "
+            "frames here, from another version of the simulator, or drawn in another way. Choose "
+            "another --out"
+        )
+    if not stored.rendering:
+        write_info(folder, replace(stored, rendering=info.rendering))
+
+
+def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
+    """The first episode of a shard, finished or not; None when there is none yet."""
+    for path in sorted([*folder.glob("shard-*.h5"), *folder.glob("shard-*.h5.tmp")]):
+        with open_shard(path) as file:
+            index = read_index(file, info)
+            if len(index):
+                return read_episode(file, info, index[0])
+    return None
+
+
+def _comes_out_again(episode: Episode, options: Options) -> bool:
+    """Whether its seed and actions give its frames, to the bit."""
+    env = gymnasium.make(options.env_id, **options.env_kwargs)
+    try:
+        frame, _ = env.reset(seed=episode.seed)
+        frames = [frame] + [env.step(action)[0] for action in episode.action]
+    finally:
+        env.close()
+    return np.array_equal(np.stack(frames), episode.frames)
+
+
+def _score(options: Options, info: DatasetInfo, workers: Workers) -> DatasetInfo:
+    """Measure the policy, unless OUT/policy-score.json says that it was done; print and store."""
+    path = options.out / "policy-score.json"
+    measured_on = {
+        "policy_sha256": info.policies["recording"]["policy_sha256"],
+        "seed": options.seed,
+        "num_episodes": options.evaluate_episodes,
+        "measures": list(options.measures),
+    }
+    scores = _stored_scores(path, measured_on)
+    if scores is None:
+        with_policy = measured_on["policy_sha256"] is not None
+        with _progress() as progress:
+            total = options.evaluate_episodes * (1 + with_policy)
+            task = progress.add_task("measuring the policy", total=total)
+            scores = score_behaviours(
+                workers,
+                options.measures,
+                with_policy=with_policy,
+                num_episodes=options.evaluate_episodes,
+                seed=options.seed,
+                on_episode=lambda: progress.advance(task),
+            )
+        options.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**measured_on, "scores": scores}, indent=2) + "\n")
+    print_scores(scores, options.measures, Console())
+    info = replace(info, policies={**info.policies, "scores": scores})
+    if (options.out / "meta.json").exists():
+        write_info(options.out, replace(read_info(options.out), policies=info.policies))
+    return info
+
+
+def _stored_scores(path: Path, measured_on: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        scores = stored.pop("scores")
+    except (OSError, ValueError, KeyError, AttributeError):  # none, or half of one
+        return None
+    return scores if stored == measured_on else None
+
+
+def _record(options: Options, info: DatasetInfo, workers: Workers) -> None:
+    with EpisodeWriter(options.out, info) as writer, _progress() as progress:
+        missing = [i for i in range(options.episodes) if i not in writer.done]
+        task = progress.add_task(
+            "recording", total=options.episodes, completed=options.episodes - len(missing)
+        )
+        for episode in workers.play(_jobs(options, missing, info)):
+            writer.append(episode)
+            progress.advance(task)
+    console.print(f"{options.out} holds {len(writer.done)} episodes")
+
+
+def _jobs(options: Options, episode_ids: list[int], info: DatasetInfo) -> Iterator[Job]:
+    shares = _shares(options, info.policies["recording"]["policy_sha256"] is not None)
+    for i in episode_ids:
+        env_seed, action_seed = random_seeds(options.seed, i)
+        behaviour = choose_behaviour(options.seed, i, shares)
+        yield Job(i, env_seed, action_seed, behaviour, options.length)
+
+
+def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float]) -> Behaviour:
+    """Who acts in an episode: fixed by its id and the seed, in the given shares."""
+    drawn = np.random.default_rng([seed, episode_id]).random()
+    below = 0.0
+    for behaviour, share in shares.items():
+        below += share
+        if drawn < below:
+            return behaviour
+    return behaviour
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
