@@ -16,6 +16,7 @@ from conftest import one_line_error, toy_episode, write_toy_data
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from collect.pushing import Collect as CollectPushing
 from collect.vizdoom import Collect
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
@@ -392,7 +393,10 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"preset": "nowhere"}, "the known ones are: dream-doom, tiny, moving-mnist, bair"),
+        (
+            {"preset": "nowhere"},
+            "the known ones are: dream-doom, dream-pushing, tiny, moving-mnist",
+        ),
         ({"conditions": "weather"}, "unknown condition 'weather'"),
         ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
         ({"conditions": "class"}, "the data have none"),
@@ -421,7 +425,11 @@ def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
     preset = PRESETS.get(name) or PUBLISHED[name]
     python, dash_m, module, *arguments = f"{preset.get} --out {preset.data}".split()
     assert (python, dash_m) == ("python", "-m")
-    command = {"worldmodel.data": Command, "collect.vizdoom": Collect}[module]
+    command = {
+        "worldmodel.data": Command,
+        "collect.vizdoom": Collect,
+        "collect.pushing": CollectPushing,
+    }[module]
     assert tyro.cli(command, args=arguments).out == Path(preset.data)
 
 

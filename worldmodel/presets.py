@@ -56,6 +56,15 @@ _DREAM_DOOM = Preset(
 
 PRESETS: dict[str, Preset] = {
     "dream-doom": _DREAM_DOOM,
+    "dream-pushing": replace(
+        _DREAM_DOOM,
+        data="data/pushing",
+        get="python -m collect.pushing",
+        actions=ActionSpec(
+            "box", low=(-1.0,) * 4, high=(1.0,) * 4, meanings=("dx", "dy", "dz", "close")
+        ),
+        variable_names=("x", "y", "z", "closed", "moved"),
+    ),
     # For tests and `make smoke`: learns nothing worth seeing, in seconds.
     "tiny": replace(
         _DREAM_DOOM,
