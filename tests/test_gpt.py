@@ -494,6 +494,24 @@ def test_given_frames_stay_apart_while_nothing_is_learned_from_them():
     assert prior.given(frames).std(0).mean() > 0.7 * before
 
 
+@pytest.mark.parametrize("pixels", [2, 4, 8])  # a latent: four to a place looked at, one, four
+def test_a_token_looks_first_where_it_lies_itself(pixels: int):
+    config = make_config("frames", grid=(2, 8, 8), pixels=pixels)
+    config = replace(config, prior=replace(config.prior, width=256, resnet_units=16))
+    torch.manual_seed(0)
+    prior = GPT(config)
+    assert prior.given is not None
+    block = prior.blocks[0]
+    tokens = F.layer_norm(prior.positions(), (256,))
+    keys, _ = block.given_keys_values(prior.given.positions()).chunk(2, -1)
+    most = (block.given_queries(tokens) @ keys.T).argmax(1).view(2, 8, 8)
+    size = 2 * pixels  # the ResNet's grid: a quarter of 8 * pixels
+    places = (torch.arange(8) + 0.5) / 8
+    found = [(axis + 0.5) / size for axis in (most // size, most % size)]
+    off = [(found[0] - places[:, None]).abs(), (found[1] - places).abs()]
+    assert (torch.maximum(*off) <= 1 / min(8, size)).float().mean() > 0.9
+
+
 def test_where_something_is_in_a_given_frame_is_seen():
     """Each code says whether its quarter of the given frame is bright.
 
