@@ -45,6 +45,7 @@ bench: setup
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling
 	$(RUN) -m benchmarks.train_step vizdoom-hgs
+	$(RUN) -m benchmarks.pushing_step
 
 clean:
 	rm -rf $(VENV) runs/smoke

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -42,6 +42,21 @@ from worldmodel.data.shards import open_shard, read_episode, read_index
 console = Console(stderr=True)
 
 
+class TrainPolicy(Protocol):
+    """Trains a policy into a .zip at `path`, or goes on there: see `collect.policies`."""
+
+    def __call__(
+        self,
+        env_id: str,
+        env_kwargs: dict[str, Any],
+        path: Path,
+        *,
+        num_steps: int,
+        seed: int,
+        on_progress: Callable[[int], None],
+    ) -> object: ...
+
+
 @dataclass(frozen=True)
 class Options:
     """What is asked for.
@@ -68,8 +83,7 @@ class Options:
     score_only: bool
     shares: dict[Behaviour, float]
     measures: dict[str, Measure]
-    # (env_id, env_kwargs, path, *, num_steps, seed, on_progress): see `collect.policies`.
-    train: Callable[..., object]
+    train: "TrainPolicy"
 
 
 def report_errors(run: Callable[[], None]) -> None:
@@ -199,7 +213,8 @@ def _recording(options: Options, policy_path: Path | None) -> dict[str, Any]:
 def _shares(options: Options, with_policy: bool) -> dict[Behaviour, float]:
     if with_policy:
         return options.shares
-    return {behaviour: 1.0 for behaviour in options.shares if not behaviour.uses_policy}
+    unaided = {b: share for b, share in options.shares.items() if not b.uses_policy}
+    return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
 
 
 def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
@@ -265,6 +280,7 @@ def _score(options: Options, info: DatasetInfo, workers: Workers) -> DatasetInfo
         "seed": options.seed,
         "num_episodes": options.evaluate_episodes,
         "measures": list(options.measures),
+        "env_kwargs": options.env_kwargs,
     }
     scores = _stored_scores(path, measured_on)
     if scores is None:
@@ -275,6 +291,7 @@ def _score(options: Options, info: DatasetInfo, workers: Workers) -> DatasetInfo
             scores = score_behaviours(
                 workers,
                 options.measures,
+                info,
                 with_policy=with_policy,
                 num_episodes=options.evaluate_episodes,
                 seed=options.seed,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers, random_seeds
-from worldmodel.data import Episode
+from worldmodel.data import DatasetInfo, Episode
 
 WHOLE_GAME = 10**6  # steps; every environment has a timeout of its own
 # Keeps the games scored apart from those recorded under the same seed.
@@ -21,17 +21,18 @@ class Measure:
     """A number of a whole game.
 
     Attributes:
-        of: the number.
+        of: the number, of an episode of what the description says.
         is_main: a policy's is given as so many times a random one's.
     """
 
-    of: Callable[[Episode], float]
+    of: Callable[[Episode, DatasetInfo], float]
     is_main: bool = False
 
 
 def score_behaviours(
     workers: Workers,
     measures: dict[str, Measure],
+    info: DatasetInfo,
     *,
     with_policy: bool,
     num_episodes: int,
@@ -56,7 +57,7 @@ def score_behaviours(
     values = {behaviour.name: {name: [] for name in measures} for behaviour in behaviours}
     for episode in workers.play(jobs):
         for name, measure in measures.items():
-            values[episode.policy][name].append(float(measure.of(episode)))
+            values[episode.policy][name].append(float(measure.of(episode, info)))
         on_episode()
     scores: dict[str, dict[str, Any]] = {}
     for behaviour, of_behaviour in values.items():

@@ -6,6 +6,7 @@ parallel workers. Stopped in whatever way, the same command goes on where it was
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -13,13 +14,11 @@ import tyro
 from collect.recorder import POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, record_set, report_errors
 from collect.score import Measure
-from worldmodel.data import DataError, Episode
+from worldmodel.data import DataError, DatasetInfo, Episode
 
 SCENARIOS = {"hgs": "DoomHealthGatheringSupreme-v0"}
 # The noise takes a world model to places where the policy would not go, and covers every action.
 WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
-TICS_A_STEP = 4
-PICKUPS = 1  # of the variables
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ def collect(options: Collect) -> None:
         DataError: an option, the policy file or the folder is not usable; nothing was written.
         WorkerError: a worker failed. Finished episodes are kept.
     """
-    from collect.policies import train_on_frames
-
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
         raise DataError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
@@ -74,18 +71,24 @@ def collect(options: Collect) -> None:
             env_kwargs={},
             shares=WITH_POLICY,
             measures={
-                "tics": Measure(lambda episode: TICS_A_STEP * episode.length, is_main=True),
+                "tics": Measure(lambda game, info: info.frame_skip * game.length, is_main=True),
                 "medikits": Measure(_medikits),
-                "survived": Measure(lambda episode: float(episode.truncated[-1])),
+                "survived": Measure(lambda game, info: float(game.truncated[-1])),
             },
-            train=train_on_frames,
+            train=_train,
             **asked,
         )
     )
 
 
-def _medikits(episode: Episode) -> float:
-    gained = np.diff(episode.variables[:, PICKUPS])
+def _train(*asked: Any, **more: Any) -> None:
+    from collect.policies import train_on_frames  # slow, and random play does without
+
+    train_on_frames(*asked, **more)
+
+
+def _medikits(game: Episode, info: DatasetInfo) -> float:
+    gained = np.diff(game.variables[:, info.variable_names.index("pickups")])
     return float(gained[gained > 0].sum())
 
 

@@ -139,15 +139,17 @@ class StatePolicy:
         return action
 
 
-def load_policy(path: Path, env: gymnasium.Env[Any, Any]) -> FramePolicy | StatePolicy:
+def load_policy(
+    path: Path, env: gymnasium.Env[Any, Any], *, seed: int = 0
+) -> "FramePolicy | StatePolicy":
     """The policy for an environment: on its state if it has one, else on its frames.
 
     Raises:
         PolicyFileError: the file is missing, is no policy, or doesn't fit the environment.
     """
-    if hasattr(env.unwrapped, "state"):
-        return StatePolicy(path, env)
-    policy = FramePolicy(path)
+    if hasattr(env.unwrapped, "state_size"):
+        return StatePolicy(path, env, seed=seed)
+    policy = FramePolicy(path, seed=seed)
     policy.check_fits(env.observation_space, env.action_space)
     return policy
 

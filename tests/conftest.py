@@ -34,15 +34,20 @@ from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 def unprivileged(folder: Path) -> Iterator[None]:
     """Files of mode 0 can't be read in here, not even by root: it becomes nobody, who is let
     into the folder."""
-    for path in (folder, *folder.parents[:3]):  # pytest makes its own for one user alone
-        path.chmod(0o755)
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
+    if os.geteuid() != 0:
+        yield
+        return
+    # pytest makes its folders for one user alone.
+    closed = [path for path in (folder, *folder.parents) if not path.stat().st_mode & 0o005]
+    for path in closed:
+        path.chmod(path.stat().st_mode | 0o055)
+    os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(was)
+        os.seteuid(0)
+        for path in closed:
+            path.chmod(path.stat().st_mode & ~0o055)
 
 
 def toy_episode(episode_id: int, num_actions: int = 24) -> Episode:

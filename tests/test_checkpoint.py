@@ -101,6 +101,10 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(copy: Path):
     with unprivileged(copy), pytest.raises(CheckpointError, match="permissions") as error:
         load_checkpoint(str(copy))
     assert "damaged" not in str(error.value)
+    copy.chmod(0)
+    with unprivileged(copy.parent), pytest.raises(CheckpointError, match="permissions"):
+        load_checkpoint(str(copy))
+    copy.chmod(0o755)
 
 
 def test_a_missing_file_is_named(copy: Path):

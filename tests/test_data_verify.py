@@ -13,6 +13,7 @@ from PIL import Image
 from worldmodel.actions import ActionSpec
 from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import main
+from worldmodel.data.episodes import UNFINISHED
 from worldmodel.data.merge import merge
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
@@ -119,6 +120,23 @@ def test_a_shard_that_may_not_be_read_is_not_called_damaged(tmp_path):
     shard.chmod(0o644)
     assert "permissions forbid it" in problem
     assert "delete" not in problem
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path):
+    write_samples(tmp_path / "set", range(4))
+    (tmp_path / "set").chmod(0)
+    with unprivileged(tmp_path), pytest.raises(DataError, match="may not be entered"):
+        EpisodeReader(tmp_path / "set")
+    (tmp_path / "set").chmod(0o755)
+
+
+def test_merge_takes_no_half_imported_set(tmp_path):
+    for name in ("a", "b"):
+        write_samples(tmp_path / name, range(4))
+    (tmp_path / "b" / UNFINISHED).touch()
+    with pytest.raises(DataError, match=r"the import of .*b still runs or was stopped"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_set_that_may_only_be_read_is_described_without_a_picture(tmp_path):

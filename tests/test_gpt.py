@@ -12,6 +12,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.configs import GPTConfig, VideoGPTConfig, VideoVQVAEConfig
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior import GPT, Conditions
+from worldmodel.prior.gpt_layers import PriorBlock
 from worldmodel.prior.layers import ConditionalNorm
 from worldmodel.prior.resnet import Conv, ResNet
 from worldmodel.prior.sampling import Sampling, draw_codes
@@ -502,6 +503,8 @@ def test_a_token_looks_first_where_it_lies_itself(pixels: int):
     prior = GPT(config)
     assert prior.given is not None
     block = prior.blocks[0]
+    assert isinstance(block, PriorBlock)
+    assert block.given_queries is not None
     tokens = F.layer_norm(prior.positions(), (256,))
     keys, _ = block.given_keys_values(prior.given.positions()).chunk(2, -1)
     most = (block.given_queries(tokens) @ keys.T).argmax(1).view(2, 8, 8)

@@ -13,6 +13,7 @@ FORBIDDEN = {
         "collect",
         "play",
         "gymnasium",
+        "mujoco",
         "pygame",
         "stable_baselines3",
         "vizdoom",

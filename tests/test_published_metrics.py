@@ -21,6 +21,7 @@ from worldmodel.evaluation.published import (
     reconstruction_lines,
 )
 from worldmodel.evaluation.report import to_json
+from worldmodel.evaluation.whole_clips import next_of_another
 
 COLOURS = FeatureNetwork(
     "mean colours",
@@ -163,6 +164,14 @@ def test_what_exchanged_conditions_cost_is_the_difference():
     alone = measure_likelihood(nats, codes, train, np.arange(6), **sizes)
     assert "exchanged_nats" not in alone
     assert "told of another" not in "".join(likelihood_lines(through_json(alone)))
+
+
+def test_conditions_are_exchanged_with_another_episode():
+    episodes = np.asarray([3, 3, 1, 3, 3])
+    others = next_of_another(episodes)
+    assert others is not None
+    assert others.tolist() == [2, 2, 3, 2, 2]
+    assert next_of_another(np.asarray([4, 4])) is None
 
 
 def test_a_uniform_prior_costs_the_logarithm_of_the_codes():

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  registers the environments
 from envs.pushing import make
-from envs.pushing.renderers import RendererError, choose_renderer
+from envs.pushing.renderers import OPENGL, RendererError, _works, choose_renderer
 from envs.pushing.scene import ARM_BASE, ARM_LENGTHS, BIN, HAND_HIGH, HAND_LOW, elbow
 
 HERE = choose_renderer("auto")  # before MuJoCo is imported
@@ -61,8 +61,12 @@ def test_same_seed_and_actions_give_the_same_frames(renderer):
     rollout(env, 8, actions[:5])  # an episode between must not matter
     assert_same(rollout(env, 7, actions), first)
     other = make(renderer=renderer)
-    other.reset(seed=9)  # one beside it neither
-    assert_same(rollout(other, 7, actions), first)
+    other.reset(seed=9)
+    frame, _ = env.reset(seed=7)  # one beside it, stepped in turn, neither
+    np.testing.assert_array_equal(frame, first[0][0])
+    for action, step in zip(actions, first[1:], strict=True):
+        other.step(action)
+        np.testing.assert_array_equal(env.step(action)[0], step[0])
     assert (rollout(env, 8, actions[:1])[0][0] != first[0][0]).any()
     env.close()
     other.close()
@@ -142,15 +146,19 @@ def test_who_pushes_moves_targets_and_who_stays_does_not():
 
 def test_the_reward_is_what_it_says(env: PushingEnv):
     env.reset(seed=2)
-    for action in random_actions(2, 12):
+    moved, largest = 0.0, 0.0
+    for _ in range(30):
         target = env._target
         before = env._place(target)
-        _, reward, *_ = env.step(action)
+        _, reward, *_, info = env.step(push(env))
         after = env._place(target)
         hand = env.state()[:3]
         pushed = np.hypot(*(after - before)[:2])
         expected = 1 - np.tanh(8 * np.linalg.norm(hand - after)) + 40 * min(pushed, 0.04)
         assert reward == pytest.approx(expected, abs=1e-5)
+        moved, largest = moved + pushed, max(largest, pushed)
+        assert info["moved"] == pytest.approx(moved, abs=1e-6)
+    assert largest > 0.02
 
 
 def test_targets_change_every_10_to_15_steps_or_at_a_wall():
@@ -229,8 +237,10 @@ def test_useless_options_are_refused(options, complaint):
 
 def test_actions_outside_the_space_are_refused(env: PushingEnv):
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="outside"):
-        env.step(np.array([2, 0, 0, 0], np.float32))
+    env.step(np.zeros(4))  # of another type, and inside
+    for action in (np.array([2.0, 0, 0, 0]), np.full(4, np.nan), np.zeros(3)):
+        with pytest.raises(ValueError, match="outside"):
+            env.step(action)
 
 
 @given(st.floats(-0.21, 0.21), st.floats(-0.15, 0.15), st.floats(0.16, 0.31))
@@ -268,7 +278,22 @@ def test_rays_first_leave_opengl_to_the_next():
     assert done.stdout.split() == ["rays", HERE]
 
 
-def test_a_renderer_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_renderer_that_was_asked_for_and_is_not_there_leaves_rays():
+    missing = next((name for name in OPENGL if not _works(name)), None)
+    if missing is None:
+        pytest.skip("all of them work here")
+    program = "from envs.pushing import make; e = make(); e.reset(seed=0); print(e.renderer)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "MUJOCO_GL": missing},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "rays"
+
+
+def test_a_renderer_that_cannot_be_had_is_refused():
     missing = "osmesa" if HERE != "osmesa" else "egl"  # this process keeps to the other
     with pytest.raises(RendererError, match=f"{missing} (can't be used|doesn't work here)"):
         choose_renderer(missing)

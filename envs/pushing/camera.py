@@ -57,13 +57,14 @@ class OpenGLCamera:
         self._model = model
         self._scene = mujoco.MjvScene(model, MAX_GEOMS)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._view.fixedcamid = model.camera(CAMERA_NAME).id
 
     def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
         assert self._context is not None, "look_at comes first"
         _opengl_context().make_current()
+        # Each picture, or another camera's buffer would be drawn into.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjv_updateScene(
             self._model,
             data,

@@ -102,17 +102,17 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         rng = self.np_random
         self._count = int(rng.integers(self.num_objects[0], self.num_objects[1] + 1))
         scene = random_scene(rng, num_objects=self._count, offscreen_size=2 * self.obs_size)
-        self._model = mujoco.MjModel.from_xml_string(scene.xml)
+        self._model = mujoco.MjModel.from_xml_string(scene)
         self._data = mujoco.MjData(self._model)
         self._objects = [self._model.body(f"object{i}").id for i in range(self._count)]
         self._goal = rng.uniform(HAND_LOW, HAND_HIGH)
         self._goal[2] = HAND_HIGH[2]  # out of the way while objects fall
         self._data.qpos[:3] = self._goal
         self._control(closed=False)
-        mujoco.mj_step(self._model, self._data, SETTLING_SUBSTEPS[0])
+        self._advance(SETTLING_SUBSTEPS[0])
         self._goal[2] = rng.uniform(*START_HEIGHTS)
         self._control(closed=False)
-        mujoco.mj_step(self._model, self._data, SETTLING_SUBSTEPS[1])
+        self._advance(SETTLING_SUBSTEPS[1])
         self._steps_done, self._moved = 0, 0.0
         self._target = self._objects[0]
         self._choose_target()
@@ -121,6 +121,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._frame.copy(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        action = np.asarray(action, np.float32)
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         if self._model is None or self._steps_done == self.length:
@@ -128,7 +129,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._goal = (self._goal + STRIDE * action[:3]).clip(HAND_LOW, HAND_HIGH)
         self._control(closed=bool(action[3] > 0))
         before = self._place(self._target)
-        mujoco.mj_step(self._model, self._data, SUBSTEPS)
+        self._advance(SUBSTEPS)
         pushed = float(np.hypot(*(self._place(self._target) - before)[:2]))
         distance = float(np.linalg.norm(self._hand() - self._place(self._target)))
         reward = 1 - np.tanh(NEARNESS_SCALE * distance) + PUSH_REWARD * min(pushed, LARGEST_PUSH)
@@ -159,6 +160,11 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _control(self, *, closed: bool) -> None:
         self._data.ctrl[:3] = self._goal
         self._data.ctrl[3:] = FINGER_TRAVEL * closed
+
+    def _advance(self, num_substeps: int) -> None:
+        mujoco.mj_step(self._model, self._data, num_substeps)
+        # A step ends with the places of bodies that it began with.
+        mujoco.mj_kinematics(self._model, self._data)
 
     def _choose_target(self) -> None:
         """Another object than now, away from the walls if there is one."""

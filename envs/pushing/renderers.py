@@ -12,6 +12,9 @@ from typing import Literal, cast
 
 Renderer = Literal["egl", "osmesa", "rays"]
 OPENGL = ("egl", "osmesa")
+# Tells the processes started from here what was found to work: they need not try again, and can't
+# come to another answer.
+FOUND = "ROBOT_BIN_RENDERER"
 PROBE_SECONDS = 60
 _PROBE = """
 import mujoco
@@ -21,7 +24,7 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
 """
 
 
-class RendererError(RuntimeError):
+class RendererError(ValueError):
     """A renderer can't be had here; the message says what to do."""
 
 
@@ -42,11 +45,12 @@ def choose_renderer(wanted: str) -> Renderer:
     found: Renderer = "rays"
     for renderer in (given,) if is_decided else _order(wanted):
         if renderer in OPENGL and _works(renderer):
-            # Also where rays are wanted: a second environment may want this one. And worker
-            # processes need not try again.
-            os.environ["MUJOCO_GL"] = renderer
+            # Also where rays are wanted: a second environment may want this one.
+            os.environ["MUJOCO_GL"] = os.environ[FOUND] = renderer
             found = cast(Renderer, renderer)
             break
+    if found == "rays" and "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = "disable"  # of one that isn't there MuJoCo can't be imported
     if wanted in ("auto", found):
         return found
     if wanted == "rays":
@@ -68,6 +72,8 @@ def _order(wanted: str) -> tuple[str, ...]:
 
 @functools.cache
 def _works(renderer: str) -> bool:
+    if os.environ.get(FOUND) == renderer:
+        return True
     try:
         tried = subprocess.run(
             [sys.executable, "-c", _PROBE],

@@ -8,7 +8,6 @@ both ways of rendering read.
 import colorsys
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -33,21 +32,10 @@ LYING = (0.7071068, 0, 0.7071068, 0)  # along x; a capsule on its end topples at
 SHAPES = ("box", "cylinder", "ellipsoid", "capsule", "sphere")
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A scene to be compiled.
+def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: int) -> str:
+    """The XML of a scene: objects of random shapes, sizes and colours at random places in the bin.
 
-    Attributes:
-        xml: MuJoCo's.
-        num_objects: bodies object0, object1, ...; each has a free joint of its name.
-    """
-
-    xml: str
-    num_objects: int
-
-
-def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: int) -> Scene:
-    """Objects of random shapes, sizes and colours at random places in the bin.
+    Bodies object0, object1, ... have a free joint of their name.
 
     Args:
         offscreen_size: sides in pixels of the picture that OpenGL draws.
@@ -85,7 +73,7 @@ def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: 
         ET.SubElement(actuators, "position", _text({"joint": joint, "kp": kp, "kv": kv}))
     for joint in ("left", "right"):
         ET.SubElement(actuators, "position", _text({"joint": joint, "kp": 120, "kv": 6}))
-    return Scene(ET.tostring(root, encoding="unicode"), num_objects)
+    return ET.tostring(root, encoding="unicode")
 
 
 def elbow(wrist: np.ndarray) -> np.ndarray:

@@ -54,7 +54,11 @@ def find_checkpoint(name: str) -> Path:
     """
     if name in shipped_names():
         return PRETRAINED / name
-    if (Path(name) / "config.json").is_file():
+    try:
+        is_checkpoint = (Path(name) / "config.json").is_file()
+    except PermissionError:
+        raise _forbidden(Path(name)) from None
+    if is_checkpoint:
         return Path(name)
     if Path(name).exists():
         raise CheckpointError(f"{name} holds no checkpoint: it has no config.json")
@@ -158,7 +162,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 def _forbidden(folder: Path) -> CheckpointError:
-    return CheckpointError(f"{folder}: the permissions of its files forbid reading them")
+    return CheckpointError(f"{folder} may not be read: its permissions, or its files', forbid it")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -165,7 +165,11 @@ class DatasetInfo:
 def read_info(folder: Path) -> DatasetInfo:
     """What meta.json of a data set says. Raises DataError naming the way out."""
     path = folder / "meta.json"
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except PermissionError:
+        raise DataError(f"{folder} may not be entered: its permissions forbid it") from None
+    if not is_there:
         what = "has no meta.json" if folder.is_dir() else "does not exist"
         raise DataError(
             f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom`, "
@@ -173,6 +177,8 @@ def read_info(folder: Path) -> DatasetInfo:
         )
     try:
         return DatasetInfo.from_json(json.loads(path.read_bytes()))
+    except PermissionError:
+        raise DataError(f"{path} may not be read: its permissions forbid it") from None
     except (OSError, ValueError) as error:  # DataError, JSON and UTF-8 errors are ValueErrors
         raise DataError(f"{path} is not a data set's description: {error}") from None
 

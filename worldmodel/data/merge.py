@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from worldmodel.data.episodes import DataError, DatasetInfo, Episode, read_info
+from worldmodel.data.episodes import UNFINISHED, DataError, DatasetInfo, Episode, read_info
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
 
@@ -24,12 +24,17 @@ def merge(folders: list[Path], out: Path) -> tuple[int, int]:
         Number of episodes in `out`, and number left out.
 
     Raises:
-        DataError: the sets differ in kind, or `out` holds something else.
+        DataError: the sets differ in kind, one is half imported, or `out` holds something else.
     """
     if len(folders) < 2:
         raise DataError("merge needs two data sets or more")
     if out.resolve() in [folder.resolve() for folder in folders]:
         raise DataError(f"--out {out} is one of the sets to merge: choose a new folder")
+    for folder in folders:
+        if (folder / UNFINISHED).exists():
+            raise DataError(
+                f"the import of {folder} still runs or was stopped: finish it with the same command"
+            )
     readers = [EpisodeReader(folder) for folder in folders]
     for reader in readers[1:]:
         differences = readers[0].info.differences(reader.info)

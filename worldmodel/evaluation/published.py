@@ -85,7 +85,8 @@ def measure_likelihood(
         clip_shape: (T, H, W, C) of the clips.
         seed: of the intervals.
         exchanged_nats: (n, N), as `nats`, but told of another clip's given frames, actions, class;
-            None for a prior that is told nothing. A prior that makes nothing of them loses nothing.
+            None for a prior that is told nothing, or where no two clips differ in it. A prior
+            that makes nothing of them loses nothing.
     """
     num_clips, num_tokens = nats.shape
     if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:

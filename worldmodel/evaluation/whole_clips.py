@@ -74,8 +74,11 @@ class WholeClips:
         prior = self.model.config.prior
         exchanged = None
         if prior.num_actions or prior.on_class or prior.given_frames:
-            # Neighbours are of different episodes, where there is more than one.
-            exchanged = self._nats(np.roll(everyone, 1), "told of another clip")
+            only_class = not (prior.num_actions or prior.given_frames)
+            _, _, classes = self._tensors(self.clips, everyone)
+            others = next_of_another(classes.cpu().numpy() if only_class else self.rows[:, 0])
+            if others is not None:
+                exchanged = self._nats(others, "told of another clip")
         return measure_likelihood(
             self._nats(everyone, "likelihood"),
             self.codes,
@@ -184,3 +187,13 @@ class WholeClips:
         num_batches = math.ceil(count / self.settings.batch_size)
         parts = np.array_split(np.arange(count), num_batches)
         return track(parts, what, console=console, transient=True)
+
+
+def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
+    """For each place the next one, going round, of another kind; None where all are of one."""
+    if len(np.unique(kinds)) < 2:
+        return None
+    places = np.arange(len(kinds))
+    return np.stack(
+        [next(j for j in np.roll(places, -i - 1) if kinds[j] != kinds[i]) for i in places]
+    )

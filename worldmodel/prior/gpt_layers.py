@@ -14,7 +14,7 @@ from worldmodel.prior.layers import Affine, ConditionalNorm, normalise
 from worldmodel.prior.resnet import ResNet, output_size
 
 POSITION_STD = 0.1  # near that of embedded codes
-# Weaker, and a small prior takes twice as long to see where in given frames something is.
+# Beside features of variance 1. Weaker, and it takes longer to see where something is.
 GIVEN_POSITION_STD = 0.7
 
 # Queries, keys and values side by side (B, P, 3D) -> what was attended to (B, P, D)
@@ -168,7 +168,7 @@ class GivenFrames(nn.Module):
 
     The width is changed once, not in every block, as the parameter counts of the original say
     (3.7M without the ResNet for moving digits). Rows and columns begin with those of the clip's
-    tokens: what to look at is then found ten times sooner (docs/decisions.md).
+    tokens: what to look at is then found in half the steps (docs/decisions.md).
     """
 
     def __init__(

@@ -83,8 +83,8 @@ def import_sources(
                 if recording is not None:
                     writer.append(_episode(episode_id, source.origin, recording, info))
             bar.advance(task)
-        (out / UNFINISHED).unlink()
         num_stored, stored = len(writer.done), {split_of(i) for i in writer.done}
+    (out / UNFINISHED).unlink()  # now that the last shard is finished too
     lacking = [split for split in SPLITS if split not in stored]
     if num_stored and lacking:
         Console(stderr=True).print(
