@@ -27,7 +27,8 @@ ARM_BASE = (0.0, 0.50, 0.30)
 ARM_LENGTHS = (0.37, 0.37)  # of the upper arm and the forearm: drawn, never touching
 WRIST_HEIGHT = 0.15  # above the finger tips, where the forearm ends
 
-WOOD = ((0.72, 0.56, 0.38), (0.68, 0.52, 0.35), (0.75, 0.59, 0.41))
+BOARDS = ((0.72, 0.56, 0.38), (0.68, 0.52, 0.35), (0.75, 0.59, 0.41), (0.70, 0.54, 0.36))
+GROUND = 1  # the group of what lies below everything and throws no shadow
 LYING = (0.7071068, 0, 0.7071068, 0)  # along x; a capsule on its end topples at some time
 SHAPES = ("box", "cylinder", "ellipsoid", "capsule", "sphere")
 
@@ -90,12 +91,13 @@ def elbow(wrist: np.ndarray) -> np.ndarray:
 
 def _add_bin(world: ET.Element) -> None:
     length, width = BIN
-    board = length / len(WOOD) / 2
-    for i in range(2 * len(WOOD)):
+    board = length / len(BOARDS)
+    for i, colour in enumerate(BOARDS):
         x = -length + (2 * i + 1) * board
-        # The boards stop the objects; the plane below them reaches out of the picture.
-        _geom(world, "box", (board, width, 0.01), (*WOOD[i % len(WOOD)], 1), pos=(x, 0, -0.01))
-    _geom(world, "box", (2.0, 2.0, 0.01), (0.33, 0.34, 0.36, 1), pos=(0, 0, -0.032))
+        size = (board, width, 0.01)
+        _geom(world, "box", size, (*colour, 1), pos=(x, 0, -0.01), group=GROUND)
+    table = (0.33, 0.34, 0.36, 1)
+    _geom(world, "box", (2.0, 2.0, 0.01), table, pos=(0, 0, -0.032), group=GROUND)
     thick, height = WALL_THICKNESS, WALL_HEIGHT
     side, white = (0.60, 0.45, 0.30, 1), (0.92, 0.92, 0.90, 1)
     for sign in (-1, 1):
