@@ -278,6 +278,28 @@ def test_rays_first_leave_opengl_to_the_next():
     assert done.stdout.split() == ["rays", HERE]
 
 
+@pytest.mark.skipif(HERE == "rays", reason="there is no OpenGL here")
+def test_opengl_behind_a_fork_is_refused_and_not_waited_for():
+    program = """
+import os
+from envs.pushing import make
+from envs.pushing.renderers import RendererError
+make().reset(seed=0)
+child = os.fork()
+if child == 0:
+    try:
+        make().reset(seed=0)
+    except RendererError as error:
+        os._exit(7 if "renderer='rays'" in str(error) else 1)
+    os._exit(1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "7"
+
+
 def test_a_renderer_that_was_asked_for_and_is_not_there_leaves_rays():
     missing = next((name for name in OPENGL if not _works(name)), None)
     if missing is None:

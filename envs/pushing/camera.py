@@ -4,13 +4,14 @@
 # (MuJoCo's bindings tell no types.)
 
 import functools
+import os
 from typing import Any, Protocol
 
 import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
-from envs.pushing.renderers import Renderer
+from envs.pushing.renderers import Renderer, RendererError
 from envs.pushing.scene import CAMERA_NAME, GROUND, TO_LAMP
 
 MAX_GEOMS = 100
@@ -86,10 +87,24 @@ class OpenGLCamera:
             self._context = None
 
 
-@functools.cache
 def _opengl_context() -> Any:
-    """One for the process: it takes a third of a second to make."""
-    return mujoco.GLContext(1, 1)  # MuJoCo draws into buffers of its own
+    """One for the process: it takes a third of a second to make.
+
+    Raises:
+        RendererError: it was made before a fork. OpenGL would wait for ever.
+    """
+    process, context = _made_context()
+    if process != os.getpid():
+        raise RendererError(
+            "OpenGL doesn't survive a fork: start processes with spawn (AsyncVectorEnv's "
+            "context='spawn'), or take renderer='rays'"
+        )
+    return context
+
+
+@functools.cache
+def _made_context() -> tuple[int, Any]:
+    return os.getpid(), mujoco.GLContext(1, 1)  # MuJoCo draws into buffers of its own
 
 
 class RayCamera:
