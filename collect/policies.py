@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import torch
@@ -71,98 +71,34 @@ def save_whole(model: BaseAlgorithm, path: Path) -> None:
     os.replace(unfinished, path)
 
 
-def train_on_frames(
+def train_ppo(
     env_id: str,
     env_kwargs: dict[str, Any],
     path: Path,
     *,
+    learns_from: Literal["frames", "state"],
     num_steps: int,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
-    """Train PPO on stacked frames of a Doom scenario for `num_steps` environment steps in all.
+    """Train PPO for `num_steps` environment steps in all, on stacked frames of a Doom scenario or
+    on the `state()` of the robot bin, which then draws as little as it can.
 
     Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
     steps. `on_progress` is called with the steps done so far.
 
     Returns:
-        `path`, a stable-baselines3 .zip that `envs.policy.FramePolicy` reads.
+        `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
     """
-
-    def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(PickupReward(gymnasium.make(env_id, **env_kwargs)))
-
-    def environments() -> VecEnv:
-        return VecTransposeImage(VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), NUM_STACKED))
-
-    def new_model(environments: VecEnv) -> PPO:
-        return PPO(
-            "CnnPolicy",
-            environments,
-            learning_rate=_falling_learning_rate,
-            n_steps=128,
-            batch_size=512,
-            n_epochs=3,
-            gamma=0.99,
-            gae_lambda=0.95,
-            ent_coef=0.01,
-            seed=seed,
-            device="cpu",
-        )
-
-    return _train(path, environments, new_model, num_steps, on_progress)
-
-
-def train_on_state(
-    env_id: str,
-    env_kwargs: dict[str, Any],
-    path: Path,
-    *,
-    num_steps: int,
-    seed: int = 0,
-    on_progress: Callable[[int], None] = lambda steps: None,
-) -> Path:
-    """The same on the `state()` of an environment that has one, and draws as little as it can.
-
-    Returns:
-        `path`, a stable-baselines3 .zip that `envs.policy.StatePolicy` reads.
-    """
-
-    def make_env() -> gymnasium.Env[Any, Any]:
-        smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
-        return Monitor(StateObservation(gymnasium.make(env_id, **smallest)))
-
-    def new_model(environments: VecEnv) -> PPO:
-        return PPO(
-            "MlpPolicy",
-            environments,
-            learning_rate=1e-3,
-            n_steps=1200,
-            batch_size=120,
-            n_epochs=8,
-            gamma=0.9,
-            seed=seed,
-            device="cpu",
-        )
-
-    return _train(path, lambda: DummyVecEnv([make_env]), new_model, num_steps, on_progress)
-
-
-def _train(
-    path: Path,
-    make_environments: Callable[[], VecEnv],
-    new_model: Callable[[VecEnv], PPO],
-    num_steps: int,
-    on_progress: Callable[[int], None],
-) -> Path:
     if path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps:
         return path
-    environments = make_environments()
+    learner = {"frames": _frame_learner, "state": _state_learner}[learns_from]
+    environments, policy, recipe = learner(env_id, env_kwargs)
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
         else:
-            model = new_model(environments)
+            model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         remaining = num_steps - model.num_timesteps
@@ -176,6 +112,42 @@ def _train(
     finally:
         environments.close()
     return path
+
+
+def _frame_learner(env_id: str, env_kwargs: dict[str, Any]) -> tuple[VecEnv, str, dict[str, Any]]:
+    """Environments, the kind of policy, and PPO's settings."""
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        return Monitor(PickupReward(gymnasium.make(env_id, **env_kwargs)))
+
+    stacked = VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), NUM_STACKED)
+    recipe = {
+        "learning_rate": _falling_learning_rate,
+        "n_steps": 128,
+        "batch_size": 512,
+        "n_epochs": 3,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.01,
+    }
+    return VecTransposeImage(stacked), "CnnPolicy", recipe
+
+
+def _state_learner(env_id: str, env_kwargs: dict[str, Any]) -> tuple[VecEnv, str, dict[str, Any]]:
+    """The same of a policy on the environment's state."""
+    smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        return Monitor(StateObservation(gymnasium.make(env_id, **smallest)))
+
+    recipe = {
+        "learning_rate": 1e-3,
+        "n_steps": 1200,
+        "batch_size": 120,
+        "n_epochs": 8,
+        "gamma": 0.9,
+    }
+    return DummyVecEnv([make_env]), "MlpPolicy", recipe
 
 
 def _falling_learning_rate(remaining: float) -> float:

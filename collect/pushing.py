@@ -7,12 +7,11 @@ Stopped in whatever way, the same command goes on where it was.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from collect.recorder import POLICY, Behaviour
-from collect.recording import Options, record_set, report_errors
+from collect.recording import Options, World, record_set, report_errors
 from collect.score import Measure
 from worldmodel.data import DatasetInfo, Episode
 
@@ -22,29 +21,16 @@ WITH_POLICY = {POLICY: 1 / 3, NOISE: 1 / 3, BRIEFLY_HELD: 1 / 3}
 
 
 @dataclass(frozen=True)
-class Collect:
+class Collect(Options):
     """Record the robot bin, played by a trained policy, by that policy with noise, and at random.
     Stopped in whatever way, the same command goes on where it was."""
 
-    episodes: int = 1000
-    """Number of episodes in all; more than before adds to the set."""
     length: int = 30
     """Steps an episode; 12.5 steps are a second. BAIR's have 30."""
     out: Path = Path("data/pushing")
     """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
-    policy: str = "train"
-    """Who plays: train (PPO on the bin's state, kept as OUT/policy.zip), random, or the path of a
-    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
     train_steps: int = 60_000
     """Environment steps of the policy's training, in all."""
-    workers: int = 2
-    """Worker processes, each with one core."""
-    seed: int = 0
-    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
-    evaluate_episodes: int = 100
-    """Episodes that the policy and a random one are measured on; 0 leaves that out."""
-    score_only: bool = False
-    """Stop after the score."""
 
 
 def main() -> None:
@@ -59,25 +45,17 @@ def collect(options: Collect) -> None:
         DataError: an option, the policy file or the folder is not usable; nothing was written.
         WorkerError: a worker failed. Finished episodes are kept.
     """
-    record_set(
-        Options(
-            env_id="RobotPushing-v0",
-            env_kwargs={"length": options.length},
-            shares=WITH_POLICY,
-            measures={
-                "metres": Measure(_metres, is_main=True),
-                "reward": Measure(lambda episode, info: float(episode.reward.sum())),
-            },
-            train=_train,
-            **vars(options),
-        )
+    world = World(
+        env_id="RobotPushing-v0",
+        env_kwargs={"length": options.length},
+        shares=WITH_POLICY,
+        measures={
+            "metres": Measure(_metres, is_main=True),
+            "reward": Measure(lambda episode, info: float(episode.reward.sum())),
+        },
+        learns_from="state",
     )
-
-
-def _train(*asked: Any, **more: Any) -> None:
-    from collect.policies import train_on_state  # slow, and random play does without
-
-    train_on_state(*asked, **more)
+    record_set(options, world)
 
 
 def _metres(episode: Episode, info: DatasetInfo) -> float:

@@ -10,19 +10,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
@@ -37,53 +29,51 @@ from collect.recorder import (
 from collect.score import Measure, print_scores, score_behaviours
 from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
+from worldmodel.data.progress import console, progress_bar
 from worldmodel.data.shards import open_shard, read_episode, read_index
-
-console = Console(stderr=True)
-
-
-class TrainPolicy(Protocol):
-    """Trains a policy into a .zip at `path`, or goes on there: see `collect.policies`."""
-
-    def __call__(
-        self,
-        env_id: str,
-        env_kwargs: dict[str, Any],
-        path: Path,
-        *,
-        num_steps: int,
-        seed: int,
-        on_progress: Callable[[int], None],
-    ) -> object: ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for.
+    """What every collect command is asked for; commands have defaults of their own."""
+
+    out: Path
+    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    length: int
+    """Most steps an episode."""
+    train_steps: int
+    """Environment steps of the policy's training, in all."""
+    episodes: int = 1000
+    """Number of episodes in all; more than before adds to the set."""
+    policy: str = "train"
+    """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
+    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
+    workers: int = 2
+    """Worker processes, each with one core."""
+    seed: int = 0
+    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
+    evaluate_episodes: int = 100
+    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
+    score_only: bool = False
+    """Stop after the score."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What is collected from.
 
     Attributes:
-        env_kwargs: for `gymnasium.make`, beside the id.
-        length: most steps an episode.
-        policy: "train", "random", or the path of a stable-baselines3 PPO .zip.
+        env_id, env_kwargs: for `gymnasium.make`.
         shares: who acts where there is a policy, and how often.
-        evaluate_episodes: whole games that are measured; 0 leaves that out.
-        score_only: stop after that.
+        measures: of whole games, by name.
+        learns_from: what a policy that is trained here looks at.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
-    out: Path
-    episodes: int
-    length: int
-    policy: str
-    train_steps: int
-    workers: int
-    seed: int
-    evaluate_episodes: int
-    score_only: bool
     shares: dict[Behaviour, float]
     measures: dict[str, Measure]
-    train: "TrainPolicy"
+    learns_from: Literal["frames", "state"]
 
 
 def report_errors(run: Callable[[], None]) -> None:
@@ -97,7 +87,7 @@ def report_errors(run: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def record_set(options: Options) -> None:
+def record_set(options: Options, world: World) -> None:
     """Train, measure and record as the options say.
 
     Raises:
@@ -111,22 +101,22 @@ def record_set(options: Options) -> None:
         policy_path = None
     elif options.policy != "train":
         policy_path = Path(options.policy)
-        _check_policy(policy_path, options)
+        _check_policy(policy_path, world)
     elif not has_episodes:  # a policy that has recorded is trained no further
-        _train(options, policy_path)
-    recording = _recording(options, policy_path)
+        _train(options, world, policy_path)
+    recording = _recording(options, world, policy_path)
     if has_episodes:
         _refuse_other_recording(options.out, recording)
     if policy_path is not None:
         policy_path = _keep_policy(policy_path, options.out)
-    info = describe(options.env_id, options.env_kwargs, {"recording": recording})
+    info = describe(world.env_id, world.env_kwargs, {"recording": recording})
     if has_episodes:
-        _check_rendering(options, info)
-    with Workers(options.workers, options.env_id, options.env_kwargs, policy_path) as workers:
+        _check_rendering(options.out, world, info)
+    with Workers(options.workers, world.env_id, world.env_kwargs, policy_path) as workers:
         if options.evaluate_episodes:
-            info = _score(options, info, workers)
+            info = _score(options, world, info, workers)
         if not options.score_only:
-            _record(options, info, workers)
+            _record(options, world, info, workers)
 
 
 def _check(options: Options) -> None:
@@ -142,27 +132,30 @@ def _check(options: Options) -> None:
         raise DataError(f"--out {options.out} is a file, not a folder")
 
 
-def _train(options: Options, path: Path) -> None:
+def _train(options: Options, world: World, path: Path) -> None:
+    from collect.policies import train_ppo
+
     options.out.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        _check_policy(path, options)
-    with _progress() as progress:
+        _check_policy(path, world)
+    with progress_bar() as progress:
         task = progress.add_task("training PPO", total=options.train_steps)
-        options.train(
-            options.env_id,
-            options.env_kwargs,
+        train_ppo(
+            world.env_id,
+            world.env_kwargs,
             path,
+            learns_from=world.learns_from,
             num_steps=options.train_steps,
             seed=options.seed,
             on_progress=lambda steps: progress.update(task, completed=steps),
         )
 
 
-def _check_policy(path: Path, options: Options) -> None:
+def _check_policy(path: Path, world: World) -> None:
     """Raises DataError unless the file is a policy for the environment."""
     from envs.policy import PolicyFileError, load_policy
 
-    env = gymnasium.make(options.env_id, **options.env_kwargs)
+    env = gymnasium.make(world.env_id, **world.env_kwargs)
     try:
         load_policy(path, env)
     except PolicyFileError as error:
@@ -187,7 +180,7 @@ def _keep_policy(path: Path, folder: Path) -> Path:
     return kept
 
 
-def _recording(options: Options, policy_path: Path | None) -> dict[str, Any]:
+def _recording(options: Options, world: World, policy_path: Path | None) -> dict[str, Any]:
     """What meta.json says of who acted: all episodes of a set have this in common."""
     if policy_path is not None and not policy_path.exists():
         raise DataError(
@@ -205,15 +198,15 @@ def _recording(options: Options, policy_path: Path | None) -> dict[str, Any]:
                 "random_start": behaviour.random_start,
                 "max_hold": behaviour.max_hold,
             }
-            for behaviour, share in _shares(options, policy_path is not None).items()
+            for behaviour, share in _shares(world, policy_path is not None).items()
         },
     }
 
 
-def _shares(options: Options, with_policy: bool) -> dict[Behaviour, float]:
+def _shares(world: World, with_policy: bool) -> dict[Behaviour, float]:
     if with_policy:
-        return options.shares
-    unaided = {b: share for b, share in options.shares.items() if not b.uses_policy}
+        return world.shares
+    unaided = {b: share for b, share in world.shares.items() if not b.uses_policy}
     return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
 
 
@@ -232,16 +225,15 @@ def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
         )
 
 
-def _check_rendering(options: Options, info: DatasetInfo) -> None:
+def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
     """Play an episode of the folder again, and note how frames are made if that isn't said yet.
 
     Raises:
         DataError: its seed and actions give other frames here: none recorded now would mix.
     """
-    folder = options.out
     stored = read_info(folder)
     episode = _any_episode(folder, stored)
-    if episode is not None and not _comes_out_again(episode, options):
+    if episode is not None and not _comes_out_again(episode, world):
         raise DataError(
             f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with other "
             "frames here, from another version of the simulator, or drawn in another way. Choose "
@@ -261,9 +253,9 @@ def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
     return None
 
 
-def _comes_out_again(episode: Episode, options: Options) -> bool:
+def _comes_out_again(episode: Episode, world: World) -> bool:
     """Whether its seed and actions give its frames, to the bit."""
-    env = gymnasium.make(options.env_id, **options.env_kwargs)
+    env = gymnasium.make(world.env_id, **world.env_kwargs)
     try:
         frame, _ = env.reset(seed=episode.seed)
         frames = [frame] + [env.step(action)[0] for action in episode.action]
@@ -272,25 +264,25 @@ def _comes_out_again(episode: Episode, options: Options) -> bool:
     return np.array_equal(np.stack(frames), episode.frames)
 
 
-def _score(options: Options, info: DatasetInfo, workers: Workers) -> DatasetInfo:
+def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) -> DatasetInfo:
     """Measure the policy, unless OUT/policy-score.json says that it was done; print and store."""
     path = options.out / "policy-score.json"
     measured_on = {
         "policy_sha256": info.policies["recording"]["policy_sha256"],
         "seed": options.seed,
         "num_episodes": options.evaluate_episodes,
-        "measures": list(options.measures),
-        "env_kwargs": options.env_kwargs,
+        "measures": list(world.measures),
+        "env_kwargs": world.env_kwargs,
     }
     scores = _stored_scores(path, measured_on)
     if scores is None:
         with_policy = measured_on["policy_sha256"] is not None
-        with _progress() as progress:
+        with progress_bar() as progress:
             total = options.evaluate_episodes * (1 + with_policy)
             task = progress.add_task("measuring the policy", total=total)
             scores = score_behaviours(
                 workers,
-                options.measures,
+                world.measures,
                 info,
                 with_policy=with_policy,
                 num_episodes=options.evaluate_episodes,
@@ -299,7 +291,7 @@ def _score(options: Options, info: DatasetInfo, workers: Workers) -> DatasetInfo
             )
         options.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**measured_on, "scores": scores}, indent=2) + "\n")
-    print_scores(scores, options.measures, Console())
+    print_scores(scores, world.measures, Console())
     info = replace(info, policies={**info.policies, "scores": scores})
     if (options.out / "meta.json").exists():
         write_info(options.out, replace(read_info(options.out), policies=info.policies))
@@ -315,20 +307,22 @@ def _stored_scores(path: Path, measured_on: dict[str, Any]) -> dict[str, Any] | 
     return scores if stored == measured_on else None
 
 
-def _record(options: Options, info: DatasetInfo, workers: Workers) -> None:
-    with EpisodeWriter(options.out, info) as writer, _progress() as progress:
+def _record(options: Options, world: World, info: DatasetInfo, workers: Workers) -> None:
+    with EpisodeWriter(options.out, info) as writer, progress_bar() as progress:
         missing = [i for i in range(options.episodes) if i not in writer.done]
         task = progress.add_task(
             "recording", total=options.episodes, completed=options.episodes - len(missing)
         )
-        for episode in workers.play(_jobs(options, missing, info)):
+        for episode in workers.play(_jobs(options, world, missing, info)):
             writer.append(episode)
             progress.advance(task)
     console.print(f"{options.out} holds {len(writer.done)} episodes")
 
 
-def _jobs(options: Options, episode_ids: list[int], info: DatasetInfo) -> Iterator[Job]:
-    shares = _shares(options, info.policies["recording"]["policy_sha256"] is not None)
+def _jobs(
+    options: Options, world: World, episode_ids: list[int], info: DatasetInfo
+) -> Iterator[Job]:
+    shares = _shares(world, info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
         env_seed, action_seed = random_seeds(options.seed, i)
         behaviour = choose_behaviour(options.seed, i, shares)
@@ -348,15 +342,3 @@ def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float])
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )

@@ -6,13 +6,12 @@ parallel workers. Stopped in whatever way, the same command goes on where it was
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 
 from collect.recorder import POLICY, POLICY_WITH_NOISE, RANDOM
-from collect.recording import Options, record_set, report_errors
+from collect.recording import Options, World, record_set, report_errors
 from collect.score import Measure
 from worldmodel.data import DataError, DatasetInfo, Episode
 
@@ -22,31 +21,18 @@ WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
 
 
 @dataclass(frozen=True)
-class Collect:
+class Collect(Options):
     """Record a ViZDoom scenario, played by a trained policy, by that policy with noise, and at
     random. Stopped in whatever way, the same command goes on where it was."""
 
     scenario: str = "hgs"
     """What to play. hgs: Health Gathering Supreme."""
-    episodes: int = 1000
-    """Number of episodes in all; more than before adds to the set."""
     length: int = 100
     """Most steps an episode; 8.75 steps are a second."""
     out: Path = Path("data/doom-hgs")
     """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
-    policy: str = "train"
-    """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
-    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
     train_steps: int = 500_000
     """Environment steps of the policy's training, in all."""
-    workers: int = 2
-    """Worker processes, each with one core."""
-    seed: int = 0
-    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
-    evaluate_episodes: int = 100
-    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
-    score_only: bool = False
-    """Stop after the score."""
 
 
 def main() -> None:
@@ -64,27 +50,18 @@ def collect(options: Collect) -> None:
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
         raise DataError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
-    asked = {name: value for name, value in vars(options).items() if name != "scenario"}
-    record_set(
-        Options(
-            env_id=SCENARIOS[options.scenario],
-            env_kwargs={},
-            shares=WITH_POLICY,
-            measures={
-                "tics": Measure(lambda game, info: info.frame_skip * game.length, is_main=True),
-                "medikits": Measure(_medikits),
-                "survived": Measure(lambda game, info: float(game.truncated[-1])),
-            },
-            train=_train,
-            **asked,
-        )
+    world = World(
+        env_id=SCENARIOS[options.scenario],
+        env_kwargs={},
+        shares=WITH_POLICY,
+        measures={
+            "tics": Measure(lambda game, info: info.frame_skip * game.length, is_main=True),
+            "medikits": Measure(_medikits),
+            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+        },
+        learns_from="frames",
     )
-
-
-def _train(*asked: Any, **more: Any) -> None:
-    from collect.policies import train_on_frames  # slow, and random play does without
-
-    train_on_frames(*asked, **more)
+    record_set(options, world)
 
 
 def _medikits(game: Episode, info: DatasetInfo) -> float:

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  registers the environments
 from envs.pushing import make
-from envs.pushing.renderers import OPENGL, RendererError, _works, choose_renderer
+from envs.pushing.renderers import FOUND, OPENGL, RendererError, _works, choose_renderer
 from envs.pushing.scene import ARM_BASE, ARM_LENGTHS, BIN, HAND_HIGH, HAND_LOW, elbow
 
 HERE = choose_renderer("auto")  # before MuJoCo is imported
@@ -252,17 +252,27 @@ def test_the_arm_reaches_the_wrist_in_two_links(x, y, z):
     assert np.linalg.norm(wrist - bend) == pytest.approx(ARM_LENGTHS[1], abs=1e-6)
 
 
+def printed_by(program: str, **environment: str) -> str:
+    """What a Python process of its own prints, in which nothing about drawing is decided yet."""
+    undecided = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", FOUND)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**undecided, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.strip()
+
+
 def test_what_does_not_work_is_passed_over():
     # A renderer that isn't there (nobody knows it), in a process of its own.
     program = (
         "import os; from envs.pushing import renderers; renderers.OPENGL = ('nonsense',);"
         "env = __import__('envs.pushing').pushing.make(); env.reset(seed=0); print(env.renderer)"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "rays"
+    assert printed_by(program) == "rays"
 
 
 @pytest.mark.skipif(HERE == "rays", reason="there is no OpenGL here")
@@ -271,11 +281,7 @@ def test_rays_first_leave_opengl_to_the_next():
         "from envs.pushing import make; rays = make(renderer='rays'); other = make();"
         "rays.reset(seed=0); other.reset(seed=0); print(rays.renderer, other.renderer)"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["rays", HERE]
+    assert printed_by(program) == f"rays {HERE}"
 
 
 @pytest.mark.skipif(HERE == "rays", reason="there is no OpenGL here")
@@ -294,10 +300,7 @@ if child == 0:
     os._exit(1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "7"
+    assert printed_by(program) == "7"
 
 
 def test_a_renderer_that_was_asked_for_and_is_not_there_leaves_rays():
@@ -305,14 +308,7 @@ def test_a_renderer_that_was_asked_for_and_is_not_there_leaves_rays():
     if missing is None:
         pytest.skip("all of them work here")
     program = "from envs.pushing import make; e = make(); e.reset(seed=0); print(e.renderer)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "MUJOCO_GL": missing},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "rays"
+    assert printed_by(program, MUJOCO_GL=missing) == "rays"
 
 
 def test_a_renderer_that_cannot_be_had_is_refused():

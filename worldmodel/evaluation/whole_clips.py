@@ -74,9 +74,10 @@ class WholeClips:
         prior = self.model.config.prior
         exchanged = None
         if prior.num_actions or prior.on_class or prior.given_frames:
-            only_class = not (prior.num_actions or prior.given_frames)
-            _, _, classes = self._tensors(self.clips, everyone)
-            others = next_of_another(classes.cpu().numpy() if only_class else self.rows[:, 0])
+            kinds = self.rows[:, 0]  # episodes
+            if not (prior.num_actions or prior.given_frames):
+                kinds = self._tensors(self.clips, everyone)[2].cpu().numpy()  # classes
+            others = next_of_another(kinds)
             if others is not None:
                 exchanged = self._nats(others, "told of another clip")
         return measure_likelihood(

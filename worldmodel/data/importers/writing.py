@@ -6,17 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
+from worldmodel.data.progress import console, progress_bar
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
 
@@ -73,7 +65,7 @@ def import_sources(
             Episodes stored before are kept.
     """
     ids = {split: _ids_of(split) for split in (None, "train", "test")}
-    with EpisodeWriter(out, info) as writer, _progress() as bar:
+    with EpisodeWriter(out, info) as writer, progress_bar() as bar:
         (out / UNFINISHED).touch()
         task = bar.add_task("importing", total=total)
         for source in sources:
@@ -87,7 +79,7 @@ def import_sources(
     (out / UNFINISHED).unlink()  # now that the last shard is finished too
     lacking = [split for split in SPLITS if split not in stored]
     if num_stored and lacking:
-        Console(stderr=True).print(
+        console.print(
             f"note: no episode for {' and '.join(lacking)}; training and measuring need all of "
             f"{', '.join(SPLITS)}: import more",
             soft_wrap=True,
@@ -121,15 +113,4 @@ def _episode(episode_id: int, origin: str, recording: Recording, info: DatasetIn
         terminated=np.zeros(num_actions, bool),
         truncated=np.zeros(num_actions, bool),
         variables=variables,
-    )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
     )
