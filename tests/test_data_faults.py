@@ -100,6 +100,42 @@ def test_the_last_bytes_of_the_disk_are_not_touched(tmp_path, monkeypatch):
         writer.append(sample_episode(0))
 
 
+GO_ON = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from data_samples import INFO, sample_episode
+from worldmodel.data import EpisodeWriter
+with EpisodeWriter(sys.argv[1], INFO) as writer:
+    for i in range(20):
+        if i not in writer.done:
+            writer.append(sample_episode(i, 40))
+"""
+END_MARK = slice(40, 48)  # of the used part of an HDF5 file, in its superblock
+
+
+def test_a_writer_killed_before_hdf5_noted_where_the_file_ends(tmp_path):
+    writer = EpisodeWriter(tmp_path, INFO)
+    writer.append(sample_episode(0, 40))
+    unfinished = tmp_path / "shard-00000.h5.tmp"
+    end = unfinished.read_bytes()[END_MARK]
+    assert writer._file is not None
+    writer._write_rows(sample_episode(1, 40))
+    writer._file.flush()
+    killed = bytearray(unfinished.read_bytes())
+    assert killed[END_MARK] != end
+    killed[END_MARK] = end  # the last thing that a flush writes
+    writer._abandon_shard()
+    unfinished.write_bytes(killed)
+    with _start(GO_ON, tmp_path, stderr=subprocess.PIPE) as process:
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert verify(tmp_path).problems == []
+    reader = EpisodeReader(tmp_path)
+    assert reader.index["episode_id"].tolist() == list(range(20))
+    for i in range(20):
+        assert_same_episode(reader.episode(i), sample_episode(i, 40))
+
+
 def test_an_unfinished_index_row_is_dropped(tmp_path):
     write_samples(tmp_path, range(3))
     shard = tmp_path / "shard-00000.h5"

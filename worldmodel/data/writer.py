@@ -2,7 +2,7 @@
 
 A shard is written as `shard-00000.h5.tmp`: the frames, a flush, the index row, a flush. A
 killed process leaves a file whose index ends with the last finished episode; the next writer
-goes on there. A full shard is synced and renamed to `shard-00000.h5`.
+copies it that far and goes on. A full shard is synced and renamed to `shard-00000.h5`.
 """
 
 import contextlib
@@ -143,49 +143,69 @@ class EpisodeWriter:
         return stored
 
     def _resume(self, path: Path) -> None:
-        """Go on in an unfinished shard behind its last whole episode."""
-        self._file = open_shard(path, "r+")
-        index = read_index(self._file, self.info)
-        num_valid = 0
-        for row in index:
-            try:
-                whole = row_problem(self._file, self.info, row) is None and not episode_problems(
-                    read_episode(self._file, self.info, row), self.info
-                )
-            except DataError:
-                whole = False
-            if not whole:
-                break
-            num_valid += 1
-        self._rows = index[:num_valid].copy()
-        self.done.update(self._rows["episode_id"].tolist())
+        """Go on behind the last whole episode of an unfinished shard, in a copy of it.
+
+        HDF5 writes where the used part of a file ends last of all. A file whose writer was killed
+        before may hold chunks behind that end: it can be read, and breaks when it is written.
+        """
         self._next_shard = int(path.name.split("-")[1].split(".")[0])
-        self._trim()
-        self._file.flush()
-        if num_valid >= self.episodes_per_shard:
+        # Nothing is written there; but open for reading it wouldn't keep a second writer out.
+        with open_shard(path, "r+") as killed, self._failing_whole():
+            create_shard(self._path(".new"), self.info)
+            self._file = open_shard(self._path(".new"), "r+")
+            for episode in self._whole_episodes(killed):
+                with _interrupts_wait():
+                    self._store(episode)
+            os.replace(self._path(".new"), path)
+        if len(self._rows) >= self.episodes_per_shard:
             self._finish_shard()
 
+    def _whole_episodes(self, file: h5py.File) -> Iterator[Episode]:
+        """The first episodes of a shard, as far as they are sound."""
+        for row in read_index(file, self.info):
+            try:
+                if row_problem(file, self.info, row) is not None:
+                    return
+                episode = read_episode(file, self.info, row)
+            except DataError:
+                return
+            if episode_problems(episode, self.info):
+                return
+            yield episode
+
     def _append(self, episode: Episode) -> None:
-        try:
+        with self._failing_whole():
             if self._file is None:
                 self._file = self._begin_shard()
-            self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
-            row = self._write_rows(episode)
-            self._file.flush()
-            self._reserve(0)
-            array_of(self._file, "index").resize(len(self._rows) + 1, axis=0)
-            array_of(self._file, "index")[len(self._rows)] = row
-            self._file.flush()
-            self._rows = np.append(self._rows, row)
-            self.done.add(episode.episode_id)
+            self._store(episode)
             if len(self._rows) >= self.episodes_per_shard:
                 self._finish_shard()
+
+    @contextlib.contextmanager
+    def _failing_whole(self) -> Iterator[None]:
+        """What can't be written becomes a DataError; what was stored before stays."""
+        try:
+            yield
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
+            self._path(".new").unlink(missing_ok=True)
             raise DataError(
                 f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
                 "are kept: make room and run the same command again"
             ) from error
+
+    def _store(self, episode: Episode) -> None:
+        """Put an episode into the open shard, its row of the index last."""
+        assert self._file is not None
+        self._reserve(2 * episode.frames.nbytes + episode.variables.nbytes)
+        row = self._write_rows(episode)
+        self._file.flush()
+        self._reserve(0)
+        array_of(self._file, "index").resize(len(self._rows) + 1, axis=0)
+        array_of(self._file, "index")[len(self._rows)] = row
+        self._file.flush()
+        self._rows = np.append(self._rows, row)
+        self.done.add(episode.episode_id)
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"shard-{self._next_shard:05d}.h5{suffix}"
