@@ -1,14 +1,13 @@
 """Train a stable-baselines3 policy in a real environment."""
 
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -18,30 +17,12 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from collect.cloning import FRAME_STACK, clone_bot, save_whole
+from collect.recorder import Bot
 from envs.policy import StateObservation
 
 NUM_ENVS = 16
-NUM_STACKED = 2
 SAVE_EVERY = 20_000  # environment steps
-
-
-class PickupReward(gymnasium.Wrapper):
-    """A reward that says at once what the scenario's own (alive or dead) says late.
-
-    +1 a medikit, -0.5 a poison, -1 at death, and 0.01 a step.
-    """
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(**kwargs)
-        self._pickups = info["pickups"]
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, _, terminated, truncated, info = self.env.step(action)
-        gained = info["pickups"] - self._pickups
-        self._pickups = info["pickups"]
-        reward = 0.01 + (gained if gained > 0 else 0.5 * gained) - float(terminated)
-        return observation, reward, terminated, truncated, info
 
 
 class SaveAndReport(BaseCallback):
@@ -64,11 +45,20 @@ class SaveAndReport(BaseCallback):
             save_whole(self.model, self.path)
 
 
-def save_whole(model: BaseAlgorithm, path: Path) -> None:
-    """Save so that a kill leaves the old file or the new one, never half of one."""
-    unfinished = path.with_suffix(".unfinished.zip")
-    model.save(unfinished)
-    os.replace(unfinished, path)
+@dataclass(frozen=True)
+class Learning:
+    """How a policy is trained in an environment.
+
+    Attributes:
+        looks_at: stacked frames, or the environment's `state()`; pictures are then drawn as
+            little as can be.
+        reward: wraps the environment into one with the rewards to learn by; None: its own.
+        bot: what the policy is taught to do before PPO goes on; None: PPO begins from nothing.
+    """
+
+    looks_at: Literal["frames", "state"]
+    reward: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None
+    bot: Bot | None = None
 
 
 def train_ppo(
@@ -76,24 +66,25 @@ def train_ppo(
     env_kwargs: dict[str, Any],
     path: Path,
     *,
-    learns_from: Literal["frames", "state"],
+    learning: Learning,
     num_steps: int,
     seed: int = 0,
+    on_cloning: Callable[[float], None] = lambda share: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
-    """Train PPO for `num_steps` environment steps in all, on stacked frames of a Doom scenario or
-    on the `state()` of the robot bin, which then draws as little as it can.
+    """Train PPO for `num_steps` environment steps in all, where there is a bot on from its clone.
 
     Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
-    steps. `on_progress` is called with the steps done so far.
+    steps. `on_cloning` is called with the share of the cloning that is done, `on_progress` with
+    the steps done so far.
 
     Returns:
         `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
     """
     if path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps:
         return path
-    learner = {"frames": _frame_learner, "state": _state_learner}[learns_from]
-    environments, policy, recipe = learner(env_id, env_kwargs)
+    learner = {"frames": _frame_learner, "state": _state_learner}[learning.looks_at]
+    environments, policy, recipe = learner(env_id, env_kwargs, learning)
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
@@ -101,6 +92,15 @@ def train_ppo(
             model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if learning.bot is not None and not path.exists():
+            clone_bot(
+                model,
+                lambda: _rewarded(env_id, env_kwargs, learning),
+                learning.bot,
+                path,
+                seed=seed,
+                on_progress=on_cloning,
+            )
         remaining = num_steps - model.num_timesteps
         if remaining > 0:
             model.learn(
@@ -114,13 +114,22 @@ def train_ppo(
     return path
 
 
-def _frame_learner(env_id: str, env_kwargs: dict[str, Any]) -> tuple[VecEnv, str, dict[str, Any]]:
+def _rewarded(
+    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+) -> gymnasium.Env[Any, Any]:
+    env = gymnasium.make(env_id, **env_kwargs)
+    return env if learning.reward is None else learning.reward(env)
+
+
+def _frame_learner(
+    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+) -> tuple[VecEnv, str, dict[str, Any]]:
     """Environments, the kind of policy, and PPO's settings."""
 
     def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(PickupReward(gymnasium.make(env_id, **env_kwargs)))
+        return Monitor(_rewarded(env_id, env_kwargs, learning))
 
-    stacked = VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), NUM_STACKED)
+    stacked = VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), FRAME_STACK)
     recipe = {
         "learning_rate": _falling_learning_rate,
         "n_steps": 128,
@@ -130,15 +139,19 @@ def _frame_learner(env_id: str, env_kwargs: dict[str, Any]) -> tuple[VecEnv, str
         "gae_lambda": 0.95,
         "ent_coef": 0.01,
     }
+    if learning.bot is not None:  # small steps: what was cloned is soon forgotten
+        recipe |= {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
     return VecTransposeImage(stacked), "CnnPolicy", recipe
 
 
-def _state_learner(env_id: str, env_kwargs: dict[str, Any]) -> tuple[VecEnv, str, dict[str, Any]]:
+def _state_learner(
+    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+) -> tuple[VecEnv, str, dict[str, Any]]:
     """The same of a policy on the environment's state."""
     smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
 
     def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(StateObservation(gymnasium.make(env_id, **smallest)))
+        return Monitor(StateObservation(_rewarded(env_id, smallest, learning)))
 
     recipe = {
         "learning_rate": 1e-3,

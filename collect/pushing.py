@@ -15,8 +15,8 @@ from collect.recording import Options, World, record_set, report_errors
 from collect.score import Measure
 from worldmodel.data import DatasetInfo, Episode
 
-NOISE = Behaviour("policy+noise", uses_policy=True, random_start=0.15, max_hold=2)
-BRIEFLY_HELD = Behaviour("random", uses_policy=False, random_start=1.0, max_hold=2)
+NOISE = Behaviour("policy+noise", actor="policy", random_start=0.15, max_hold=2)
+BRIEFLY_HELD = Behaviour("random", actor=None, random_start=1.0, max_hold=2)
 WITH_POLICY = {POLICY: 1 / 3, NOISE: 1 / 3, BRIEFLY_HELD: 1 / 3}
 
 
@@ -53,7 +53,7 @@ def collect(options: Collect) -> None:
             "metres": Measure(_metres, is_main=True),
             "reward": Measure(lambda episode, info: float(episode.reward.sum())),
         },
-        learns_from="state",
+        looks_at="state",
     )
     record_set(options, world)
 

@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -26,10 +26,8 @@ import envs  # noqa: F401  registers the environments
 from worldmodel.actions import ActionSpec
 from worldmodel.data import DataError, DatasetInfo, Episode
 
-if TYPE_CHECKING:  # torch takes seconds to import, and random play does without
-    from envs.policy import FramePolicy, StatePolicy
-
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
 
 
@@ -43,22 +41,39 @@ class Behaviour:
 
     Attributes:
         name: as stored with the episode.
-        uses_policy: whether a trained policy acts (its actions are sampled).
+        actor: a trained policy (its actions are sampled), the environment's bot, or nobody.
         random_start: the chance, at a step without one, that a random action begins.
         max_hold: a random action is held for 1 to so many steps.
     """
 
     name: str
-    uses_policy: bool
+    actor: Literal["policy", "bot"] | None
     random_start: float
     max_hold: int
 
 
-POLICY = Behaviour("policy", uses_policy=True, random_start=0.0, max_hold=1)
-POLICY_WITH_NOISE = Behaviour("policy+noise", uses_policy=True, random_start=0.1, max_hold=8)
-RANDOM = Behaviour("random", uses_policy=False, random_start=1.0, max_hold=8)
+POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
+POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8)
+RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
+BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
+BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
 # A new random action every step: what a trained policy is measured against.
-UNIFORM = Behaviour("uniform", uses_policy=False, random_start=1.0, max_hold=1)
+UNIFORM = Behaviour("uniform", actor=None, random_start=1.0, max_hold=1)
+
+
+class Actor(Protocol):
+    """Somebody who looks and picks actions: a policy of `envs.policy`, or a bot."""
+
+    def reset(self, *, seed: int | None = None) -> None:
+        """An episode starts."""
+        ...
+
+    def act(self, frame: np.ndarray) -> Any:
+        """The action for the newest frame, uint8 (H, W, C)."""
+        ...
+
+
+Bot = Callable[[gymnasium.Env[Any, Any]], Actor]  # made for the environment that it plays in
 
 
 @dataclass(frozen=True)
@@ -76,31 +91,31 @@ class Player:
     """Picks an episode's actions as a behaviour says.
 
     Args:
-        policy: for a behaviour that uses one; None otherwise.
+        actor: the behaviour's; None where it has none.
         space: where random actions come from.
-        seed: of the policy's and the random actions.
+        seed: of the actor's and the random actions.
     """
 
     def __init__(
         self,
         behaviour: Behaviour,
-        policy: "FramePolicy | StatePolicy | None",
+        actor: Actor | None,
         space: gymnasium.Space[Any],
         seed: int,
     ) -> None:
         self.behaviour = behaviour
-        self.policy = policy
+        self.actor = actor
         self.space = space
         self._rng = np.random.default_rng(seed)
         self._held: Any = None
         self._hold_left = 0
         space.seed(seed)
-        if policy is not None:
-            policy.reset(seed=seed)
+        if actor is not None:
+            actor.reset(seed=seed)
 
     def act(self, frame: np.ndarray) -> Any:
-        # The policy looks at every frame, also while noise acts: it stacks them.
-        wanted = None if self.policy is None else self.policy.act(frame)
+        # The actor looks at every frame, also while noise acts: it may stack them.
+        wanted = None if self.actor is None else self.actor.act(frame)
         if self._hold_left == 0 and self._rng.random() < self.behaviour.random_start:
             self._held = self.space.sample()
             self._hold_left = int(self._rng.integers(1, self.behaviour.max_hold + 1))
@@ -113,17 +128,16 @@ class Player:
 def play_episode(
     env: gymnasium.Env[Any, Any],
     job: Job,
-    policy: "FramePolicy | StatePolicy | None",
+    actor: Actor | None,
     actions: ActionSpec,
 ) -> Episode:
-    """Play one episode from its reset to its end, or for `job.max_length` steps."""
+    """Play one episode from its reset to its end, or for `job.max_length` steps.
+
+    Args:
+        actor: of the job's behaviour; None where it has none.
+    """
     names = variable_names(env)
-    player = Player(
-        job.behaviour,
-        policy if job.behaviour.uses_policy else None,
-        env.action_space,
-        job.action_seed,
-    )
+    player = Player(job.behaviour, actor, env.action_space, job.action_seed)
     frame, info = env.reset(seed=job.env_seed)
     frames, variables = [frame], [[info[name] for name in names]]
     taken, rewards, ends = [], [], []
@@ -156,7 +170,8 @@ class Workers:
     Args:
         num_workers: how many.
         env_id, env_kwargs: for `gymnasium.make` in each worker.
-        policy_path: a stable-baselines3 .zip, or None when only random play is wanted.
+        policy_path: a stable-baselines3 .zip, or None where no policy is wanted.
+        bot: makes one, or None where none is wanted.
     """
 
     def __init__(
@@ -165,18 +180,19 @@ class Workers:
         env_id: str,
         env_kwargs: dict[str, Any],
         policy_path: Path | None,
+        bot: Bot | None = None,
     ) -> None:
         # Spawned, not forked: nothing of this process, open files above all, is shared.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
-        for _ in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, env_id, env_kwargs, policy_path), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._workers[ours] = process
+        arguments = (env_id, env_kwargs, policy_path, bot)
+        with _one_thread_each():
+            for _ in range(num_workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers[ours] = process
 
     def __enter__(self) -> "Workers":
         return self
@@ -240,8 +256,31 @@ class Workers:
         return answer
 
 
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within have one thread for numpy and torch.
+
+    Two busy workers of two threads each wait for one another: shrinking a screen took 13 ms in
+    place of 0.14.
+    """
+    before = {name: os.environ.get(name) for name in THREAD_COUNTS}
+    os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _work(
-    connection: Connection, env_id: str, env_kwargs: dict[str, Any], policy_path: Path | None
+    connection: Connection,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    policy_path: Path | None,
+    bot: Bot | None,
 ) -> None:
     """A worker's life: jobs in, episodes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
@@ -251,16 +290,10 @@ def _work(
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
         actions = action_spec(env)
-        policy = None
-        if policy_path is not None:
-            import torch
-
-            from envs.policy import load_policy
-
-            torch.set_num_threads(1)  # one core a worker
-            policy = load_policy(policy_path, env)
+        actors = _actors(env, policy_path, bot)
         while True:
-            connection.send(play_episode(env, connection.recv(), policy, actions))
+            job: Job = connection.recv()
+            connection.send(play_episode(env, job, actors[job.behaviour.actor], actions))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is done, or dead
     except Exception:
@@ -268,6 +301,24 @@ def _work(
     finally:
         if env is not None:
             env.close()
+
+
+def _actors(
+    env: gymnasium.Env[Any, Any], policy_path: Path | None, bot: Bot | None
+) -> dict[str | None, Actor | None]:
+    """By the `actor` of a behaviour."""
+    actors: dict[str | None, Actor | None] = {None: None}
+    if bot is not None:
+        actors["bot"] = bot(env)
+    if policy_path is not None:
+        # Here, for torch takes seconds to import, and random play does without.
+        import torch
+
+        from envs.policy import load_policy
+
+        torch.set_num_threads(1)
+        actors["policy"] = load_policy(policy_path, env)
+    return actors
 
 
 def variable_names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:

@@ -19,7 +19,11 @@ from rich.console import Console
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
 from collect.recorder import (
+    BOT,
+    POLICY,
+    UNIFORM,
     Behaviour,
+    Bot,
     Job,
     WorkerError,
     Workers,
@@ -66,21 +70,26 @@ class World:
         env_id, env_kwargs: for `gymnasium.make`.
         shares: who acts where there is a policy, and how often.
         measures: of whole games, by name.
-        learns_from: what a policy that is trained here looks at.
+        reward, bot, looks_at: how a policy is trained here, as in `collect.policies.Learning`.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
     shares: dict[Behaviour, float]
     measures: dict[str, Measure]
-    learns_from: Literal["frames", "state"]
+    looks_at: Literal["frames", "state"]
+    reward: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None
+    bot: Bot | None = None
 
 
 def report_errors(run: Callable[[], None]) -> None:
-    """Run a command: errors that a user can cause become one line, Ctrl-C an exit of 130."""
+    """Run a command: errors that a user can cause become one line, Ctrl-C an exit of 130.
+
+    Gymnasium's own are of environments that can't be had here.
+    """
     try:
         run()
-    except (DataError, WorkerError) as error:
+    except (DataError, WorkerError, gymnasium.error.Error) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on here")
@@ -112,7 +121,9 @@ def record_set(options: Options, world: World) -> None:
     info = describe(world.env_id, world.env_kwargs, {"recording": recording})
     if has_episodes:
         _check_rendering(options.out, world, info)
-    with Workers(options.workers, world.env_id, world.env_kwargs, policy_path) as workers:
+    with Workers(
+        options.workers, world.env_id, world.env_kwargs, policy_path, world.bot
+    ) as workers:
         if options.evaluate_episodes:
             info = _score(options, world, info, workers)
         if not options.score_only:
@@ -133,20 +144,22 @@ def _check(options: Options) -> None:
 
 
 def _train(options: Options, world: World, path: Path) -> None:
-    from collect.policies import train_ppo
+    from collect.policies import Learning, train_ppo
 
     options.out.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_policy(path, world)
     with progress_bar() as progress:
+        cloning = progress.add_task("learning from the bot", total=1, visible=world.bot is not None)
         task = progress.add_task("training PPO", total=options.train_steps)
         train_ppo(
             world.env_id,
             world.env_kwargs,
             path,
-            learns_from=world.learns_from,
+            learning=Learning(world.looks_at, world.reward, world.bot),
             num_steps=options.train_steps,
             seed=options.seed,
+            on_cloning=lambda share: progress.update(cloning, completed=share),
             on_progress=lambda steps: progress.update(task, completed=steps),
         )
 
@@ -206,7 +219,7 @@ def _recording(options: Options, world: World, policy_path: Path | None) -> dict
 def _shares(world: World, with_policy: bool) -> dict[Behaviour, float]:
     if with_policy:
         return world.shares
-    unaided = {b: share for b, share in world.shares.items() if not b.uses_policy}
+    unaided = {b: share for b, share in world.shares.items() if b.actor is None}
     return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
 
 
@@ -276,15 +289,17 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
     }
     scores = _stored_scores(path, measured_on)
     if scores is None:
-        with_policy = measured_on["policy_sha256"] is not None
+        behaviours = [UNIFORM]
+        if measured_on["policy_sha256"] is not None:
+            behaviours = [POLICY, *([BOT] if world.bot else []), UNIFORM]
         with progress_bar() as progress:
-            total = options.evaluate_episodes * (1 + with_policy)
+            total = options.evaluate_episodes * len(behaviours)
             task = progress.add_task("measuring the policy", total=total)
             scores = score_behaviours(
                 workers,
                 world.measures,
                 info,
-                with_policy=with_policy,
+                behaviours=behaviours,
                 num_episodes=options.evaluate_episodes,
                 seed=options.seed,
                 on_episode=lambda: progress.advance(task),

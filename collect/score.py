@@ -1,6 +1,6 @@
 """How well a policy plays, beside a random one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,12 @@ def score_behaviours(
     measures: dict[str, Measure],
     info: DatasetInfo,
     *,
-    with_policy: bool,
+    behaviours: Sequence[Behaviour],
     num_episodes: int,
     seed: int,
     on_episode: Callable[[], None],
 ) -> dict[str, dict[str, Any]]:
-    """Scores of the policy (when there is one) and of uniformly random actions.
+    """How well each of the behaviours plays whole games.
 
     Args:
         on_episode: called after each game.
@@ -48,7 +48,6 @@ def score_behaviours(
         By behaviour: `num_episodes`, and of each measure `mean_NAME` and `mean_NAME_ci95`, half
         the width of the 95 % confidence interval of the mean.
     """
-    behaviours: tuple[Behaviour, ...] = (POLICY, UNIFORM) if with_policy else (UNIFORM,)
     jobs = [
         Job(i, *random_seeds(seed, i, _SCORE_KEY), behaviour, WHOLE_GAME)
         for behaviour in behaviours

@@ -4,20 +4,22 @@ Trains a policy when none is given, measures it beside a random one, then record
 parallel workers. Stopped in whatever way, the same command goes on where it was.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tyro
 
-from collect.recorder import POLICY, POLICY_WITH_NOISE, RANDOM
+from collect.battle2_bot import Battle2Bot
+from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, World, record_set, report_errors
+from collect.rewards import BattleReward, PickupReward
 from collect.score import Measure
 from worldmodel.data import DataError, DatasetInfo, Episode
 
-SCENARIOS = {"hgs": "DoomHealthGatheringSupreme-v0"}
-# The noise takes a world model to places where the policy would not go, and covers every action.
+# The noise takes a world model to places where nobody would go, and covers every action.
 WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
+WITH_BOT = {BOT: 0.15, BOT_WITH_NOISE: 0.15, POLICY: 0.25, POLICY_WITH_NOISE: 0.25, RANDOM: 0.2}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Collect(Options):
     random. Stopped in whatever way, the same command goes on where it was."""
 
     scenario: str = "hgs"
-    """What to play. hgs: Health Gathering Supreme."""
+    """What to play. hgs: Health Gathering Supreme; battle2: Battle2, whose policy first learns
+    from a bot that is told what is on the screen."""
     length: int = 100
     """Most steps an episode; 8.75 steps are a second."""
-    out: Path = Path("data/doom-hgs")
-    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    out: Path = Path("data/doom-SCENARIO")
+    """Folder of the data set; SCENARIO stands for the scenario's name. Its policy.zip is loaded to
+    go on: use only sets that you trust."""
     train_steps: int = 500_000
-    """Environment steps of the policy's training, in all."""
+    """Environment steps of PPO, in all."""
 
 
 def main() -> None:
@@ -50,23 +54,47 @@ def collect(options: Collect) -> None:
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
         raise DataError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
-    world = World(
-        env_id=SCENARIOS[options.scenario],
+    out = Path(str(options.out).replace("SCENARIO", options.scenario))
+    record_set(replace(options, out=out), SCENARIOS[options.scenario])
+
+
+def _gained(game: Episode, info: DatasetInfo, name: str) -> float:
+    """What a variable rose by, falls left out."""
+    changes = np.diff(game.variables[:, info.variable_names.index(name)])
+    return float(changes[changes > 0].sum())
+
+
+def _tics(game: Episode, info: DatasetInfo) -> float:
+    return info.frame_skip * game.length
+
+
+SCENARIOS = {
+    "hgs": World(
+        env_id="DoomHealthGatheringSupreme-v0",
         env_kwargs={},
         shares=WITH_POLICY,
         measures={
-            "tics": Measure(lambda game, info: info.frame_skip * game.length, is_main=True),
-            "medikits": Measure(_medikits),
+            "tics": Measure(_tics, is_main=True),
+            "medikits": Measure(lambda game, info: _gained(game, info, "pickups")),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        learns_from="frames",
-    )
-    record_set(options, world)
-
-
-def _medikits(game: Episode, info: DatasetInfo) -> float:
-    gained = np.diff(game.variables[:, info.variable_names.index("pickups")])
-    return float(gained[gained > 0].sum())
+        looks_at="frames",
+        reward=PickupReward,
+    ),
+    "battle2": World(
+        env_id="DoomBattle2-v0",
+        env_kwargs={},
+        shares=WITH_BOT,
+        measures={
+            "kills": Measure(lambda game, info: _gained(game, info, "kills"), is_main=True),
+            "tics": Measure(_tics),
+            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+        },
+        looks_at="frames",
+        reward=BattleReward,
+        bot=Battle2Bot,
+    ),
+}
 
 
 if __name__ == "__main__":

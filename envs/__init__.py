@@ -13,5 +13,8 @@ gymnasium.register(
     entry_point="envs.doom:DoomEnv",
     kwargs={"scenario": "health_gathering_supreme"},
 )
+gymnasium.register(
+    id="DoomBattle2-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "battle2"}
+)
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")

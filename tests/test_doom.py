@@ -149,7 +149,7 @@ def test_sizes_and_frame_skips(size, frame_skip):
 
 
 def test_bad_use_is_refused(env):
-    with pytest.raises(ValueError, match="the known ones are: health_gathering_supreme"):
+    with pytest.raises(ValueError, match="the known ones are: battle2, health_gathering_supreme"):
         DoomEnv("e1m1")
     with pytest.raises(ValueError, match="render_mode"):
         DoomEnv("health_gathering_supreme", render_mode="ansi")

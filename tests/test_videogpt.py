@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from collect.pushing import Collect as CollectPushing
-from collect.vizdoom import Collect
+from collect.vizdoom import SCENARIOS, Collect
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
 from worldmodel import train as train_command
@@ -395,13 +395,16 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     [
         (
             {"preset": "nowhere"},
-            "the known ones are: dream-doom, dream-pushing, tiny, moving-mnist",
+            "the known ones are: dream-doom, dream-battle2, dream-pushing, tiny, moving-mnist",
         ),
         ({"conditions": "weather"}, "unknown condition 'weather'"),
         ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
         ({"conditions": "class"}, "the data have none"),
         ({"preset": "bair", "data": None}, "`python -m worldmodel.data bair SRC --out data/bair`"),
-        ({"preset": "vizdoom-battle2", "data": None}, "no data set is there"),
+        (
+            {"preset": "vizdoom-battle2", "data": None},
+            "`python -m collect.vizdoom --scenario battle2",
+        ),
         ({"json": True}, "--json goes with --describe"),
         (
             {"describe": True, "precision": "auto", "accumulate": 2},
@@ -420,7 +423,7 @@ def test_bad_training_gets_one_clear_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [n for n in (*PRESETS, *PUBLISHED) if n != "vizdoom-battle2"])
+@pytest.mark.parametrize("name", [*PRESETS, *PUBLISHED])
 def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
     preset = PRESETS.get(name) or PUBLISHED[name]
     python, dash_m, module, *arguments = f"{preset.get} --out {preset.data}".split()
@@ -430,7 +433,9 @@ def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
         "collect.vizdoom": Collect,
         "collect.pushing": CollectPushing,
     }[module]
-    assert tyro.cli(command, args=arguments).out == Path(preset.data)
+    given = tyro.cli(command, args=arguments)
+    assert given.out == Path(preset.data)
+    assert getattr(given, "scenario", "hgs") in SCENARIOS
 
 
 def test_no_data_set_but_doom_s_is_told_to_be_recorded_from_doom(tmp_path: Path):

@@ -32,8 +32,12 @@ class Preset:
 
 
 _RECORD_HGS = "python -m collect.vizdoom --scenario hgs --episodes 1000 --length 100"
+_RECORD_BATTLE2 = "python -m collect.vizdoom --scenario battle2 --episodes 1000 --length 100"
 _IMPORT = "python -m worldmodel.data"
 _HGS_ACTIONS = ActionSpec("discrete", (4,), meanings=("noop", "left", "right", "forward"))
+_BATTLE2_ACTIONS = ActionSpec(
+    "multi_discrete", (3, 3, 2, 2, 11), meanings=("walk", "strafe", "attack", "sprint", "turn")
+)
 _DREAM_DOOM = Preset(
     data="data/doom-hgs",
     get=_RECORD_HGS,
@@ -56,6 +60,13 @@ _DREAM_DOOM = Preset(
 
 PRESETS: dict[str, Preset] = {
     "dream-doom": _DREAM_DOOM,
+    "dream-battle2": replace(
+        _DREAM_DOOM,
+        data="data/doom-battle2",
+        get=_RECORD_BATTLE2,
+        actions=_BATTLE2_ACTIONS,
+        variable_names=("health", "ammo", "kills"),
+    ),
     "dream-pushing": replace(
         _DREAM_DOOM,
         data="data/pushing",
@@ -90,12 +101,12 @@ class PublishedPreset:
 
     Attributes:
         data: where its data are looked for.
-        get: the command that puts them there, less its --out; None: there is none yet.
+        get: the command that puts them there, less its --out.
         source: where the paper says so, and where it is left.
     """
 
     data: str
-    get: str | None
+    get: str
     tokenizer: VideoVQVAEConfig
     prior: GPTConfig
     tokenizer_recipe: StageRecipe
@@ -172,8 +183,8 @@ PUBLISHED: dict[str, PublishedPreset] = {
     "vizdoom-battle2": replace(
         _VIZDOOM_HGS,
         data="data/doom-battle2",
-        get=None,
-        actions=ActionSpec("multi_discrete", (3, 3, 2, 2, 11)),
+        get=_RECORD_BATTLE2,
+        actions=_BATTLE2_ACTIONS,
         source='Tables 8 and 9, "ViZDoom"; 315 = 15 x 21 (Battle2)',
     ),
     "ucf101": _UCF101,

@@ -221,7 +221,7 @@ def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
     folder = Path(preset.data)
     if options.data is not None:
         return options.data
-    if preset.get is not None and not (folder / "meta.json").exists():
+    if not (folder / "meta.json").exists():
         raise DataError(
             f"{folder} holds no data set: get {options.preset}'s with `{preset.get} --out "
             f"{folder}` (--help explains its options), or give another with --data"

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Literal, cast
 
+from envs.errors import UnavailableError
+
 Renderer = Literal["egl", "osmesa", "rays"]
 OPENGL = ("egl", "osmesa")
 # Tells the processes started from here what was found to work: they need not try again, and can't
@@ -24,7 +26,7 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
 """
 
 
-class RendererError(ValueError):
+class RendererError(UnavailableError):
     """A renderer can't be had here; the message says what to do."""
 
 

@@ -4,17 +4,18 @@ The wrapper bundled with ViZDoom returns a black terminal frame, calls a timeout
 terminated and truncated, and leaves `info` empty; agents and world models need better.
 """
 
+import math
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import vizdoom
+from vizdoom import GameVariable
 
+from envs.doom.scenarios import SCENARIOS
 from envs.engine_guard import EngineGuard
 from worldmodel.resize import AreaResize
 
@@ -24,56 +25,45 @@ _working_folder_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """What a player can do and what is logged in one ViZDoom scenario.
+class Seen:
+    """A thing on the screen.
 
     Attributes:
-        config: name of a .cfg file among the wheel's scenarios.
-        actions: action name -> value of each button, in the order of `config`'s buttons.
-        variables: name -> how to read it from a running game, as a float.
+        name: the engine's for its kind, for example "DoomImp".
+        left, width: columns of the screen that it takes, of `SCREEN_SIZE`.
+        distance: from the player, in the level's units.
     """
 
-    config: str
-    actions: dict[str, tuple[float, ...]]
-    variables: dict[str, Callable[[vizdoom.DoomGame], float]]
+    name: str
+    left: int
+    width: int
+    distance: float
 
 
-def _health(game: vizdoom.DoomGame) -> float:
-    """Health in [0, 100]; the engine may report less than zero at death."""
-    return max(0.0, game.get_game_variable(vizdoom.GameVariable.HEALTH))
+@dataclass(frozen=True, eq=False)
+class Senses:
+    """What a player who knows the engine sees.
 
-
-def _pickups(game: vizdoom.DoomGame) -> float:
-    """Medikits taken minus poisons taken so far.
-
-    The scenario's script keeps the score as a 16.16 fixed-point number, 100 an item. Unlike
-    the change of health it counts medikits taken at full health.
+    Attributes:
+        things: on the screen, the player's own weapon left out.
+        depth: uint8 `SCREEN_SIZE`, how far away each pixel is: more is farther.
+        place: of the player, in the level's units.
     """
-    return game.get_game_variable(vizdoom.GameVariable.USER1) / 65536 / 100
+
+    things: tuple[Seen, ...]
+    depth: np.ndarray
+    place: tuple[float, float]
 
 
-SCENARIOS = {
-    "health_gathering_supreme": Scenario(
-        config="health_gathering_supreme.cfg",
-        actions={
-            "noop": (0, 0, 0),
-            "left": (1, 0, 0),
-            "right": (0, 1, 0),
-            "forward": (0, 0, 1),
-        },
-        variables={"health": _health, "pickups": _pickups},
-    ),
-}
-
-
-class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
+class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     """One ViZDoom scenario.
 
     Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game
     variables at every step, the last included. Rewards are the scenario's own: in Health
-    Gathering Supreme +1 a tic alive and -100 at death. `terminated` is the player's death,
-    `truncated` the scenario's timeout. The engine shows no frame after the end, so the last
-    observation repeats the one before it.
+    Gathering Supreme +1 a tic alive and -100 at death, in Battle2 a point a kill. An action is
+    an index where the player decides one thing, else an index for each. `terminated` is the
+    player's death, `truncated` the scenario's timeout. The engine shows no frame after the end,
+    so the last observation repeats the one before it.
 
     The same seed and actions give the same frames, bit for bit.
 
@@ -86,6 +76,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
     Raises:
         ValueError: the scenario is unknown (the message lists the known ones), or another
             argument is out of range.
+        UnavailableError: the scenario's level can't be fetched.
     """
 
     # Recordings keep this: change it when the same game comes to give other frames.
@@ -112,13 +103,20 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
         self.render_mode = render_mode
         self.scenario = SCENARIOS[scenario]
-        self.action_meanings = tuple(self.scenario.actions)
+        self._choices = [list(factor.choices.values()) for factor in self.scenario.factors]
+        if len(self._choices) == 1:
+            self.action_meanings = tuple(self.scenario.factors[0].choices)
+            self.action_space = gymnasium.spaces.Discrete(len(self._choices[0]))
+        else:
+            self.action_meanings = tuple(factor.name for factor in self.scenario.factors)
+            self.action_space = gymnasium.spaces.MultiDiscrete(
+                [len(choices) for choices in self._choices]
+            )
+        self.controls = self.scenario.controls
         self.variable_names = tuple(self.scenario.variables)
         self.obs_size = obs_size
         self.frame_skip = frame_skip
-        self.action_space = gymnasium.spaces.Discrete(len(self.scenario.actions))
         self.observation_space = gymnasium.spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
-        self._buttons = [list(buttons) for buttons in self.scenario.actions.values()]
         self._guard: EngineGuard | None = None
         self._game = self._start_engine()
         self._shrink = AreaResize(SCREEN_SIZE, (obs_size, obs_size))
@@ -133,23 +131,50 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
         engine_seed = int(self.np_random.integers(2**31)) if seed is None else seed % 2**31
         self._game.set_seed(engine_seed)
         self._game.new_episode()
+        if self.scenario.idle_tics:
+            self._game.advance_action(self.scenario.idle_tics)
         self._screen = self._game.get_state().screen_buffer
-        return self._observation(), self._info()
+        return self._observation(), self.variables()
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         if self._screen is None or self._game.is_episode_finished():
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        reward = self._game.make_action(self._buttons[int(action)], self.frame_skip)
+        reward = self._game.make_action(self._buttons(action), self.frame_skip)
         terminated = self._game.is_player_dead()
         truncated = self._game.is_episode_finished() and not terminated
         state = self._game.get_state()
         if state is not None:
             self._screen = state.screen_buffer
-        return self._observation(), float(reward), terminated, truncated, self._info()
+        return self._observation(), float(reward), terminated, truncated, self.variables()
+
+    def variables(self) -> dict[str, float]:
+        """The game variables as they are now."""
+        return {name: float(read(self._game)) for name, read in self.scenario.variables.items()}
+
+    def senses(self) -> Senses | None:
+        """What is on the screen by name, for players that are allowed to know; None after the
+        end, and in scenarios without them.
+        """
+        state = self._game.get_state()
+        if state is None or state.labels is None or state.depth_buffer is None:
+            return None
+        place = (
+            self._game.get_game_variable(GameVariable.POSITION_X),
+            self._game.get_game_variable(GameVariable.POSITION_Y),
+        )
+        things = tuple(
+            Seen(
+                name=label.object_name,
+                left=label.x,
+                width=label.width,
+                distance=math.dist(place, (label.object_position_x, label.object_position_y)),
+            )
+            for label in state.labels
+            if label.object_name != "DoomPlayer"
+        )
+        return Senses(things, state.depth_buffer, place)
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
@@ -164,7 +189,9 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def _start_engine(self) -> vizdoom.DoomGame:
         game = vizdoom.DoomGame()
-        game.load_config(str(Path(vizdoom.scenarios_path) / self.scenario.config))
+        self.scenario.load(game)
+        game.set_labels_buffer_enabled(self.scenario.has_senses)
+        game.set_depth_buffer_enabled(self.scenario.has_senses)
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_render_hud(False)
@@ -183,9 +210,11 @@ class DoomEnv(gymnasium.Env[np.ndarray, np.int64]):
                 os.chdir(working_folder)
         return game
 
+    def _buttons(self, action: Any) -> list[float]:
+        indices = np.atleast_1d(action)
+        pressed = [choices[i] for choices, i in zip(self._choices, indices, strict=True)]
+        return [sum(values) for values in zip(*pressed, strict=True)]
+
     def _observation(self) -> np.ndarray:
         assert self._screen is not None
         return self._shrink(self._screen)
-
-    def _info(self) -> dict[str, float]:
-        return {name: float(read(self._game)) for name, read in self.scenario.variables.items()}

@@ -1,0 +1,3 @@
+"""ViZDoom scenarios as Gymnasium environments."""
+
+from envs.doom.env import DoomEnv as DoomEnv
