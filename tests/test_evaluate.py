@@ -16,6 +16,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
 from worldmodel.evaluate import Evaluate, evaluate
+from worldmodel.evaluation.following import _each
 from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, random_actions, wander
 from worldmodel.evaluation.horizon import measure_horizon
 from worldmodel.evaluation.stability import block_statistics
@@ -91,6 +92,33 @@ def test_numbers_are_in_their_ranges(report: dict) -> None:
     assert 0 <= numbers["stability"]["share_collapsed"] <= 1
     assert numbers["outcomes"]["next_step"]["num_ends"] > 0
     assert 0 <= numbers["outcomes"]["dreamed"]["ends"]["auroc"] <= 1
+
+
+def test_each_factor_is_followed_by_its_own_share() -> None:
+    spec = ActionSpec("multi_discrete", (3, 2), meanings=("walk", "fire"))
+    rng = np.random.default_rng(0)
+    clips, steps = 40, 20
+    actions = np.stack([rng.integers(3, size=(clips, steps)), np.zeros((clips, steps), int)], -1)
+    real = np.ones((clips, steps, 2))
+    dreamed = real.copy()
+    dreamed[:, ::2, 0] = 0  # every second step is not obeyed
+    network = InverseDynamics(spec, (8, 8, 3))
+    seen = {"real": real, "dreamed": dreamed}
+    each = _each(network, seen, actions, np.arange(clips), 0)
+    assert each["walk"]["ratio"] == pytest.approx((0.5, 0.5, 0.5))
+    assert each["fire"]["ratio"] == pytest.approx((1, 1, 1))
+    assert each["walk"]["commonest"] == np.bincount(actions[..., 0].ravel()).max() / (clips * steps)
+    assert each["fire"]["commonest"] == 1
+
+
+def test_each_choice_is_followed_by_its_own_share() -> None:
+    network = InverseDynamics(ActionSpec("discrete", (2,), meanings=("stay", "go")), (8, 8, 3))
+    actions = np.random.default_rng(0).integers(2, size=(40, 20))
+    seen = {"real": np.ones((40, 20, 1)), "dreamed": (actions == 1).astype(float)[..., None]}
+    each = _each(network, seen, actions, np.arange(40), 0)
+    assert each["stay"]["ratio"] == pytest.approx((0, 0, 0))
+    assert each["go"]["ratio"] == pytest.approx((1, 1, 1))
+    assert each["go"]["count"] + each["stay"]["count"] == 800
 
 
 def test_a_part_measured_again_is_the_same_and_the_others_stay(

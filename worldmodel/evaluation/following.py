@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler
 from worldmodel.evaluation.held_out import HeldOut, console, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
@@ -58,7 +59,7 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         "ratio": _ratio(per_clip["dreamed"], per_clip["real"], groups, seed),
         "first": {name: float(values[:, :edge].mean()) for name, values in seen.items()},
         "last": {name: float(values[:, -edge:].mean()) for name, values in seen.items()},
-        "each": _each(network, seen, actions),
+        "each": _each(network, seen, actions, groups, seed),
         "real_by_policy": _real_by_policy(network, held_out),
         "random_actions": _under_random_actions(network, held_out),
         "shuffled": _shuffled(held_out),
@@ -83,27 +84,45 @@ def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int
 
 
 def _each(
-    network: InverseDynamics, seen: dict[str, np.ndarray], actions: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Accuracy for each choice of a discrete action, else for each component."""
-    meanings = network.spec.meanings
+    network: InverseDynamics,
+    seen: dict[str, np.ndarray],
+    actions: np.ndarray,
+    groups: np.ndarray,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy, and dreamed over real, for each choice of a discrete action, else for each
+    component. Beside a component's, what always guessing its commonest choice would reach.
+    """
+    spec = network.spec
 
-    def name(i: int) -> str:
-        return meanings[i] if i < len(meanings) else str(i)
-
-    if network.spec.kind != "discrete":
-        num_factors = seen["real"].shape[-1]
+    def of(picked: np.ndarray, factor: int) -> dict[str, Any]:
+        """Of the pairs of frames that are picked, (clips, steps) of 0 and 1."""
+        sums = {name: (values[..., factor] * picked).sum(1) for name, values in seen.items()}
         return {
-            name(d): {kind: float(values[..., d].mean()) for kind, values in seen.items()}
-            for d in range(num_factors)
+            **{name: float(values.sum() / picked.sum()) for name, values in sums.items()},
+            "ratio": _ratio(sums["dreamed"], sums["real"], groups, seed),
         }
-    return {
-        name(choice): {
-            "count": int((actions == choice).sum()),
-            **{kind: float(v[..., 0][actions == choice].mean()) for kind, v in seen.items()},
+
+    if spec.kind == "discrete":
+        choices = np.unique(actions).tolist()
+        return {
+            _name(spec, choice): {
+                "count": int((actions == choice).sum()),
+                **of((actions == choice).astype(float), 0),
+            }
+            for choice in choices
         }
-        for choice in np.unique(actions).tolist()
-    }
+    whole = np.ones(actions.shape[:2])
+    each = {_name(spec, d): of(whole, d) for d in range(actions.shape[-1])}
+    if spec.kind == "multi_discrete":
+        for d, measured in enumerate(each.values()):
+            counts = np.bincount(actions[..., d].ravel())
+            measured["commonest"] = float(counts.max() / counts.sum())
+    return each
+
+
+def _name(spec: ActionSpec, i: int) -> str:
+    return spec.meanings[i] if i < len(spec.meanings) else str(i)
 
 
 def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, float]:

@@ -225,28 +225,35 @@ def _actions_lines(n: dict[str, Any]) -> list[str]:
     kinds = ["real", "reconstructed", "dreamed"]
     edge = n["edge_frames"]
     rows = [
-        ["all", *[interval(n[kind], 3) for kind in kinds]],
-        [f"first {edge} frames", *[number(n["first"][kind], 3) for kind in kinds]],
-        [f"last {edge} frames", *[number(n["last"][kind], 3) for kind in kinds]],
+        ["all", *[interval(n[kind], 3) for kind in kinds], interval(n["ratio"], 3)],
+        [f"first {edge} frames", *[number(n["first"][kind], 3) for kind in kinds], ""],
+        [f"last {edge} frames", *[number(n["last"][kind], 3) for kind in kinds], ""],
         *[
             [
-                name + (f" ({each['count']})" if "count" in each else ""),
+                name + _how_common(each),
                 *[number(each[kind], 3) for kind in kinds],
+                interval(each["ratio"], 3),
             ]
             for name, each in n["each"].items()
         ],
-        ["uniformly random actions", "", "", number(n["random_actions"]["dreamed"], 3)],
+        ["uniformly random actions", "", "", number(n["random_actions"]["dreamed"], 3), ""],
     ]
     by_policy = ", ".join(f"{k} {number(v, 3)}" for k, v in n["real_by_policy"].items())
     lost = ", ".join(f"{k}: {interval(v, 1)}" for k, v in n["shuffled"]["db_lost"].items())
     return [
-        *table([f"inverse dynamics, {n['measure']}", *kinds], rows),
+        *table([f"inverse dynamics, {n['measure']}", *kinds, "dreamed over real"], rows),
         "",
-        f"Dreamed over real: {interval(n['ratio'], 3)} ({n['num_clips']} clips, "
-        f"{n['num_pairs']} pairs of frames). Real frames by who acted: {by_policy}. With the "
-        f"actions of another clip, the prior loses {interval(n['shuffled']['nats_lost'], 3)} "
-        f"nats a token, and dreams lose, in dB at steps ahead, {lost}.",
+        f"{n['num_clips']} clips, {n['num_pairs']} pairs of frames. Real frames by who acted: "
+        f"{by_policy}. With the actions of another clip, the prior loses "
+        f"{interval(n['shuffled']['nats_lost'], 3)} nats a token, and dreams lose, in dB at steps ahead, {lost}.",
     ]
+
+
+def _how_common(each: dict[str, Any]) -> str:
+    """How often an action was taken, or how far guessing the commonest choice gets."""
+    if "count" in each:
+        return f" ({each['count']})"
+    return f" (commonest {number(each['commonest'], 3)})" if "commonest" in each else ""
 
 
 def _stability_lines(n: dict[str, Any]) -> list[str]:
