@@ -1,5 +1,6 @@
 """Whether dreams do what the actions say, and what the actions are worth to the model."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def _agreement(
 
 
 def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
+    """Mean over mean; NaN where the others' is zero, as of an action never recognised."""
     draws = bootstrap_means(np.stack([values, others], 1), groups, seed=seed)
+    draws = draws[draws[:, 1] != 0]
+    if not (others.mean() and len(draws)):
+        return Interval(math.nan, math.nan, math.nan)
     return interval(values.mean() / others.mean(), draws[:, 0] / draws[:, 1])
 
 

@@ -245,7 +245,8 @@ def _actions_lines(n: dict[str, Any]) -> list[str]:
         "",
         f"{n['num_clips']} clips, {n['num_pairs']} pairs of frames. Real frames by who acted: "
         f"{by_policy}. With the actions of another clip, the prior loses "
-        f"{interval(n['shuffled']['nats_lost'], 3)} nats a token, and dreams lose, in dB at steps ahead, {lost}.",
+        f"{interval(n['shuffled']['nats_lost'], 3)} nats a token, and dreams lose, in dB at "
+        f"steps ahead, {lost}.",
     ]
 
 
