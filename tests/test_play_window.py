@@ -17,7 +17,6 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 import pygame
 
 from play.drawing import Painter, View
-from play.keymap import help_lines
 from play.pilot import Moment, Pilot
 from play.window import Window
 from play.worker import Shown
@@ -32,6 +31,7 @@ class GatedWorld(gymnasium.Env[np.ndarray, np.int64]):
     action_space = gymnasium.spaces.Discrete(4)
     observation_space = gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)
     action_meanings = MEANINGS
+    controls: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -178,6 +178,68 @@ def test_keys_steer_pause_step_and_restart() -> None:
     act_out(script, GatedWorld())
 
 
+def mouse(kind: int, **what: Any) -> None:
+    pygame.event.post(pygame.event.Event(kind, what))
+
+
+def test_a_click_catches_the_mouse_and_escape_lets_it_go() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        def hint() -> str:
+            return window.view.hint if window.view else ""
+
+        def after_now() -> list[int]:
+            """The actions after the step under way."""
+            before = len(world.actions)
+            until(lambda: len(world.actions) > before + 2)
+            return world.actions[before + 1 :]
+
+        until(lambda: hint() == "click  mouse      h  keys")
+        mouse(pygame.MOUSEMOTION, rel=(200, 0), pos=(9, 9), buttons=(0, 0, 0))
+        assert not any(after_now())  # not caught yet
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        mouse(pygame.MOUSEBUTTONUP, button=1, pos=(9, 9))
+        until(lambda: hint() == "escape  free the mouse")
+        assert pygame.mouse.get_relative_mode()
+        assert not any(after_now())  # the click that caught it is no action
+        world.gate.clear()
+        until(world.is_thinking.is_set)
+        before = len(world.actions)
+        for right in (120, 80):
+            mouse(pygame.MOUSEMOTION, rel=(right, 0), pos=(9, 9), buttons=(0, 0, 0))
+        mouse(pygame.MOUSEBUTTONDOWN, button=5, pos=(9, 9))  # the wheel
+        ticks = window.num_ticks
+        until(lambda: window.num_ticks > ticks + 2)
+        world.gate.set()
+        until(lambda: len(world.actions) > before + 2)
+        assert world.actions[before + 1 : before + 3] == [2, 0]
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        until(lambda: 3 in world.actions)
+        mouse(pygame.MOUSEBUTTONUP, button=1, pos=(9, 9))
+        key("space")
+        until(lambda: 1 in world.actions)  # it steers here
+        assert not window.worker.paused
+        key("escape")
+        until(lambda: hint() == "click  mouse      h  keys")
+        assert not pygame.mouse.get_relative_mode()
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        until(lambda: window.mouse.is_caught)
+        pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+        until(lambda: not window.mouse.is_caught)
+        key("escape")
+        until(lambda: window.worker.is_done)
+
+    world = GatedWorld()
+    world.controls = {
+        "idle": 0,
+        "keys": [
+            {"keys": ["mouse 1"], "sets": {"0": 3}},
+            {"keys": ["space"], "sets": {"0": 1}},
+        ],
+        "mouse": {"x": {"component": 0, "per_pixel": 0.01}},
+    }
+    act_out(script, world)
+
+
 def test_an_end_is_shown_until_a_restart() -> None:
     def script(window: Window, world: GatedWorld) -> None:
         until(lambda: window.view and window.view.shown and window.view.shown.is_over)
@@ -221,12 +283,13 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         pane=256,
         title="toy",
         names=("dream", "real game"),
-        action_meanings=MEANINGS,
+        action="forward",
         policy_steers=False,
         paused=False,
         fps=8.75,
         note=None,
         waking_dots=0,
+        hint="h  keys",
         help_lines=(),
     )
     pygame.font.init()
@@ -234,9 +297,10 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         screen = pygame.Surface(view.size)
         Painter().draw(screen, view)
         assert screen.get_at((128, 128))[:3] == (200, 0, 0)
-        with_help = View(**{**vars(view), "help_lines": tuple(help_lines(MEANINGS))})
-        Painter().draw(screen, with_help)
-        assert screen.get_at((4, 4))[0] < 80
+        for num_lines in (5, 40):
+            lines = tuple((f"key {number}", "does this") for number in range(num_lines))
+            Painter().draw(screen, View(**{**vars(view), "help_lines": lines}))
+            assert screen.get_at((4, 4))[0] < 80
         # A long note is broken into lines: its box stays off the sides.
         with_note = View(**{**vars(view), "note": "the real game failed: " + "why " * 40})
         Painter().draw(screen, with_note)
