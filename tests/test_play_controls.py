@@ -10,6 +10,7 @@ import pygame
 import pytest
 from test_play_keymap import FIGHT, FIGHT_CONTROLS, actions_of, keymap_of
 
+import play.controls
 from envs.pushing.env import PushingEnv
 from play import PlayError
 from play.controls import Announced, checked_controls, read_keys_file
@@ -123,6 +124,18 @@ def test_keys_go_by_the_names_that_pygame_gives() -> None:
             if "is no key" in str(error):
                 refused.add(name)
     assert refused <= {"sys req", "power", "euro", "equals"}
+
+
+def test_the_documented_example_is_one() -> None:
+    space = gymnasium.spaces.MultiDiscrete([3, 2, 11])
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for text, end in (
+        (readme.partition("```json")[2], "```"),
+        (play.controls.__doc__, "\n\n`idle`"),
+    ):
+        example = "{" + str(text).partition("{")[2].partition(end)[0]
+        keymap = keymap_of(space, ("walk", "attack", "turn"), json.loads(example))
+        assert keymap.resolve(("w", "left shift", "mouse 1"), (20, 0)) == (2, 1, 7)
 
 
 def test_a_file_is_read_and_named_in_what_is_wrong(tmp_path: Path) -> None:

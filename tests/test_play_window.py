@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,6 +20,7 @@ import pygame
 
 from play.drawing import Painter, View
 from play.pilot import Moment, Pilot
+from play.replay import read_session
 from play.window import Window
 from play.worker import Shown
 
@@ -297,12 +300,20 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         screen = pygame.Surface(view.size)
         Painter().draw(screen, view)
         assert screen.get_at((128, 128))[:3] == (200, 0, 0)
+        rows = [pygame.surfarray.array3d(screen)[:, -30:]]  # with the health
+        for others in ({"ammo": 9}, {"ammo": 9, "name that has no room": 3.0, "kind": "x"}):
+            seen = replace(moment, info={"health": 80.0, **others})
+            shown = Shown(seen, is_over=False, steps_per_s=8.7, frames_agree=None)
+            Painter().draw(screen, replace(view, shown=shown))
+            rows.append(pygame.surfarray.array3d(screen)[:, -30:])
+        assert (rows[1] != rows[0]).any()
+        np.testing.assert_array_equal(rows[2], rows[1])
         for num_lines in (5, 40):
             lines = tuple((f"key {number}", "does this") for number in range(num_lines))
-            Painter().draw(screen, View(**{**vars(view), "help_lines": lines}))
+            Painter().draw(screen, replace(view, help_lines=lines))
             assert screen.get_at((4, 4))[0] < 80
         # A long note is broken into lines: its box stays off the sides.
-        with_note = View(**{**vars(view), "note": "the real game failed: " + "why " * 40})
+        with_note = replace(view, note="the real game failed: " + "why " * 40)
         Painter().draw(screen, with_note)
         assert screen.get_at((128, 224))[0] != 200
         assert all(screen.get_at((x, 224))[:3] == (200, 0, 0) for x in (2, 253))
@@ -313,7 +324,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
 @pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
 )
-def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
+@pytest.mark.parametrize("world", ["doom-hgs", "robot-pushing"])
+def test_a_real_window_plays_and_closes(world: str, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     screen = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
@@ -328,7 +340,7 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
         del env["SDL_VIDEODRIVER"]
         film = tmp_path / "walk.mp4"
         playing = subprocess.Popen(
-            [sys.executable, "-m", "play", "--env", "doom-hgs", "--record", str(film)],
+            [sys.executable, "-m", "play", "--env", world, "--record", str(film)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -336,8 +348,10 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
         )
         try:
             until(lambda: (tmp_path / "walk.mp4.tmp").exists() or playing.poll() is not None)
-            subprocess.run(["xdotool", "keydown", "Up"], env=env, check=True)
-            time.sleep(1)
+            # Again and again: the world may not be there yet.
+            pointing = "mousemove 640 400 keydown Up click 1 sleep 0.2 mousemove_relative 20 0"
+            for _ in range(20):
+                subprocess.run(["xdotool", *pointing.split(), "sleep", "0.1"], env=env, check=True)
             # Until it hears us: the window may have just opened.
             while playing.poll() is None:
                 subprocess.run(["xdotool", "key", "q"], env=env, check=True)
@@ -352,4 +366,10 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
     assert playing.returncode == 0, output
     assert "first frame after" in output
     assert film.exists()
-    assert film.with_suffix(".json").exists()
+    actions = read_session(film.with_suffix(".json")).episodes[0].actions
+    if world == "robot-pushing":
+        right, away = np.asarray(actions)[:, :2].max(0)
+        assert right > 0  # by the mouse
+        assert away == 1
+    else:
+        assert MEANINGS.index("forward") in actions
