@@ -6,6 +6,7 @@ seeds alone: not on the worker, on the episodes before it, or on an interruption
 
 import contextlib
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,7 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
-from worldmodel.actions import ActionSpec
+from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data import DataError, DatasetInfo, Episode
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
@@ -347,12 +348,25 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
     )
 
 
+def announced_controls(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    """The environment's `controls`, as they come back from JSON; empty where it has none.
+
+    Raises:
+        DataError: they are no JSON object.
+    """
+    controls = getattr(env.unwrapped, "controls", {})
+    try:
+        return checked_controls(json.loads(json.dumps(controls)))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the controls that the environment announces: {error}") from None
+
+
 def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
     """What meta.json will say of episodes of this environment.
 
     Raises:
-        DataError: its observations are not uint8 pictures (H, W, C), or its actions are of a
-            kind that cannot be recorded.
+        DataError: its observations are not uint8 pictures (H, W, C), its actions are of a
+            kind that cannot be recorded, or its controls are no JSON.
     """
     env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
     try:
@@ -370,6 +384,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             fps=float(env.metadata.get("render_fps", 30)),
             frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
             rendering=str(getattr(env.unwrapped, "rendering", "")),
+            controls=announced_controls(env),
             policies=policies,
             versions={
                 "python": sys.version.split()[0],

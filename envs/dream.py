@@ -93,6 +93,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         config = self.model.config
         self.action_meanings = config.actions.meanings
         self.variable_names = config.variable_names
+        self.controls = self.world.controls  # the recorded environment's
         self.observation_space = gymnasium.spaces.Box(
             0, 255, config.tokenizer.frame_shape, np.uint8
         )

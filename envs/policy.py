@@ -37,7 +37,8 @@ class FramePolicy:
         channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
         if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
             raise PolicyFileError(
-                f"{path}: the policy looks at {self.model.observation_space}, not at RGB frames"
+                f"{path}: the policy looks at {self.model.observation_space}, not at RGB frames, "
+                "which are all that there is to see here"
             )
         self.num_stacked = min(channels_first) // 3
         self._frames: deque[np.ndarray] = deque(maxlen=self.num_stacked)
@@ -111,6 +112,8 @@ class StatePolicy:
     Raises:
         PolicyFileError: the file is missing, is no such .zip, or is for another environment.
     """
+
+    num_stacked = 1  # frames passed over at a time: the newest
 
     def __init__(self, path: str | Path, env: gymnasium.Env[Any, Any], *, seed: int = 0) -> None:
         self.model = _load(Path(path))

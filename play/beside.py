@@ -1,12 +1,14 @@
 """The real game, brought to the moment where a dream is, and given the same actions."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from play.actions import Action, Actions
 
 
 class RealGameError(Exception):
@@ -40,9 +42,10 @@ class RealBeside:
     def __init__(self, dream: gymnasium.Env) -> None:
         self._dream: Any = dream.unwrapped
         self._env: gymnasium.Env | None = None
+        self._actions: Actions  # of the game that is open
         self._opened: tuple[str, dict[str, Any]] | None = None
 
-    def begin(self, start: int | None, actions: Iterable[int]) -> RealView:
+    def begin(self, start: int | None, actions: Iterable[Action]) -> RealView:
         """Go to the dream's start, then take the dream's actions since.
 
         Raises:
@@ -54,7 +57,7 @@ class RealBeside:
         except Exception as error:  # a game's library raises what it likes
             raise self._given_up("no real game for this moment", error) from error
 
-    def step(self, view: RealView, action: int) -> RealView:
+    def step(self, view: RealView, action: Action) -> RealView:
         """The real game one action after `view`, which is its latest.
 
         Raises:
@@ -70,29 +73,31 @@ class RealBeside:
             self._env.close()
             self._env = None
 
-    def _begin(self, start: int | None, actions: Iterable[int]) -> RealView:
+    def _begin(self, start: int | None, actions: Iterable[Action]) -> RealView:
         moment = self._dream.real_moment(start)
         wanted = (moment.env_id, moment.env_kwargs)
-        # The name comes from a checkpoint, which is data: "module:Name-v0" would import code.
-        if ":" in moment.env_id:
-            raise ValueError(f"{moment.env_id!r} is not a registered environment")
+        # The names come from a checkpoint, which is data: "module:Name-v0" would import code.
+        for env_id in _env_ids({"env_id": moment.env_id, "env_kwargs": moment.env_kwargs}):
+            if ":" in str(env_id):
+                raise ValueError(f"{env_id!r} is not a registered environment")
         if self._env is None or self._opened != wanted:
             self.close()
             self._env = gymnasium.make(moment.env_id, disable_env_checker=True, **moment.env_kwargs)
             self._opened = wanted
+            self._actions = Actions(self._env)
         frame, info = self._env.reset(seed=int(moment.seed))
         if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
             raise ValueError(f"{moment.env_id} does not show uint8 RGB frames")
         view = RealView(frame, info, is_over=False)
-        for action in (*moment.actions, *actions):
-            view = self._step(view, int(action))
+        for action in (*map(self._actions.plain, moment.actions), *actions):
+            view = self._step(view, action)
         return view
 
-    def _step(self, view: RealView, action: int) -> RealView:
+    def _step(self, view: RealView, action: Action) -> RealView:
         if view.is_over:
             return view
         assert self._env is not None
-        frame, _, terminated, truncated, info = self._env.step(action)
+        frame, _, terminated, truncated, info = self._env.step(self._actions.for_env(action))
         return RealView(frame, info, is_over=bool(terminated or truncated))
 
     def _given_up(self, what: str, error: Exception) -> RealGameError:
@@ -102,3 +107,13 @@ class RealBeside:
             with contextlib.suppress(Exception):  # a broken game may not even close
                 env.close()
         return RealGameError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _env_ids(data: Any) -> Iterator[Any]:
+    """What stands under the name env_id, at any depth: one environment may wrap another."""
+    entries = data.items() if isinstance(data, dict) else enumerate(data)
+    for name, value in entries:
+        if name == "env_id":
+            yield value
+        if isinstance(value, dict | list | tuple):
+            yield from _env_ids(value)

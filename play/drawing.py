@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pygame
 
+from play.checks import legible
 from play.worker import Shown
 
 BACKGROUND = (15, 17, 21)
@@ -15,7 +16,10 @@ DIM = (132, 141, 156)
 ACCENT = (126, 200, 190)
 WARM = (240, 180, 90)
 HEALTHY, HURT = (120, 190, 110), (215, 85, 75)
-STATUS_HEIGHT = 64
+STATUS_HEIGHT = 90
+ROWS = (12, 38, 64)  # of the status, in pixels from its top
+MARGIN = 14
+MOST_LARGE_LINES = 20  # of the help, one below the other
 GAP = 8
 
 
@@ -28,7 +32,9 @@ class View:
         pane: side of the square that a frame is shown in, in pixels.
         title: what is played.
         names: of the panes: the world's, and the real game's.
+        action: what led here, in words.
         waking_dots: how many dots the waiting text has, while it waits.
+        hint: the keys that one must know.
         help_lines: (keys, what they do); empty when hidden.
     """
 
@@ -36,12 +42,13 @@ class View:
     pane: int
     title: str
     names: tuple[str, str]
-    action_meanings: tuple[str, ...]
+    action: str
     policy_steers: bool
     paused: bool
     fps: float
     note: str | None
     waking_dots: int
+    hint: str
     help_lines: tuple[tuple[str, str], ...]
 
     @property
@@ -107,34 +114,57 @@ class Painter:
         self._centred(screen, hint, pane.move(0, 40), self._text, DIM)
 
     def _draw_status(self, screen: pygame.Surface, view: View, shown: Shown) -> None:
-        moment = shown.moment
         bar = pygame.Rect(0, view.pane, screen.get_width(), STATUS_HEIGHT)
         pygame.draw.rect(screen, PANEL, bar)
         pygame.draw.line(screen, LINE, bar.topleft, bar.topright)
-        top, bottom = bar.top + 12, bar.top + 38
-        action = "start" if moment.action is None else view.action_meanings[moment.action]
+        top, middle, bottom = (bar.top + row for row in ROWS)
+        right = bar.right - MARGIN
+        left = self._write_before(screen, view.hint, (right, top + 2), self._small, DIM)
+        if view.paused and not shown.is_over:
+            left = self._write_before(screen, "paused", (left - 16, top), self._text, WARM)
+        self._draw_action(screen, view, shown, top, room=left - 2 * MARGIN)
+        self._draw_counts(screen, view, shown, middle)
+        self._draw_variables(screen, shown.moment.info, bottom, room=right)
+
+    def _draw_action(
+        self, screen: pygame.Surface, view: View, shown: Shown, y: int, *, room: int
+    ) -> None:
         steerer = "policy" if view.policy_steers else ""
-        if moment.steered_by == "replay":
+        if shown.moment.steered_by == "replay":
             steerer = "replay"
-        x = self._write(screen, action, (14, top), self._text, ACCENT)
-        self._write(screen, steerer, (x + 8, top + 2), self._small, WARM)
+        action = self._shortened(view.action, room - self._small.size(steerer)[0] - 8)
+        x = self._write(screen, action, (MARGIN, y), self._text, ACCENT)
+        self._write(screen, steerer, (x + 8, y + 2), self._small, WARM)
+
+    def _draw_counts(self, screen: pygame.Surface, view: View, shown: Shown, y: int) -> None:
+        moment = shown.moment
         reward = "-" if moment.action is None else f"{moment.reward:+.1f}"
-        self._field(screen, 150, top, "reward", reward)
-        self._field(screen, 270, top, "return", f"{moment.total_reward:,.1f}")
-        if "health" in moment.info:
-            self._draw_health(screen, float(moment.info["health"]), 14, bottom)
-        self._field(screen, 150, bottom, "step", f"{moment.step_number:,}")
         is_idle = view.paused or shown.steps_per_s is None
         rate = "-" if is_idle else f"{shown.steps_per_s:.1f}"
-        self._field(screen, 270, bottom, "steps/s", f"{rate} of {view.fps:.3g}")
-        right = bar.right - 14
-        if view.paused and not shown.is_over:
-            label = self._text.render("paused", True, WARM)
-            screen.blit(label, label.get_rect(right=right, top=top))
-        label = self._small.render("h  keys", True, DIM)
-        screen.blit(label, label.get_rect(right=right, top=bottom + 1))
+        self._field(screen, MARGIN, y, "reward", reward)
+        self._field(screen, 126, y, "return", f"{moment.total_reward:,.1f}")
+        self._field(screen, 250, y, "step", f"{moment.step_number:,}")
+        self._field(screen, 350, y, "steps/s", f"{rate} of {view.fps:.3g}")
 
-    def _draw_health(self, screen: pygame.Surface, health: float, x: int, y: int) -> None:
+    def _draw_variables(
+        self, screen: pygame.Surface, info: dict[str, object], y: int, *, room: int
+    ) -> None:
+        """The health as a bar, then as many other variables as there is room for."""
+        numbers = _numbers(info)
+        x = MARGIN
+        if (health := numbers.pop("health", None)) is not None:
+            x = self._draw_health(screen, health, x, y) + 22
+        for name, value in numbers.items():
+            shown, width = _in_digits(value), self._small.size(name)[0] + 6
+            # As wide as it gets: a number that grows by a digit doesn't push the others.
+            width += max(self._text.size(shown)[0], self._text.size("0.00")[0]) + 16
+            if x + width > room:
+                break
+            self._field(screen, x, y, name, shown)
+            x += width
+
+    def _draw_health(self, screen: pygame.Surface, health: float, x: int, y: int) -> int:
+        """Returns where a bar and the largest number end, in pixels from the left."""
         share = min(max(health / 100, 0.0), 1.0)
         trough = pygame.Rect(x, y + 2, 80, 11)
         pygame.draw.rect(screen, LINE, trough, border_radius=5)
@@ -142,17 +172,22 @@ class Painter:
             full = pygame.Rect(trough.topleft, (max(8, round(trough.width * share)), trough.height))
             pygame.draw.rect(screen, HEALTHY if share > 0.3 else HURT, full, border_radius=5)
         self._write(screen, f"{health:.0f}", (trough.right + 7, y), self._small, TEXT)
+        return trough.right + 7 + self._small.size("100")[0]
 
     def _draw_help(self, screen: pygame.Surface, view: View) -> None:
         pane = pygame.Rect(0, 0, screen.get_width(), view.pane)
         _shade(screen, pane, 215)
-        spacing = min(28, view.pane // (len(view.help_lines) + 2))
-        y = pane.centery - spacing * len(view.help_lines) // 2
-        for keys, description in view.help_lines:
-            label = self._text.render(keys, True, ACCENT)
-            screen.blit(label, label.get_rect(right=pane.centerx - 70, top=y))
-            self._write(screen, description, (pane.centerx - 50, y), self._text, TEXT)
-            y += spacing
+        if len(view.help_lines) <= MOST_LARGE_LINES:
+            font, middles = self._text, [pane.centerx - 60]
+        else:  # a world's own keys stand first, with fewer words than the commands
+            font, middles = self._small, [round(pane.width * 0.2), round(pane.width * 0.5)]
+        num_rows = -(-len(view.help_lines) // len(middles))
+        spacing = min(28, view.pane // (num_rows + 2))
+        for number, (keys, description) in enumerate(view.help_lines):
+            column, row = divmod(number, num_rows)
+            y = pane.centery + spacing * row - spacing * num_rows // 2
+            self._write_before(screen, keys, (middles[column] - 8, y), font, ACCENT)
+            self._write(screen, description, (middles[column] + 8, y), font, TEXT)
 
     def _field(self, screen: pygame.Surface, x: int, y: int, name: str, value: str) -> None:
         x = self._write(screen, name, (x, y + 2), self._small, DIM)
@@ -175,6 +210,28 @@ class Painter:
     ) -> None:
         label = font.render(text, True, color)
         screen.blit(label, label.get_rect(center=box.center))
+
+    def _shortened(self, text: str, room: int) -> str:
+        """The text, or as much of its beginning as fits into so many pixels."""
+        if self._text.size(text)[0] <= room:
+            return text
+        while text and self._text.size(text + "...")[0] > room:
+            text = text[:-1]
+        return text + "..."
+
+    def _write_before(
+        self,
+        screen: pygame.Surface,
+        text: str,
+        at: tuple[int, int],
+        font: pygame.font.Font,
+        color: tuple[int, int, int],
+    ) -> int:
+        """Write text that ends where it is told, and return where it begins."""
+        label = font.render(text, True, color)
+        box = label.get_rect(topright=at)
+        screen.blit(label, box)
+        return box.left
 
     def _write(
         self,
@@ -205,6 +262,17 @@ def _shade(screen: pygame.Surface, box: pygame.Rect, alpha: int, radius: int = 0
 
 
 def _facts(info: dict[str, object]) -> str:
-    return "  ".join(
-        f"{name} {value:.0f}" for name, value in info.items() if isinstance(value, float)
-    )
+    return "  ".join(f"{name} {_in_digits(value)}" for name, value in _numbers(info).items())
+
+
+def _numbers(info: dict[str, object]) -> dict[str, float]:
+    """The game variables, under names that can be drawn."""
+    return {
+        legible(name): float(value)
+        for name, value in info.items()
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    }
+
+
+def _in_digits(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() or abs(value) >= 100 else f"{value:.2f}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from play.actions import Action, Actions
 from play.pilot import Pilot
 
 MEAN_HOLD_STEPS = 4  # about half a second of Doom
@@ -14,26 +15,33 @@ MEAN_HOLD_STEPS = 4  # about half a second of Doom
 class RandomWalk:
     """Somebody wandering about: holds each action for a while, and goes forward half the time.
 
+    Where actions have several components, each action is drawn evenly.
+
     Args:
-        action_meanings: the name of each action.
+        actions: to choose from.
         seed: the same seed walks the same way.
     """
 
-    def __init__(self, action_meanings: tuple[str, ...], *, seed: int) -> None:
+    def __init__(self, actions: Actions, *, seed: int) -> None:
+        self._actions = actions
         self._random = np.random.default_rng(seed)
-        weights = np.ones(len(action_meanings))
-        if "forward" in action_meanings and len(weights) > 1:
-            weights[action_meanings.index("forward")] = len(weights) - 1
+        weights = np.ones(len(actions.meanings))
+        if "forward" in actions.meanings and len(weights) > 1:
+            weights[actions.meanings.index("forward")] = len(weights) - 1
         self._chances = weights / weights.sum()
-        self._action = 0
         self._steps_left = 0
 
-    def next_action(self) -> int:
+    def next_action(self) -> Action:
         if self._steps_left == 0:
-            self._action = int(self._random.choice(len(self._chances), p=self._chances))
+            self._action = self._draw()
             self._steps_left = int(self._random.geometric(1 / MEAN_HOLD_STEPS))
         self._steps_left -= 1
         return self._action
+
+    def _draw(self) -> Action:
+        if self._actions.is_discrete:
+            return int(self._random.choice(len(self._chances), p=self._chances))
+        return self._actions.draw(self._random)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> S
 
     An episode's end begins another. `stop` (Ctrl-C) ends the walk early.
     """
-    wanderer = RandomWalk(pilot.keymap.action_meanings, seed=seed)
+    wanderer = RandomWalk(pilot.actions, seed=seed)
     num_taken, num_episodes, total_reward, stepping_s = 0, 1, 0.0, 0.0
     while num_taken < num_steps and not stop.is_set():
         if pilot.is_over:
@@ -68,4 +76,4 @@ def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> S
 def replay(pilot: Pilot, *, stop: threading.Event) -> None:
     """Step until nothing is left to play."""
     while not pilot.is_over and not stop.is_set():
-        pilot.step(0)
+        pilot.step(pilot.keymap.idle_action)

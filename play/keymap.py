@@ -1,137 +1,106 @@
-"""Which key does what: steering, commands, and the help text made from both.
+"""What the person's keys and mouse mean in one world: actions, commands, and the help text.
 
 Keys go by pygame's names for them ("left", "a", "space"), so nothing here needs a window.
 """
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-Command = Literal[
-    "pause", "step", "restart", "another", "policy", "faster", "slower", "real", "help", "quit"
-]
-
-STEERING_KEYS = {
-    "left": ("left", "a"),
-    "right": ("right", "d"),
-    "forward": ("up", "w"),
-    "backward": ("down", "s"),
-}
-TURNS = ("left", "right")
-
-
-@dataclass(frozen=True)
-class CommandKey:
-    """Keys that give one command; `shown` is how the help writes them."""
-
-    command: Command
-    keys: tuple[str, ...]
-    shown: str
-    description: str
-
-
-COMMAND_KEYS = (
-    CommandKey("pause", ("p", "space"), "p / space", "pause and go on"),
-    CommandKey("step", (".", "[.]"), ".", "one step, then pause"),
-    CommandKey("restart", ("r",), "r", "restart from the same moment"),
-    CommandKey("another", ("n",), "n", "another start"),
-    CommandKey("policy", ("m",), "m", "hand over to the policy, and back"),
-    # "=" is where "+" lies without shift on many keyboards
-    CommandKey("faster", ("+", "=", "[+]"), "+", "faster"),
-    CommandKey("slower", ("-", "[-]"), "-", "slower"),
-    CommandKey("real", ("tab",), "tab", "dream and real engine side by side"),
-    CommandKey("help", ("h",), "h", "show or hide the keys"),
-    CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
-)
-
-
-def command_of(key: str) -> Command | None:
-    """The command that a key gives, or None."""
-    return next((entry.command for entry in COMMAND_KEYS if key in entry.keys), None)
+from play.actions import Action, Actions, Number
+from play.commands import COMMAND_KEYS, Command, CommandKey, command_of
+from play.controls import Binding, Controls
 
 
 class KeyMap:
-    """Keys to actions, for a discrete action space.
-
-    Actions called left, right, forward and backward get the arrow keys and WASD; other
-    actions get the digits 1 to 9, in order. Without a key down the action is "noop", or
-    action 0 where there is no "noop".
+    """Keys and mouse to actions, and actions to words.
 
     Args:
-        action_meanings: the name of each action, in order.
+        actions: that there are.
+        controls: that fit them.
+
+    Attributes:
+        idle_action: what is done without a key.
+        uses_mouse: whether the mouse's motion steers.
     """
 
-    def __init__(self, action_meanings: Sequence[str]) -> None:
-        self.action_meanings = tuple(action_meanings)
-        idle = "noop" if "noop" in self.action_meanings else self.action_meanings[0]
-        self.idle_action = self.action_meanings.index(idle)
-        digits = iter("123456789")
-        self.keys_of_action: dict[int, tuple[str, ...]] = {}
-        for action, meaning in enumerate(self.action_meanings):
-            if meaning in STEERING_KEYS:
-                self.keys_of_action[action] = STEERING_KEYS[meaning]
-            elif action != self.idle_action and (digit := next(digits, None)):
-                self.keys_of_action[action] = (digit,)
-        self._action_of_key = {
-            key: action for action, keys in self.keys_of_action.items() for key in keys
+    def __init__(self, actions: Actions, controls: Controls) -> None:
+        self.idle_action: Action = actions.of(controls.idle)
+        self._actions, self._controls = actions, controls
+        self._axes = (controls.mouse_x, controls.mouse_y)
+        self.uses_mouse = any(self._axes)
+        self._keys = {key for binding in controls.bindings for key in binding.keys}
+        self._names: dict[tuple[int, Number], str] = {
+            (0, action): name for action, name in enumerate(actions.meanings)
         }
+        for binding in controls.bindings:
+            if binding.name and len(binding.sets) == 1:
+                self._names.setdefault(binding.sets[0], binding.name)
 
-    def resolve(self, keys: Sequence[str]) -> int:
-        """The one action for the keys that are down, oldest first.
+    def resolve(self, keys: Sequence[str], motion: tuple[int, int] = (0, 0)) -> Action:
+        """The action for the keys that are down, oldest first, and the mouse's motion.
 
-        A turn goes before walking, so that one can steer with the walking key held; of
-        several turns, or several other actions, the latest key wins.
+        Args:
+            motion: pixels to the right and down since the last step.
         """
-        actions = [self._action_of_key[key] for key in keys if key in self._action_of_key]
-        turns = [action for action in actions if self.action_meanings[action] in TURNS]
-        return (turns or actions or [self.idle_action])[-1]
+        pressed_at = {key: number for number, key in enumerate(keys)}
+        values = list(self._controls.idle)
+        best: dict[int, tuple[int, list[int]]] = {}
+        for binding in self._controls.bindings:
+            if not pressed_at.keys() >= set(binding.keys):
+                continue
+            latest_first = sorted((pressed_at[key] for key in binding.keys), reverse=True)
+            weight = (binding.rank, latest_first)
+            for component, value in binding.sets:
+                if weight >= best.get(component, (0, [])):
+                    best[component], values[component] = weight, value
+        for axis, pixels in zip(self._axes, motion, strict=True):
+            if axis is not None:
+                component = self._actions.components[axis.component]
+                moved = values[axis.component] + axis.per_pixel * pixels
+                values[axis.component] = component.nearest(moved)
+        return self._actions.of(tuple(values))
 
+    def command_of(self, key: str) -> Command | None:
+        """The command that a key gives here, or None."""
+        return None if key in self._keys else command_of(key)
 
-class HeldKeys:
-    """The keys that are down, shared by the thread that sees them and the one that steps.
+    def words(self, action: Action) -> str:
+        """An action as people read it: what of it isn't idle."""
+        if isinstance(action, int):
+            return self._value_in_words(0, action)
+        parts = [
+            self._value_in_words(number, value)
+            for number, value in enumerate(action)
+            if value != self._controls.idle[number]
+        ]
+        return ", ".join(parts) or "idle"
 
-    A key tapped and released between two steps still counts for the next one.
-    """
+    def help_lines(self) -> list[tuple[str, str]]:
+        """(keys, what they do): the actions first, then every command."""
+        steering: dict[str, list[str]] = {}
+        for binding in self._controls.bindings:
+            keys = steering.setdefault(self._binding_in_words(binding), [])
+            keys.append(" + ".join(binding.keys))
+        lines = [(" / ".join(keys), words) for words, keys in steering.items()]
+        for axis, motion in zip(self._axes, ("left / right", "up / down"), strict=True):
+            if axis is not None:
+                lines.append((f"mouse {motion}", self._actions.components[axis.component].name))
+        if self.uses_mouse:
+            lines.append(("click", "the mouse steers, until escape"))
+        return lines + [(self._shown(entry), entry.description) for entry in COMMAND_KEYS]
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pressed: list[str] = []  # down now, or since the last take; oldest first
-        self._down: set[str] = set()
-        self._unseen: set[str] = set()  # pressed since the last take
+    def _shown(self, entry: CommandKey) -> str:
+        return " / ".join(key for key in entry.shown.split(" / ") if key not in self._keys)
 
-    def press(self, key: str) -> None:
-        with self._lock:
-            self._pressed = [*(other for other in self._pressed if other != key), key]
-            self._down.add(key)
-            self._unseen.add(key)
+    def _binding_in_words(self, binding: Binding) -> str:
+        return binding.name or ", ".join(self._value_in_words(*pair) for pair in binding.sets)
 
-    def release(self, key: str) -> None:
-        with self._lock:
-            self._down.discard(key)
-            self._forget_released()
-
-    def release_all(self) -> None:
-        with self._lock:
-            self._pressed, self._down, self._unseen = [], set(), set()
-
-    def take(self) -> tuple[str, ...]:
-        """Keys down now or tapped since the last call, oldest first."""
-        with self._lock:
-            taken = tuple(self._pressed)
-            self._unseen = set()
-            self._forget_released()
-            return taken
-
-    def _forget_released(self) -> None:
-        self._pressed = [key for key in self._pressed if key in self._down | self._unseen]
-
-
-def help_lines(action_meanings: Sequence[str]) -> list[tuple[str, str]]:
-    """(keys, what they do): an environment's actions first, then every command."""
-    keymap = KeyMap(action_meanings)
-    steering = [
-        (" / ".join(keys), keymap.action_meanings[action])
-        for action, keys in keymap.keys_of_action.items()
-    ]
-    return steering + [(entry.shown, entry.description) for entry in COMMAND_KEYS]
+    def _value_in_words(self, number: int, value: Number) -> str:
+        if (number, value) in self._names:
+            return self._names[number, value]
+        component, idle = self._actions.components[number], self._controls.idle[number]
+        if not component.is_integer:
+            return f"{component.name} {value:+.2f}"
+        is_button = component.high - component.low == 1
+        if is_button and value > idle:
+            return component.name
+        return f"{component.name} {value - idle:+.0f}"

@@ -9,7 +9,10 @@ import gymnasium
 import numpy as np
 
 from play import PlayError
+from play.actions import Action, Actions
 from play.beside import RealBeside, RealGameError, RealView
+from play.controls import Announced, checked_controls
+from play.default_controls import default_controls
 from play.keymap import KeyMap
 from play.replay import Session, SessionLog
 
@@ -17,9 +20,9 @@ Steerer = Literal["person", "policy", "replay"]
 
 
 class Policy(Protocol):
-    """What the pilot asks of a policy; `envs.policy.FramePolicy` is one."""
+    """What the pilot asks of a policy; those of `envs.policy` are such."""
 
-    num_stacked: int
+    num_stacked: int  # frames that it looks at, the newest included
 
     def reset(self) -> None: ...
 
@@ -45,7 +48,7 @@ class Moment:
     """
 
     frame: np.ndarray
-    action: int | None
+    action: Action | None
     reward: float
     info: dict[str, Any]
     terminated: bool
@@ -74,10 +77,12 @@ class Pilot:
         seed: of the first episode; each new start adds one.
         start: of a dream's first episode; None draws one from `seed`.
         policy: to hand over to; None if there is none.
+        keys: to steer with instead of those that the environment announces.
         watch: called with every frame, in order.
 
     Raises:
-        PlayError: the environment can't be played with keys, or has no such start.
+        PlayError: the environment can't be played with keys, or not with these; or it has no such
+            start.
     """
 
     def __init__(
@@ -87,10 +92,13 @@ class Pilot:
         seed: int,
         start: int | None = None,
         policy: Policy | None = None,
+        keys: Announced | None = None,
         watch: Callable[[np.ndarray], None] | None = None,
     ) -> None:
+        _check_frames(env)
         self.env = env
-        self.keymap = KeyMap(_action_meanings(env))
+        self.actions = Actions(env)
+        self.keymap = _keymap(env, self.actions, keys)
         self.num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
         self.seed = seed
         self.start = self._first_start(start)
@@ -112,7 +120,7 @@ class Pilot:
     def is_dream(self) -> bool:
         return self.num_starts is not None
 
-    def step(self, action_from_keys: int) -> Moment:
+    def step(self, action_from_keys: Action) -> Moment:
         """Take one step with the person's action, or the policy's while it steers.
 
         Raises:
@@ -121,7 +129,8 @@ class Pilot:
         if self.is_over:
             raise gymnasium.error.ResetNeeded("the episode is over: restart() or another_start()")
         if self.policy is not None and self.policy_steers:
-            return self._advance(int(self.policy.act(self.moment.frame)), "policy")
+            wanted = self.actions.plain(self.policy.act(self.moment.frame))
+            return self._advance(wanted, "policy")
         return self._advance(action_from_keys, "person")
 
     def restart(self) -> str | None:
@@ -206,8 +215,8 @@ class Pilot:
             )
         )
 
-    def _advance(self, action: int, steered_by: Steerer) -> Moment:
-        frame, reward, terminated, truncated, info = self.env.step(action)
+    def _advance(self, action: Action, steered_by: Steerer) -> Moment:
+        frame, reward, terminated, truncated, info = self.env.step(self.actions.for_env(action))
         self.log.step(action, frame)
         note = self._take_real_along(lambda beside, view: beside.step(view, action))
         return self._show(
@@ -259,6 +268,7 @@ class ReplayPilot(Pilot):
         env: gymnasium.Env,
         session: Session,
         *,
+        keys: Announced | None = None,
         watch: Callable[[np.ndarray], None] | None = None,
     ) -> None:
         _check_fit(env, session)
@@ -266,7 +276,7 @@ class ReplayPilot(Pilot):
         self._episode_number = 0
         self._diverged = False
         first = session.episodes[0]
-        super().__init__(env, seed=first.seed, start=first.start, watch=watch)
+        super().__init__(env, seed=first.seed, start=first.start, keys=keys, watch=watch)
 
     @property
     def is_over(self) -> bool:
@@ -280,7 +290,7 @@ class ReplayPilot(Pilot):
             return None
         return not self._diverged and self.log.frames_sha256 == self.session.frames_sha256
 
-    def step(self, action_from_keys: int) -> Moment:
+    def step(self, action_from_keys: Action) -> Moment:
         """The session's next frame, whatever the keys say.
 
         Raises:
@@ -314,21 +324,26 @@ def steps_per_game_second(env: gymnasium.Env) -> float:
     return float(env.metadata.get("render_fps") or 10.0)
 
 
-def _action_meanings(env: gymnasium.Env) -> tuple[str, ...]:
-    """Raises PlayError when keys can't choose its actions or its frames can't be shown."""
-    actions, frames = env.action_space, env.observation_space
-    if not isinstance(actions, gymnasium.spaces.Discrete) or actions.start != 0:
-        raise PlayError(f"keys choose one of several actions, but the actions here are {actions}")
+def _check_frames(env: gymnasium.Env) -> None:
+    """Raises PlayError when its frames can't be shown."""
+    frames = env.observation_space
     if frames.dtype != np.uint8 or (frames.shape or ())[2:] != (3,):
         raise PlayError(f"only uint8 RGB frames can be shown, but those here are {frames}")
-    numbered = tuple(f"action {number}" for number in range(int(actions.n)))
-    meanings = tuple(getattr(env.unwrapped, "action_meanings", ())) or numbered
-    return meanings
+
+
+def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> KeyMap:
+    """The keys given, else those that the environment announces, else the usual ones."""
+    own = getattr(env.unwrapped, "controls", None)
+    if keys is None and own:
+        keys = Announced("the controls of this world (--keys FILE gives others)", own)
+    return KeyMap(
+        actions, default_controls(actions) if keys is None else checked_controls(keys, actions)
+    )
 
 
 def _check_fit(env: gymnasium.Env, session: Session) -> None:
     """Raises PlayError when a session can't have come from an environment like this one."""
-    num_actions = len(_action_meanings(env))
+    actions = Actions(env)
     height_and_width = (env.observation_space.shape or ())[:2]
     if session.frame_size != height_and_width:
         raise PlayError(
@@ -336,8 +351,8 @@ def _check_fit(env: gymnasium.Env, session: Session) -> None:
         )
     num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
     for number, episode in enumerate(session.episodes):
-        if any(action >= num_actions for action in episode.actions):
-            raise PlayError(f"episode {number} has an action outside 0..{num_actions - 1}")
+        if not all(actions.contains(action) for action in episode.actions):
+            raise PlayError(f"episode {number} has an action outside {env.action_space}")
         if (episode.start is None) != (num_starts is None):
             raise PlayError(f"episode {number}: a dream needs a start, a real game has none")
         if num_starts is not None and (episode.start or 0) >= num_starts:

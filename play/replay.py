@@ -5,7 +5,6 @@ The file is data from anywhere: `read_session` checks every field before anythin
 
 import hashlib
 import json
-import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -15,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from play import PlayError
+from play.actions import Action
+from play.checks import check_entries, finite, integer, text
 
 FORMAT = "videogpt-dream session"
-VERSION = 1
-MAX_FILE_BYTES = 64 * 2**20  # about 20 million actions
+VERSION = 2
+OLD_VERSION = 1  # its actions are indices alone
+MAX_FILE_BYTES = 64 * 2**20  # about 20 million indices
 MAX_SEED = 2**63 - 1
 MAX_ACTION = 10**6
+MAX_COMPONENTS = 1000
 MAX_FRAME_SIDE = 4096
 
 
@@ -31,12 +34,12 @@ class PlayedEpisode:
     Attributes:
         seed: given to `reset`.
         start: the moment that a dream began with; None in a real game.
-        actions: one index a step.
+        actions: one a step.
     """
 
     seed: int
     start: int | None
-    actions: tuple[int, ...]
+    actions: tuple[Action, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class SessionLog:
     """Takes down a session while it is played. Memory: a few bytes a step, no frames."""
 
     def __init__(self) -> None:
-        self._episodes: list[tuple[int, int | None, list[int]]] = []
+        self._episodes: list[tuple[int, int | None, list[Action]]] = []
         self._digest = hashlib.sha256()
         self.frame_size = (0, 0)
         self.num_frames = 0
@@ -79,13 +82,13 @@ class SessionLog:
         self._episodes.append((seed, start, []))
         self._see(frame)
 
-    def step(self, action: int, frame: np.ndarray) -> None:
+    def step(self, action: Action, frame: np.ndarray) -> None:
         """`action` led to `frame`."""
         self._episodes[-1][2].append(action)
         self._see(frame)
 
     @property
-    def actions(self) -> tuple[int, ...]:
+    def actions(self) -> tuple[Action, ...]:
         """The actions of the running episode."""
         return tuple(self._episodes[-1][2])
 
@@ -119,11 +122,11 @@ def write_session(path: Path, session: Session) -> None:
     Raises:
         PlayError: the file can't be written.
     """
-    text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(session)})
+    content = json.dumps({"format": FORMAT, "version": VERSION, **asdict(session)})
     unfinished = path.with_name(path.name + ".tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(content + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -157,69 +160,58 @@ def read_session(path: Path) -> Session:
 
 def _session_from(data: Any) -> Session:
     """Raises ValueError with the first thing that is wrong."""
-    _check_keys(data, {"format", "version", *Session.__dataclass_fields__}, "the file")
+    check_entries(data, ("format", "version", *Session.__dataclass_fields__), "the file")
     if data["format"] != FORMAT:
         raise ValueError(f"format must be {FORMAT!r}")
-    if _integer(data["version"], "version", 0, 2**31) != VERSION:
-        raise ValueError(f"version {data['version']}, but this program reads version {VERSION}")
+    version = integer(data["version"], "version", 0, 2**31)
+    if version not in (OLD_VERSION, VERSION):
+        raise ValueError(
+            f"version {version}, but this program reads versions {OLD_VERSION} and {VERSION}"
+        )
     size = data["frame_size"]
     if not isinstance(size, list) or len(size) != 2:
         raise ValueError("frame_size must be a list of height and width")
-    height, width = (_integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size)
-    digest = _text(data["frames_sha256"], "frames_sha256")
+    height, width = (integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size)
+    digest = text(data["frames_sha256"], "frames_sha256")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError("frames_sha256 must be 64 hexadecimal digits")
     if not isinstance(data["episodes"], list) or not data["episodes"]:
         raise ValueError("episodes must be a list of at least one episode")
     temperature, top_k, checkpoint = data["temperature"], data["top_k"], data["checkpoint"]
     return Session(
-        env_id=_text(data["env_id"], "env_id"),
-        checkpoint=None if checkpoint is None else _text(checkpoint, "checkpoint"),
+        env_id=text(data["env_id"], "env_id"),
+        checkpoint=None if checkpoint is None else text(checkpoint, "checkpoint"),
         temperature=None if temperature is None else _temperature(temperature),
-        top_k=None if top_k is None else _integer(top_k, "top_k", 1, MAX_ACTION),
+        top_k=None if top_k is None else integer(top_k, "top_k", 1, MAX_ACTION),
         frame_size=(height, width),
-        episodes=tuple(_episode_from(item, n) for n, item in enumerate(data["episodes"])),
+        episodes=tuple(_episode_from(item, n, version) for n, item in enumerate(data["episodes"])),
         frames_sha256=digest,
     )
 
 
-def _episode_from(data: Any, number: int) -> PlayedEpisode:
+def _episode_from(data: Any, number: int, version: int) -> PlayedEpisode:
     name = f"episode {number}"
-    _check_keys(data, {"seed", "start", "actions"}, name)
+    check_entries(data, ("seed", "start", "actions"), name)
     if not isinstance(data["actions"], list):
         raise ValueError(f"{name}: actions must be a list")
     start = data["start"]
     return PlayedEpisode(
-        seed=_integer(data["seed"], f"{name}: seed", 0, MAX_SEED),
-        start=None if start is None else _integer(start, f"{name}: start", 0, MAX_ACTION),
-        actions=tuple(
-            _integer(action, f"{name}: an action", 0, MAX_ACTION) for action in data["actions"]
-        ),
+        seed=integer(data["seed"], f"{name}: seed", 0, MAX_SEED),
+        start=None if start is None else integer(start, f"{name}: start", 0, MAX_ACTION),
+        actions=tuple(_action_from(action, name, version) for action in data["actions"]),
     )
 
 
-def _check_keys(data: Any, expected: set[str], name: str) -> None:
-    if not isinstance(data, dict):
-        raise ValueError(f"{name} must be an object with {', '.join(sorted(expected))}")
-    if missing := sorted(expected - data.keys()):
-        raise ValueError(f"{name} lacks {', '.join(missing)}")
-    if unknown := sorted(data.keys() - expected):
-        raise ValueError(f"{name} has an unknown entry {unknown[0][:80]!r}")
-
-
-def _integer(value: Any, name: str, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:  # a bool is no integer here
-        raise ValueError(f"{name} must be an integer from {least} to {most}")
-    return value
+def _action_from(data: Any, episode: str, version: int) -> Action:
+    where = f"{episode}: an action"
+    if version == OLD_VERSION or not isinstance(data, list):
+        return integer(data, where, 0, MAX_ACTION)
+    if not 0 < len(data) <= MAX_COMPONENTS:
+        raise ValueError(f"{where} must be an integer, or a list of at most {MAX_COMPONENTS}")
+    return tuple(finite(value, where) for value in data)
 
 
 def _temperature(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or not 0 < value <= 100:
+    if not 0 < finite(value, "temperature") <= 100:
         raise ValueError("temperature must be a number above 0, at most 100")
     return float(value)
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 4096 or not value.isprintable():
-        raise ValueError(f"{name} must be printable text of at most 4096 characters")
-    return value

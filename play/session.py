@@ -13,8 +13,9 @@ import numpy as np
 import tyro
 
 from play import PlayError, command_line
+from play.commands import COMMAND_KEYS
+from play.controls import Announced, read_keys_file
 from play.headless import replay, walk
-from play.keymap import help_lines
 from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
@@ -30,8 +31,9 @@ class PlayOptions:
     """Play a learned world, or the real game it was learned from."""
 
     env: str | None = None
-    """What to play: doom-hgs (the real game), a shipped dream, a checkpoint folder or a Hub id.
-    Default: dream-doom. With --replay: the checkpoint to use instead of the session's."""
+    """What to play: a real world (doom-hgs, doom-battle2, robot-pushing), a shipped dream, a
+    checkpoint folder or a Hub id. Default: dream-doom. With --replay: the checkpoint to use
+    instead of the session's."""
 
     fps: float | None = None
     """Steps a second in the window, and frames a second of the film. Default: the game's own."""
@@ -42,6 +44,9 @@ class PlayOptions:
     policy: Path | None = None
     """A stable-baselines3 PPO policy (.zip) to hand over to with m. The format can carry code:
     use only files you trust."""
+
+    keys: Path | None = None
+    """Keys and mouse to steer with instead of the world's own: JSON, see play/controls.py."""
 
     record: Path | None = None
     """Write what is seen to this .mp4, and beside it a .json that --replay plays again."""
@@ -70,13 +75,12 @@ class PlayOptions:
 
 def parse(arguments: Sequence[str]) -> PlayOptions:
     """The command line as options; exits for --help and for unknown options."""
-    keys = "\n".join(
-        f"  {keys}: {what}" for keys, what in help_lines(("noop", "left", "right", "forward"))
-    )
+    keys = "\n".join(f"  {entry.shown}: {entry.description}" for entry in COMMAND_KEYS)
     return tyro.cli(
         PlayOptions,
         prog="python -m play",
-        description=f"Play a learned world, or the real game it was learned from.\n\nKeys:\n{keys}",
+        description=f"Play a learned world, or the real game it was learned from.\n\n"
+        f"Arrow keys and WASD steer; h shows all of a world's keys.\n\nKeys:\n{keys}",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
@@ -96,6 +100,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
     """
     _check(options)
     session = read_session(options.replay) if options.replay else None
+    keys = read_keys_file(options.keys) if options.keys else None
     world = _world_of(options, session)
     if not options.headless:
         from play.window import check_display
@@ -113,7 +118,8 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         if recording is not None and recording.fps is None:
             recording.fps = steps_per_game_second(env)
         try:
-            played = _pilot(env, options, session, seed, recording.add if recording else None)
+            watch = recording.add if recording else None
+            played = _pilot(env, options, session, seed, keys, watch)
         except BaseException:
             env.close()
             raise
@@ -140,12 +146,13 @@ def _pilot(
     options: PlayOptions,
     session: Session | None,
     seed: int,
+    keys: Announced | None,
     watch: Callable[[np.ndarray], None] | None,
 ) -> Pilot:
     if session is not None:
-        return ReplayPilot(env, session, watch=watch)
+        return ReplayPilot(env, session, keys=keys, watch=watch)
     policy = load_policy(options.policy, env, seed=seed) if options.policy else None
-    return Pilot(env, seed=seed, start=options.start, policy=policy, watch=watch)
+    return Pilot(env, seed=seed, start=options.start, policy=policy, keys=keys, watch=watch)
 
 
 def _play_headless(

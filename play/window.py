@@ -10,9 +10,12 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
 from play import PlayError
+from play.commands import Command, command_of
 from play.drawing import GAP, Painter, View
-from play.keymap import Command, HeldKeys, command_of, help_lines
-from play.pilot import Pilot
+from play.held import HeldKeys
+from play.keymap import KeyMap
+from play.mouse import Mouse
+from play.pilot import Moment, Pilot
 from play.worker import FASTER, Worker
 
 UI_FPS = 60
@@ -55,6 +58,7 @@ class Window:
         instead: str,
     ) -> None:
         self.keys = HeldKeys()
+        self.mouse = Mouse(self.keys)
         self.worker = Worker(open_pilot, keys=self.keys, fps=fps)
         self.num_ticks = 0  # how often the window has looked at events
         self.view: View | None = None  # what the screen shows
@@ -98,16 +102,8 @@ class Window:
         needs_drawing = True
         while not (self._stop.is_set() or self.worker.is_done):
             for event in pygame.event.get():
-                if event.type == pygame.QUIT:
-                    self._stop.set()
-                elif event.type == pygame.KEYDOWN:
-                    self._press(pygame.key.name(event.key))
-                elif event.type == pygame.KEYUP:
-                    self.keys.release(pygame.key.name(event.key))
-                elif event.type == pygame.WINDOWFOCUSLOST:
-                    self.keys.release_all()
-                elif event.type == pygame.WINDOWEXPOSED:
-                    needs_drawing = True
+                needs_drawing |= event.type == pygame.WINDOWEXPOSED
+                self._take_in(event)
             view = self._look()
             if view != self.view or needs_drawing:
                 if view.size != screen.get_size():
@@ -120,9 +116,29 @@ class Window:
             self.num_ticks += 1
             clock.tick(UI_FPS)
 
-    def _press(self, key: str) -> None:
-        command = command_of(key)
-        if command is None:
+    @property
+    def _keymap(self) -> KeyMap | None:
+        """None until the world is there."""
+        return self.worker.pilot.keymap if self.worker.pilot is not None else None
+
+    def _take_in(self, event: pygame.event.Event) -> None:
+        keymap = self._keymap
+        self.mouse.handle(event, steers=keymap is not None and keymap.uses_mouse)
+        if event.type == pygame.QUIT:
+            self._stop.set()
+        elif event.type == pygame.KEYDOWN:
+            self._press(pygame.key.name(event.key), keymap)
+        elif event.type == pygame.KEYUP:
+            self.keys.release(pygame.key.name(event.key))
+        elif event.type == pygame.WINDOWFOCUSLOST:
+            self.keys.release_all()
+            self.mouse.let_go()
+
+    def _press(self, key: str, keymap: KeyMap | None) -> None:
+        command = command_of(key) if keymap is None else keymap.command_of(key)
+        if key == "escape" and self.mouse.is_caught:
+            self.mouse.let_go()
+        elif command is None:
             self.keys.press(key)
         else:
             self._obey(command)
@@ -158,24 +174,35 @@ class Window:
         elif now_s > self._note_ends_s:
             self._note = None
         shown, pilot = self.worker.shown, self.worker.pilot
-        meanings = pilot.keymap.action_meanings if pilot is not None else ("noop",)
         pane = self._pane
         if shown is not None and shown.moment.real is not None:
             widest = (max(pygame.display.get_desktop_sizes()[0][0], 640) - GAP) // 2
             pane = min(pane, widest)
+        keymap = self._keymap
         return View(
             shown=shown,
             pane=pane,
             title=self._title,
             names=self._names,
-            action_meanings=meanings,
+            action="" if shown is None or keymap is None else _doing(shown.moment, keymap),
             policy_steers=pilot is not None and pilot.policy_steers,
             paused=self.worker.paused,
             fps=self.worker.fps,
             note=self._note,
             waking_dots=int(now_s * 2) % 4 if shown is None else 0,
-            help_lines=tuple(help_lines(meanings)) if self._shows_help else (),
+            hint=self._hint(keymap),
+            help_lines=tuple(keymap.help_lines()) if keymap and self._shows_help else (),
         )
+
+    def _hint(self, keymap: KeyMap | None) -> str:
+        if self.mouse.is_caught:
+            return "escape  free the mouse"
+        return "click  mouse      h  keys" if keymap and keymap.uses_mouse else "h  keys"
+
+
+def _doing(moment: Moment, keymap: KeyMap) -> str:
+    """What led to a moment, in words."""
+    return "start" if moment.action is None else keymap.words(moment.action)
 
 
 def _refuse_invisible(driver: str) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from play.keymap import HeldKeys
+from play.held import HeldKeys
 from play.pilot import Moment, Pilot, steps_per_game_second
 
 FASTER = 1.25
@@ -38,7 +38,7 @@ class Worker:
 
     Args:
         open_pilot: makes the pilot; may take seconds.
-        keys: what the person holds down.
+        keys: what the person holds down, and the mouse's motion.
         fps: steps a second to begin with; None for the environment's own pace.
     """
 
@@ -155,7 +155,8 @@ class Worker:
             return None
 
     def _step(self, pilot: Pilot) -> str | None:
-        moment = pilot.step(pilot.keymap.resolve(self._keys.take()))
+        action = pilot.keymap.resolve(self._keys.take(), self._keys.take_motion())
+        moment = pilot.step(action)
         self._step_times_s.append(time.perf_counter())
         return moment.note
 

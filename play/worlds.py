@@ -11,9 +11,15 @@ import envs
 from play import PlayError
 
 if TYPE_CHECKING:
-    from envs.policy import FramePolicy
+    from play.pilot import Policy
 
-REAL_WORLDS = {"doom-hgs": "DoomHealthGatheringSupreme-v0"}
+REAL_WORLDS = {
+    "doom-hgs": "DoomHealthGatheringSupreme-v0",
+    "doom-battle2": "DoomBattle2-v0",
+    "robot-pushing": "RobotPushing-v0",
+}
+# A person isn't hurried: the bin's episodes of 30 steps are over in 2.4 seconds.
+UNHURRIED: dict[str, dict[str, Any]] = {"RobotPushing-v0": {"length": 10_000}}
 DREAM_ID = "VideoGPTDream-v0"
 
 
@@ -43,7 +49,8 @@ class UnopenedWorld:
             PlayError: the checkpoint can't be loaded.
         """
         if self.checkpoint is None:
-            return gymnasium.make(self.env_id, disable_env_checker=True)
+            unhurried = UNHURRIED.get(self.env_id, {})
+            return gymnasium.make(self.env_id, disable_env_checker=True, **unhurried)
         sampling: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k}
         given = {name: value for name, value in sampling.items() if value is not None}
         from envs.dream import CheckpointError  # slow: brings torch
@@ -87,18 +94,16 @@ def choose_world(
     )
 
 
-def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "FramePolicy":
+def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "Policy":
     """A stable-baselines3 policy that fits an environment.
 
     Raises:
-        PlayError: the file is missing, isn't a PPO policy, or was made for other frames or
+        PlayError: the file is missing, isn't a PPO policy, or was made for other observations or
             actions.
     """
-    from envs.policy import FramePolicy, PolicyFileError  # slow: brings stable-baselines3
+    from envs import policy  # slow: brings stable-baselines3
 
     try:
-        policy = FramePolicy(path, seed=seed)
-        policy.check_fits(env.observation_space, env.action_space)
-    except PolicyFileError as error:
+        return policy.load_policy(path, env, seed=seed)
+    except policy.PolicyFileError as error:
         raise PlayError(f"--policy: {' '.join(str(error).split())}") from error
-    return policy

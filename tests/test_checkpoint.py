@@ -49,6 +49,17 @@ def test_a_checkpoint_comes_back_exactly(tiny_run, tmp_path):
         np.testing.assert_array_equal(array, getattr(second.starts, name))
 
 
+def test_controls_come_back_and_older_checkpoints_have_none(copy: Path, tmp_path: Path):
+    controls = {"idle": 0, "keys": [{"keys": ["w"], "sets": {"0": 1}}]}
+    change_config(copy, lambda c: c["world"].update(controls=controls))
+    loaded = load_checkpoint(str(copy))
+    assert loaded.world.controls == controls
+    save_checkpoint(tmp_path / "small", loaded, card="", compact=True)
+    assert load_checkpoint(str(tmp_path / "small")).world == loaded.world
+    change_config(copy, lambda c: c["world"].pop("controls"))
+    assert load_checkpoint(str(copy)).world.controls == {}
+
+
 def test_scales_of_another_shape_are_refused(tiny_run: Path, copy: Path):
     save_checkpoint(copy, load_checkpoint(str(tiny_run)), card="", compact=True)
     weights = load_file(copy / "weights.safetensors")
@@ -136,6 +147,8 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["prior"].update(heads=0),
         lambda c: c["world"].update(env_id="os:Doom-v0"),
         lambda c: c["world"].update(fps=0),
+        lambda c: c["world"].update(controls=["w"]),
+        lambda c: c["world"].update(controls={"keys": "w" * 2**16}),
         lambda c: c["prior"].update(window=65_536),
         lambda c: c.pop("world"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from play import command_line
-from play.keymap import COMMAND_KEYS
+from play.commands import COMMAND_KEYS
 from play.replay import PlayedEpisode, Session, read_session, write_session
 
 
@@ -133,6 +133,19 @@ def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     assert "if you trust it, say so: --env stranger/dream" in done.stderr
 
 
+def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    walk = ("--env", "doom-hgs", "--headless", "--steps", 2, "--keys", keys)
+    keys.write_text(json.dumps({"idle": 0, "keys": [{"keys": ["w"], "sets": {"0": 3}}]}))
+    assert play(*walk).returncode == 0
+    keys.write_text(json.dumps({"idle": 0, "keys": [{"keys": ["w"], "sets": {"0": 4}}]}))
+    done = play(*walk)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"play: --keys {keys}: keys[0]: sets '0' must be an integer from 0 to 3"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -147,6 +160,7 @@ def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
         (("--env", "doom-hgs", "--headless", "--record", "walk.avi"), "must end in .mp4"),
         (("--env", "doom-hgs", "--headless", "--record", "no/such/walk.mp4"), "can't write"),
         (("--env", "doom-hgs", "--headless", "--policy", "none.zip"), "there is no policy file"),
+        (("--env", "doom-hgs", "--keys", "none.json", "--headless"), "none.json: No such file"),
         (("--replay", "none.json"), "No such file"),
         (("--replay", "none.json", "--seed", 1), "the session decides"),
     ],

@@ -1,10 +1,68 @@
-"""Keys to actions and commands."""
+"""Keys and mouse to actions and commands, in every kind of action space."""
 
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from play.keymap import COMMAND_KEYS, HeldKeys, KeyMap, command_of, help_lines
+from play.actions import Actions
+from play.commands import COMMAND_KEYS, command_of
+from play.controls import Announced, checked_controls
+from play.default_controls import BUTTON_KEYS, DIGITS, PAIRS, STEERING_KEYS, default_controls
+from play.held import HeldKeys
+from play.keymap import KeyMap
 
 DOOM = ("noop", "left", "right", "forward")
+# As in a fight: forward or back, a step aside, attack, sprint, and a turn in eleven degrees.
+FIGHT = gymnasium.spaces.MultiDiscrete([3, 3, 2, 2, 11])
+FIGHT_MEANINGS = ("move", "strafe", "attack", "sprint", "turn")
+FIGHT_CONTROLS: dict[str, Any] = {
+    "idle": [0, 0, 0, 0, 5],
+    "keys": [
+        {"keys": ["w"], "sets": {"0": 1}, "name": "forward"},
+        {"keys": ["s"], "sets": {"0": 2}, "name": "back"},
+        {"keys": ["a"], "sets": {"1": 1}},
+        {"keys": ["d"], "sets": {"1": 2}},
+        {"keys": ["space"], "sets": {"2": 1}},
+        {"keys": ["mouse 1"], "sets": {"2": 1}},
+        {"keys": ["left shift"], "sets": {"3": 1}},
+        {"keys": ["left"], "sets": {"4": 3}},
+        {"keys": ["right"], "sets": {"4": 7}},
+        {"keys": ["left shift", "left"], "sets": {"4": 0}},
+    ],
+    "mouse": {"x": {"component": 4, "per_pixel": 0.1}},
+}
+
+
+def actions_of(space: gymnasium.Space[Any], meanings: Sequence[str] = ()) -> Actions:
+    env = SimpleNamespace(
+        action_space=space, unwrapped=SimpleNamespace(action_meanings=tuple(meanings))
+    )
+    return Actions(env)  # pyright: ignore[reportArgumentType]
+
+
+def keymap_of(
+    space: gymnasium.Space[Any],
+    meanings: Sequence[str] = (),
+    controls: dict[str, Any] | None = None,
+) -> KeyMap:
+    actions = actions_of(space, meanings)
+    if controls is None:
+        return KeyMap(actions, default_controls(actions))
+    return KeyMap(actions, checked_controls(Announced("here", controls), actions))
+
+
+def discrete(*meanings: str) -> KeyMap:
+    return keymap_of(gymnasium.spaces.Discrete(len(meanings)), meanings)
+
+
+FIGHTER = keymap_of(FIGHT, FIGHT_MEANINGS, FIGHT_CONTROLS)
 
 
 @pytest.mark.parametrize(
@@ -26,15 +84,176 @@ DOOM = ("noop", "left", "right", "forward")
     ],
 )
 def test_keys_give_the_action(keys: tuple[str, ...], action: str) -> None:
-    assert KeyMap(DOOM).resolve(keys) == DOOM.index(action)
+    assert discrete(*DOOM).resolve(keys) == DOOM.index(action)
+
+
+@given(
+    st.permutations(["noop", "left", "right", "forward", "backward", "jump", "attack"]),
+    st.lists(
+        st.sampled_from(["left", "a", "right", "d", "up", "w", "down", "s", "1", "2", "3", "x"]),
+        unique=True,
+    ),
+)
+def test_a_turn_goes_before_walking_and_the_latest_key_wins(
+    meanings: list[str], keys: list[str]
+) -> None:
+    others = iter("12")
+    key_names = {
+        meaning: STEERING_KEYS.get(meaning) or (next(others),)
+        for meaning in meanings
+        if meaning != "noop"
+    }
+    pressed = [m for key in keys for m, names in key_names.items() if key in names]
+    turns = [meaning for meaning in pressed if meaning in ("left", "right")]
+    expected = (turns or pressed or ["noop"])[-1]
+    assert meanings[int(discrete(*meanings).resolve(keys))] == expected  # type: ignore[arg-type]
 
 
 def test_actions_without_an_arrow_get_digits() -> None:
-    keymap = KeyMap(("jump", "left", "noop", "attack"))
+    keymap = discrete("jump", "left", "noop", "attack")
     assert keymap.resolve(("1",)) == 0
     assert keymap.resolve(("2",)) == 3
     assert keymap.resolve(()) == 2
-    assert KeyMap(("action 0", "action 1")).resolve(()) == 0
+    assert keymap_of(gymnasium.spaces.Discrete(2)).resolve(()) == 0
+    # Names that don't go with the space are as good as none.
+    assert keymap_of(gymnasium.spaces.Discrete(2), DOOM).words(1) == "action 1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "motion", "action"),
+    [
+        ((), (0, 0), (0, 0, 0, 0, 5)),
+        (("w", "space", "d"), (0, 0), (1, 2, 1, 0, 5)),
+        (("w", "s"), (0, 0), (2, 0, 0, 0, 5)),
+        (("s", "w"), (0, 0), (1, 0, 0, 0, 5)),
+        (("left",), (0, 0), (0, 0, 0, 0, 3)),
+        (("left", "right"), (0, 0), (0, 0, 0, 0, 7)),
+        # Both keys together win over either alone, whichever was pressed last.
+        (("left shift", "left", "right"), (0, 0), (0, 0, 0, 1, 0)),
+        ((), (20, 0), (0, 0, 0, 0, 7)),
+        ((), (-24, 99), (0, 0, 0, 0, 3)),
+        (("right",), (-20, 0), (0, 0, 0, 0, 5)),
+        (("mouse 1",), (10_000, 0), (0, 0, 1, 0, 10)),
+        ((), (-10_000, 0), (0, 0, 0, 0, 0)),
+    ],
+)
+def test_keys_held_together_and_the_mouse_make_one_action(
+    keys: tuple[str, ...], motion: tuple[int, int], action: tuple[int, ...]
+) -> None:
+    assert FIGHTER.resolve(keys, motion) == action
+
+
+SPACES = st.one_of(
+    st.integers(1, 12).map(lambda n: gymnasium.spaces.Discrete(n)),
+    st.lists(st.integers(1, 12), min_size=1, max_size=9).map(gymnasium.spaces.MultiDiscrete),
+    st.lists(
+        st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(0, 1e6, width=32)),
+        min_size=1,
+        max_size=9,
+    ).map(
+        lambda bounds: gymnasium.spaces.Box(
+            np.asarray([low for low, _ in bounds], np.float32),
+            np.asarray([low + span for low, span in bounds], np.float32),
+        )
+    ),
+    st.integers(1, 4).map(lambda n: gymnasium.spaces.Box(-3, 200, (n,), np.int16)),
+)
+KEYS = sorted({key for pair in PAIRS for keys in pair for key in keys} | set(DIGITS))
+
+
+@given(SPACES, st.lists(st.sampled_from(KEYS), unique=True))
+def test_every_space_has_keys_and_every_key_gives_an_action(
+    space: gymnasium.Space[Any], keys: list[str]
+) -> None:
+    actions, keymap = actions_of(space), keymap_of(space)
+    idle, action = keymap.idle_action, keymap.resolve(keys)
+    for chosen in (idle, action, actions.draw(np.random.default_rng(0))):
+        assert actions.contains(chosen)
+        assert space.contains(actions.for_env(chosen))
+        assert actions.plain(actions.for_env(chosen)) == chosen
+        assert keymap.words(chosen)
+    shown = {key for keys, _ in keymap.help_lines() for key in keys.split(" / ")}
+    for key in KEYS:
+        assert (keymap.resolve((key,)) == idle) or key in shown
+
+
+@st.composite
+def bindings(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Keys of a fight, one or two at a time, no two of them the same for one component."""
+    seen, entries = set(), []
+    for _ in range(draw(st.integers(0, 8))):
+        keys = draw(st.lists(st.sampled_from("abcde"), min_size=1, max_size=3, unique=True))
+        component = draw(st.integers(0, 4))
+        if (frozenset(keys), component) not in seen:
+            seen.add((frozenset(keys), component))
+            value = draw(st.integers(0, int(FIGHT.nvec[component]) - 1))
+            entries.append({"keys": keys, "sets": {str(component): value}})
+    return entries
+
+
+@given(bindings(), st.permutations("abcde"), st.integers(0, 5))
+def test_more_keys_win_over_fewer_and_then_the_latest(
+    entries: list[dict[str, Any]], order: list[str], num_down: int
+) -> None:
+    down = order[:num_down]
+    idle = [0, 0, 0, 0, 5]
+    expected = list(idle)
+    for component in range(5):
+        # Another way to the same: from the longest to the shortest, from the latest key back.
+        for size in (3, 2, 1):
+            groups = itertools.combinations(reversed(down), size)
+            found = [
+                entry["sets"][str(component)]
+                for group in groups
+                for entry in entries
+                if set(entry["keys"]) == set(group) and str(component) in entry["sets"]
+            ]
+            if found:
+                expected[component] = found[0]
+                break
+    keymap = keymap_of(FIGHT, (), {"idle": idle, "keys": entries})
+    assert keymap.resolve(down) == tuple(expected)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
+def test_the_mouse_is_clipped_to_the_space_and_exact_in_its_type(right: int, down: int) -> None:
+    controls = {
+        "idle": [0.25, -1],
+        "keys": [],
+        "mouse": {
+            "x": {"component": 0, "per_pixel": 0.1},
+            "y": {"component": 1, "per_pixel": -0.03},
+        },
+    }
+    space = gymnasium.spaces.Box(-1, 1, (2,))
+    action = keymap_of(space, (), controls).resolve((), (right, down))
+    expected = np.asarray([0.25 + 0.1 * right, -1 - 0.03 * down], np.float32).clip(-1, 1)
+    assert action == tuple(expected.tolist())
+
+
+def test_an_action_is_told_in_words() -> None:
+    assert FIGHTER.words((1, 0, 1, 0, 9)) == "forward, attack, turn +4"
+    assert FIGHTER.words((0, 2, 0, 1, 4)) == "strafe +2, sprint, turn -1"
+    assert FIGHTER.words((0, 0, 0, 0, 5)) == "idle"
+    assert discrete(*DOOM).words(0) == "noop"
+    box = keymap_of(gymnasium.spaces.Box(-1, 1, (2,)), ("dx", "\x00" + "y" * 99))
+    assert box.words((0.5, 0.0)) == "dx +0.50"
+    assert box.words((0.0, -1.0)) == "?" + "y" * 23 + " -1.00"
+
+
+def test_space_steers_where_a_world_says_so_and_pauses_elsewhere() -> None:
+    assert FIGHTER.command_of("space") is None
+    assert FIGHTER.command_of("p") == "pause"
+    assert FIGHTER.command_of("w") is None
+    assert discrete(*DOOM).command_of("space") == "pause"
+
+
+def test_buttons_by_name_keep_their_arrows() -> None:
+    names = ("B", "LEFT", "RIGHT", "UP", "A")
+    keymap = keymap_of(gymnasium.spaces.MultiDiscrete([2, 2, 2, 2, 2]), names)
+    assert keymap.resolve(("1", "left", "w")) == (1, 1, 0, 1, 0)
+    assert keymap.resolve(("2", "d")) == (0, 0, 1, 0, 1)
+    assert keymap.words((1, 1, 0, 0, 0)) == "B, LEFT"
 
 
 def test_a_tap_between_two_steps_counts_once() -> None:
@@ -59,17 +278,34 @@ def test_the_latest_press_is_last() -> None:
     assert keys.take() == ()
 
 
+def test_motion_adds_up_until_it_is_taken() -> None:
+    keys = HeldKeys()
+    keys.move(3, -1)
+    keys.move(2, 0)
+    assert keys.take_motion() == (5, -1)
+    assert keys.take_motion() == (0, 0)
+    keys.move(3, -1)
+    keys.release_all()
+    assert keys.take_motion() == (0, 0)
+
+
 def test_no_key_does_two_things() -> None:
-    steering = [key for keys in KeyMap(DOOM).keys_of_action.values() for key in keys]
-    keys = steering + [key for entry in COMMAND_KEYS for key in entry.keys]
-    assert len(set(keys)) == len(keys)
-    assert all(command_of(key) is None for key in steering)
+    commands = [key for entry in COMMAND_KEYS for key in entry.keys]
+    assert len(set(commands)) == len(commands)
+    for keys in (*STEERING_KEYS.values(), *BUTTON_KEYS.values(), KEYS):
+        assert all(command_of(key) is None for key in keys)
 
 
-def test_the_help_names_every_key() -> None:
-    lines = help_lines(DOOM)
-    shown = {key for keys, _ in lines for key in keys.split(" / ")}
-    assert {"left", "right", "up", "w", "a", "d"} <= shown
+@pytest.mark.parametrize("keymap", [discrete(*DOOM), FIGHTER])
+def test_the_help_names_every_key(keymap: KeyMap) -> None:
+    lines = [keys for keys, _ in keymap.help_lines()]
+    if keymap is FIGHTER:
+        lines.remove("mouse left / right")
+    shown = [key for keys in lines for key in keys.split(" / ")]
+    assert len(set(shown)) == len(shown)
     for entry in COMMAND_KEYS:
         assert entry.keys[0] in shown
-        assert command_of(entry.keys[0]) == entry.command
+    if keymap is FIGHTER:
+        assert {"w", "mouse 1", "left shift + left", "click", "space"} <= set(shown)
+    else:
+        assert {"left", "right", "up", "w", "a", "d", "space"} <= set(shown)

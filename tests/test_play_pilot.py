@@ -16,6 +16,7 @@ import pytest
 
 from envs.engine_guard import engines_using
 from play import PlayError
+from play.actions import Actions
 from play.headless import RandomWalk, walk
 from play.pilot import Pilot, ReplayPilot
 from play.worlds import load_policy
@@ -323,9 +324,16 @@ def test_a_start_must_exist() -> None:
 
 def test_what_keys_cannot_play_is_refused() -> None:
     env = ToyWorld()
-    env.action_space = gymnasium.spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
-    with pytest.raises(PlayError, match="keys choose"):
-        Pilot(env, seed=0)
+    for space in (
+        gymnasium.spaces.Box(-np.inf, np.inf, (2,)),
+        gymnasium.spaces.Box(-1, 1, (2, 2)),
+        gymnasium.spaces.Discrete(3, start=1),
+        gymnasium.spaces.MultiDiscrete(np.asarray([[2, 3]])),
+        gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
+    ):
+        env.action_space = space  # type: ignore[assignment]
+        with pytest.raises(PlayError, match="keys choose"):
+            Pilot(env, seed=0)
     env = ToyWorld()
     env.observation_space = gymnasium.spaces.Box(0, 1, (4,))  # type: ignore[assignment]
     with pytest.raises(PlayError, match="RGB"):
@@ -377,7 +385,7 @@ def test_a_session_of_another_world_is_refused(change: dict[str, Any], message: 
 
 
 def test_a_random_walk_holds_its_actions_and_mostly_goes_forward() -> None:
-    wanderer, same = RandomWalk(MEANINGS, seed=5), RandomWalk(MEANINGS, seed=5)
+    wanderer, same = (RandomWalk(Actions(ToyWorld()), seed=5) for _ in range(2))
     actions = [wanderer.next_action() for _ in range(4000)]
     assert actions == [same.next_action() for _ in range(4000)]
     forward = actions.count(3) / len(actions)

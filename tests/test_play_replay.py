@@ -1,6 +1,7 @@
 """Sessions on disk: the same again, and nothing taken on trust."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def test_a_session_comes_back_as_written(tmp_path: Path) -> None:
     assert read_session(tmp_path / "s.json") == SESSION
     assert SESSION.num_frames == 5
     assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    episode = PlayedEpisode(0, 0, tuple(map(tuple, numbers.tolist())))
+    write_session(tmp_path / "s.json", replace(SESSION, episodes=(episode,)))
+    again = read_session(tmp_path / "s.json").episodes[0].actions
+    np.testing.assert_array_equal(np.asarray(again, np.float32), numbers)
+
+
+def test_a_session_of_the_first_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(json.dumps({**as_json(tmp_path), "version": 1}))
+    assert read_session(tmp_path / "old.json") == SESSION
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +84,7 @@ def test_the_log_hashes_every_frame() -> None:
     ("change", "message"),
     [
         ({"format": "zip"}, "format"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"version": True}, "version"),
         ({"env_id": 3}, "env_id"),
         ({"env_id": "\x1b[2J"}, "printable"),
@@ -93,6 +107,13 @@ def test_the_log_hashes_every_frame() -> None:
         ({"episodes": [{"seed": 0, "start": 0, "actions": "0123"}]}, "actions"),
         ({"episodes": [{"seed": 0, "start": 0, "actions": [0, True]}]}, "an action"),
         ({"episodes": [{"seed": 0, "start": 0, "actions": [-1]}]}, "an action"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[]]}]}, "at most 1000"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[0] * 1001]}]}, "at most 1000"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[[0]]]}]}, "an action must be a finite"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[True]]}]}, "must be a finite"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[10**400]]}]}, "must be a finite"),
+        ({"episodes": [{"seed": 0, "start": 0, "actions": [[float("nan")]]}]}, "must be a finite"),
+        ({"version": 1, "episodes": [{"seed": 0, "start": 0, "actions": [[0]]}]}, "an integer"),
         ({"run": "rm -rf"}, "unknown entry 'run'"),
     ],
 )

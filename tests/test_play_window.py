@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,8 +19,8 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 import pygame
 
 from play.drawing import Painter, View
-from play.keymap import help_lines
 from play.pilot import Moment, Pilot
+from play.replay import read_session
 from play.window import Window
 from play.worker import Shown
 
@@ -32,6 +34,7 @@ class GatedWorld(gymnasium.Env[np.ndarray, np.int64]):
     action_space = gymnasium.spaces.Discrete(4)
     observation_space = gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)
     action_meanings = MEANINGS
+    controls: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -178,6 +181,68 @@ def test_keys_steer_pause_step_and_restart() -> None:
     act_out(script, GatedWorld())
 
 
+def mouse(kind: int, **what: Any) -> None:
+    pygame.event.post(pygame.event.Event(kind, what))
+
+
+def test_a_click_catches_the_mouse_and_escape_lets_it_go() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        def hint() -> str:
+            return window.view.hint if window.view else ""
+
+        def after_now() -> list[int]:
+            """The actions after the step under way."""
+            before = len(world.actions)
+            until(lambda: len(world.actions) > before + 2)
+            return world.actions[before + 1 :]
+
+        until(lambda: hint() == "click  mouse      h  keys")
+        mouse(pygame.MOUSEMOTION, rel=(200, 0), pos=(9, 9), buttons=(0, 0, 0))
+        assert not any(after_now())  # not caught yet
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        mouse(pygame.MOUSEBUTTONUP, button=1, pos=(9, 9))
+        until(lambda: hint() == "escape  free the mouse")
+        assert pygame.mouse.get_relative_mode()
+        assert not any(after_now())  # the click that caught it is no action
+        world.gate.clear()
+        until(world.is_thinking.is_set)
+        before = len(world.actions)
+        for right in (120, 80):
+            mouse(pygame.MOUSEMOTION, rel=(right, 0), pos=(9, 9), buttons=(0, 0, 0))
+        mouse(pygame.MOUSEBUTTONDOWN, button=5, pos=(9, 9))  # the wheel
+        ticks = window.num_ticks
+        until(lambda: window.num_ticks > ticks + 2)
+        world.gate.set()
+        until(lambda: len(world.actions) > before + 2)
+        assert world.actions[before + 1 : before + 3] == [2, 0]
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        until(lambda: 3 in world.actions)
+        mouse(pygame.MOUSEBUTTONUP, button=1, pos=(9, 9))
+        key("space")
+        until(lambda: 1 in world.actions)  # it steers here
+        assert not window.worker.paused
+        key("escape")
+        until(lambda: hint() == "click  mouse      h  keys")
+        assert not pygame.mouse.get_relative_mode()
+        mouse(pygame.MOUSEBUTTONDOWN, button=1, pos=(9, 9))
+        until(lambda: window.mouse.is_caught)
+        pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+        until(lambda: not window.mouse.is_caught)
+        key("escape")
+        until(lambda: window.worker.is_done)
+
+    world = GatedWorld()
+    world.controls = {
+        "idle": 0,
+        "keys": [
+            {"keys": ["mouse 1"], "sets": {"0": 3}},
+            {"keys": ["space"], "sets": {"0": 1}},
+        ],
+        "mouse": {"x": {"component": 0, "per_pixel": 0.01}},
+    }
+    act_out(script, world)
+
+
 def test_an_end_is_shown_until_a_restart() -> None:
     def script(window: Window, world: GatedWorld) -> None:
         until(lambda: window.view and window.view.shown and window.view.shown.is_over)
@@ -221,12 +286,13 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         pane=256,
         title="toy",
         names=("dream", "real game"),
-        action_meanings=MEANINGS,
+        action="forward",
         policy_steers=False,
         paused=False,
         fps=8.75,
         note=None,
         waking_dots=0,
+        hint="h  keys",
         help_lines=(),
     )
     pygame.font.init()
@@ -234,11 +300,20 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         screen = pygame.Surface(view.size)
         Painter().draw(screen, view)
         assert screen.get_at((128, 128))[:3] == (200, 0, 0)
-        with_help = View(**{**vars(view), "help_lines": tuple(help_lines(MEANINGS))})
-        Painter().draw(screen, with_help)
-        assert screen.get_at((4, 4))[0] < 80
+        rows = [pygame.surfarray.array3d(screen)[:, -30:]]  # with the health
+        for others in ({"ammo": 9}, {"ammo": 9, "name that has no room": 3.0, "kind": "x"}):
+            seen = replace(moment, info={"health": 80.0, **others})
+            shown = Shown(seen, is_over=False, steps_per_s=8.7, frames_agree=None)
+            Painter().draw(screen, replace(view, shown=shown))
+            rows.append(pygame.surfarray.array3d(screen)[:, -30:])
+        assert (rows[1] != rows[0]).any()
+        np.testing.assert_array_equal(rows[2], rows[1])
+        for num_lines in (5, 40):
+            lines = tuple((f"key {number}", "does this") for number in range(num_lines))
+            Painter().draw(screen, replace(view, help_lines=lines))
+            assert screen.get_at((4, 4))[0] < 80
         # A long note is broken into lines: its box stays off the sides.
-        with_note = View(**{**vars(view), "note": "the real game failed: " + "why " * 40})
+        with_note = replace(view, note="the real game failed: " + "why " * 40)
         Painter().draw(screen, with_note)
         assert screen.get_at((128, 224))[0] != 200
         assert all(screen.get_at((x, 224))[:3] == (200, 0, 0) for x in (2, 253))
@@ -249,7 +324,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
 @pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
 )
-def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
+@pytest.mark.parametrize("world", ["doom-hgs", "robot-pushing"])
+def test_a_real_window_plays_and_closes(world: str, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     screen = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
@@ -264,7 +340,7 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
         del env["SDL_VIDEODRIVER"]
         film = tmp_path / "walk.mp4"
         playing = subprocess.Popen(
-            [sys.executable, "-m", "play", "--env", "doom-hgs", "--record", str(film)],
+            [sys.executable, "-m", "play", "--env", world, "--record", str(film)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -272,8 +348,10 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
         )
         try:
             until(lambda: (tmp_path / "walk.mp4.tmp").exists() or playing.poll() is not None)
-            subprocess.run(["xdotool", "keydown", "Up"], env=env, check=True)
-            time.sleep(1)
+            # Again and again: the world may not be there yet.
+            pointing = "mousemove 640 400 keydown Up click 1 sleep 0.2 mousemove_relative 20 0"
+            for _ in range(20):
+                subprocess.run(["xdotool", *pointing.split(), "sleep", "0.1"], env=env, check=True)
             # Until it hears us: the window may have just opened.
             while playing.poll() is None:
                 subprocess.run(["xdotool", "key", "q"], env=env, check=True)
@@ -288,4 +366,10 @@ def test_a_real_window_plays_doom_and_closes(tmp_path: Any) -> None:
     assert playing.returncode == 0, output
     assert "first frame after" in output
     assert film.exists()
-    assert film.with_suffix(".json").exists()
+    actions = read_session(film.with_suffix(".json")).episodes[0].actions
+    if world == "robot-pushing":
+        right, away = np.asarray(actions)[:, :2].max(0)
+        assert right > 0  # by the mouse
+        assert away == 1
+    else:
+        assert MEANINGS.index("forward") in actions

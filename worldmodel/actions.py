@@ -1,5 +1,6 @@
 """What actions look like: on disk, and as the vector that conditions a model."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MOST_CONTROLS_BYTES = 2**16  # as JSON: hundreds of keys
 MOST_NUMBERS = 2**16  # of an encoded action: a spec may come from a stranger
 
 
@@ -109,6 +111,20 @@ class ActionSpec:
             high=tuple(float(x) for x in data["high"]),
             meanings=tuple(str(m) for m in data["meanings"]),
         )
+
+
+def checked_controls(data: Any) -> dict[str, Any]:
+    """Which keys choose the actions, as an environment announced it: a JSON object of bounded
+    size. Who plays makes sense of it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"controls must be a JSON object, not {type(data).__name__}")
+    if len(json.dumps(data)) > MOST_CONTROLS_BYTES:
+        raise ValueError(f"controls must be at most {MOST_CONTROLS_BYTES} bytes as JSON")
+    return data
 
 
 # Of videos that nobody steered.

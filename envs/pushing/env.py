@@ -65,6 +65,28 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     action_meanings = ("dx", "dy", "dz", "close")
     variable_names = ("x", "y", "z", "closed", "moved")
     state_size = 10
+    # See play/controls.py. Idle fingers are clearly open: 0 is where they close.
+    controls: ClassVar[dict[str, Any]] = {
+        "idle": [0, 0, 0, -1],
+        "keys": [
+            {"keys": [key], "sets": {component: value}, "name": name}
+            for name, component, value, keys in (
+                ("left", "0", -1, ("left", "a")),
+                ("right", "0", 1, ("right", "d")),
+                ("away", "1", 1, ("up", "w")),
+                ("nearer", "1", -1, ("down", "s")),
+                ("up", "2", 1, ("e", "page up")),
+                ("down", "2", -1, ("c", "page down")),
+                ("close", "3", 1, ("space", "mouse 1")),
+            )
+            for key in keys
+        ],
+        # A hand's width of the window, some 30 pixels, in one step.
+        "mouse": {
+            "x": {"component": 0, "per_pixel": 0.03},
+            "y": {"component": 1, "per_pixel": -0.03},
+        },
+    }
 
     def __init__(
         self,

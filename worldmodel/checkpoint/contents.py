@@ -1,6 +1,6 @@
 """What a checkpoint holds, and what its files are called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ class World:
     Attributes:
         env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
         fps: steps a second of its own time.
+        controls: which keys choose the actions, as JSON, for people who play; may be empty.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
     fps: float
+    controls: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_numpy
 
-from worldmodel.actions import ActionSpec
+from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.checkpoint.contents import (
     FILES,
     FORMAT_VERSION,
@@ -186,7 +186,12 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     fps = float(world["fps"])
     if not 0 < fps <= MAX_FPS:
         raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
-    return data, World(str(world["env_id"]), dict(world["env_kwargs"]), fps)
+    return data, World(
+        env_id=str(world["env_id"]),
+        env_kwargs=dict(world["env_kwargs"]),
+        fps=fps,
+        controls=checked_controls(world.get("controls", {})),  # older checkpoints have none
+    )
 
 
 def _read_config(path: Path) -> tuple[WorldModelConfig, World]:

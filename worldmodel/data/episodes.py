@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.actions import ActionSpec
+from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.files import written_whole
 
 FORMAT_VERSION = 1
@@ -73,6 +73,7 @@ class DatasetInfo:
             value of its variable "class", a position in these names.
         rendering: how the environment made its frames, where env_id and env_kwargs leave that
             open; empty where nobody says. Frames of two ways don't mix.
+        controls: which keys choose the actions, as JSON, for people who play; may be empty.
         policies: who acted, how well, with which settings; free-form JSON.
         versions: of the packages that recorded.
     """
@@ -86,6 +87,7 @@ class DatasetInfo:
     frame_skip: int
     class_names: tuple[str, ...] = ()
     rendering: str = ""
+    controls: dict[str, Any] = field(default_factory=dict)
     policies: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -122,6 +124,7 @@ class DatasetInfo:
                 # Sets recorded before there were classes don't have the entry.
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
                 rendering=str(data.get("rendering", "")),  # nor this one
+                controls=checked_controls(data.get("controls", {})),  # nor this
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )

@@ -90,7 +90,9 @@ def _merged_info(readers: list[EpisodeReader]) -> DatasetInfo:
         }
         for reader in readers
     ]
-    return replace(readers[0].info, policies={"merged": parts})
+    # The first may have been recorded before there were controls.
+    controls = next((reader.info.controls for reader in readers if reader.info.controls), {})
+    return replace(readers[0].info, controls=controls, policies={"merged": parts})
 
 
 def _refuse_foreign(out: Path, info: DatasetInfo) -> None:

@@ -219,7 +219,8 @@ def _made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
 
 
 def _world(reader: EpisodeReader) -> World:
-    return World(reader.info.env_id, reader.info.env_kwargs, reader.info.fps)
+    info = reader.info
+    return World(info.env_id, info.env_kwargs, info.fps, info.controls)
 
 
 def _card(title: str, out: Path) -> str:
