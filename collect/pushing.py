@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from collect.recorder import POLICY, Behaviour
-from collect.recording import Options, World, record_set, report_errors
+from collect.recording import Options, Training, World, record_set, report_errors
 from collect.score import Measure
 from worldmodel.data import DatasetInfo, Episode
 
@@ -53,7 +53,7 @@ def collect(options: Collect) -> None:
             "metres": Measure(_metres, is_main=True),
             "reward": Measure(lambda episode, info: float(episode.reward.sum())),
         },
-        learns_from="state",
+        training=Training("state", options.train_steps),
     )
     record_set(options, world)
 

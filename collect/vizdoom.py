@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from collect.recorder import POLICY, POLICY_WITH_NOISE, RANDOM
-from collect.recording import Options, World, record_set, report_errors
+from collect.recording import Options, Training, World, record_set, report_errors
 from collect.score import Measure
 from worldmodel.data import DataError, DatasetInfo, Episode
 
@@ -59,7 +59,7 @@ def collect(options: Collect) -> None:
             "medikits": Measure(_medikits),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        learns_from="frames",
+        training=Training("frames", options.train_steps),
     )
     record_set(options, world)
 

@@ -13,5 +13,6 @@ gymnasium.register(
     entry_point="envs.doom:DoomEnv",
     kwargs={"scenario": "health_gathering_supreme"},
 )
+gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")

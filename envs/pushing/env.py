@@ -64,7 +64,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     }
     action_meanings = ("dx", "dy", "dz", "close")
     variable_names = ("x", "y", "z", "closed", "moved")
-    state_size = 10
+    state_space = gymnasium.spaces.Box(-np.inf, np.inf, (10,), np.float32)
 
     def __init__(
         self,
