@@ -1,9 +1,8 @@
 """Train a stable-baselines3 policy in a real environment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import torch
@@ -18,7 +17,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
-from collect.recorder import Bot
+from collect.training import Training
 from envs.policy import StateObservation
 
 NUM_ENVS = 16
@@ -45,34 +44,17 @@ class SaveAndReport(BaseCallback):
             save_whole(self.model, self.path)
 
 
-@dataclass(frozen=True)
-class Learning:
-    """How a policy is trained in an environment.
-
-    Attributes:
-        looks_at: stacked frames, or the environment's `state()`; pictures are then drawn as
-            little as can be.
-        reward: wraps the environment into one with the rewards to learn by; None: its own.
-        bot: what the policy is taught to do before PPO goes on; None: PPO begins from nothing.
-    """
-
-    looks_at: Literal["frames", "state"]
-    reward: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None
-    bot: Bot | None = None
-
-
 def train_ppo(
     env_id: str,
     env_kwargs: dict[str, Any],
+    training: Training,
     path: Path,
     *,
-    learning: Learning,
-    num_steps: int,
     seed: int = 0,
     on_cloning: Callable[[float], None] = lambda share: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
-    """Train PPO for `num_steps` environment steps in all, where there is a bot on from its clone.
+    """Train PPO, where there is a bot on from its clone.
 
     Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
     steps. `on_cloning` is called with the share of the cloning that is done, `on_progress` with
@@ -81,10 +63,10 @@ def train_ppo(
     Returns:
         `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
     """
-    if path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps:
+    if path.exists() and PPO.load(path, device="cpu").num_timesteps >= training.num_steps:
         return path
-    learner = {"frames": _frame_learner, "state": _state_learner}[learning.looks_at]
-    environments, policy, recipe = learner(env_id, env_kwargs, learning)
+    learner = {"frames": _frame_learner, "state": _state_learner}[training.looks_at]
+    environments, policy, recipe = learner(env_id, env_kwargs, training)
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
@@ -92,16 +74,16 @@ def train_ppo(
             model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if learning.bot is not None and not path.exists():
+        if training.bot is not None and not path.exists():
             clone_bot(
                 model,
-                lambda: _rewarded(env_id, env_kwargs, learning),
-                learning.bot,
+                lambda: _rewarded(env_id, env_kwargs, training),
+                training.bot,
                 path,
                 seed=seed,
                 on_progress=on_cloning,
             )
-        remaining = num_steps - model.num_timesteps
+        remaining = training.num_steps - model.num_timesteps
         if remaining > 0:
             model.learn(
                 remaining,
@@ -115,19 +97,19 @@ def train_ppo(
 
 
 def _rewarded(
-    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+    env_id: str, env_kwargs: dict[str, Any], training: Training
 ) -> gymnasium.Env[Any, Any]:
     env = gymnasium.make(env_id, **env_kwargs)
-    return env if learning.reward is None else learning.reward(env)
+    return env if training.reward is None else training.reward(env)
 
 
 def _frame_learner(
-    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+    env_id: str, env_kwargs: dict[str, Any], training: Training
 ) -> tuple[VecEnv, str, dict[str, Any]]:
     """Environments, the kind of policy, and PPO's settings."""
 
     def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(_rewarded(env_id, env_kwargs, learning))
+        return Monitor(_rewarded(env_id, env_kwargs, training))
 
     stacked = VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), FRAME_STACK)
     recipe = {
@@ -139,19 +121,19 @@ def _frame_learner(
         "gae_lambda": 0.95,
         "ent_coef": 0.01,
     }
-    if learning.bot is not None:  # small steps: what was cloned is soon forgotten
+    if training.bot is not None:  # small steps: what was cloned is soon forgotten
         recipe |= {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
     return VecTransposeImage(stacked), "CnnPolicy", recipe
 
 
 def _state_learner(
-    env_id: str, env_kwargs: dict[str, Any], learning: Learning
+    env_id: str, env_kwargs: dict[str, Any], training: Training
 ) -> tuple[VecEnv, str, dict[str, Any]]:
     """The same of a policy on the environment's state."""
     smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
 
     def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(StateObservation(_rewarded(env_id, smallest, learning)))
+        return Monitor(StateObservation(_rewarded(env_id, smallest, training)))
 
     recipe = {
         "learning_rate": 1e-3,

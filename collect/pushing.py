@@ -13,6 +13,7 @@ import tyro
 from collect.recorder import POLICY, Behaviour
 from collect.recording import Options, World, record_set, report_errors
 from collect.score import Measure
+from collect.training import Training
 from worldmodel.data import DatasetInfo, Episode
 
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.15, max_hold=2)
@@ -53,7 +54,7 @@ def collect(options: Collect) -> None:
             "metres": Measure(_metres, is_main=True),
             "reward": Measure(lambda episode, info: float(episode.reward.sum())),
         },
-        looks_at="state",
+        training=Training("state", options.train_steps),
     )
     record_set(options, world)
 

@@ -45,12 +45,16 @@ class Behaviour:
         actor: a trained policy (its actions are sampled), the environment's bot, or nobody.
         random_start: the chance, at a step without one, that a random action begins.
         max_hold: a random action is held for 1 to so many steps.
+        rest: the chance that a number of a random box action is at rest, which is 0 or the
+            bound nearest to it; the others are as often an end of their range as anything in it.
+            0: all numbers are anything in their ranges.
     """
 
     name: str
     actor: Literal["policy", "bot"] | None
     random_start: float
     max_hold: int
+    rest: float = 0.0
 
 
 POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
@@ -118,12 +122,22 @@ class Player:
         # The actor looks at every frame, also while noise acts: it may stack them.
         wanted = None if self.actor is None else self.actor.act(frame)
         if self._hold_left == 0 and self._rng.random() < self.behaviour.random_start:
-            self._held = self.space.sample()
+            self._held = self._random_action()
             self._hold_left = int(self._rng.integers(1, self.behaviour.max_hold + 1))
         if self._hold_left > 0:
             self._hold_left -= 1
             return self._held
         return wanted
+
+    def _random_action(self) -> Any:
+        action, rest = self.space.sample(), self.behaviour.rest
+        if rest == 0 or not isinstance(self.space, gymnasium.spaces.Box):
+            return action
+        low, high = self.space.low, self.space.high
+        end = np.where(self._rng.random(low.shape) < 0.5, low, high)
+        moving = np.where(self._rng.random(low.shape) < 0.5, end, action)
+        resting = np.clip(np.zeros_like(low), low, high)
+        return np.where(self._rng.random(low.shape) < rest, resting, moving)
 
 
 def play_episode(

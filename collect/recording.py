@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,14 +23,14 @@ from collect.recorder import (
     POLICY,
     UNIFORM,
     Behaviour,
-    Bot,
     Job,
     WorkerError,
     Workers,
     describe,
     random_seeds,
 )
-from collect.score import Measure, print_scores, score_behaviours
+from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
+from collect.training import Training
 from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.progress import console, progress_bar
@@ -45,8 +45,6 @@ class Options:
     """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
     length: int
     """Most steps an episode."""
-    train_steps: int
-    """Environment steps of the policy's training, in all."""
     episodes: int = 1000
     """Number of episodes in all; more than before adds to the set."""
     policy: str = "train"
@@ -70,16 +68,18 @@ class World:
         env_id, env_kwargs: for `gymnasium.make`.
         shares: who acts where there is a policy, and how often.
         measures: of whole games, by name.
-        reward, bot, looks_at: how a policy is trained here, as in `collect.policies.Learning`.
+        training: of a policy of its own; None: none is trained.
+        longest_game: steps after which a measured game is cut off.
+        repeats_itself: whether a seed and actions give the same frames again.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
     shares: dict[Behaviour, float]
     measures: dict[str, Measure]
-    looks_at: Literal["frames", "state"]
-    reward: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None
-    bot: Bot | None = None
+    training: Training | None
+    longest_game: int = WHOLE_GAME
+    repeats_itself: bool = True
 
 
 def report_errors(run: Callable[[], None]) -> None:
@@ -103,7 +103,7 @@ def record_set(options: Options, world: World) -> None:
         DataError: an option, the policy file or the folder is not usable; nothing was written.
         WorkerError: a worker failed. Finished episodes are kept.
     """
-    _check(options)
+    _check(options, world)
     has_episodes = (options.out / "meta.json").exists()
     policy_path = options.out / "policy.zip"
     if options.policy == "random":
@@ -112,29 +112,33 @@ def record_set(options: Options, world: World) -> None:
         policy_path = Path(options.policy)
         _check_policy(policy_path, world)
     elif not has_episodes:  # a policy that has recorded is trained no further
-        _train(options, world, policy_path)
+        assert world.training is not None  # or it was refused
+        _train(options, world, world.training, policy_path)
     recording = _recording(options, world, policy_path)
-    if has_episodes:
-        _refuse_other_recording(options.out, recording)
-    if policy_path is not None:
-        policy_path = _keep_policy(policy_path, options.out)
     info = describe(world.env_id, world.env_kwargs, {"recording": recording})
     if has_episodes:
+        _refuse_other_recording(options.out, info)
+    if policy_path is not None:
+        policy_path = _keep_policy(policy_path, options.out)
+    if has_episodes and world.repeats_itself:
         _check_rendering(options.out, world, info)
-    with Workers(
-        options.workers, world.env_id, world.env_kwargs, policy_path, world.bot
-    ) as workers:
+    bot = None if world.training is None else world.training.bot
+    with Workers(options.workers, world.env_id, world.env_kwargs, policy_path, bot) as workers:
         if options.evaluate_episodes:
             info = _score(options, world, info, workers)
         if not options.score_only:
             _record(options, world, info, workers)
 
 
-def _check(options: Options) -> None:
-    for name in ("episodes", "length", "workers", "train_steps"):
-        if getattr(options, name) < 1:
-            shown = name.replace("_", "-")
-            raise DataError(f"--{shown} must be at least 1, not {getattr(options, name)}")
+def _check(options: Options, world: World) -> None:
+    if world.training is None and options.policy == "train":
+        raise DataError("no policy is trained here: give a PPO .zip as --policy, or random")
+    at_least_one = {name: getattr(options, name) for name in ("episodes", "length", "workers")}
+    if world.training is not None:
+        at_least_one["train-steps"] = world.training.num_steps
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise DataError(f"--{name} must be at least 1, not {value}")
     for name in ("seed", "evaluate_episodes"):
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
@@ -143,21 +147,21 @@ def _check(options: Options) -> None:
         raise DataError(f"--out {options.out} is a file, not a folder")
 
 
-def _train(options: Options, world: World, path: Path) -> None:
-    from collect.policies import Learning, train_ppo
+def _train(options: Options, world: World, training: Training, path: Path) -> None:
+    from collect.policies import train_ppo
 
     options.out.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_policy(path, world)
     with progress_bar() as progress:
-        cloning = progress.add_task("learning from the bot", total=1, visible=world.bot is not None)
-        task = progress.add_task("training PPO", total=options.train_steps)
+        bot = training.bot is not None
+        cloning = progress.add_task("learning from the bot", total=1, visible=bot)
+        task = progress.add_task("training PPO", total=training.num_steps)
         train_ppo(
             world.env_id,
             world.env_kwargs,
+            training,
             path,
-            learning=Learning(world.looks_at, world.reward, world.bot),
-            num_steps=options.train_steps,
             seed=options.seed,
             on_cloning=lambda share: progress.update(cloning, completed=share),
             on_progress=lambda steps: progress.update(task, completed=steps),
@@ -172,7 +176,8 @@ def _check_policy(path: Path, world: World) -> None:
     try:
         load_policy(path, env)
     except PolicyFileError as error:
-        raise DataError(str(error)) from None
+        # Spaces are written over several lines.
+        raise DataError(" ".join(str(error).split())) from None
     finally:
         env.close()
 
@@ -200,16 +205,19 @@ def _recording(options: Options, world: World, policy_path: Path | None) -> dict
             f"{options.out} holds episodes but no policy.zip to go on with: use the same --policy "
             "as then, or choose another --out"
         )
+    training = world.training if options.policy == "train" else None
     return {
         "seed": options.seed,
         "length": options.length,
-        "train_steps": options.train_steps if options.policy == "train" else None,
+        "train_steps": None if training is None else training.num_steps,
         "policy_sha256": None if policy_path is None else _sha256(policy_path),
         "behaviours": {
             behaviour.name: {
                 "share": share,
                 "random_start": behaviour.random_start,
                 "max_hold": behaviour.max_hold,
+                # Not said by sets from before there was such a thing.
+                **({"rest": behaviour.rest} if behaviour.rest else {}),
             }
             for behaviour, share in _shares(world, policy_path is not None).items()
         },
@@ -223,10 +231,13 @@ def _shares(world: World, with_policy: bool) -> dict[Behaviour, float]:
     return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
 
 
-def _refuse_other_recording(folder: Path, recording: dict[str, Any]) -> None:
+def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
     """Raises DataError when the folder's episodes were recorded with other options."""
-    stored = read_info(folder).policies.get("recording", {})
-    differences = [
+    stored_info = read_info(folder)
+    stored, recording = stored_info.policies.get("recording", {}), info.policies["recording"]
+    # Whether frames are made alike is found out by making some.
+    differences = stored_info.differences(replace(info, rendering=stored_info.rendering))
+    differences += [
         name if isinstance(value, dict) else f"{name} {stored.get(name)} against {value}"
         for name, value in recording.items()
         if stored.get(name) != value
@@ -291,7 +302,11 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
     if scores is None:
         behaviours = [UNIFORM]
         if measured_on["policy_sha256"] is not None:
-            behaviours = [POLICY, *([BOT] if world.bot else []), UNIFORM]
+            behaviours = [
+                POLICY,
+                *([BOT] if world.training and world.training.bot else []),
+                UNIFORM,
+            ]
         with progress_bar() as progress:
             total = options.evaluate_episodes * len(behaviours)
             task = progress.add_task("measuring the policy", total=total)
@@ -301,6 +316,7 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
                 info,
                 behaviours=behaviours,
                 num_episodes=options.evaluate_episodes,
+                longest_game=world.longest_game,
                 seed=options.seed,
                 on_episode=lambda: progress.advance(task),
             )

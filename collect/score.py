@@ -11,7 +11,7 @@ from rich.table import Table
 from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers, random_seeds
 from worldmodel.data import DatasetInfo, Episode
 
-WHOLE_GAME = 10**6  # steps; every environment has a timeout of its own
+WHOLE_GAME = 10**6  # steps; the project's own environments have timeouts
 # Keeps the games scored apart from those recorded under the same seed.
 _SCORE_KEY = 0x5C03E
 
@@ -36,12 +36,14 @@ def score_behaviours(
     *,
     behaviours: Sequence[Behaviour],
     num_episodes: int,
+    longest_game: int = WHOLE_GAME,
     seed: int,
     on_episode: Callable[[], None],
 ) -> dict[str, dict[str, Any]]:
     """How well each of the behaviours plays whole games.
 
     Args:
+        longest_game: steps after which a game is cut off.
         on_episode: called after each game.
 
     Returns:
@@ -49,7 +51,7 @@ def score_behaviours(
         the width of the 95 % confidence interval of the mean.
     """
     jobs = [
-        Job(i, *random_seeds(seed, i, _SCORE_KEY), behaviour, WHOLE_GAME)
+        Job(i, *random_seeds(seed, i, _SCORE_KEY), behaviour, longest_game)
         for behaviour in behaviours
         for i in range(num_episodes)
     ]

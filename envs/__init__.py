@@ -16,5 +16,6 @@ gymnasium.register(
 gymnasium.register(
     id="DoomBattle2-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "battle2"}
 )
+gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")

@@ -6,6 +6,7 @@ frame, info = env.reset(seed=0, options={"start": 3})
 frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,17 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         return len(self.starts)
 
     def real_moment(self, start: int) -> RealMoment:
-        """How the real environment gets to where dreams from `start` begin."""
+        """How the real environment gets to where dreams from `start` begin.
+
+        Raises:
+            ValueError: the checkpoint, which is data, names a module that would be imported.
+        """
+        for name in (self.world.env_id, str(self.world.env_kwargs.get("env_id", ""))):
+            module, names_module, _ = name.rpartition(":")
+            if names_module and module not in sys.modules:
+                raise ValueError(
+                    f"{name!r} imports a module: import {module!r} yourself first if you trust it"
+                )
         length = self.starts.prefix_lengths[start]
         return RealMoment(
             env_id=self.world.env_id,

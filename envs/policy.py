@@ -8,11 +8,50 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 
 
 class PolicyFileError(ValueError):
     """A policy file is missing, is no policy, or does not fit the environment."""
+
+
+class Stack:
+    """The last few observations side by side along the last axis, as in stable-baselines3's
+    VecFrameStack: those before an episode's first are zeros."""
+
+    def __init__(self, num_stacked: int) -> None:
+        self._last: deque[np.ndarray] = deque(maxlen=num_stacked)
+
+    def clear(self) -> None:
+        self._last.clear()
+
+    def with_newest(self, observation: np.ndarray) -> np.ndarray:
+        """The stack once `observation` was added."""
+        assert self._last.maxlen is not None
+        while len(self._last) < self._last.maxlen - 1:
+            self._last.append(np.zeros_like(observation))
+        self._last.append(observation)
+        return np.concatenate(self._last, axis=-1)
+
+
+class Sampler:
+    """Draws a model's actions with a generator of its own: torch's global one stays as it is."""
+
+    def __init__(self, model: PPO) -> None:
+        self._model = model
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        self._state = torch.Generator().manual_seed(seed).get_state()
+
+    def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
+        # stable-baselines3 samples with torch's global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._state)
+            action, _ = self._model.predict(observation, deterministic=deterministic)
+            self._state = torch.get_rng_state()
+        return action
 
 
 class FramePolicy:
@@ -33,7 +72,7 @@ class FramePolicy:
 
     def __init__(self, path: str | Path, *, seed: int = 0) -> None:
         self.path = Path(path)
-        self.model = _load(self.path)
+        self.model = load_ppo(self.path)
         channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
         if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
             raise PolicyFileError(
@@ -41,7 +80,7 @@ class FramePolicy:
                 "which are all that there is to see here"
             )
         self.num_stacked = min(channels_first) // 3
-        self._frames: deque[np.ndarray] = deque(maxlen=self.num_stacked)
+        self._stack, self._sampler = Stack(self.num_stacked), Sampler(self.model)
         self.reset(seed=seed)
 
     def reset(self, *, seed: int | None = None) -> None:
@@ -50,25 +89,17 @@ class FramePolicy:
         Args:
             seed: of the actions drawn from now on; None goes on with the same generator.
         """
-        self._frames.clear()
+        self._stack.clear()
         if seed is not None:
-            self._generator_state = torch.Generator().manual_seed(seed).get_state()
+            self._sampler.reset(seed)
 
     def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
         """The action for the newest frame, uint8 (H, W, 3).
 
         Frames before an episode's first are black, as in stable-baselines3's VecFrameStack.
         """
-        while len(self._frames) < self.num_stacked - 1:
-            self._frames.append(np.zeros_like(frame))
-        self._frames.append(frame)
-        stacked = np.concatenate(self._frames, axis=-1)
-        # stable-baselines3 samples with torch's global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._generator_state)
-            action, _ = self.model.predict(stacked, deterministic=deterministic)
-            self._generator_state = torch.get_rng_state()
-        return action
+        stacked = self._stack.with_newest(frame)
+        return self._sampler.action(stacked, deterministic=deterministic)
 
     def check_fits(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
@@ -94,15 +125,16 @@ class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
-        size = env.unwrapped.state_size  # pyright: ignore[reportAttributeAccessIssue]
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.observation_space = env.unwrapped.state_space  # pyright: ignore[reportAttributeAccessIssue]
 
-    def observation(self, observation: Any) -> np.ndarray:
+    def observation(self, observation: Any) -> Any:
         return self.env.unwrapped.state()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class StatePolicy:
-    """A PPO policy on the `state()` of one environment; frames are passed over.
+    """A PPO policy on the `state()` of one environment, one or several; frames are passed over.
+
+    Where the environment has `own_actions` (see `envs.flat_actions`), the policy may act in them.
 
     Args:
         path: a .zip written by stable-baselines3's `PPO.save`; load only files you trust.
@@ -116,48 +148,82 @@ class StatePolicy:
     num_stacked = 1  # frames passed over at a time: the newest
 
     def __init__(self, path: str | Path, env: gymnasium.Env[Any, Any], *, seed: int = 0) -> None:
-        self.model = _load(Path(path))
-        self._looked_at = StateObservation(env)
-        for what in ("observation_space", "action_space"):
-            expected, found = getattr(self.model, what), getattr(self._looked_at, what)
-            if expected != found:
-                raise PolicyFileError(
-                    f"{path}: the policy's {what} is {expected}, but the environment's is "
-                    f"{found}: train one for this environment"
-                )
+        self.model = load_ppo(Path(path))
+        self._env: Any = env.unwrapped
+        seen = self._env.state_space
+        num_stacked = times_stacked(seen, self.model.observation_space)
+        if num_stacked is None:
+            raise PolicyFileError(
+                f"{path}: the policy's observation_space is {self.model.observation_space}, but "
+                f"the environment's is {seen}: train one for this environment"
+            )
+        own = getattr(self._env, "own_actions", None)
+        self._own_actions = own if own and self.model.action_space == own.own else None
+        if self._own_actions is None and self.model.action_space != env.action_space:
+            raise PolicyFileError(
+                f"{path}: the policy's action_space is {self.model.action_space}, but the "
+                f"environment's is {own.own if own else env.action_space}: train one for this "
+                "environment"
+            )
+        self._stack = Stack(num_stacked) if num_stacked > 1 else None
+        self._sampler = Sampler(self.model)
         self.reset(seed=seed)
 
     def reset(self, *, seed: int | None = None) -> None:
         """As `FramePolicy.reset`."""
+        if self._stack is not None:
+            self._stack.clear()
         if seed is not None:
-            self._generator_state = torch.Generator().manual_seed(seed).get_state()
+            self._sampler.reset(seed)
 
     def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
         """The action for the environment as it is now."""
-        state = self._looked_at.observation(frame)
-        with torch.random.fork_rng(devices=[]):  # see FramePolicy.act
-            torch.set_rng_state(self._generator_state)
-            action, _ = self.model.predict(state, deterministic=deterministic)
-            self._generator_state = torch.get_rng_state()
-        return action
+        seen = self._env.state()
+        if self._stack is not None:
+            seen = self._stack.with_newest(seen)
+        action = self._sampler.action(seen, deterministic=deterministic)
+        return action if self._own_actions is None else self._own_actions.from_own(action)
+
+
+def times_stacked(seen: gymnasium.Space[Any], learned_from: gymnasium.Space[Any]) -> int | None:
+    """How many observations in `seen` one in `learned_from` holds, side by side as in
+    stable-baselines3's VecFrameStack; None: it is another kind of observation."""
+    if seen == learned_from:
+        return 1
+    if not isinstance(seen, Box) or not isinstance(learned_from, Box):
+        return None
+    num_stacked = int(np.prod(learned_from.shape)) // max(1, int(np.prod(seen.shape)))
+    if not seen.shape or num_stacked < 1:
+        return None
+    low, high = (np.repeat(end, num_stacked, axis=-1) for end in (seen.low, seen.high))
+    layouts = [(low, high)]
+    if len(seen.shape) == 3:  # pictures reach a policy with their channels first
+        layouts.append((np.moveaxis(low, -1, 0), np.moveaxis(high, -1, 0)))
+    fits = any(Box(*ends, dtype=seen.dtype.type) == learned_from for ends in layouts)
+    return num_stacked if fits else None
 
 
 def load_policy(
     path: Path, env: gymnasium.Env[Any, Any], *, seed: int = 0
 ) -> "FramePolicy | StatePolicy":
-    """The policy for an environment: on its state if it has one, else on its frames.
+    """The policy for an environment: on its state if it learned from that, else on its frames.
 
     Raises:
         PolicyFileError: the file is missing, is no policy, or doesn't fit the environment.
     """
-    if hasattr(env.unwrapped, "state_size"):
-        return StatePolicy(path, env, seed=seed)
+    state_space = getattr(env.unwrapped, "state_space", None)
+    if state_space is not None:
+        learned_from = load_ppo(path).observation_space
+        learned_from_frames = times_stacked(env.observation_space, learned_from) is not None
+        if not learned_from_frames or times_stacked(state_space, learned_from) is not None:
+            return StatePolicy(path, env, seed=seed)
     policy = FramePolicy(path, seed=seed)
     policy.check_fits(env.observation_space, env.action_space)
     return policy
 
 
-def _load(path: Path) -> PPO:
+def load_ppo(path: Path) -> PPO:
+    """A model from a file. Raises PolicyFileError where it is none."""
     if not path.exists():
         raise PolicyFileError(f"there is no policy file {path}")
     # Looked at before anything is unpickled.

@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTran
 
 from collect import cloning
 from collect.cloning import FRAME_STACK, Lessons, clone_bot
-from envs.policy import FramePolicy
+from envs.policy import FramePolicy, Stack
 
 
 class Bar(gymnasium.Env):
@@ -92,20 +92,17 @@ def test_a_stopped_call_goes_on_behind_its_last_round(tiny, tmp_path):
     assert path.exists()
 
 
-def test_lessons_are_stacked_as_the_policy_sees_them(tmp_path):
-    model = _model()
-    model.save(tmp_path / "policy.zip")
-    policy, lessons = FramePolicy(tmp_path / "policy.zip"), Lessons()
+def test_lessons_are_stacked_as_the_policy_sees_them():
+    stack, lessons = Stack(FRAME_STACK), Lessons()
     rng = np.random.default_rng(0)
     seen = []
     for _ in range(2):
-        policy.reset(seed=0)
+        stack.clear()
         for step in range(3):
             frame = rng.integers(256, size=(36, 36, 3), dtype=np.uint8)
             lessons.frames.append(frame)
             lessons.steps_before.append(step)
-            policy.act(frame)
-            seen.append(np.concatenate(policy._frames, -1).transpose(2, 0, 1))
+            seen.append(stack.with_newest(frame).transpose(2, 0, 1))
     np.testing.assert_array_equal(lessons.stacked(np.arange(6)).numpy(), np.stack(seen))
 
 

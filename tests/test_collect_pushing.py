@@ -79,7 +79,8 @@ def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
         drawn.append(policy.act(frame))
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
-    env.unwrapped.state_size = 7  # pyright: ignore[reportAttributeAccessIssue]
+    smaller = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float32)
+    env.unwrapped.state_space = smaller  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(PolicyFileError, match="observation_space"):
         load_policy(recorded.out / "policy.zip", env)
     env.close()

@@ -1,7 +1,8 @@
-"""Train a world model: python -m worldmodel.train dream-doom --data data/doom-hgs --out runs/doom
+"""Train a world model: python -m worldmodel.train --data data/car --out runs/car
 
-First the tokenizer, then the prior on its codes. Stopped in whatever way, the same command goes
-on where it was. The folder is a checkpoint: play it, make an environment of it, ship it.
+Sizes are chosen from the data, or named: `python -m worldmodel.train dream-doom`. First the
+tokenizer, then the prior on its codes. Stopped in whatever way, the same command goes on where it
+was. The folder is a checkpoint: play it, make an environment of it, ship it.
 """
 
 import json
@@ -15,6 +16,7 @@ import torch
 import tyro
 from lightning_fabric import Fabric
 
+from worldmodel.auto_preset import AUTO, auto_preset, summary
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import DataError, EpisodeReader
@@ -32,6 +34,7 @@ from worldmodel.training.state import load_state
 from worldmodel.training.trainer import Stage, train_stage
 from worldmodel.videogpt import VideoGPT
 
+KNOWN_PRESETS = (AUTO, *PRESETS, *PUBLISHED)
 CONDITIONS = {"actions", "class", "frames"}
 
 
@@ -43,12 +46,15 @@ class Train:
     preset: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(help=f"Sizes and recipe; one of: {', '.join([*PRESETS, *PUBLISHED])}."),
-    ] = "dream-doom"
+        tyro.conf.arg(
+            help="Sizes and recipe; auto chooses those of a dream from --data. One of: "
+            f"{', '.join(KNOWN_PRESETS)}."
+        ),
+    ] = AUTO
     data: Path | None = None
     """Folder of episodes; the preset's own by default."""
     out: Path | None = None
-    """Folder of the run, a checkpoint in the end; runs/PRESET by default."""
+    """Folder of the run, a checkpoint in the end; runs/PRESET by default, of auto runs/DATA."""
     stage: Literal["both", "tokenizer", "prior"] = "both"
     """What to train."""
     conditions: str | None = None
@@ -78,7 +84,7 @@ class Train:
     """Peak of both stages; the preset's by default."""
     describe: bool = False
     """Only print the preset's parts, parameters, latents, and what a step costs in fp32, a whole
-    batch at once; needs no data."""
+    batch at once; only auto needs data."""
     json: bool = False
     """With --describe: as JSON, for machines."""
     seed: int = 0
@@ -129,7 +135,12 @@ def train(options: Train) -> None:
 
 
 def described(options: Train) -> str:
-    """What `Train` would train, as text for people or as JSON. Raises TrainingError."""
+    """What `Train` would train, as text for people or as JSON.
+
+    Raises:
+        DataError: auto's data are missing or damaged.
+        TrainingError: an option is not usable.
+    """
     _check(options)
     for name in ("precision", "accumulate", "checkpoint_activations", "strategy"):
         if getattr(options, name) != getattr(Train(), name):
@@ -145,7 +156,7 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     Args:
         options: all but those that `train` has worked into the preset.
     """
-    out = options.out or Path("runs") / options.preset
+    out = options.out or Path("runs") / _run_name(options)
     reader = EpisodeReader(_data(preset, options))
     project = project_of(preset, reader)  # or fail before anything is written
     _check_conditions(options, project, reader)
@@ -240,10 +251,7 @@ def _check(options: Train) -> None:
 
 def _preset(options: Train) -> Preset | PublishedPreset:
     """The preset by its name, changed as the options say."""
-    preset = PRESETS.get(options.preset) or PUBLISHED.get(options.preset)
-    if preset is None:
-        known = ", ".join([*PRESETS, *PUBLISHED])
-        raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+    preset = _named_preset(options)
 
     def changed(recipe: StageRecipe, steps: int | None) -> StageRecipe:
         return replace(
@@ -263,6 +271,27 @@ def _preset(options: Train) -> Preset | PublishedPreset:
     if not isinstance(preset, PublishedPreset):
         raise TrainingError("--conditions goes with VideoGPT as published, not with a dream")
     return replace(preset, prior=_conditioned(preset, options.conditions))
+
+
+def _named_preset(options: Train) -> Preset | PublishedPreset:
+    if options.preset == AUTO:
+        if options.data is None:
+            raise TrainingError(
+                "give the folder of episodes with --data, or name a preset that knows its own: "
+                f"{', '.join(KNOWN_PRESETS[1:])}"
+            )
+        return auto_preset(EpisodeReader(options.data))
+    preset = PRESETS.get(options.preset) or PUBLISHED.get(options.preset)
+    if preset is None:
+        known = ", ".join(KNOWN_PRESETS)
+        raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+    return preset
+
+
+def _run_name(options: Train) -> str:
+    if options.preset == AUTO and options.data is not None:
+        return options.data.resolve().name
+    return options.preset
 
 
 def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
@@ -292,6 +321,8 @@ def _wanted(conditions: str | None) -> set[str]:
 def _notes(preset: Preset | PublishedPreset, project: Project, options: Train) -> Iterator[str]:
     """What the data make of a preset that it doesn't say itself."""
     config = project.config
+    if options.preset == AUTO and isinstance(preset, Preset):
+        yield summary(preset)
     if not isinstance(preset, PublishedPreset) or not isinstance(config, VideoGPTConfig):
         return
     meant, made = preset.tokenizer, config.tokenizer

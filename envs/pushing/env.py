@@ -64,7 +64,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     }
     action_meanings = ("dx", "dy", "dz", "close")
     variable_names = ("x", "y", "z", "closed", "moved")
-    state_size = 10
+    state_space = gymnasium.spaces.Box(-np.inf, np.inf, (10,), np.float32)
     # See play/controls.py. Idle fingers are clearly open: 0 is where they close.
     controls: ClassVar[dict[str, Any]] = {
         "idle": [0, 0, 0, -1],

@@ -175,8 +175,8 @@ def read_info(folder: Path) -> DatasetInfo:
     if not is_there:
         what = "has no meta.json" if folder.is_dir() else "does not exist"
         raise DataError(
-            f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom`, "
-            "or import one: `python -m worldmodel.data --help`"
+            f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom` "
+            "or `python -m collect.gym`, or import one: `python -m worldmodel.data --help`"
         )
     try:
         return DatasetInfo.from_json(json.loads(path.read_bytes()))

@@ -5,6 +5,7 @@ positions see each other and every position of the frames before, within a windo
 values of past frames stay in a ring, so a dream goes on for hours at the same pace.
 """
 
+import warnings
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -82,7 +83,10 @@ class FrameGPT(nn.Module):
         self.code = nn.Embedding(self.num_codebooks * self.num_codes, CODE_WIDTH)
         self.merge = nn.Linear(block_tokens * CODE_WIDTH, config.width)
         self.position = nn.Parameter(torch.empty(rows * columns, config.width))
-        self.variable = nn.Linear(num_variables, config.width)
+        with warnings.catch_warnings():
+            # Of a world without game variables: torch remarks that there is nothing to begin with.
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            self.variable = nn.Linear(num_variables, config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, condition_size, num_layers=config.layers)
             for _ in range(config.layers)

@@ -1,0 +1,177 @@
+"""Record any Gymnasium environment: python -m collect.gym --env-id CarRacing-v3 --out data/car
+
+Pictures are what the environment observes, where that is pictures, else what it renders. Random
+players act, or a stable-baselines3 policy that was trained on the environment's own observations.
+Stopped in whatever way, the same command goes on where it was.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import numpy as np
+import tyro
+
+import envs  # noqa: F401  registers the environments
+from collect.recorder import POLICY, Behaviour, action_spec
+from collect.recording import Options, World, record_set, report_errors
+from collect.score import Measure
+from envs.pixels import PixelsEnv
+from worldmodel.data import DataError
+from worldmodel.data.progress import console
+
+# Numbers of a box at rest half of the time: with gas and brake both pressed no car drives.
+NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
+AT_RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8, rest=0.5)
+WITH_POLICY = {POLICY: 0.45, NOISE: 0.35, AT_RANDOM: 0.2}
+LOOKED_AT_STEPS = (
+    50  # played twice before anything is recorded, to see what the environment is like
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Options):
+    """Record any Gymnasium environment that has pictures, played at random, or also by a policy.
+    Stopped in whatever way, the same command goes on where it was."""
+
+    env_id: str
+    """Gymnasium's id of the environment; module:Name-v0 imports the module first."""
+    env_kwargs: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
+    """Its arguments, as a JSON object: '{"continuous": false}'."""
+    size: int = 64
+    """Height and width of the stored frames. Pictures are stretched to the square."""
+    source: Literal["auto", "observation", "render"] = "auto"
+    """What the frames are made of; auto: observations if they are pictures."""
+    frame_skip: int = 1
+    """Steps of the environment that each action lasts; rewards are added up."""
+    variables: str = ""
+    """Names of numbers in the environment's info to record too, parted by commas."""
+    action_limit: float | None = None
+    """Takes the place of bounds that a Box of actions doesn't have, as -LIMIT and LIMIT."""
+    length: int = 200
+    """Most steps an episode, each of --frame-skip steps of the environment."""
+    out: Path
+    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    policy: str = "random"
+    """Who plays: random, or the path of a stable-baselines3 PPO .zip that was trained on the
+    environment's own observations, stacked or not, or on Pixels-v0. Such a file can carry code:
+    take only one that you trust."""
+    evaluate_episodes: int = 20
+    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
+
+
+def main() -> None:
+    options = tyro.cli(Collect, prog="python -m collect.gym", description=__doc__)
+    report_errors(lambda: collect(options))
+
+
+def collect(options: Collect) -> None:
+    """Do what `Collect` says.
+
+    Raises:
+        DataError: an option, the environment, the policy file or the folder is not usable; nothing
+            was written.
+        WorkerError: a worker failed. Finished episodes are kept.
+    """
+    env_kwargs = {
+        "env_id": options.env_id,
+        "env_kwargs": _json_object(options.env_kwargs),
+        "size": options.size,
+        "source": options.source,
+        "frame_skip": options.frame_skip,
+        "variables": [name.strip() for name in options.variables.split(",") if name.strip()],
+        "action_limit": options.action_limit,
+    }
+    seen = look_at(env_kwargs)
+    if not seen.repeats_itself:
+        console.print(
+            f"note: {options.env_id} gives other frames when it is played again from a seed: it "
+            "can be recorded, but its dream and the real one beside it will part",
+            soft_wrap=True,
+        )
+    world = World(
+        env_id="Pixels-v0",
+        env_kwargs=env_kwargs,
+        shares=WITH_POLICY,
+        measures={
+            "return": Measure(lambda episode, info: float(episode.reward.sum())),
+            "length": Measure(lambda episode, info: float(episode.length)),
+        },
+        training=None,
+        longest_game=seen.most_steps or options.length,
+        repeats_itself=seen.repeats_itself,
+    )
+    record_set(options, world)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at an environment shows.
+
+    Attributes:
+        most_steps: of an episode; None: the environment sets no limit.
+        repeats_itself: the same seed and actions gave the same frames twice.
+    """
+
+    most_steps: int | None
+    repeats_itself: bool
+
+
+def look_at(env_kwargs: dict[str, Any]) -> Seen:
+    """Make a Pixels environment and play it twice, a little.
+
+    Raises:
+        DataError: it can't be made, played or recorded, or its info lacks a variable.
+    """
+    try:
+        env = gymnasium.make("Pixels-v0", disable_env_checker=True, **env_kwargs)
+    except ValueError as error:
+        raise DataError(_in_a_line(error)) from None
+    pixels = env.unwrapped
+    assert isinstance(pixels, PixelsEnv)
+    try:
+        action_spec(env)
+        (once, names), (again, _) = _played(pixels), _played(pixels)
+    except Exception as error:  # a foreign environment raises what it likes
+        raise DataError(f"{env_kwargs['env_id']} can't be recorded: {_in_a_line(error)}") from None
+    finally:
+        env.close()
+    if unknown := set(pixels.variable_names) - names:
+        raise DataError(
+            f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r}; it has: "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
+    return Seen(pixels.most_steps, np.array_equal(once, again))
+
+
+def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
+    """Frames of a few steps from a seed, and the names of the numbers in the foreign info."""
+    env.action_space.seed(0)
+    frame, _ = env.reset(seed=0)
+    frames, infos, is_over = [frame], [env.foreign_info], False
+    while len(frames) <= LOOKED_AT_STEPS and not is_over:
+        frame, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        frames.append(frame)
+        infos.append(env.foreign_info)
+        is_over = terminated or truncated
+    return frames, {name for info in infos for name, value in info.items() if np.isscalar(value)}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"--env-kwargs is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"--env-kwargs must be a JSON object such as {{}}, not {text}")
+    return value
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""Any Gymnasium environment, seen as small square pictures.
+
+import envs
+env = gymnasium.make("Pixels-v0", env_id="CarRacing-v3", frame_skip=2)
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.controls import controls_of
+from envs.flat_actions import ActionSpaceError, flat_actions
+from worldmodel.resize import area_resized
+
+LARGEST_SIZE = 1024
+SMALLEST_PICTURE = 32  # pixels: uint8 arrays with shorter sides are rather boards than pictures
+DEFAULT_FPS = 30.0  # Gymnasium's own, where an environment says nothing
+
+
+class PixelsError(ValueError):
+    """An environment can't be made, or has no pictures or actions; the message is one line."""
+
+
+class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
+    """A foreign environment whose observations are its pictures, uint8 RGB, (size, size, 3).
+
+    Pictures are the foreign observations where those are pictures, else what its `render()` gives;
+    grey ones become RGB. They are stretched to the square, nothing is cut off, and each pixel is
+    the mean of the area that it covers. Actions are the foreign ones as flat numbers from 0 (see
+    `envs.flat_actions`). `info` holds `variables` alone: an entry that a step's info lacks keeps
+    its last value, which is 0 at first.
+
+    A policy that was trained on the foreign environment can act here: `state()` is what the foreign
+    one observed last, `own_actions` its actions.
+
+    Args:
+        env_id: of the foreign environment; "module:Name-v0" imports the module first.
+        env_kwargs: its arguments.
+        size: height and width of an observation, in pixels.
+        source: "observation", "render", or "auto".
+        frame_skip: foreign steps that each action lasts; their rewards are added up.
+        variables: names of numbers in the foreign `info`.
+        action_limit: for boxes without bounds, see `flat_actions`.
+        render_mode: None or "rgb_array", the whole picture.
+
+    Raises:
+        PixelsError: the foreign environment can't be made or doesn't suit.
+        ValueError: another argument is out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": DEFAULT_FPS}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        env_kwargs: dict[str, Any] | None = None,
+        size: int = 64,
+        source: Literal["auto", "observation", "render"] = "auto",
+        frame_skip: int = 1,
+        variables: Sequence[str] = (),
+        action_limit: float | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        _check_arguments(size, source, frame_skip, action_limit, render_mode)
+        self._foreign, is_rendered = _open(env_id, dict(env_kwargs or {}), source)
+        try:
+            self.own_actions = flat_actions(self._foreign.action_space, limit=action_limit)
+        except ActionSpaceError as error:
+            self._foreign.close()
+            raise PixelsError(f"{env_id}: {error}") from None
+        self._is_rendered = is_rendered
+        self.size, self.frame_skip, self.render_mode = size, frame_skip, render_mode
+        fps = float(self._foreign.metadata.get("render_fps") or DEFAULT_FPS)
+        self.metadata = {**PixelsEnv.metadata, "render_fps": fps / frame_skip}
+        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = self.own_actions.flat
+        self.state_space = self._foreign.observation_space
+        self.action_meanings = _action_meanings(self._foreign, self.action_space)
+        self.variable_names = tuple(variables)
+        # Recordings keep this: change it when the same game comes to give other frames.
+        drawn_by = "render()" if is_rendered else "observations"
+        self.rendering = f"{drawn_by}, stretched to the mean of the exact area"
+        controls = controls_of(self._foreign, self.own_actions)
+        if controls is not None:
+            self.controls = controls
+        self._picture: np.ndarray | None = None  # None until the first reset
+        self._is_over = True
+
+    @property
+    def most_steps(self) -> int | None:
+        """Steps after which the foreign environment ends an episode; None: it doesn't say."""
+        spec = self._foreign.spec
+        if spec is None or spec.max_episode_steps is None:
+            return None
+        return -(-spec.max_episode_steps // self.frame_skip)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        super().reset(seed=seed)
+        self._state, self.foreign_info = self._foreign.reset(seed=seed, options=options)
+        self._is_over = False
+        self._picture = self._look()
+        self._variables = dict.fromkeys(self.variable_names, 0.0)
+        self._note_variables()
+        return self._observation(), dict(self._variables)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is outside {self.action_space}")
+        if self._is_over:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        own, total = self.own_actions.to_own(action), 0.0
+        terminated = truncated = False
+        for _ in range(self.frame_skip):
+            self._state, reward, terminated, truncated, info = self._foreign.step(own)
+            self.foreign_info = info
+            self._note_variables()
+            total += float(reward)
+            if terminated or truncated:
+                break
+        self._is_over = bool(terminated or truncated)
+        self._picture = self._look()
+        return self._observation(), total, bool(terminated), bool(truncated), dict(self._variables)
+
+    def state(self) -> Any:
+        """What the foreign environment observed last, in `state_space`."""
+        return self._state
+
+    def render(self) -> np.ndarray | None:
+        if self.render_mode is None or self._picture is None:
+            return None
+        return self._picture.copy()
+
+    def close(self) -> None:
+        with _window_kept():
+            self._foreign.close()
+
+    def _look(self) -> np.ndarray:
+        """The foreign picture as uint8 (H, W, 3)."""
+        seen = self._foreign.render() if self._is_rendered else self._state
+        picture = np.asarray(seen)
+        if picture.ndim == 2:
+            picture = picture[..., None]
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+            raise PixelsError(
+                f"render() gives {picture.dtype} {picture.shape}, not a picture: uint8 (H, W, 3)"
+            )
+        return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+    def _observation(self) -> np.ndarray:
+        assert self._picture is not None
+        return area_resized(self._picture, (self.size, self.size))
+
+    def _note_variables(self) -> None:
+        for name in self.variable_names:
+            if name in self.foreign_info:
+                try:
+                    self._variables[name] = float(self.foreign_info[name])
+                except (TypeError, ValueError):
+                    raise PixelsError(f"{name!r} in info is not a number") from None
+
+
+@contextlib.contextmanager
+def _window_kept() -> Iterator[None]:
+    """Many environments end the whole of pygame when they close: not while a window is open, for
+    that is of whoever plays beside them. They have none, since they draw into arrays."""
+    pygame: Any = sys.modules.get("pygame")
+    if pygame is None or not pygame.display.get_init() or pygame.display.get_surface() is None:
+        yield
+        return
+    quits = pygame.quit, pygame.display.quit
+    pygame.quit = pygame.display.quit = lambda: None
+    try:
+        yield
+    finally:
+        pygame.quit, pygame.display.quit = quits
+
+
+def _check_arguments(
+    size: int, source: str, frame_skip: int, action_limit: float | None, render_mode: str | None
+) -> None:
+    if not 1 <= size <= LARGEST_SIZE:
+        raise ValueError(f"size must be from 1 to {LARGEST_SIZE}, not {size}")
+    if frame_skip < 1:
+        raise ValueError(f"frame_skip must be at least 1, not {frame_skip}")
+    if source not in ("auto", "observation", "render"):
+        raise ValueError(f"source must be auto, observation or render, not {source!r}")
+    if action_limit is not None and not 0 < action_limit < float("inf"):
+        raise ValueError(f"action_limit must be above 0 and finite, not {action_limit}")
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+
+
+def _open(
+    env_id: str, env_kwargs: dict[str, Any], source: str
+) -> tuple[gymnasium.Env[Any, Any], bool]:
+    """The foreign environment, and whether its pictures are drawn by `render()`."""
+    if "render_mode" in env_kwargs:
+        raise PixelsError("env_kwargs may not say render_mode: source decides it")
+    env = _made(env_id, env_kwargs)
+    seen, modes = env.observation_space, env.metadata.get("render_modes") or ()
+    if source == "observation" or (source == "auto" and _shows_pictures(seen, SMALLEST_PICTURE)):
+        if _shows_pictures(seen, 1):
+            return env, False
+        env.close()
+        raise PixelsError(
+            f"{env_id} observes {_in_a_line(seen)}, which is no picture: uint8 (H, W, 3), "
+            "(H, W, 1) or (H, W) from 0 to 255; try --source render"
+        )
+    env.close()
+    if "rgb_array" not in modes:
+        raise PixelsError(
+            f"{env_id} has no pixels: it observes {_in_a_line(seen)} and has no render mode "
+            f"rgb_array, only {', '.join(map(str, modes)) or 'none'}"
+        )
+    return _made(env_id, {**env_kwargs, "render_mode": "rgb_array"}), True
+
+
+def _made(env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+    except Exception as error:  # a foreign constructor raises what it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PixelsError(f"{env_id} can't be made: {reason}") from error
+
+
+def _shows_pictures(space: gymnasium.Space[Any], smallest: int) -> bool:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or space.shape is None:
+        return False
+    if len(space.shape) not in (2, 3) or min(space.shape[:2]) < smallest:
+        return False
+    return space.shape[2:] in ((), (1,), (3,))
+
+
+def _action_meanings(
+    env: gymnasium.Env[Any, Any], flat: spaces.Discrete | spaces.MultiDiscrete | spaces.Box
+) -> tuple[str, ...]:
+    """Names of the choices of a discrete action, or of the components of another; () where the
+    environment doesn't give as many as there are."""
+    own = env.unwrapped
+    if hasattr(own, "get_action_meanings"):  # Atari's way
+        meanings = tuple(own.get_action_meanings())  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        meanings = tuple(getattr(own, "action_meanings", ()))
+    expected = int(flat.n) if isinstance(flat, spaces.Discrete) else flat.shape[0]
+    return tuple(map(str, meanings)) if len(meanings) == expected else ()
+
+
+def _in_a_line(space: gymnasium.Space[Any]) -> str:
+    return " ".join(str(space).split())

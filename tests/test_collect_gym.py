@@ -1,0 +1,232 @@
+"""Collecting any Gymnasium environment, end to end."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from conftest import one_line_error
+from data_samples import assert_same_episode
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from collect.gym import AT_RANDOM, Collect, collect, main
+from collect.recorder import Player
+from envs.policy import FramePolicy, PolicyFileError, StatePolicy, load_policy
+from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data.verify import verify
+
+ROOT = Path(__file__).parent.parent
+
+
+def _command(out: Path, env_id: str, *arguments: object) -> list[str]:
+    command = [sys.executable, "-m", "collect.gym", "--env-id", env_id, "--out", str(out)]
+    return [*command, *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+
+def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*arguments), cwd=ROOT, env=_environment(), capture_output=True, text=True
+    )
+
+
+def _ppo(env: Any, path: Path, policy: str = "MlpPolicy") -> Path:
+    """A policy that has learned nothing, but looks and acts like a trained one."""
+    PPO(policy, env, n_steps=2, batch_size=2, seed=0, device="cpu").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Collect:
+    folder = tmp_path_factory.mktemp("gym")
+    policy = _ppo(gymnasium.make("CartPole-v1"), folder / "ppo.zip")
+    options = Collect(
+        env_id="CartPole-v1",
+        out=folder / "set",
+        episodes=12,
+        length=8,
+        frame_skip=2,
+        size=32,
+        policy=str(policy),
+        evaluate_episodes=3,
+    )
+    collect(options)
+    return options
+
+
+def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
+    assert verify(recorded.out).problems == []
+    reader = EpisodeReader(recorded.out)
+    assert len(reader) == 12
+    assert reader.info.env_id == "Pixels-v0"
+    assert reader.info.frame_skip == 2
+    assert reader.info.frame_shape == (32, 32, 3)
+    assert {row["policy"] for row in reader.index} == {b"policy", b"policy+noise", b"random"}
+    scores = reader.info.policies["scores"]
+    assert all(scores[who]["mean_return"] > 1 for who in ("policy", "uniform"))
+    env = gymnasium.make(reader.info.env_id, **reader.info.env_kwargs)
+    for i in range(0, 12, 3):
+        episode = reader.episode(i)
+        frame, _ = env.reset(seed=episode.seed)
+        frames = [frame] + [env.step(action)[0] for action in episode.action]
+        np.testing.assert_array_equal(np.stack(frames), episode.frames)
+    env.close()
+
+
+def test_more_episodes_are_added_and_other_ones_refused(recorded: Collect):
+    collect(replace(recorded, episodes=13))
+    assert len(EpisodeReader(recorded.out)) == 13
+    with pytest.raises(DataError, match="recorded otherwise"):
+        collect(replace(recorded, length=9))
+    with pytest.raises(DataError, match=r"recorded otherwise: env_kwargs .*frame_skip 2 against 3"):
+        collect(replace(recorded, frame_skip=3))
+    assert len(EpisodeReader(recorded.out)) == 13
+
+
+def test_killed_and_resumed_gives_the_same_set(tmp_path: Path):
+    arguments = ("toy_envs:Count-v0", "--episodes", 150, "--evaluate-episodes", 0, "--workers", 1)
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        _command(out, *arguments), cwd=ROOT, env=_environment(), stderr=subprocess.DEVNULL
+    )
+    while not (out / "shard-00000.h5.tmp").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = _run(out, *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert verify(out).problems == []
+    whole = tmp_path / "whole"
+    assert _run(whole, *arguments).returncode == 0
+    left, right = EpisodeReader(out), EpisodeReader(whole)
+    assert len(left) == len(right) == 150
+    for i in range(0, 150, 7):
+        assert_same_episode(left.episode(i), right.episode(i))
+
+
+def test_an_environment_that_does_not_repeat_itself_is_recorded_on(tmp_path: Path, capfd):
+    options = Collect(
+        env_id="toy_envs:Random-v0", out=tmp_path, episodes=3, workers=1, evaluate_episodes=0
+    )
+    collect(options)
+    assert "gives other frames when it is played again" in capfd.readouterr().err
+    collect(replace(options, episodes=4))
+    assert len(EpisodeReader(tmp_path)) == 4
+
+
+def test_games_are_cut_off_where_the_environment_sets_no_limit(tmp_path: Path):
+    options = Collect(
+        env_id="toy_envs:Buttons-v0", out=tmp_path, episodes=1, length=5, evaluate_episodes=2
+    )
+    collect(options)
+    scores = EpisodeReader(tmp_path).info.policies["scores"]
+    assert scores["uniform"]["mean_length"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--env-id", "Nope-v0"), "Nope-v0 can't be made"),
+        (("--env-kwargs", "[1]"), "--env-kwargs must be a JSON object"),
+        (("--env-kwargs", "{"), "--env-kwargs is not JSON"),
+        (("--policy", "train"), "no policy is trained here"),
+        (("--policy", "no/such.zip"), "there is no policy file no/such.zip"),
+        (("--variables", "height"), "info of CartPole-v1 holds no number 'height'; it has: none"),
+        (("--size", 0), "size must be from 1"),
+        (("--episodes", 0), "--episodes must be at least 1"),
+        (("--env-id", "toy_envs:Unbounded-v0"), "toy_envs:Unbounded-v0: actions in"),
+        (("--env-id", "toy_envs:Blind-v0"), "toy_envs:Blind-v0 has no pixels"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, "argv", _command(tmp_path / "out", "CartPole-v1", *arguments)[2:])
+    assert one_line_error(main).startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_for_something_else_is_refused_in_a_line(tmp_path, monkeypatch):
+    path = _ppo(gymnasium.make("Pendulum-v1"), tmp_path / "pendulum.zip")
+    command = _command(tmp_path / "out", "CartPole-v1", "--policy", path)
+    monkeypatch.setattr(sys, "argv", command[2:])
+    assert "the policy's observation_space is" in one_line_error(main)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
+    def foreign() -> gymnasium.Env:
+        return gymnasium.make("CartPole-v1")
+
+    plain = _ppo(foreign(), tmp_path / "plain.zip")
+    stacked_env = VecFrameStack(DummyVecEnv([foreign]), 3)
+    stacked = _ppo(stacked_env, tmp_path / "stacked.zip")
+    env = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=40)
+    on_frames = _ppo(env, tmp_path / "frames.zip", "CnnPolicy")
+    frame, _ = env.reset(seed=4)
+
+    policy = load_policy(plain, env)
+    assert isinstance(policy, StatePolicy)
+    expected, _ = policy.model.predict(env.unwrapped.state(), deterministic=True)  # type: ignore
+    assert policy.act(frame, deterministic=True) == expected
+
+    policy = load_policy(stacked, env)
+    assert isinstance(policy, StatePolicy)
+    stacked_env.seed(4)
+    seen = stacked_env.reset()
+    for _ in range(6):
+        assert isinstance(seen, np.ndarray)
+        expected, _ = policy.model.predict(seen, deterministic=True)
+        action = policy.act(frame, deterministic=True)
+        assert action == expected[0]
+        seen, (frame, *_) = stacked_env.step(expected)[0], env.step(action)
+
+    assert isinstance(load_policy(on_frames, env), FramePolicy)
+    smaller = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=48)
+    with pytest.raises(PolicyFileError, match="observation_space"):
+        load_policy(on_frames, smaller)
+
+
+def test_a_policy_that_presses_buttons_still_does(tmp_path: Path):
+    path = _ppo(gymnasium.make("toy_envs:Flat-buttons-v0"), tmp_path / "buttons.zip")
+    env = gymnasium.make("Pixels-v0", env_id="toy_envs:Flat-buttons-v0")
+    frame, _ = env.reset(seed=0)
+    policy = load_policy(path, env)
+    for _ in range(10):
+        action = policy.act(frame)
+        assert env.action_space.contains(action)
+        frame, *_ = env.step(action)
+
+
+def test_random_numbers_of_a_box_rest_half_of_the_time():
+    space = spaces.Box(np.array([-1, 0, 0.25], np.float32), 1)
+    player = Player(replace(AT_RANDOM, max_hold=1), None, space, seed=0)
+    actions = np.stack([player.act(np.zeros(0)) for _ in range(4000)])
+    assert all(map(space.contains, actions))
+    resting = (actions == [0, 0, 0.25]).mean(0)
+    # A quarter of those that move are at their low end, which may be where they rest.
+    assert resting == pytest.approx([0.5, 0.625, 0.625], abs=0.04)
+    assert (actions == 1).mean(0) == pytest.approx([0.125] * 3, abs=0.03)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="box2d is an extra")
+def test_the_car_of_the_tutorial_is_recorded(tmp_path: Path):
+    # In a process of its own: Box2D crashes where its warnings are errors.
+    arguments = ("--episodes", 2, "--length", 5, "--frame-skip", 2, "--evaluate-episodes", 0)
+    done = _run(tmp_path, "CarRacing-v3", *arguments)
+    assert done.returncode == 0, done.stderr
+    reader = EpisodeReader(tmp_path)
+    assert reader.info.rendering.startswith("observations")
+    assert reader.info.actions.low == (-1, 0, 0)
