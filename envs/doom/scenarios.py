@@ -139,17 +139,18 @@ _BATTLE2 = Scenario(
     controls={
         "idle": [0, 0, 0, 0, 5],
         "keys": [
-            {"keys": ["w"], "sets": {"0": 1}},
-            {"keys": ["up"], "sets": {"0": 1}},
-            {"keys": ["s"], "sets": {"0": 2}},
-            {"keys": ["down"], "sets": {"0": 2}},
-            {"keys": ["d"], "sets": {"1": 1}},
-            {"keys": ["a"], "sets": {"1": 2}},
-            {"keys": ["space"], "sets": {"2": 1}},
-            {"keys": ["mouse 1"], "sets": {"2": 1}},
-            {"keys": ["left shift"], "sets": {"3": 1}},
-            {"keys": ["left"], "sets": {"4": 3}},
-            {"keys": ["right"], "sets": {"4": 7}},
+            {"keys": [key], "sets": {component: value}, "name": name}
+            for name, component, value, keys in (
+                ("forward", "0", 1, ("w", "up")),
+                ("backward", "0", 2, ("s", "down")),
+                ("strafe right", "1", 1, ("d",)),
+                ("strafe left", "1", 2, ("a",)),
+                ("attack", "2", 1, ("space", "mouse 1")),
+                ("sprint", "3", 1, ("left shift",)),
+                ("turn left", "4", 3, ("left",)),
+                ("turn right", "4", 7, ("right",)),
+            )
+            for key in keys
         ],
         "mouse": {"x": {"component": 4, "per_pixel": 0.025}},
     },
