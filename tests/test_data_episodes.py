@@ -160,7 +160,7 @@ def test_another_environment_is_refused_before_anything_is_written(tmp_path, cha
 def test_missing_sets_say_which_command_makes_them(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"`python -m collect\.vizdoom`, or import one: `python -m worldmodel\.data --help`",
+        match=r"`python -m collect\.gym`, or import one: `python -m worldmodel\.data --help`",
     ):
         EpisodeReader(tmp_path / "missing")
     EpisodeWriter(tmp_path / "empty", INFO).close()
