@@ -347,8 +347,15 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
     Raises:
         DataError: the space is of a kind that cannot be recorded.
     """
-    space = env.action_space
-    meanings = tuple(getattr(env.unwrapped, "action_meanings", ()))
+    return action_spec_of(env.action_space, tuple(getattr(env.unwrapped, "action_meanings", ())))
+
+
+def action_spec_of(space: gymnasium.Space[Any], meanings: tuple[str, ...] = ()) -> ActionSpec:
+    """An action space without Gymnasium; `meanings` as in `ActionSpec`.
+
+    Raises:
+        DataError: the space is of a kind that cannot be recorded.
+    """
     if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
         return ActionSpec("discrete", (int(space.n),), meanings=meanings)
     if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
