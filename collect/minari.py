@@ -223,7 +223,8 @@ def _described(
     seen = storage.observation_space
     is_uint8 = isinstance(seen, gymnasium.spaces.Box) and seen.dtype == np.uint8
     shape: tuple[int, ...] = seen.shape if is_uint8 else ()
-    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)):
+    height, width, *channels = shape if len(shape) > 1 else (0, 0, 0)
+    if channels not in ([], [1], [3]):
         raise DataError(
             f"observations of {metadata.get('dataset_id')} are {' '.join(str(seen).split())}, not "
             "pictures: uint8 (H, W, 3), (H, W, 1) or (H, W)"
@@ -235,7 +236,7 @@ def _described(
         env_id=str(metadata.get("dataset_id")),
         # The number is told, for ids follow from it: a set that grew is another source.
         env_kwargs={"num_episodes": storage.total_episodes},
-        frame_shape=(shape[0], shape[1], shape[2] if len(shape) == 3 else 1),
+        frame_shape=(height, width, channels[0] if channels else 1),
         actions=action_spec_of(actions.flat),
         variable_names=tuple(_numbers(first)),
         fps=fps,

@@ -395,7 +395,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     [
         (
             {"preset": "nowhere"},
-            "the known ones are: auto, dream-doom, dream-battle2, dream-pushing, tiny, moving-mnist",
+            "the known ones are: auto, dream-doom, dream-battle2, dream-pushing, tiny",
         ),
         ({"conditions": "weather"}, "unknown condition 'weather'"),
         ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
