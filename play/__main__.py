@@ -1,7 +1,8 @@
-"""Walk through a dream of Doom, or through Doom itself, with the arrow keys.
+"""Walk through a dream of Doom, through Doom itself, or elsewhere, with keys and mouse.
 
 python -m play
 python -m play --env doom-hgs --policy runs/policy.zip
+python -m play --env robot-pushing --keys my-keys.json
 python -m play --env runs/doom --start 3 --record walk.mp4
 python -m play --replay walk.json
 python -m play --headless --record walk.mp4 --steps 200 --seed 1

@@ -1,5 +1,6 @@
 """What the window looks like. Draws a `View` on any pygame surface; handles no events."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,6 @@ HEALTHY, HURT = (120, 190, 110), (215, 85, 75)
 STATUS_HEIGHT = 90
 ROWS = (12, 38, 64)  # of the status, in pixels from its top
 MARGIN = 14
-MOST_LARGE_LINES = 20  # of the help, one below the other
 GAP = 8
 
 
@@ -63,6 +63,7 @@ class Painter:
 
     def __init__(self) -> None:
         # pygame's own font: the same on every machine.
+        self._tiny = pygame.font.Font(None, 16)
         self._small = pygame.font.Font(None, 20)
         self._text = pygame.font.Font(None, 24)
         self._large = pygame.font.Font(None, 40)
@@ -177,17 +178,30 @@ class Painter:
     def _draw_help(self, screen: pygame.Surface, view: View) -> None:
         pane = pygame.Rect(0, 0, screen.get_width(), view.pane)
         _shade(screen, pane, 215)
-        if len(view.help_lines) <= MOST_LARGE_LINES:
-            font, middles = self._text, [pane.centerx - 60]
-        else:  # a world's own keys stand first, with fewer words than the commands
-            font, middles = self._small, [round(pane.width * 0.2), round(pane.width * 0.5)]
-        num_rows = -(-len(view.help_lines) // len(middles))
-        spacing = min(28, view.pane // (num_rows + 2))
-        for number, (keys, description) in enumerate(view.help_lines):
-            column, row = divmod(number, num_rows)
-            y = pane.centery + spacing * row - spacing * num_rows // 2
-            self._write_before(screen, keys, (middles[column] - 8, y), font, ACCENT)
-            self._write(screen, description, (middles[column] + 8, y), font, TEXT)
+        # Letters as large as fit; two columns where a list is longer than that.
+        for font, num_columns in (
+            (self._text, 1),
+            (self._small, 1),
+            (self._tiny, 2),
+            (self._tiny, 1),
+        ):
+            num_rows = -(-len(view.help_lines) // num_columns)
+            columns = [
+                view.help_lines[i : i + num_rows] for i in range(0, len(view.help_lines), num_rows)
+            ]
+            widths = [_column_width(column, font) for column in columns]
+            room = pane.width - sum(map(sum, widths))
+            if room >= 0 and num_rows * font.get_linesize() <= pane.height:
+                break
+        spacing = min(28, pane.height // (num_rows + 2))
+        x = max(room, 0) // 2
+        for column, (keys_width, words_width) in zip(columns, widths, strict=True):
+            x += keys_width
+            for row, (keys, description) in enumerate(column):
+                y = pane.centery + spacing * row - spacing * num_rows // 2
+                self._write_before(screen, keys, (x - GAP, y), font, ACCENT)
+                self._write(screen, description, (x + GAP, y), font, TEXT)
+            x += words_width
 
     def _field(self, screen: pygame.Surface, x: int, y: int, name: str, value: str) -> None:
         x = self._write(screen, name, (x, y + 2), self._small, DIM)
@@ -244,6 +258,12 @@ class Painter:
         """Write, and return where the text ends, in pixels from the left."""
         screen.blit(font.render(text, True, color), at)
         return at[0] + font.size(text)[0]
+
+
+def _column_width(lines: Sequence[tuple[str, str]], font: pygame.font.Font) -> tuple[int, int]:
+    """Pixels that the keys and the words of a part of the help take, with gaps."""
+    keys, words = (max(font.size(line[i])[0] for line in lines) for i in (0, 1))
+    return keys + 2 * GAP, words + 2 * GAP
 
 
 def _blit_frame(screen: pygame.Surface, frame: np.ndarray, pane: pygame.Rect) -> None:

@@ -10,8 +10,8 @@ import pygame
 import pytest
 from test_play_keymap import FIGHT, FIGHT_CONTROLS, actions_of, keymap_of
 
+import envs  # noqa: F401  registers the environments
 import play.controls
-from envs.pushing.env import PushingEnv
 from play import PlayError
 from play.controls import Announced, checked_controls, read_keys_file
 
@@ -167,8 +167,9 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes, messa
 
 
 def test_the_robot_is_steered_as_it_is_seen() -> None:
-    space = gymnasium.spaces.Box(-1, 1, (4,))
-    keymap = keymap_of(space, PushingEnv.action_meanings, PushingEnv.controls)
+    env: Any = gymnasium.make("RobotPushing-v0", renderer="rays").unwrapped
+    keymap = keymap_of(env.action_space, env.action_meanings, env.controls)
+    env.close()
     assert keymap.resolve(("right", "w", "e", "space")) == (1, 1, 1, 1)
     assert keymap.resolve(("a", "down", "page down")) == (-1, -1, -1, -1)
     right, away, up, closed = keymap.resolve(("mouse 1",), (10, -20))  # type: ignore[misc]

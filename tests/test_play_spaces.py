@@ -17,7 +17,6 @@ from test_play_keymap import FIGHT, FIGHT_CONTROLS, FIGHT_MEANINGS
 
 from collect.recorder import announced_controls, describe
 from envs.policy import StateObservation
-from envs.pushing.env import PushingEnv
 from play import PlayError
 from play.controls import Announced
 from play.headless import walk
@@ -260,7 +259,9 @@ def test_controls_go_through_the_data_to_the_dream(toy_data: Path, tmp_path: Pat
 
 def test_what_an_environment_announces_is_written_down_as_json(tmp_path: Path) -> None:
     info = describe("RobotPushing-v0", {"renderer": "rays", "length": 9}, {})
-    assert info.controls == json.loads(json.dumps(PushingEnv.controls))
+    the_robot: Any = robot().unwrapped
+    assert info.controls == json.loads(json.dumps(the_robot.controls))
+    the_robot.close()
     env = FightEnv()
     env.controls = {"idle": (0, 0), "keys": ()}
     assert announced_controls(env) == {"idle": [0, 0], "keys": []}
