@@ -46,11 +46,10 @@ class UnopenedWorld:
         """Load it. Seconds for a dream.
 
         Raises:
-            PlayError: the checkpoint can't be loaded.
+            PlayError: the checkpoint can't be loaded, or the real world can't be had here.
         """
         if self.checkpoint is None:
-            unhurried = UNHURRIED.get(self.env_id, {})
-            return gymnasium.make(self.env_id, disable_env_checker=True, **unhurried)
+            return self._open_real()
         sampling: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k}
         given = {name: value for name, value in sampling.items() if value is not None}
         from envs.dream import CheckpointError  # slow: brings torch
@@ -64,6 +63,13 @@ class UnopenedWorld:
                 **given,
             )
         except CheckpointError as error:
+            raise PlayError(str(error)) from error
+
+    def _open_real(self) -> gymnasium.Env:
+        unhurried = UNHURRIED.get(self.env_id, {})
+        try:
+            return gymnasium.make(self.env_id, disable_env_checker=True, **unhurried)
+        except gymnasium.error.Error as error:  # a level that can't be fetched, for example
             raise PlayError(str(error)) from error
 
 

@@ -179,6 +179,19 @@ def test_offline_one_line_says_what_to_do(monkeypatch, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+def test_play_says_offline_in_a_line(monkeypatch, tmp_path):
+    _without_network(monkeypatch, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "play", "--env", "doom-battle2", "--headless", "--steps", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("play: Battle2's level is not at")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_level_that_is_there_needs_no_network_and_is_checked(monkeypatch, tmp_path):
     level = battle2_wad().read_bytes()
     _without_network(monkeypatch, tmp_path)
