@@ -26,9 +26,8 @@ from worldmodel.data.progress import console
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
 AT_RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8, rest=0.5)
 WITH_POLICY = {POLICY: 0.45, NOISE: 0.35, AT_RANDOM: 0.2}
-LOOKED_AT_STEPS = (
-    50  # played twice before anything is recorded, to see what the environment is like
-)
+# Played twice before anything is recorded, to see what the environment is like.
+LOOKED_AT_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
