@@ -85,23 +85,24 @@ def clone_bot(
         make_env: the environment with the rewards that PPO will go on with.
         on_progress: called with the share that is done.
     """
-    unfinished = path.with_name("cloning.zip")
     first_round = 0
-    if unfinished.exists():
-        model.set_parameters(str(unfinished), device="cpu")
-        first_round = int(_rounds_file(path).read_text())
+    for kept in _rounds_kept(path)[-1:]:
+        model.set_parameters(str(kept), device="cpu")
+        first_round = int(kept.stem[-2:])
     lessons, env = Lessons(), make_env()
     try:
         teacher = bot(env)
         for number in range(first_round, NUM_ROUNDS):
-            save_whole(model, unfinished)  # what the games are played with
-            _rounds_file(path).write_text(str(number))
+            # What the games are played with; its name says the round, so that a kill can't part
+            # the two.
+            so_far = path.with_name(f"cloning-{number:02d}.zip")
+            save_whole(model, so_far)
             share_of_policy = number / (NUM_ROUNDS - 1)
             _play(
                 env,
                 lessons,
                 teacher,
-                FramePolicy(unfinished, seed=seed),
+                FramePolicy(so_far, seed=seed),
                 share_of_policy=share_of_policy,
                 gamma=model.gamma,
                 seed=(seed, number),
@@ -116,12 +117,13 @@ def clone_bot(
     finally:
         env.close()
     save_whole(model, path)
-    unfinished.unlink()
-    _rounds_file(path).unlink()
+    for kept in _rounds_kept(path):
+        kept.unlink()
 
 
-def _rounds_file(path: Path) -> Path:
-    return path.with_name("cloning-rounds.txt")
+def _rounds_kept(path: Path) -> list[Path]:
+    """The policies that rounds began with, in order."""
+    return sorted(path.parent.glob("cloning-[0-9][0-9].zip"))
 
 
 def _play(
