@@ -60,7 +60,7 @@ def make_clips(prior: FrameGPT, batch_size: int = 2, num_frames: int = 8):
 
 def predict(prior: FrameGPT, codes, actions, variables):
     with torch.no_grad():
-        return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:])
+        return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
 
 
 @pytest.mark.parametrize("num_codebooks", [1, 2])
@@ -106,7 +106,12 @@ def test_the_future_changes_nothing_in_the_past(changed):
         variables[:, t:] += 1
     after = predict(prior, codes, actions, variables)
     torch.testing.assert_close(after.logits[:, :t], before.logits[:, :t])
-    torch.testing.assert_close(after.outcomes.values[:, :t], before.outcomes.values[:, :t])
+    torch.testing.assert_close(after.foretold.values[:, :t], before.foretold.values[:, :t])
+    # Rewards and ends of row t - 1 know the variables of frame t.
+    known = t - 1 if changed == "variables" else t
+    for name in ("values", "terminated"):
+        logits = getattr(after.outcomes, name), getattr(before.outcomes, name)
+        torch.testing.assert_close(*(both[:, :known] for both in logits))
     assert not torch.allclose(after.logits[:, t], before.logits[:, t])
 
 
@@ -146,7 +151,7 @@ def test_a_batch_of_dreams_equals_single_dreams():
     for i in range(3):
         alone = dream(slice(i, i + 1))
         assert torch.equal(alone.codes[0], together.codes[i])
-        torch.testing.assert_close(alone.change[0], together.change[i])
+        torch.testing.assert_close(alone.variables[0], together.variables[i])
         torch.testing.assert_close(alone.nats[0], together.nats[i])
 
 
@@ -274,3 +279,53 @@ def test_continuous_values_become_quantiles():
     head.set_bins([samples])
     expected = np.quantile(samples, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32)
     assert head.bins[0].tolist() == expected.tolist()
+
+
+def test_reward_and_end_follow_from_what_the_variables_have_become():
+    """Points for a change of the second variable, and an end where the first is at its lowest:
+    neither can be told from the state, both can be told from the variables.
+    """
+    torch.manual_seed(0)
+    prior = make_prior()
+    prior.variable_high.fill_(3.0)
+    head = prior.outcome
+    parameters = [*head.arrival.parameters(), *head.consequences.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+
+    def steps(num_steps: int):
+        before = torch.randint(0, 4, (num_steps, 2)).float()
+        after = torch.randint(0, 4, (num_steps, 2)).float()
+        with torch.no_grad():
+            foretold = head(torch.randn(num_steps, 4, 32))
+        rewards, ends = (after[:, 1] > before[:, 1]).float(), after[:, 0] == 0
+        return prior.once_arrived(foretold, before, after), rewards, ends
+
+    for _ in range(400):
+        logits, rewards, ends = steps(256)
+        values = torch.stack([rewards, *torch.zeros(2, 256)], -1)
+        value_nats, end_nats = head.losses(logits, values, ends.float())
+        optimizer.zero_grad()
+        (value_nats[0] + end_nats).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits, rewards, ends = steps(1000)
+    assert ((head.expected(logits, 0) > 0.5) == rewards.bool()).float().mean() > 0.99
+    assert ((logits.terminated > 0) == ends).float().mean() > 0.99
+
+
+def test_a_dream_draws_its_end_knowing_its_new_variables():
+    prior = make_prior()
+    codes, actions, variables = make_clips(prior)
+    memory = prior.prefill(codes[:, :3], actions[:, :3], variables[:, :3])
+    uniforms = torch.rand(2, prior.head.num_tokens + 2)
+    here = (codes[:, 3], actions[:, 3], variables[:, 3])
+    outcome, _ = prior.step(memory.clone(), *here, uniforms, Sampling())
+    again = prior(
+        codes[:, :4], actions[:, :4], variables[:, :4],
+        torch.cat([codes[:, 1:4], outcome.codes[:, None]], 1),
+        torch.cat([variables[:, 1:4], outcome.variables[:, None]], 1),
+    )  # fmt: skip
+    ends = again.outcomes.terminated[:, -1].sigmoid()
+    torch.testing.assert_close(outcome.terminated, ends)
+    rewards = prior.outcome.expected(again.outcomes, 0)[:, -1]
+    torch.testing.assert_close(outcome.reward, rewards)

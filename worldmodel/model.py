@@ -6,7 +6,7 @@
 A dream's state is an argument: it is passed in and passed on, never kept on the module.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -121,18 +121,15 @@ class WorldModel(nn.Module):
         outcome, memory = self.prior.step(
             dream.memory, dream.codes, encoded, dream.variables, uniforms[:, :-1], sampling
         )
-        variables = (dream.variables + outcome.change).clamp(
-            self.prior.variable_low, self.prior.variable_high
-        )
         step = Step(
             frames=self.decode(outcome.codes),
             reward=outcome.reward,
             terminated=uniforms[:, -1] < outcome.terminated,
             end_probability=outcome.terminated,
-            variables=variables,
+            variables=outcome.variables,
             nats=outcome.nats,
         )
-        return step, replace(dream, codes=outcome.codes, variables=variables, memory=memory)
+        return step, Dream(outcome.codes, outcome.variables, memory)
 
 
 def prior_losses(
@@ -155,7 +152,7 @@ def prior_losses(
         past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
         actions: encoded.
     """
-    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:])
+    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
     values = torch.cat([reward[..., None], variables.diff(dim=1)], -1)
     value_nats, end_nats = outcome_head.losses(  # type: ignore[operator]

@@ -8,7 +8,7 @@ import numpy as np
 from worldmodel.model import WorldModel
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix

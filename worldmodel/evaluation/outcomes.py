@@ -13,10 +13,13 @@ from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import HeldOut, console, dream_on
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.metrics import auroc, brier, calibration, mean_interval
+from worldmodel.model import WorldModel
+from worldmodel.prior.frame_gpt import Prediction
 
 MAX_EPISODES = 256
 MAX_STEPS = 256  # the last of an episode: attention over a longer one takes memory
 MAX_ENDING_CLIPS = 128
+NUM_DRAWS = 64  # of the next variables, over which a reward and an end are averaged
 END_BINS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ends are rare
 
 
@@ -65,23 +68,36 @@ def _next_steps(held_out: HeldOut) -> tuple[np.ndarray, ...]:
         steps = {name: array[first:] for name, array in reader.steps(i).items()}
         frames = torch.from_numpy(reader.frames(i, first))
         codes = torch.cat([model.encode(part.to(device)) for part in frames.split(64)])[None]
+        variables = tensor(steps["variables"])
         prediction = model.prior(
             codes[:, :-1],
             model.config.actions.encode(tensor(steps["action"])),
-            tensor(steps["variables"][:-1]),
+            variables[:, :-1],
             codes[:, 1:],
+            variables[:, 1:],
         )
-        expected = model.prior.outcome.expected(prediction.outcomes, 0)[0]
-        probability = prediction.outcomes.terminated[0].sigmoid()
-        parts.append(
-            (
-                steps["reward"],
-                steps["terminated"],
-                expected.cpu().numpy(),
-                probability.cpu().numpy(),
-            )
-        )
+        expected, probability = _before_the_variables(model, prediction, variables[:, :-1])
+        parts.append((steps["reward"], steps["terminated"], expected[0], probability[0]))
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _before_the_variables(
+    model: WorldModel, prediction: Prediction, variables: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expected reward and probability of an end, (B, T) each, where the next variables are not
+    known: means over `NUM_DRAWS` drawn ones.
+    """
+    prior, generator = model.prior, torch.Generator().manual_seed(0)
+    expected, probability = [], []
+    for _ in range(NUM_DRAWS):
+        uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
+        drawn = prior.draw_variables(prediction.foretold, variables, uniforms)
+        outcomes = prior.once_arrived(prediction.foretold, variables, drawn)
+        expected.append(prior.outcome.expected(outcomes, 0))
+        probability.append(outcomes.terminated.sigmoid())
+    return torch.stack(expected).mean(0).cpu().numpy(), torch.stack(probability).mean(
+        0
+    ).cpu().numpy()
 
 
 def _dreamed_values(held_out: HeldOut) -> dict[str, Any]:

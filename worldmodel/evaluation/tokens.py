@@ -94,11 +94,13 @@ def _foretell(held_out: HeldOut, actions: np.ndarray, what: str) -> tuple[np.nda
     rows = torch.arange(len(held_out)).split(TEACHER_FORCED_CLIPS)
     for part in track(rows, what, console=console, transient=True):
         codes = held_out.real_codes[part].to(device)
+        variables = torch.from_numpy(held_out.clips.variables[part.numpy()]).to(device)
         prediction = model.prior(
             codes[:, :-1],
             model.config.actions.encode(torch.from_numpy(told[part.numpy()]).to(device)),
-            torch.from_numpy(held_out.clips.variables[part.numpy(), :-1]).to(device),
+            variables[:, :-1],
             codes[:, 1:],
+            variables[:, 1:],
         )
         logits = prediction.logits[:, given - 1 :]
         truth = codes[:, given:].flatten(2)

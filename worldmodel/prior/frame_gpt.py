@@ -5,7 +5,6 @@ positions see each other and every position of the frames before, within a windo
 values of past frames stay in a ring, so a dream goes on for hours at the same pace.
 """
 
-import warnings
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
-from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, turn
+from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, linear, turn
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.sampling import Sampling
 
@@ -28,7 +27,8 @@ class Prediction(NamedTuple):
     """What the prior says of frames 1..T, given frames 0..T-1 and their actions."""
 
     logits: Float[Tensor, "B T n K"]
-    outcomes: OutcomeLogits
+    foretold: OutcomeLogits  # before the variables have changed
+    outcomes: OutcomeLogits  # given their values at frames 1..T
 
 
 class Outcome(NamedTuple):
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     codes: Int[Tensor, "B h w q"]
     reward: Float[Tensor, " B"]  # expected
     terminated: Float[Tensor, " B"]  # probability
-    change: Float[Tensor, "B V"]  # of the game variables, drawn
+    variables: Float[Tensor, "B V"]  # drawn
     nats: Float[Tensor, " B"]  # a token: how unexpected the codes drawn were
 
 
@@ -83,10 +83,7 @@ class FrameGPT(nn.Module):
         self.code = nn.Embedding(self.num_codebooks * self.num_codes, CODE_WIDTH)
         self.merge = nn.Linear(block_tokens * CODE_WIDTH, config.width)
         self.position = nn.Parameter(torch.empty(rows * columns, config.width))
-        with warnings.catch_warnings():
-            # Of a world without game variables: torch remarks that there is nothing to begin with.
-            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-            self.variable = nn.Linear(num_variables, config.width)
+        self.variable = linear(num_variables, config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, condition_size, num_layers=config.layers)
             for _ in range(config.layers)
@@ -123,15 +120,48 @@ class FrameGPT(nn.Module):
         actions: Float[Tensor, "B T A"],
         variables: Float[Tensor, "B T V"],
         next_codes: Int[Tensor, "B T h w q"],
+        next_variables: Float[Tensor, "B T V"],
     ) -> Prediction:
-        """Predict `next_codes`, frames 1..T, from frames 0..T-1; no row sees a later one."""
+        """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
+
+        No row sees a later one.
+        """
         states, _ = self._backbone(codes, actions, variables)
         context = self._context(states, codes)
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
-        outcomes = self._outcome(states, next_codes)
-        return Prediction(logits.unflatten(0, codes.shape[:2]), outcomes)
+        foretold = self._foretell(states, next_codes)
+        outcomes = self.once_arrived(foretold, variables, next_variables)
+        return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes)
+
+    def draw_variables(
+        self,
+        foretold: OutcomeLogits,
+        variables: Float[Tensor, "*batch V"],
+        uniforms: Float[Tensor, "*batch V"],
+    ) -> Float[Tensor, "*batch V"]:
+        """The next variables, within what the data has shown: one number in [0, 1) for each."""
+        changes = [
+            self.outcome.draw(foretold, 1 + v, uniforms[..., v]) for v in range(variables.shape[-1])
+        ]
+        change = torch.stack(changes, -1) if changes else torch.zeros_like(variables)
+        return (variables + change).clamp(self.variable_low, self.variable_high)
+
+    def once_arrived(
+        self,
+        foretold: OutcomeLogits,
+        variables: Float[Tensor, "*batch V"],
+        next_variables: Float[Tensor, "*batch V"],
+    ) -> OutcomeLogits:
+        """Rewards and ends of steps on which the variables change so."""
+        arrival = [
+            (next_variables - self.variable_mean) / self.variable_std,
+            (next_variables - variables) / self.variable_std,
+            (next_variables <= self.variable_low).float(),
+            (next_variables >= self.variable_high).float(),
+        ]
+        return self.outcome.once_arrived(foretold, torch.cat(arrival, -1))
 
     def no_memory(self, batch_size: int) -> Memory:
         """The memory of dreams that have seen nothing yet."""
@@ -206,16 +236,15 @@ class FrameGPT(nn.Module):
         num_tokens = self.head.num_tokens
         flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling)
         next_codes = flat.view_as(codes)
-        logits = self._outcome(states, next_codes[:, None])
-        change = [
-            self.outcome.draw(logits, 1 + v, uniforms[:, num_tokens + v, None])[:, 0]
-            for v in range(variables.shape[1])
-        ]
+        foretold = self._foretell(states, next_codes[:, None])
+        before = variables[:, None]
+        after = self.draw_variables(foretold, before, uniforms[:, None, num_tokens:])
+        logits = self.once_arrived(foretold, before, after)
         outcome = Outcome(
             codes=next_codes,
             reward=self.outcome.expected(logits, 0)[:, 0],
             terminated=logits.terminated[:, 0].sigmoid(),
-            change=torch.stack(change, 1) if change else torch.zeros_like(variables),
+            variables=after[:, 0],
             nats=nats,
         )
         return outcome, replace(memory, time=memory.time + 1)
@@ -285,6 +314,6 @@ class FrameGPT(nn.Module):
         context = far.reshape(near.shape) + near
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
 
-    def _outcome(self, states: Tensor, next_codes: Tensor) -> OutcomeLogits:
+    def _foretell(self, states: Tensor, next_codes: Tensor) -> OutcomeLogits:
         arrived = self.next_code(self._blocks_of(self._code_vectors(next_codes)))
         return self.outcome(states + arrived)

@@ -1,6 +1,7 @@
 """Transformer layers with norms conditioned on actions (VideoGPT Sec. 3, Conditional Norms)."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -81,6 +82,14 @@ class Block(nn.Module):
         x = x + self.attention_output(y)
         hidden = self.expand(self.norm2(x, condition)).relu().square()
         return x + self.contract(hidden)
+
+
+def linear(num_inputs: int, num_outputs: int) -> nn.Linear:
+    """A linear layer, of which `num_inputs` may be 0: of a world without game variables."""
+    with warnings.catch_warnings():
+        # torch remarks that there is nothing to initialise.
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(num_inputs, num_outputs)
 
 
 class Rotary:

@@ -8,9 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.prior.layers import linear
 from worldmodel.prior.sampling import Sampling, draw_codes
 
 COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
+ARRIVAL_FEATURES = 4  # of a variable: its value, its change, whether it is at its lowest, highest
+ARRIVAL_WIDTH = 64
 
 
 class OutcomeLogits(NamedTuple):
@@ -23,6 +26,9 @@ class OutcomeLogits(NamedTuple):
 class OutcomeHead(nn.Module):
     """Predicts what a step brings from the state before it and the codes of the frame after it.
 
+    First come the changes of the variables, then, knowing them, the reward and the end: who
+    has no health left is dead, and a kill more is a point more.
+
     Rewards and changes of variables are drawn from a few values seen in the data (all of
     them or the commonest if those are nearly all, else quantiles), so that a medikit is worth
     20 health and not the mean of 20 and nothing.
@@ -34,8 +40,11 @@ class OutcomeHead(nn.Module):
         self.each_position = nn.Linear(width, width)
         self.whole_frame = nn.Linear(width, width)
         self.logits = nn.Linear(width, self.num_rows * num_bins + 1)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
+        self.arrival = linear(ARRIVAL_FEATURES * num_variables, ARRIVAL_WIDTH)
+        self.consequences = nn.Linear(ARRIVAL_WIDTH, num_bins + 1)
+        for last in (self.logits, self.consequences):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.bins: Tensor
         self.num_used: Tensor
         self.register_buffer("bins", torch.zeros(self.num_rows, num_bins))
@@ -62,6 +71,20 @@ class OutcomeHead(nn.Module):
         values = logits[..., :-1].unflatten(-1, (self.num_rows, self.num_bins))
         unused = torch.arange(self.num_bins, device=logits.device) >= self.num_used[:, None]
         return OutcomeLogits(values.masked_fill(unused, -torch.inf), logits[..., -1])
+
+    def once_arrived(
+        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features"]
+    ) -> OutcomeLogits:
+        """The reward and the end once the variables have changed, which stay as foretold.
+
+        Args:
+            foretold: what `forward` gave.
+            arrival: `ARRIVAL_FEATURES` of each variable.
+        """
+        told = self.consequences(self.arrival(arrival).relu())
+        reward = foretold.values[..., :1, :] + told[..., None, :-1]
+        values = torch.cat([reward, foretold.values[..., 1:, :]], -2)
+        return OutcomeLogits(values, foretold.terminated + told[..., -1])
 
     def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
         """Index of the value nearest to each of `values`; the first of equals."""
