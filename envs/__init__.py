@@ -18,4 +18,8 @@ gymnasium.register(
 )
 gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
-gymnasium.register(id="VideoGPTDream-v0", entry_point="envs.dream:DreamEnv")
+gymnasium.register(
+    id="VideoGPTDream-v0",
+    entry_point="envs.dream:DreamEnv",
+    vector_entry_point="envs.vector_dream:DreamVectorEnv",
+)

@@ -22,6 +22,7 @@ from worldmodel.prior.frame_gpt import Memory
 from worldmodel.prior.sampling import Sampling
 from worldmodel.vqvae import VQVAE
 
+FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
 OUTCOME_WEIGHT = 0.1  # of the nats a frame of reward, end and variables, beside nats a token
 
 
@@ -36,6 +37,20 @@ class Dream:
     def clone(self) -> "Dream":
         """A copy that shares no storage: a saved moment, or a branch."""
         return Dream(self.codes.clone(), self.variables.clone(), self.memory.clone())
+
+    def repeated(self, times: int) -> "Dream":
+        """One dream as a batch of so many alike, each with storage of its own."""
+        return Dream(
+            self.codes.repeat(times, 1, 1, 1),
+            self.variables.repeat(times, 1),
+            self.memory.repeated(times),
+        )
+
+    def write(self, rows: Int[Tensor, " R"], others: "Dream") -> None:
+        """Put R other dreams in the place of those at `rows`."""
+        self.codes[rows] = others.codes
+        self.variables[rows] = others.variables
+        self.memory.write(rows, others.memory)
 
 
 class Step(NamedTuple):
@@ -78,15 +93,15 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
-        batch = frames.shape[:-3]
-        codes = self.tokenizer.encode(to_float(frames.reshape(-1, *frames.shape[-3:])))
-        return codes.unflatten(0, batch)
+        parts = frames.reshape(-1, *frames.shape[-3:]).split(FRAMES_AT_ONCE)
+        codes = torch.cat([self.tokenizer.encode(to_float(part)) for part in parts])
+        return codes.unflatten(0, frames.shape[:-3])
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "*batch h w q"]) -> UInt8[Tensor, "*batch H W C"]:
-        batch = codes.shape[:-3]
-        frames = to_uint8(self.tokenizer.decode(codes.reshape(-1, *codes.shape[-3:])))
-        return frames.unflatten(0, batch)
+        parts = codes.reshape(-1, *codes.shape[-3:]).split(FRAMES_AT_ONCE)
+        frames = torch.cat([to_uint8(self.tokenizer.decode(part)) for part in parts])
+        return frames.unflatten(0, codes.shape[:-3])
 
     @torch.no_grad()
     def start(

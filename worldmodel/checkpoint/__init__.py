@@ -24,6 +24,7 @@ from worldmodel.checkpoint.reading import (
     load_checkpoint,
     load_videogpt,
 )
+from worldmodel.checkpoint.starts import StartsAt, choose_starts
 from worldmodel.checkpoint.writing import save_checkpoint
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "CheckpointError",
     "GivenClips",
     "Starts",
+    "StartsAt",
     "VideoGPTCheckpoint",
     "World",
+    "choose_starts",
     "find_checkpoint",
     "is_videogpt",
     "load_checkpoint",

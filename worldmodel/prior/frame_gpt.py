@@ -58,6 +58,20 @@ class Memory:
     def clone(self) -> "Memory":
         return replace(self, **{f.name: getattr(self, f.name).clone() for f in fields(self)})
 
+    def repeated(self, times: int) -> "Memory":
+        """The memory of one dream as that of so many alike."""
+        return Memory(
+            self.keys_values.repeat_interleave(times, 2),
+            self.filled.repeat(times, 1),
+            self.time.repeat(times),
+        )
+
+    def write(self, rows: Int[Tensor, " R"], others: "Memory") -> None:
+        """Put the memory of R other dreams in the place of those at `rows`."""
+        self.keys_values[:, :, rows] = others.keys_values
+        self.filled[rows] = others.filled
+        self.time[rows] = others.time
+
 
 class FrameGPT(nn.Module):
     """The prior that dreams: codes of the next frame, its reward, end and game variables.

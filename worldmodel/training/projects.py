@@ -12,9 +12,9 @@ from worldmodel.actions import NO_ACTION
 from worldmodel.checkpoint import (
     Checkpoint,
     GivenClips,
-    Starts,
     VideoGPTCheckpoint,
     World,
+    choose_starts,
     load_checkpoint,
     load_videogpt,
     save_checkpoint,
@@ -29,8 +29,7 @@ from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
 from worldmodel.videogpt import VideoGPT
 
 Made = TypeVar("Made")
-NUM_STARTS = 16
-SHOWN_AFTER_START = 32  # frames of the real future that a start leaves to compare with
+NUM_STARTS = 16  # that a checkpoint holds
 
 
 @runtime_checkable
@@ -78,7 +77,9 @@ class DreamProject:
                 prior=preset.prior,
             ),
         )
-        self.starts = choose_starts(reader, num_frames=self.config.prior.window)
+        self.starts = choose_starts(
+            reader, num_frames=self.config.prior.window, num_starts=NUM_STARTS
+        )
 
     def new_model(self) -> WorldModel:
         self.model = _made_for(self.reader, lambda: WorldModel(self.config))
@@ -168,46 +169,6 @@ def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
     rows = np.stack([episodes, rng.integers(room + 1)], 1)
     frames, actions, classes = clip_tensors(sampler.read(rows), reader, torch.device("cpu"))
     return GivenClips(frames.numpy(), actions.numpy(), classes.numpy())
-
-
-def choose_starts(reader: EpisodeReader, *, num_frames: int) -> Starts:
-    """Moments of the test split, spread over its episodes, each with the frames before it.
-
-    Raises:
-        DataError: no test episode is long enough.
-    """
-    lengths = reader.index["episode_length"]
-    members = [int(i) for i in reader.split("test") if lengths[i] + 1 >= num_frames]
-    if not members:
-        raise DataError(
-            f"{reader.folder}: no test episode has {num_frames} frames to start from: record "
-            "more or longer episodes"
-        )
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(members)[:NUM_STARTS]
-    moments, episodes = [], []
-    for i in chosen:
-        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
-        moments.append(int(rng.integers(num_frames - 1, latest + 1)))
-        episodes.append(reader.episode(int(i)))
-    longest = max(moments)
-    prefixes = []
-    for episode, moment in zip(episodes, moments, strict=True):
-        padding = np.repeat(episode.action[:1], longest - moment, 0)
-        prefixes.append(np.concatenate([episode.action[:moment], padding]))
-
-    def window(name: str, missing: int) -> np.ndarray:
-        parts = zip(episodes, moments, strict=True)
-        return np.stack([getattr(e, name)[m + 1 - num_frames : m + 1 - missing] for e, m in parts])
-
-    return Starts(
-        frames=window("frames", 0),
-        actions=window("action", 1),
-        variables=window("variables", 0),
-        seeds=np.asarray([episode.seed for episode in episodes], np.int64),
-        prefix_lengths=np.asarray(moments, np.int64),
-        prefixes=np.stack(prefixes),
-    )
 
 
 def _made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:

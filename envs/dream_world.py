@@ -1,0 +1,209 @@
+"""What one dream and a batch of them share: the model, its spaces, and where dreams begin."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from envs.spaces import space_of
+from worldmodel.checkpoint import StartsAt, choose_starts, load_checkpoint
+from worldmodel.data import DataError, EpisodeReader
+from worldmodel.model import Dream
+from worldmodel.prior.sampling import Sampling
+
+MAX_RECORDED_STARTS = 512
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a dream begins.
+
+    Attributes:
+        frames: uint8 (T, H, W, C), the last of them the moment itself.
+        actions: (T-1, *shape), between the frames.
+        variables: float32 (T, V).
+        start: its number among the starts; None: the caller's own.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    variables: np.ndarray
+    start: int | None
+
+
+@dataclass(frozen=True)
+class RealMoment:
+    """How the real environment gets to the moment that a dream begins from.
+
+    Make it, reset it with the seed, and take the actions.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    seed: int
+    actions: np.ndarray
+
+
+class DreamWorld:
+    """A checkpoint as dreams are made from it.
+
+    Args:
+        checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
+        horizon: steps until a dream is truncated; None: never.
+        sampling: how tokens are drawn.
+        device: of torch.
+        starts: folder of recorded episodes, moments of whose training split dreams begin from;
+            None: the checkpoint's own starts.
+        starts_at: "anywhere" in those episodes, or where they were "reset".
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        ValueError: another argument is out of range, or the episodes are not of this world.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        horizon: int | None,
+        sampling: Sampling,
+        device: str,
+        starts: str | Path | None,
+        starts_at: StartsAt,
+    ) -> None:
+        if horizon is not None and horizon < 1:
+            raise ValueError(f"horizon must be at least 1, or None for no end, not {horizon}")
+        if starts_at not in ("anywhere", "reset"):
+            raise ValueError(f"starts_at must be anywhere or reset, not {starts_at!r}")
+        if starts is None and starts_at == "reset":
+            raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
+        self.horizon, self.sampling, self.device = horizon, sampling, _usable(device)
+        loaded = load_checkpoint(checkpoint, device=self.device)
+        self.model, self.world = loaded.model, loaded.world
+        self.config = self.model.config
+        self.observation_space = gymnasium.spaces.Box(
+            0, 255, self.config.tokenizer.frame_shape, np.uint8
+        )
+        self.action_space = space_of(self.config.actions)
+        self.starts = loaded.starts
+        if starts is not None:
+            self.starts = self._recorded_starts(Path(starts), starts_at)
+
+    def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
+        """The moment that reset options name, else one drawn from the starts.
+
+        Raises:
+            ValueError: an option is unknown, or does not fit this world.
+        """
+        options = dict(options)
+        if "frames" in options:
+            return self._own_moment(options)
+        start = options.pop("start", None)
+        if options:
+            raise ValueError(
+                f"unknown reset options {sorted(options)}; there are: start; or frames, actions "
+                "and variables"
+            )
+        num_starts = len(self.starts)
+        start = int(rng.integers(num_starts)) if start is None else int(start)
+        if not 0 <= start < num_starts:
+            raise ValueError(f"start must be from 0 to {num_starts - 1}, not {start}")
+        arrays = (self.starts.frames, self.starts.actions, self.starts.variables)
+        frames, actions, variables = (array[start] for array in arrays)
+        return Moment(frames, actions, variables, start)
+
+    def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
+        """Dreams from moments of the same length, and the first frames that they show.
+
+        Returns:
+            The dreams, and uint8 (B, H, W, C).
+        """
+        given = (
+            torch.from_numpy(np.stack([getattr(moment, name) for moment in moments]))
+            for name in ("frames", "actions", "variables")
+        )
+        dream = self.model.start(*(array.to(self.device) for array in given))
+        return dream, self.model.decode(dream.codes).cpu().numpy()
+
+    def real_moment(self, start: int) -> RealMoment:
+        """How the real environment gets to where dreams from `start` begin.
+
+        Raises:
+            ValueError: the checkpoint, which is data, names a module that would be imported.
+        """
+        for name in (self.world.env_id, str(self.world.env_kwargs.get("env_id", ""))):
+            module, names_module, _ = name.rpartition(":")
+            if names_module and module not in sys.modules:
+                raise ValueError(
+                    f"{name!r} imports a module: import {module!r} yourself first if you trust it"
+                )
+        length = self.starts.prefix_lengths[start]
+        return RealMoment(
+            env_id=self.world.env_id,
+            env_kwargs=self.world.env_kwargs,
+            seed=int(self.starts.seeds[start]),
+            actions=self.starts.prefixes[start, :length],
+        )
+
+    def _recorded_starts(self, folder: Path, starts_at: StartsAt) -> Any:
+        try:
+            reader = EpisodeReader(folder)
+            info, config = reader.info, self.config
+            learned = (config.tokenizer.frame_shape, config.actions, config.variable_names)
+            if learned != (info.frame_shape, info.actions, info.variable_names):
+                raise ValueError(
+                    f"{folder} was not recorded in the world of this checkpoint: its frames, "
+                    "actions or variables are others"
+                )
+            return choose_starts(
+                reader,
+                num_frames=config.prior.window,
+                num_starts=MAX_RECORDED_STARTS,
+                split="train",
+                starts_at=starts_at,
+            )
+        except DataError as error:
+            raise ValueError(str(error)) from None
+
+    def _own_moment(self, options: dict[str, Any]) -> Moment:
+        unknown = set(options) - {"frames", "actions", "variables"}
+        if unknown:
+            raise ValueError(f"options {sorted(unknown)} don't go with frames")
+        config = self.config
+        frames = np.asarray(options["frames"])
+        shape = config.tokenizer.frame_shape
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+            raise ValueError(
+                f"frames must be uint8 (T, {shape[0]}, {shape[1]}, {shape[2]}) with T >= 1, not "
+                f"{frames.dtype} {frames.shape}"
+            )
+        if len(frames) == 0:
+            raise ValueError("frames must hold at least one frame")
+        none = np.zeros((0, *config.actions.shape), config.actions.dtype)
+        actions = np.asarray(options.get("actions", none)).astype(config.actions.dtype)
+        if len(actions) != len(frames) - 1 or not config.actions.contains(actions):
+            raise ValueError(
+                f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
+                f"{self.action_space}"
+            )
+        mean = self.model.prior.variable_mean.cpu().numpy()
+        variables = np.asarray(options.get("variables", np.tile(mean, (len(frames), 1))))
+        if variables.shape != (len(frames), len(mean)) or not np.isfinite(variables).all():
+            raise ValueError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
+        return Moment(frames, actions, variables.astype(np.float32), None)
+
+
+def _usable(device: str) -> torch.device:
+    """Raises ValueError when torch has no such device here."""
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, not {device!r}: {reason}"
+        ) from None

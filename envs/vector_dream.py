@@ -1,0 +1,339 @@
+"""Many dreams at once: one model, one batch.
+
+import envs
+dreams = gymnasium.make_vec("VideoGPTDream-v0", num_envs=16, checkpoint="dream-doom")
+frames, infos = dreams.reset(seed=0)                       # dream i has the seed 0 + i
+frames, rewards, terminated, truncated, infos = dreams.step(dreams.action_space.sample())
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.dream import DreamState
+from envs.dream_world import DreamWorld
+from worldmodel.checkpoint import StartsAt
+from worldmodel.model import Dream, Step
+from worldmodel.prior.sampling import Sampling
+
+# One for all dreams, whose i-th has the seed + i; or one for each.
+Seeds = int | Sequence[int | None] | None
+
+
+@dataclass(frozen=True)
+class DreamsState:
+    """A moment of a `DreamVectorEnv`, to return to. Opaque but for its being kept."""
+
+    dream: Dream
+    frames: np.ndarray
+    num_steps: np.ndarray
+    over: np.ndarray
+    rng_states: tuple[Mapping[str, Any], ...]
+
+
+class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
+    """N dreams that one model makes together.
+
+    Each is what `DreamEnv` with its seed would be, up to the rounding of a batch. Memory grows
+    by a dream's keys and values, some 2 MB each.
+
+    Args:
+        num_envs: N.
+        autoreset_mode: what happens after an end, as Gymnasium defines it: `NEXT_STEP` begins
+            the next dream in the step after, `SAME_STEP` in the same one, and the last frame and
+            info are in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
+            `reset(options={"reset_mask": ...})`.
+        render_mode: None, or "rgb_array": the frames themselves.
+        checkpoint, horizon, temperature, top_k, top_p, device, starts, starts_at: as `DreamEnv`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        ValueError: another argument is out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        checkpoint: str = "dream-doom",
+        *,
+        horizon: int | None = None,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        device: str = "cpu",
+        starts: str | Path | None = None,
+        starts_at: StartsAt = "anywhere",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or rgb_array, not {render_mode!r}")
+        self._dreamed = DreamWorld(
+            checkpoint,
+            horizon=horizon,
+            sampling=Sampling(temperature, top_k, top_p),
+            device=device,
+            starts=starts,
+            starts_at=starts_at,
+        )
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.render_mode = render_mode
+        self.metadata = {
+            **DreamVectorEnv.metadata,
+            "render_fps": self._dreamed.world.fps,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.model, self.horizon = self._dreamed.model, horizon
+        self.variable_names = self.model.config.variable_names
+        self.single_observation_space = self._dreamed.observation_space
+        self.single_action_space = self._dreamed.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self._dream: Dream | None = None  # None until the first reset
+        self._frames = np.zeros(self.observation_space.shape or (), np.uint8)
+        self._num_steps = np.zeros(num_envs, np.int64)
+        self._over = np.ones(num_envs, bool)
+
+    @property
+    def num_starts(self) -> int:
+        """How many recorded moments `options={"start": k}` can name."""
+        return len(self._dreamed.starts)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Each dream's own generator."""
+        return tuple(self._rng(i) for i in range(self.num_envs))
+
+    def reset(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin all dreams, or those of a mask.
+
+        Args:
+            seed: as Gymnasium's: of dream i `seed + i`, or a list of one each.
+            options: as of `DreamEnv.reset`; `start` may be an array of one each. Beside them
+                "reset_mask", bool (N,): which to begin; the others stay.
+
+        Raises:
+            ValueError: an option is unknown or does not fit, or there are too few seeds.
+        """
+        options = dict(options or {})
+        rows = self._rows_of_mask(options.pop("reset_mask", None))
+        for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
+            if seed_of_i is not None and i in rows:
+                self._rngs[i], _ = seeding.np_random(seed_of_i)
+        infos: dict[str, Any] = {}
+        self._begin(rows, infos, options)
+        return self._frames.copy(), self._with_variables(infos, rows)
+
+    def step(
+        self, actions: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if self._dream is None:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
+            raise gymnasium.error.ResetNeeded(
+                f"dreams {np.flatnonzero(self._over).tolist()} are over: "
+                'call reset(options={"reset_mask": ...})'
+            )
+        beginning = np.flatnonzero(self._over)  # where the last step ended, in NEXT_STEP
+        stepping = np.flatnonzero(~self._over)
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        infos: dict[str, Any] = {}
+        stored = self._checked(actions)
+        if len(stepping):
+            outcome = self._step_all(stored, stepping)
+            rewards[stepping] = outcome.reward.cpu().numpy()[stepping]
+            terminated[stepping] = outcome.terminated.cpu().numpy()[stepping]
+            if self.horizon is not None:
+                truncated[stepping] = self._num_steps[stepping] >= self.horizon
+            surprise = outcome.nats.cpu().numpy().astype(np.float64)
+            self._put(infos, "surprise", surprise, stepping)
+        self._over = terminated | truncated
+        if len(beginning):
+            self._begin(beginning, infos, {})
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._over.any():
+            self._begin_at_once(np.flatnonzero(self._over), infos)
+        everyone = np.arange(self.num_envs)
+        infos = self._with_variables(infos, everyone)
+        return self._frames.copy(), rewards, terminated, truncated, infos
+
+    def get_state(self) -> DreamsState:
+        """This moment of all dreams, to be given back to `set_state` as often as you like.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no dream has begun.
+        """
+        if self._dream is None:
+            raise gymnasium.error.ResetNeeded("call reset() before get_state()")
+        return DreamsState(
+            self._dream.clone(),
+            self._frames.copy(),
+            self._num_steps.copy(),
+            self._over.copy(),
+            tuple(rng.bit_generator.state for rng in self.np_random),
+        )
+
+    def set_state(self, state: DreamsState) -> tuple[np.ndarray, dict[str, Any]]:
+        """Go back to a moment; what follows is as if the dreams had never left it.
+
+        Returns:
+            Its observations and infos.
+
+        Raises:
+            ValueError: it is a moment of another number of dreams.
+        """
+        if len(state.frames) != self.num_envs:
+            raise ValueError(
+                f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}"
+            )
+        self._dream, self._frames = state.dream.clone(), state.frames.copy()
+        self._num_steps, self._over = state.num_steps.copy(), state.over.copy()
+        for rng, rng_state in zip(self.np_random, state.rng_states, strict=True):
+            rng.bit_generator.state = rng_state
+        return self._frames.copy(), self._with_variables({}, np.arange(self.num_envs))
+
+    def branch(self, state: DreamState, *, seed: Seeds = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """N futures of one moment of a single dream: all go on from it, each with its own draws.
+
+        Args:
+            state: from `DreamEnv.get_state`, of the same checkpoint.
+            seed: as of `reset`.
+
+        Returns:
+            The moment's observation and info, N times.
+        """
+        for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
+            if seed_of_i is not None:
+                self._rngs[i], _ = seeding.np_random(seed_of_i)
+        self._dream = state.dream.repeated(self.num_envs)
+        self._frames = np.repeat(state.frame[None], self.num_envs, 0)
+        self._num_steps = np.full(self.num_envs, state.num_steps)
+        self._over = np.zeros(self.num_envs, bool)
+        return self._frames.copy(), self._with_variables({}, np.arange(self.num_envs))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        return None if self.render_mode is None else tuple(self._frames.copy())
+
+    def _rng(self, i: int) -> np.random.Generator:
+        rng = self._rngs[i]
+        if rng is None:
+            rng, _ = seeding.np_random()
+            self._rngs[i] = rng
+        return rng
+
+    def _seeds(self, seed: Seeds) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
+        return seed
+
+    def _rows_of_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask must be bool of shape ({self.num_envs},) with a True in it, not "
+                f"{mask.dtype} {mask.shape}"
+            )
+        if self._dream is None and not mask.all():
+            raise gymnasium.error.ResetNeeded("reset all dreams before some of them")
+        return np.flatnonzero(mask)
+
+    def _begin(self, rows: np.ndarray, infos: dict[str, Any], options: dict[str, Any]) -> None:
+        """New dreams at `rows`; where they began goes into `infos`."""
+        starts = options.get("start")
+        if starts is not None and np.ndim(starts) and np.shape(starts) != (self.num_envs,):
+            raise ValueError(f"start must be one number, or {self.num_envs}, one a dream")
+        moments = []
+        for i in rows:
+            own = {"start": starts[i]} if starts is not None and np.ndim(starts) else {}
+            moments.append(self._dreamed.moment({**options, **own}, self._rng(i)))
+        dream, frames = self._dreamed.begin(moments)
+        if self._dream is None:
+            self._dream = dream
+        else:
+            self._dream.write(torch.from_numpy(rows).to(self._dreamed.device), dream)
+        self._frames[rows] = frames
+        self._num_steps[rows] = 0
+        self._over[rows] = False
+        if moments[0].start is not None:
+            chosen = np.zeros(self.num_envs, np.int64)
+            chosen[rows] = [moment.start for moment in moments]
+            self._put(infos, "start", chosen, rows)
+
+    def _begin_at_once(self, ended: np.ndarray, infos: dict[str, Any]) -> None:
+        """Begin dreams in the step that ended them; how they ended goes into `infos`."""
+        final_info = self._with_variables({}, ended)
+        self._put(final_info, "surprise", infos["surprise"].copy(), ended)
+        final_frames = np.full(self.num_envs, None, object)
+        for i in ended:
+            final_frames[i] = self._frames[i].copy()
+        self._put(infos, "final_obs", final_frames, ended)
+        self._put(infos, "final_info", final_info, ended)
+        infos["_surprise"][ended] = False
+        self._begin(ended, infos, {})
+
+    def _step_all(self, actions: np.ndarray, stepping: np.ndarray) -> Step:
+        """One step of the whole batch; only the generators of those `stepping` are drawn from."""
+        assert self._dream is not None
+        uniforms = np.zeros((self.num_envs, self.model.num_uniforms), np.float32)
+        for i in stepping:
+            uniforms[i] = self._rng(i).random(self.model.num_uniforms, np.float32)
+        device = self._dreamed.device
+        outcome, self._dream = self.model.step(
+            self._dream,
+            torch.from_numpy(actions).to(device),
+            torch.from_numpy(uniforms).to(device),
+            self._dreamed.sampling,
+        )
+        self._frames = outcome.frames.cpu().numpy()
+        self._num_steps += 1
+        return outcome
+
+    def _checked(self, actions: Any) -> np.ndarray:
+        """One action for each dream, as stored on disk."""
+        spec = self.model.config.actions
+        stored = np.asarray(actions)
+        shape = (self.num_envs, *spec.shape)
+        if stored.shape != shape or not np.can_cast(stored.dtype, spec.dtype, "same_kind"):
+            raise ValueError(
+                f"actions must be {np.dtype(spec.dtype)} of shape {shape}, not {stored.dtype} "
+                f"{stored.shape}"
+            )
+        stored = np.ascontiguousarray(stored, spec.dtype)
+        if not spec.contains(stored):
+            raise ValueError(f"an action of {actions} is outside {self.single_action_space}")
+        return stored
+
+    def _with_variables(self, infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+        assert self._dream is not None
+        variables = self._dream.variables.cpu().numpy().astype(np.float64)
+        for name, values in zip(self.variable_names, variables.T, strict=True):
+            self._put(infos, name, values.copy(), rows)
+        return infos
+
+    def _put(self, infos: dict[str, Any], name: str, values: Any, rows: np.ndarray) -> None:
+        """An entry of Gymnasium's vector infos, and its mask of those that have it."""
+        mask = np.zeros(self.num_envs, bool)
+        mask[rows] = True
+        infos[name], infos[f"_{name}"] = values, mask

@@ -1,0 +1,252 @@
+"""Many dreams at once are what single ones are, in Gymnasium's words and stable-baselines3's."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecTransposeImage
+
+import envs  # noqa: F401  registers the environments
+from envs.sb3 import DreamVecEnv
+
+NUM_ENVS = 3
+HORIZON = 4
+
+
+@pytest.fixture
+def make(tiny_run: Path):
+    """Makes vector environments of the tiny dream; ends are drawn, and the horizon is short."""
+    made = []
+
+    def make_vec(**kwargs):
+        arguments = {"checkpoint": str(tiny_run), "horizon": HORIZON, **kwargs}
+        made.append(gymnasium.make_vec("VideoGPTDream-v0", num_envs=NUM_ENVS, **arguments))
+        return made[-1]
+
+    yield make_vec
+    for env in made:
+        env.close()
+
+
+def assert_same_infos(left: dict, right: dict) -> None:
+    assert set(left) == set(right)
+    for name, value in left.items():
+        if isinstance(value, dict):
+            assert_same_infos(value, right[name])
+        elif name == "final_obs":
+            for a, b in zip(value, right[name], strict=True):
+                np.testing.assert_array_equal(a, b)
+        else:
+            assert value.dtype == right[name].dtype, name
+            mask = left.get(f"_{name}", np.ones(NUM_ENVS, bool))
+            np.testing.assert_allclose(value[mask], right[name][mask], rtol=1e-4, err_msg=name)
+
+
+def assert_same_step(left: tuple, right: tuple) -> None:
+    np.testing.assert_array_equal(left[0], right[0])
+    for a, b in zip(left[1:-1], right[1:-1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert a.dtype == b.dtype
+    assert_same_infos(left[-1], right[-1])
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_batch_is_what_single_dreams_are(make, mode):
+    """Held against Gymnasium's own vector of single dreams, through ends and new beginnings."""
+    batch = make(autoreset_mode=mode)
+    singles = make(vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
+    assert batch.metadata["autoreset_mode"] is mode
+    assert batch.observation_space == singles.observation_space
+    assert batch.action_space == singles.action_space
+    assert_same_step(batch.reset(seed=7), singles.reset(seed=7))
+    batch.action_space.seed(0)
+    for _ in range(3 * HORIZON):
+        actions = batch.action_space.sample()
+        steps = batch.step(actions), singles.step(actions)
+        assert_same_step(*steps)
+        over = steps[0][2] | steps[0][3]
+        if mode is AutoresetMode.DISABLED and over.any():
+            with pytest.raises(gymnasium.error.ResetNeeded):
+                batch.step(actions)
+            resets = [env.reset(options={"reset_mask": over}) for env in (batch, singles)]
+            assert_same_step(*resets)
+
+
+def test_one_dream_begins_anew_and_the_others_go_on(make):
+    batch, untouched = make(), make()
+    alone = make(vectorization_mode="sync").envs[0]
+    for env in (batch, untouched):
+        env.reset(seed=0)
+        assert not any(env.step([0, 1, 0])[2])
+    frames, infos = batch.reset(
+        seed=[None, 5, None], options={"reset_mask": np.array([False, True, False])}
+    )
+    assert infos["_start"].tolist() == [False, True, False]
+    np.testing.assert_array_equal(frames[1], alone.reset(seed=5)[0])
+    for _ in range(3 * HORIZON):
+        frames, _, terminated, truncated, _ = batch.step([1, 1, 1])
+        others = untouched.step([1, 1, 1])
+        np.testing.assert_array_equal(frames[[0, 2]], others[0][[0, 2]])
+        single = alone.step(1)
+        np.testing.assert_array_equal(frames[1], single[0])
+        assert (terminated[1], truncated[1]) == single[2:4]
+        if terminated[1] or truncated[1]:
+            break
+
+
+def test_each_dream_has_its_seed_and_its_start(make):
+    batch = make()
+    frames, infos = batch.reset(seed=3, options={"start": [1, 0, 1]})
+    assert infos["start"].tolist() == [1, 0, 1]
+    assert (frames[0] != frames[1]).any()
+    again, _ = batch.reset(seed=[3, 4, 5], options={"start": [1, 0, 1]})
+    np.testing.assert_array_equal(frames, again)
+    one_start, infos = batch.reset(seed=0, options={"start": 1})
+    assert infos["start"].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(one_start[1], frames[2])
+
+
+def test_a_state_given_back_goes_on_as_if_never_left(make):
+    batch = make()
+    batch.reset(seed=0)
+    batch.step([0, 1, 1])
+    state = batch.get_state()
+    history = [batch.step([1, 0, 1]) for _ in range(HORIZON + 2)]
+    batch.reset(seed=99)
+    for _ in range(2):
+        batch.set_state(state)
+        for step in history:
+            assert_same_step(batch.step([1, 0, 1]), step)
+
+
+def test_futures_of_one_moment_are_those_of_a_single_dream(make, tiny_run: Path):
+    single = gymnasium.make("VideoGPTDream-v0", checkpoint=str(tiny_run)).unwrapped
+    single.reset(seed=1)
+    single.step(1)
+    state = single.get_state()
+    futures = make(horizon=None)
+    frames, _ = futures.branch(state, seed=20)
+    assert (frames == state.frame).all()
+    branched = [futures.step([1, 1, 1])[0] for _ in range(3)]
+    for i in range(NUM_ENVS):
+        single.set_state(state)
+        single.np_random = gymnasium.utils.seeding.np_random(20 + i)[0]
+        for frames in branched:
+            frame, _, terminated, _, _ = single.step(1)
+            np.testing.assert_array_equal(frame, frames[i])
+            if terminated:
+                break
+    single.close()
+
+
+def test_memory_grows_with_keys_and_values_alone(tiny_run: Path):
+    def num_bytes(num_envs: int) -> int:
+        env = gymnasium.make_vec("VideoGPTDream-v0", num_envs=num_envs, checkpoint=str(tiny_run))
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        dream = env.get_state().dream
+        tensors = [dream.codes, dream.variables, *vars(dream.memory).values()]
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    assert num_bytes(8) == 8 * num_bytes(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"autoreset_mode": "Never"}, "Never"),
+        ({"render_mode": "human"}, "render_mode"),
+        ({"starts_at": "reset"}, "needs starts"),
+        ({"starts": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_wrong_arguments_are_refused(tiny_run: Path, wrong, message):
+    arguments = {"num_envs": 2, "checkpoint": str(tiny_run), **wrong}
+    with pytest.raises(ValueError, match=message):
+        gymnasium.make_vec("VideoGPTDream-v0", **arguments)
+
+
+def test_wrong_calls_are_refused(make):
+    batch = make()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        batch.step([0, 0, 0])
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        batch.reset(options={"reset_mask": np.array([True, False, False])})
+    with pytest.raises(ValueError, match="3 seeds"):
+        batch.reset(seed=[1, 2])
+    batch.reset(seed=0)
+    for actions in ([0, 0], [0, 0, 2], [0.5, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="action"):
+            batch.step(actions)
+    with pytest.raises(ValueError, match="reset_mask"):
+        batch.reset(options={"reset_mask": np.zeros(3, bool)})
+    with pytest.raises(ValueError, match="start"):
+        batch.reset(options={"start": [0, 1]})
+    with pytest.raises(ValueError, match="unknown reset options"):
+        batch.reset(options={"begin": 1})
+
+
+def test_dreams_begin_where_recorded_episodes_say(tiny_run: Path, toy_data: Path):
+    arguments = {"checkpoint": str(tiny_run), "starts": str(toy_data)}
+    at_reset = gymnasium.make_vec("VideoGPTDream-v0", 8, **arguments, starts_at="reset")
+    _, infos = at_reset.reset(seed=0)
+    assert (infos["column"] == 0).all()  # every toy episode begins in column 0
+    anywhere = gymnasium.make_vec("VideoGPTDream-v0", 8, **arguments)
+    _, infos = anywhere.reset(seed=0)
+    assert (infos["column"] > 0).any()
+    assert anywhere.unwrapped.num_starts > 1
+    single = gymnasium.make("VideoGPTDream-v0", **arguments, starts_at="reset").unwrapped
+    assert single.reset(seed=0)[1]["column"] == 0
+    assert len(single.real_moment(3).actions) == 0
+
+
+def test_the_rendered_frames_are_those_seen(make):
+    batch = make(render_mode="rgb_array")
+    frames, _ = batch.reset(seed=0)
+    np.testing.assert_array_equal(np.stack(batch.render()), frames)
+
+
+def test_sb3_sees_what_it_sees_of_single_dreams(tiny_run: Path):
+    """Held against stable-baselines3's own vector of single dreams."""
+    arguments = {"checkpoint": str(tiny_run), "horizon": HORIZON}
+    batch = DreamVecEnv(NUM_ENVS, **arguments)
+    singles = DummyVecEnv(
+        [lambda: gymnasium.make("VideoGPTDream-v0", **arguments).unwrapped] * NUM_ENVS
+    )
+    for env in (batch, singles):
+        env.seed(11)
+    np.testing.assert_array_equal(batch.reset(), singles.reset())
+    assert batch.reset_infos == singles.reset_infos
+    rng = np.random.default_rng(0)
+    for _ in range(2 * HORIZON + 1):
+        actions = rng.integers(0, 2, NUM_ENVS)
+        left, right = batch.step(actions), singles.step(actions)
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_allclose(left[1], right[1], rtol=1e-4, atol=1e-6)
+        assert left[1].dtype == right[1].dtype
+        np.testing.assert_array_equal(left[2], right[2])
+        for a, b in zip(left[3], right[3], strict=True):
+            assert set(a) == set(b)
+            np.testing.assert_array_equal(
+                a.pop("terminal_observation", 0), b.pop("terminal_observation", 0)
+            )
+            assert a == pytest.approx(b, rel=1e-4)
+        assert batch.reset_infos == singles.reset_infos
+    batch.close()
+
+
+def test_ppo_learns_in_the_dream(tiny_run: Path):
+    """To go right is what the toy rewards: a dream of it teaches that."""
+    dreams = VecTransposeImage(
+        VecMonitor(DreamVecEnv(4, checkpoint=str(tiny_run), horizon=HORIZON))
+    )
+    model = PPO("CnnPolicy", dreams, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
+    model.learn(64)
+    assert model.num_timesteps == 64
+    assert len(model.ep_info_buffer) >= 4
+    dreams.close()

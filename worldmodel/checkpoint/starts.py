@@ -1,0 +1,72 @@
+"""Moments of recorded episodes for dreams to begin from."""
+
+from typing import Literal
+
+import numpy as np
+
+from worldmodel.checkpoint.contents import Starts
+from worldmodel.data import DataError, EpisodeReader, Split
+
+SHOWN_AFTER_START = 32  # frames of the real future that a start leaves to compare with
+
+# "anywhere" with the frames before it, "reset": at an episode's first frame, with nothing before.
+StartsAt = Literal["anywhere", "reset"]
+
+
+def choose_starts(
+    reader: EpisodeReader,
+    *,
+    num_frames: int,
+    num_starts: int,
+    split: Split = "test",
+    starts_at: StartsAt = "anywhere",
+    seed: int = 0,
+) -> Starts:
+    """Moments of a split, each of another episode as long as there are so many.
+
+    Args:
+        num_frames: of each start; 1 of starts at a reset.
+        num_starts: fewer where the split has fewer episodes.
+
+    Raises:
+        DataError: no episode of the split is long enough.
+    """
+    if starts_at == "reset":
+        num_frames = 1
+    lengths = reader.index["episode_length"]
+    members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
+    if not members:
+        raise DataError(
+            f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "
+            "more or longer episodes"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(members)[:num_starts]
+    moments = []
+    for i in chosen:
+        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
+        moment = int(rng.integers(num_frames - 1, latest + 1))
+        moments.append(0 if starts_at == "reset" else moment)
+    steps = [reader.steps(int(i)) for i in chosen]
+    longest = max(moments)
+    prefixes = []
+    for step, moment in zip(steps, moments, strict=True):
+        padding = np.repeat(step["action"][:1], longest - moment, 0)
+        prefixes.append(np.concatenate([step["action"][:moment], padding]))
+    firsts = [moment + 1 - num_frames for moment in moments]
+    placed = list(zip(steps, firsts, moments, strict=True))
+    return Starts(
+        frames=np.stack(
+            [
+                reader.frames(int(i), first, moment + 1)
+                for i, first, moment in zip(chosen, firsts, moments, strict=True)
+            ]
+        ),
+        actions=np.stack([step["action"][first:moment] for step, first, moment in placed]),
+        variables=np.stack(
+            [step["variables"][first : moment + 1] for step, first, moment in placed]
+        ),
+        seeds=reader.index["seed"][chosen].astype(np.int64),
+        prefix_lengths=np.asarray(moments, np.int64),
+        prefixes=np.stack(prefixes),
+    )
