@@ -19,7 +19,6 @@ import tyro
 from torch import Tensor
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
-from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.prior.attention import (
     LatentShape,
     dense_attention,
@@ -27,6 +26,7 @@ from worldmodel.prior.attention import (
     gathered_sparse_attention,
     visible,
 )
+from worldmodel.provenance import git_commit, machine
 
 MATERIALISED, DENSE = "materialised, dense", "fused, dense"
 GATHERED, FLEX = "gathered, sparse", "FlexAttention, sparse"

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.plain_gpt import PlainGPT
 from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from worldmodel.evaluation.held_out import wander
-from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.model import Dream, WorldModel
 from worldmodel.prior.sampling import Sampling
+from worldmodel.provenance import git_commit, machine
 
 SAMPLING = Sampling(temperature=0.8)
 WARM_UP_STEPS = 3  # the first compiles

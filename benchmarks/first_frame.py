@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from worldmodel.evaluation.report import git_commit, machine
+from worldmodel.provenance import git_commit, machine
 
 ANNOUNCED = "first frame after"
 TIMEOUT_S = 600

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import VideoGPTConfig
-from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior.attention import visible
 from worldmodel.prior.gpt import GPT, Conditions, GPTCache
 from worldmodel.prior.gpt_layers import PriorBlock, merge_heads, split_heads
 from worldmodel.prior.layers import normalise
 from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.provenance import git_commit, machine
 
 SAMPLING = Sampling()
 ACTIONS = ActionSpec("discrete", (4,))  # of health gathering

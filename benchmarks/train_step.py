@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
 from worldmodel.configs import VideoGPTConfig
-from worldmodel.evaluation.report import git_commit, machine
 from worldmodel.evaluation.tables import table
 from worldmodel.frames import clips_to_float
 from worldmodel.presets import PUBLISHED
+from worldmodel.provenance import git_commit, machine
 from worldmodel.training.learner import make_optimizer
 from worldmodel.videogpt import VideoGPT
 

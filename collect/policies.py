@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -12,11 +13,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecTransposeImage,
 )
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
+from collect.rewards import LearningReward, Rule
 from collect.training import Training
 from envs.policy import StateObservation
 
@@ -24,12 +28,59 @@ NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
 
 
-class SaveAndReport(BaseCallback):
-    """Save the policy now and then, whole or not at all, and report the steps done."""
+def _falling_learning_rate(remaining: float) -> float:
+    return 5e-4 * remaining
 
-    def __init__(self, path: Path, on_progress: Callable[[int], None]) -> None:
+
+FRAME_RECIPE: dict[str, Any] = {
+    "learning_rate": _falling_learning_rate,
+    "n_steps": 128,
+    "batch_size": 512,
+    "n_epochs": 3,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "ent_coef": 0.01,
+}
+
+
+def stacked_frames(environments: VecEnv) -> VecEnv:
+    """Environments of frames as a policy on frames looks at them."""
+    return VecTransposeImage(VecFrameStack(environments, FRAME_STACK))
+
+
+class VecLearningReward(VecEnvWrapper):
+    """`LearningReward` of many environments at once."""
+
+    def __init__(self, venv: VecEnv, rule: Rule) -> None:
+        super().__init__(venv)
+        self._rule = rule
+
+    def reset(self) -> VecEnvObs:
+        observations = self.venv.reset()
+        self._before = list(self.venv.reset_infos)
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, own, over, infos = self.venv.step_wait()
+        rewards = np.zeros(self.num_envs, np.float32)
+        for i, info in enumerate(infos):
+            terminated = bool(over[i]) and not info["TimeLimit.truncated"]
+            rewards[i] = self._rule(self._before[i], info, float(own[i]), terminated)
+            self._before[i] = self.venv.reset_infos[i] if over[i] else info
+        return observations, rewards, over, infos
+
+
+class SaveAndReport(BaseCallback):
+    """Save the policy now and then, whole or not at all, and report the steps done.
+
+    Where `kept_every` is given, also beside it, as it was after so many steps.
+    """
+
+    def __init__(
+        self, path: Path, on_progress: Callable[[int], None], kept_every: int | None = None
+    ) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.kept_every = path, kept_every
         self.on_progress = on_progress
         self._saved_at = 0
 
@@ -39,9 +90,18 @@ class SaveAndReport(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Between an update and the next rollout: where a resumed run takes up.
+        if self.kept_every is not None:
+            at = self.num_timesteps // self.kept_every * self.kept_every
+            if at and not (kept := kept_policy(self.path, at)).exists():
+                save_whole(self.model, kept)
         if self.num_timesteps - self._saved_at >= SAVE_EVERY:
             self._saved_at = self.num_timesteps
             save_whole(self.model, self.path)
+
+
+def kept_policy(path: Path, num_steps: int) -> Path:
+    """Where the policy of `path` is kept as it was after so many steps."""
+    return path.with_name(f"{path.stem}-{num_steps:08d}.zip")
 
 
 def train_ppo(
@@ -54,7 +114,7 @@ def train_ppo(
     on_cloning: Callable[[float], None] = lambda share: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
-    """Train PPO, where there is a bot on from its clone.
+    """Train PPO in a real environment, where there is a bot on from its clone.
 
     Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
     steps. `on_cloning` is called with the share of the cloning that is done, `on_progress` with
@@ -63,10 +123,58 @@ def train_ppo(
     Returns:
         `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
     """
-    if path.exists() and PPO.load(path, device="cpu").num_timesteps >= training.num_steps:
+    if is_trained(path, training.num_steps):
         return path
     learner = {"frames": _frame_learner, "state": _state_learner}[training.looks_at]
     environments, policy, recipe = learner(env_id, env_kwargs, training)
+
+    def clone(model: PPO) -> None:
+        assert training.bot is not None
+        clone_bot(
+            model,
+            lambda: _rewarded(env_id, env_kwargs, training),
+            training.bot,
+            path,
+            seed=seed,
+            on_progress=on_cloning,
+        )
+
+    return learn_ppo(
+        environments,
+        policy,
+        recipe,
+        path,
+        num_steps=training.num_steps,
+        seed=seed,
+        prepare=None if training.bot is None else clone,
+        on_progress=on_progress,
+    )
+
+
+def is_trained(path: Path, num_steps: int) -> bool:
+    """Whether a policy is there that has learned for so many steps."""
+    return path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps
+
+
+def learn_ppo(
+    environments: VecEnv,
+    policy: str,
+    recipe: dict[str, Any],
+    path: Path,
+    *,
+    num_steps: int,
+    seed: int,
+    prepare: Callable[[PPO], None] | None = None,
+    kept_every: int | None = None,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> Path:
+    """PPO in environments, which are closed in the end; goes on from `path` if that exists.
+
+    Args:
+        policy, recipe: the kind of policy, and PPO's settings.
+        prepare: what to do with a new policy first.
+        kept_every: steps after which the policy so far is kept as well, see `kept_policy`.
+    """
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
@@ -74,20 +182,13 @@ def train_ppo(
             model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if training.bot is not None and not path.exists():
-            clone_bot(
-                model,
-                lambda: _rewarded(env_id, env_kwargs, training),
-                training.bot,
-                path,
-                seed=seed,
-                on_progress=on_cloning,
-            )
-        remaining = training.num_steps - model.num_timesteps
+        if prepare is not None and not path.exists():
+            prepare(model)
+        remaining = num_steps - model.num_timesteps
         if remaining > 0:
             model.learn(
                 remaining,
-                callback=SaveAndReport(path, on_progress),
+                callback=SaveAndReport(path, on_progress, kept_every),
                 reset_num_timesteps=False,
             )
             save_whole(model, path)
@@ -100,7 +201,7 @@ def _rewarded(
     env_id: str, env_kwargs: dict[str, Any], training: Training
 ) -> gymnasium.Env[Any, Any]:
     env = gymnasium.make(env_id, **env_kwargs)
-    return env if training.reward is None else training.reward(env)
+    return env if training.reward is None else LearningReward(env, training.reward)
 
 
 def _frame_learner(
@@ -111,19 +212,10 @@ def _frame_learner(
     def make_env() -> gymnasium.Env[Any, Any]:
         return Monitor(_rewarded(env_id, env_kwargs, training))
 
-    stacked = VecFrameStack(DummyVecEnv([make_env] * NUM_ENVS), FRAME_STACK)
-    recipe = {
-        "learning_rate": _falling_learning_rate,
-        "n_steps": 128,
-        "batch_size": 512,
-        "n_epochs": 3,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
-        "ent_coef": 0.01,
-    }
+    recipe = dict(FRAME_RECIPE)
     if training.bot is not None:  # small steps: what was cloned is soon forgotten
         recipe |= {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
-    return VecTransposeImage(stacked), "CnnPolicy", recipe
+    return stacked_frames(DummyVecEnv([make_env] * NUM_ENVS)), "CnnPolicy", recipe
 
 
 def _state_learner(
@@ -143,7 +235,3 @@ def _state_learner(
         "gamma": 0.9,
     }
     return DummyVecEnv([make_env]), "MlpPolicy", recipe
-
-
-def _falling_learning_rate(remaining: float) -> float:
-    return 5e-4 * remaining

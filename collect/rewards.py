@@ -1,39 +1,49 @@
-"""Rewards to learn by: what a scenario's own says late or seldom, said at once."""
+"""Rewards to learn by: what a scenario's own says late or seldom, said at once.
 
+A rule looks at the game variables before and after a step, so it serves a real game and a dream
+of it alike.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 
+# (info before, info after, the environment's own reward, terminated) -> the reward to learn by
+Rule = Callable[[Mapping[str, float], Mapping[str, float], float, bool], float]
 
-class PickupReward(gymnasium.Wrapper):
+
+def pickup_reward(
+    before: Mapping[str, float], after: Mapping[str, float], own: float, terminated: bool
+) -> float:
     """For Health Gathering Supreme, whose own says alive or dead: +1 a medikit, -0.5 a poison, -1
     at death, and 0.01 a step."""
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(**kwargs)
-        self._pickups = info["pickups"]
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, _, terminated, truncated, info = self.env.step(action)
-        gained = info["pickups"] - self._pickups
-        self._pickups = info["pickups"]
-        reward = 0.01 + (gained if gained > 0 else 0.5 * gained) - float(terminated)
-        return observation, reward, terminated, truncated, info
+    gained = after["pickups"] - before["pickups"]
+    return 0.01 + (gained if gained > 0 else 0.5 * gained) - float(terminated)
 
 
-class BattleReward(gymnasium.Wrapper):
+def battle_reward(
+    before: Mapping[str, float], after: Mapping[str, float], own: float, terminated: bool
+) -> float:
     """For Battle2, whose own is a point a kill: -0.003 a point of health lost, +0.005 one gained,
     -0.5 at death."""
+    gained = after["health"] - before["health"]
+    return own + (0.005 if gained > 0 else 0.003) * gained - 0.5 * terminated
+
+
+class LearningReward(gymnasium.Wrapper):
+    """An environment with the rewards of a rule."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], rule: Rule) -> None:
+        super().__init__(env)
+        self._rule = rule
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(**kwargs)
-        self._health = info["health"]
-        return observation, info
+        observation, self._before = self.env.reset(**kwargs)
+        return observation, self._before
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, kills, terminated, truncated, info = self.env.step(action)
-        gained = info["health"] - self._health
-        self._health = info["health"]
-        reward = float(kills) + (0.005 if gained > 0 else 0.003) * gained - 0.5 * terminated
+        observation, own, terminated, truncated, info = self.env.step(action)
+        reward = self._rule(self._before, info, float(own), terminated)
+        self._before = info
         return observation, reward, terminated, truncated, info

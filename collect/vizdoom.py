@@ -13,7 +13,7 @@ import tyro
 from collect.battle2_bot import Battle2Bot
 from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, World, record_set, report_errors
-from collect.rewards import BattleReward, PickupReward
+from collect.rewards import battle_reward, pickup_reward
 from collect.score import Measure
 from collect.training import Training
 from worldmodel.data import DataError, DatasetInfo, Episode
@@ -83,7 +83,7 @@ SCENARIOS = {
             "medikits": Measure(lambda game, info: _gained(game, info, "pickups")),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 500_000, reward=PickupReward),
+        training=Training("frames", 500_000, reward=pickup_reward),
     ),
     "battle2": World(
         env_id="DoomBattle2-v0",
@@ -94,7 +94,7 @@ SCENARIOS = {
             "tics": Measure(_tics),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 150_000, reward=BattleReward, bot=Battle2Bot),
+        training=Training("frames", 150_000, reward=battle_reward, bot=Battle2Bot),
     ),
 }
 

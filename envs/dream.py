@@ -6,7 +6,7 @@ frame, info = env.reset(seed=0, options={"start": 3})
 frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.dream_world import DreamWorld
+from envs.dream_world import DreamWorld, Moment
 from envs.dream_world import RealMoment as RealMoment
 from worldmodel.checkpoint import CheckpointError as CheckpointError
 from worldmodel.checkpoint import StartsAt
@@ -47,8 +47,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         horizon: steps until `truncated`; None: never.
         temperature, top_k, top_p: how tokens are drawn, as in `Sampling`.
         device: of torch, for example "cpu" or "cuda".
-        starts: folder of recorded episodes, moments of whose training split dreams begin from;
-            None: the checkpoint's own few.
+        starts: where dreams begin: folder of recorded episodes, at moments of its training
+            split; or moments of one's own, all of one length; None: the checkpoint's own few.
         starts_at: "anywhere" in those episodes, or where they were "reset".
         render_mode: None, "rgb_array" (the frame itself) or "human" (a window).
 
@@ -69,7 +69,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_k: int | None = None,
         top_p: float | None = None,
         device: str = "cpu",
-        starts: str | Path | None = None,
+        starts: str | Path | Sequence[Moment] | None = None,
         starts_at: StartsAt = "anywhere",
         render_mode: str | None = None,
     ) -> None:
@@ -99,7 +99,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def num_starts(self) -> int:
         """How many recorded moments `options={"start": k}` can name."""
-        return len(self.starts)
+        return len(self._dreamed.moments)
+
+    def recorded_env(self) -> tuple[str, dict[str, Any]]:
+        """Id and arguments of the environment that was learned, for `gymnasium.make`.
+
+        Raises:
+            ValueError: the checkpoint, which is data, names a module that would be imported.
+        """
+        return self._dreamed.recorded_env()
 
     def real_moment(self, start: int) -> RealMoment:
         """How the real environment gets to where dreams from `start` begin.

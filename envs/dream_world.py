@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from envs.spaces import space_of
-from worldmodel.checkpoint import StartsAt, choose_starts, load_checkpoint
+from worldmodel.checkpoint import Starts, StartsAt, choose_starts, load_checkpoint
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
 from worldmodel.prior.sampling import Sampling
@@ -27,13 +27,13 @@ class Moment:
         frames: uint8 (T, H, W, C), the last of them the moment itself.
         actions: (T-1, *shape), between the frames.
         variables: float32 (T, V).
-        start: its number among the starts; None: the caller's own.
+        start: its number among the starts; None: it is none of them.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     variables: np.ndarray
-    start: int | None
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DreamWorld:
         horizon: steps until a dream is truncated; None: never.
         sampling: how tokens are drawn.
         device: of torch.
-        starts: folder of recorded episodes, moments of whose training split dreams begin from;
-            None: the checkpoint's own starts.
+        starts: where dreams begin: folder of recorded episodes, at moments of its training
+            split; or moments of one's own, all of one length; None: the checkpoint's own.
         starts_at: "anywhere" in those episodes, or where they were "reset".
 
     Raises:
@@ -73,14 +73,14 @@ class DreamWorld:
         horizon: int | None,
         sampling: Sampling,
         device: str,
-        starts: str | Path | None,
+        starts: "str | Path | Sequence[Moment] | None",
         starts_at: StartsAt,
     ) -> None:
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon must be at least 1, or None for no end, not {horizon}")
         if starts_at not in ("anywhere", "reset"):
             raise ValueError(f"starts_at must be anywhere or reset, not {starts_at!r}")
-        if starts is None and starts_at == "reset":
+        if starts_at == "reset" and not isinstance(starts, str | Path):
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.sampling, self.device = horizon, sampling, _usable(device)
         loaded = load_checkpoint(checkpoint, device=self.device)
@@ -90,9 +90,18 @@ class DreamWorld:
             0, 255, self.config.tokenizer.frame_shape, np.uint8
         )
         self.action_space = space_of(self.config.actions)
-        self.starts = loaded.starts
-        if starts is not None:
+        self.starts: Starts | None = loaded.starts  # None: moments of one's own
+        if isinstance(starts, str | Path):
             self.starts = self._recorded_starts(Path(starts), starts_at)
+        if starts is None or isinstance(starts, str | Path):
+            self.moments = _moments(self.starts)
+        else:
+            self.starts = None
+            names = ("frames", "actions", "variables")
+            own = [{name: getattr(moment, name) for name in names} for moment in starts]
+            self.moments = [self._own_moment(options) for options in own]
+            if len({len(moment.frames) for moment in self.moments}) != 1:
+                raise ValueError("starts: moments of one length are needed, and at least one")
 
     def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
         """The moment that reset options name, else one drawn from the starts.
@@ -109,13 +118,10 @@ class DreamWorld:
                 f"unknown reset options {sorted(options)}; there are: start; or frames, actions "
                 "and variables"
             )
-        num_starts = len(self.starts)
-        start = int(rng.integers(num_starts)) if start is None else int(start)
-        if not 0 <= start < num_starts:
-            raise ValueError(f"start must be from 0 to {num_starts - 1}, not {start}")
-        arrays = (self.starts.frames, self.starts.actions, self.starts.variables)
-        frames, actions, variables = (array[start] for array in arrays)
-        return Moment(frames, actions, variables, start)
+        start = int(rng.integers(len(self.moments))) if start is None else int(start)
+        if not 0 <= start < len(self.moments):
+            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
+        return replace(self.moments[start], start=start)
 
     def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
         """Dreams from moments of the same length, and the first frames that they show.
@@ -130,8 +136,8 @@ class DreamWorld:
         dream = self.model.start(*(array.to(self.device) for array in given))
         return dream, self.model.decode(dream.codes).cpu().numpy()
 
-    def real_moment(self, start: int) -> RealMoment:
-        """How the real environment gets to where dreams from `start` begin.
+    def recorded_env(self) -> tuple[str, dict[str, Any]]:
+        """Id and arguments of the environment that was learned, for `gymnasium.make`.
 
         Raises:
             ValueError: the checkpoint, which is data, names a module that would be imported.
@@ -142,15 +148,26 @@ class DreamWorld:
                 raise ValueError(
                     f"{name!r} imports a module: import {module!r} yourself first if you trust it"
                 )
+        return self.world.env_id, self.world.env_kwargs
+
+    def real_moment(self, start: int) -> RealMoment:
+        """How the real environment gets to where dreams from `start` begin.
+
+        Raises:
+            ValueError: as `recorded_env`; or the starts are the caller's own.
+        """
+        env_id, env_kwargs = self.recorded_env()
+        if self.starts is None:
+            raise ValueError("how the real environment gets to moments of one's own isn't known")
         length = self.starts.prefix_lengths[start]
         return RealMoment(
-            env_id=self.world.env_id,
-            env_kwargs=self.world.env_kwargs,
+            env_id=env_id,
+            env_kwargs=env_kwargs,
             seed=int(self.starts.seeds[start]),
             actions=self.starts.prefixes[start, :length],
         )
 
-    def _recorded_starts(self, folder: Path, starts_at: StartsAt) -> Any:
+    def _recorded_starts(self, folder: Path, starts_at: StartsAt) -> Starts:
         try:
             reader = EpisodeReader(folder)
             info, config = reader.info, self.config
@@ -196,6 +213,11 @@ class DreamWorld:
         if variables.shape != (len(frames), len(mean)) or not np.isfinite(variables).all():
             raise ValueError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
         return Moment(frames, actions, variables.astype(np.float32), None)
+
+
+def _moments(starts: Starts) -> list[Moment]:
+    arrays = (starts.frames, starts.actions, starts.variables)
+    return [Moment(*parts, start=None) for parts in zip(*arrays, strict=True)]
 
 
 def _usable(device: str) -> torch.device:

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.dream import DreamState
-from envs.dream_world import DreamWorld
+from envs.dream_world import DreamWorld, Moment
 from worldmodel.checkpoint import StartsAt
 from worldmodel.model import Dream, Step
 from worldmodel.prior.sampling import Sampling
@@ -71,7 +71,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         top_k: int | None = None,
         top_p: float | None = None,
         device: str = "cpu",
-        starts: str | Path | None = None,
+        starts: str | Path | Sequence[Moment] | None = None,
         starts_at: StartsAt = "anywhere",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
@@ -111,7 +111,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     @property
     def num_starts(self) -> int:
         """How many recorded moments `options={"start": k}` can name."""
-        return len(self._dreamed.starts)
+        return len(self._dreamed.moments)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

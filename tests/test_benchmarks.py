@@ -12,9 +12,9 @@ from benchmarks import attention, sampling, train_step
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import VideoGPTConfig
-from worldmodel.evaluation.report import machine
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior import GPT, Conditions
+from worldmodel.provenance import machine
 
 
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:

@@ -25,11 +25,12 @@ from worldmodel.evaluation.ablation import (
     to_markdown,
 )
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
-from worldmodel.evaluation.report import git_commit, machine, to_json
+from worldmodel.evaluation.report import to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.files import written_whole
 from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
+from worldmodel.provenance import git_commit, machine
 from worldmodel.train import Train, train_preset
 from worldmodel.training import TrainingError
 from worldmodel.training.curves import console

@@ -31,8 +31,6 @@ from worldmodel.evaluation.held_out import HeldOut, Settings, console
 from worldmodel.evaluation.horizon import measure_dreams_fvd, measure_horizon
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.report import (
-    git_commit,
-    machine,
     read_report,
     to_markdown,
     weights_digest,
@@ -44,6 +42,7 @@ from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
+from worldmodel.provenance import git_commit, machine
 from worldmodel.shipped import shipped_names
 from worldmodel.videogpt import VideoGPT
 

@@ -149,6 +149,12 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
             self._screen = state.screen_buffer
         return self._observation(), float(reward), terminated, truncated, self.variables()
 
+    @property
+    def most_steps(self) -> int:
+        """Steps after which the scenario ends a game."""
+        tics = self._game.get_episode_timeout() - self.scenario.idle_tics
+        return -(-tics // self.frame_skip)
+
     def variables(self) -> dict[str, float]:
         """The game variables as they are now."""
         return {name: float(read(self._game)) for name, read in self.scenario.variables.items()}

@@ -110,6 +110,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.rendering = f"{renderer}, twice the size, shrunk to means of four pixels"
         self.render_mode = render_mode
         self.length, self.num_objects, self.obs_size = length, num_objects, obs_size
+        self.most_steps = length  # of an episode
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
         self._camera = open_camera(renderer, size=obs_size)

@@ -1,5 +1,7 @@
 """The head: draws the tokens of one frame one by one, given what the backbone made of the past."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -79,16 +81,7 @@ class TokenHead(nn.Module):
         for i in range(self.num_tokens):
             x = context[:, i : i + 1] + self.previous_code(previous)[:, None] + self.position[i]
             for block, (keys, values) in zip(self.blocks, caches, strict=True):
-
-                def attend(
-                    q: Tensor, k: Tensor, v: Tensor, keys=keys, values=values, i=i
-                ) -> Tensor:
-                    keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
-                    return F.scaled_dot_product_attention(
-                        q, keys[:, :, : i + 1], values[:, :, : i + 1]
-                    )
-
-                x = block(x, actions, attend)
+                x = block(x, actions, partial(_attend_to_earlier, keys=keys, values=values, i=i))
             logits = self.logits(self.norm(x, actions))[:, 0]
             previous = draw_codes(logits, uniforms[:, i], sampling)
             codes[:, i] = previous
@@ -98,3 +91,11 @@ class TokenHead(nn.Module):
 
 def _attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _attend_to_earlier(
+    q: Tensor, k: Tensor, v: Tensor, *, keys: Tensor, values: Tensor, i: int
+) -> Tensor:
+    """Token i to those before it, whose keys and values are kept."""
+    keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
+    return F.scaled_dot_product_attention(q, keys[:, :, : i + 1], values[:, :, : i + 1])

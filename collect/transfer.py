@@ -1,0 +1,185 @@
+"""Train in the dream, play in the real game: python -m collect.transfer --dream dream-doom
+
+PPO learns in the dream alone, and beside it in the real game for as many steps. Both, what they
+were on the way, and a random player are scored in the real game and in the dream. Stopped in
+whatever way, the same command goes on where it was.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from collect.recording import report_errors
+from collect.rewards import Rule, battle_reward, pickup_reward
+from collect.transfer_report import Arm, Scored, write_report
+from worldmodel.data import DataError
+from worldmodel.data.progress import console, progress_bar
+
+REAL_WORLDS = {
+    "doom-hgs": "DoomHealthGatheringSupreme-v0",
+    "doom-battle2": "DoomBattle2-v0",
+    "robot-pushing": "RobotPushing-v0",
+}
+# What to learn by where the environment's own reward comes late or seldom.
+RULES: dict[str, Rule] = {
+    "DoomHealthGatheringSupreme-v0": pickup_reward,
+    "DoomBattle2-v0": battle_reward,
+}
+NUM_FIRST_FRAMES = 64  # of real games, for dreams to begin from
+STARTS = ("own", "resets")
+_FIRST_FRAME_SEED = 1_000_000  # of games apart from those that are scored
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Train PPO in a dream alone, and score it in the real game."""
+
+    dream: str = "dream-doom"
+    """A shipped name, a folder, or a Hugging Face Hub id."""
+    real: str | None = None
+    """The real game: doom-hgs, doom-battle2, robot-pushing, or a Gymnasium id; by default the one
+    that the dream was recorded in."""
+    out: Path = Path("reports/transfer")
+    """Folder of policies, scores and the report. Its policies are loaded to go on: use only
+    folders that you trust."""
+    steps: int = 200_000
+    """Steps of PPO, in the dream and in the real game each."""
+    seeds: str = "0,1,2"
+    """Of the trainings, parted by commas."""
+    num_envs: int = 16
+    """Dreams, or real games, that are trained in at once."""
+    horizon: str = "300"
+    """Steps after which a dream is cut off in training; several are swept: 100,300."""
+    temperature: str = "1.0"
+    """Of the dream that is trained in: a higher one is harder to exploit (Ha and Schmidhuber 2018,
+    Sec. 4.2). Several are swept: 0.8,1.0,1.2."""
+    starts: str = "resets"
+    """Where dreams begin in training. own: at the checkpoint's moments; resets: at first frames of
+    real games; or a folder of episodes, at moments of these. Several are swept."""
+    episodes: int = 100
+    """Games that a trained policy is scored on, in the real game and in the dream each."""
+    curve_every: int = 20_000
+    """Steps of training between the policies that are kept for curves and for the ranking."""
+    curve_episodes: int = 20
+    """Games that each of these is scored on."""
+    device: str = "cpu"
+    """Of the dream: cpu or cuda. Policies learn on the CPU."""
+
+
+def main() -> None:
+    options = tyro.cli(Transfer, prog="python -m collect.transfer", description=__doc__)
+    report_errors(lambda: transfer(options))
+
+
+def transfer(options: Transfer) -> None:
+    """Do what `Transfer` says.
+
+    Raises:
+        DataError: an option is not usable, or the dream is of another world.
+    """
+    arms = _arms(options)  # errors in options first: the next imports take seconds
+    from collect.transfer_worlds import DreamWorlds, TransferError
+
+    try:
+        worlds = DreamWorlds(options.dream, REAL_WORLDS.get(options.real or "", options.real))
+        worlds.check(options.device)
+    except TransferError as error:
+        raise DataError(str(error)) from None
+    worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rule = RULES.get(worlds.env_id)
+    for arm in arms:
+        _train(options, worlds, arm, rule)
+    scored = _score(options, worlds, arms)
+    report = write_report(options.out, options, worlds.env_id, scored)
+    print(report.read_text())
+    console.print(f"the report is in {report}")
+
+
+def _arms(options: Transfer) -> list[Arm]:
+    """All trainings: in the real game with each seed, in each kind of dream with each seed."""
+    for name in ("steps", "num_envs", "episodes", "curve_every", "curve_episodes"):
+        if getattr(options, name) < 1:
+            raise DataError(f"--{name.replace('_', '-')} must be at least 1")
+    seeds = _numbers(options.seeds, "seeds", int)
+    horizons = _numbers(options.horizon, "horizon", int)
+    temperatures = _numbers(options.temperature, "temperature", float)
+    if min(horizons) < 1 or min(temperatures) < 0 or min(seeds) < 0:
+        raise DataError("--horizon must be at least 1, --temperature and --seeds at least 0")
+    starts = [start.strip() for start in options.starts.split(",")]
+    for start in starts:
+        if start not in STARTS and not (Path(start) / "meta.json").is_file():
+            raise DataError(f"--starts must be own, resets or a folder of episodes, not {start!r}")
+    dreams = [
+        Arm("dream", seed, horizon, temperature, start)
+        for horizon, temperature, start in product(horizons, temperatures, starts)
+        for seed in seeds
+    ]
+    return [*dreams, *(Arm("real", seed) for seed in seeds)]
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise DataError(f"--{option} must be numbers parted by commas, not {text!r}") from None
+
+
+def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:
+    from collect.policies import FRAME_RECIPE, is_trained, learn_ppo, stacked_frames
+
+    path = options.out / arm.name / "policy.zip"
+    if is_trained(path, options.steps):
+        return
+    path.parent.mkdir(exist_ok=True)
+    environments = worlds.training(arm, options.num_envs, rule, device=options.device)
+    with progress_bar() as bar:
+        task = bar.add_task(f"learning: {arm.name}", total=options.steps)
+        learn_ppo(
+            stacked_frames(environments),
+            "CnnPolicy",
+            # Four batches a rollout, as with the recipe's own 16 environments.
+            FRAME_RECIPE | {"batch_size": FRAME_RECIPE["n_steps"] * options.num_envs // 4},
+            path,
+            num_steps=options.steps,
+            seed=arm.seed,
+            kept_every=options.curve_every,
+            on_progress=lambda steps: bar.update(task, completed=steps),
+        )
+
+
+def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
+    """Every policy, also those on the way, and a random player, in both worlds."""
+    from collect.policies import kept_policy
+    from collect.transfer_worlds import Scores
+
+    scores = Scores(options.out / "scores.json", worlds, device=options.device)
+    jobs: list[tuple[Arm, int, Path | None, int]] = [
+        (Arm("random", 0), 0, None, options.episodes),
+    ]
+    for arm in arms:
+        path = options.out / arm.name / "policy.zip"
+        milestones = range(options.curve_every, options.steps, options.curve_every)
+        for at in milestones:
+            if kept_policy(path, at).exists():
+                jobs.append((arm, at, kept_policy(path, at), options.curve_episodes))
+        jobs.append((arm, options.steps, path, options.episodes))
+    scored = []
+    with progress_bar() as bar:
+        task = bar.add_task("scoring", total=2 * sum(job[-1] for job in jobs))
+        for arm, steps, path, episodes in jobs:
+            in_real, in_dream = (
+                scores.of(path, world, episodes, on_episodes=lambda n: bar.advance(task, n))
+                for world in ("real", "dream")
+            )
+            scored.append(Scored(arm, steps, np.asarray(in_real), np.asarray(in_dream)))
+    return scored
+
+
+if __name__ == "__main__":
+    main()

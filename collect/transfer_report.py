@@ -1,0 +1,260 @@
+"""What a transfer has shown: a table, curves over training, and the ranking of policies."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from worldmodel.metrics import Interval, interval, mean_interval, rank_correlation
+from worldmodel.provenance import git_commit, machine
+
+NUM_DRAWS = 1000  # of the bootstrap
+COLORS = {"random": "tab:gray", "real": "tab:blue", "dream": "tab:orange"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training, or the random player.
+
+    Attributes:
+        where: it learned; "random": nowhere.
+        seed: of the training.
+        horizon, temperature, starts: of the dream that it learned in.
+    """
+
+    where: Literal["real", "dream", "random"]
+    seed: int
+    horizon: int = 0
+    temperature: float = 0.0
+    starts: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it has in common with its like of other seeds; also the beginning of a file name."""
+        if self.where != "dream":
+            return self.where
+        starts = Path(self.starts).name
+        return f"dream-horizon{self.horizon}-temperature{self.temperature:g}-{starts}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A policy after so many steps, and what it reached.
+
+    Attributes:
+        in_real, in_dream: (games,), the environment's own return of each game.
+    """
+
+    arm: Arm
+    steps: int
+    in_real: np.ndarray
+    in_dream: np.ndarray
+
+
+def write_report(out: Path, options: Any, env_id: str, scored: Sequence[Scored]) -> Path:
+    """report.md, report.json, curves.png and ranking.png.
+
+    Returns:
+        The path of report.md.
+    """
+    finals = [s for s in scored if s.steps in (0, options.steps)]
+    kinds = list(dict.fromkeys(s.arm.kind for s in finals))
+    of_kind = {kind: [s for s in finals if s.arm.kind == kind] for kind in kinds}
+    summary = {kind: _summary(of_kind, kind) for kind in kinds}
+    ranking = _ranking(scored)
+    source = {
+        "options": {name: str(value) for name, value in asdict(options).items()},
+        "real": env_id,
+        "commit": git_commit(),
+        "machine": machine(),
+    }
+    every = [
+        {
+            "policy": s.arm.name,
+            "steps": s.steps,
+            "in_real": s.in_real.tolist(),
+            "in_dream": s.in_dream.tolist(),
+        }
+        for s in scored
+    ]
+    report = {**source, "summary": summary, "ranking": ranking, "scored": every}
+    (out / "report.json").write_text(json.dumps(report, indent=2))
+    _draw_curves(out / "curves.png", scored, env_id)
+    _draw_ranking(out / "ranking.png", scored, env_id)
+    path = out / "report.md"
+    path.write_text(_markdown(report, options))
+    return path
+
+
+def _summary(of_kind: dict[str, list[Scored]], kind: str) -> dict[str, Any]:
+    in_real, in_dream = (
+        np.concatenate([getattr(s, name) for s in of_kind[kind]])
+        for name in ("in_real", "in_dream")
+    )
+    rng = np.random.default_rng(0)
+    real_draws = _draws(of_kind[kind], "in_real", rng)
+    dream_draws = _draws(of_kind[kind], "in_dream", rng)
+    summary: dict[str, Any] = {
+        "seeds": len(of_kind[kind]),
+        "games": len(in_real),
+        "in_real": interval(in_real.mean(), real_draws),
+        "in_dream": interval(in_dream.mean(), dream_draws),
+        "dream_over_real": _ratio(in_dream.mean(), in_real.mean(), dream_draws, real_draws),
+    }
+    if kind not in ("random", "real"):
+        random_draws = _draws(of_kind["random"], "in_real", rng)
+        trained_draws = _draws(of_kind["real"], "in_real", rng)
+        random = of_kind["random"][0].in_real.mean()
+        trained = np.mean([s.in_real.mean() for s in of_kind["real"]])
+        summary["transfer"] = _ratio(
+            in_real.mean() - random,
+            trained - random,
+            real_draws - random_draws,
+            trained_draws - random_draws,
+        )
+    return summary
+
+
+def _ratio(
+    upper: float, lower: float, upper_draws: np.ndarray, lower_draws: np.ndarray
+) -> Interval | None:
+    """A ratio with its interval; None where what is divided by may be 0."""
+    if lower == 0 or (np.sign(lower_draws) != np.sign(lower)).any():
+        return None
+    return interval(upper / lower, upper_draws / lower_draws)
+
+
+def _draws(scored: Sequence[Scored], name: str, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap of the mean score, (draws,): seeds are drawn again, then games of each."""
+    means = np.zeros(NUM_DRAWS)
+    for draw in range(NUM_DRAWS):
+        seeds = rng.integers(len(scored), size=len(scored))
+        games = [getattr(scored[i], name) for i in seeds]
+        means[draw] = np.mean([rng.choice(of_seed, len(of_seed)).mean() for of_seed in games])
+    return means
+
+
+def _ranking(scored: Sequence[Scored]) -> dict[str, Any]:
+    """Whether policies that are better in the dream are better outside: Spearman's correlation.
+
+    Its interval draws the policies again, and the games of each.
+    """
+    in_real, in_dream = ([getattr(s, n).mean() for s in scored] for n in ("in_real", "in_dream"))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(NUM_DRAWS):
+        chosen = [scored[i] for i in rng.integers(len(scored), size=len(scored))]
+        again = [
+            [rng.choice(getattr(s, name), len(s.in_real)).mean() for s in chosen]
+            for name in ("in_real", "in_dream")
+        ]
+        draws.append(rank_correlation(*again))
+    value, finite = rank_correlation(in_real, in_dream), np.asarray(draws)[np.isfinite(draws)]
+    return {
+        "num_policies": len(scored),
+        "rank_correlation": interval(value, finite) if np.isfinite(value) else None,
+    }
+
+
+def _markdown(report: dict[str, Any], options: Any) -> str:
+    lines = [
+        f"# {options.dream} and {report['real']}",
+        "",
+        f"PPO for {options.steps:,} steps; returns by the environment's own rewards; 95 % "
+        "intervals by drawing seeds and games again. Score in the dream: at temperature 1, from "
+        "first frames of real games.",
+        "",
+        "| who | seeds | games | score in the real game | score in the dream | dream over real | "
+        "(score - random) / (real-trained - random) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, row in report["summary"].items():
+        cells = [_cell(row[name]) for name in ("in_real", "in_dream", "dream_over_real")]
+        transfer = _cell(row["transfer"]) if "transfer" in row else "-"
+        lines.append(
+            f"| {kind} | {row['seeds']} | {row['games']} | {' | '.join(cells)} | {transfer} |"
+        )
+    ranking = report["ranking"]
+    lines += [
+        "",
+        f"Ranking of {ranking['num_policies']} policies, those on the way among them: rank "
+        f"correlation of dream and real scores {_cell(ranking['rank_correlation'])}.",
+        "",
+        "![Scores over training](curves.png)",
+        "",
+        "![Scores in the dream and outside](ranking.png)",
+        "",
+        f"Commit {(report['commit'] or 'unknown')[:12]}, {report['machine']['cpu']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]"
+
+
+def _draw_curves(path: Path, scored: Sequence[Scored], env_id: str) -> None:
+    """Scores over training: means over seeds, solid in the real game, dashed in the dream."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(s.arm.kind for s in scored))
+    for k, kind in enumerate(kinds):
+        of_kind = [s for s in scored if s.arm.kind == kind]
+        where = of_kind[0].arm.where
+        steps = sorted({s.steps for s in of_kind})
+        for name, style in (("in_real", "-"), ("in_dream", "--")):
+            means = [[getattr(s, name).mean() for s in of_kind if s.steps == at] for at in steps]
+            label = f"{kind}, {'real game' if name == 'in_real' else 'dream'}"
+            color = COLORS[where] if where != "dream" else f"C{1 + k}"
+            if where == "random":
+                axes.axhline(means[0][0], color=color, linestyle=style, label=label)
+                continue
+            axes.plot(steps, [np.mean(m) for m in means], style, color=color, label=label)
+            lows, highs = [np.min(m) for m in means], [np.max(m) for m in means]
+            axes.fill_between(steps, lows, highs, color=color, alpha=0.12)
+    axes.set(
+        xlabel="steps of PPO",
+        ylabel="return",
+        title=f"{env_id}: mean over seeds, from the lowest to the highest",
+    )
+    axes.legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
+
+
+def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for where, color in COLORS.items():
+        chosen = [s for s in scored if s.arm.where == where]
+        for s in chosen:
+            real, dream = (
+                mean_interval(games, np.arange(len(games)), seed=0)
+                for games in (s.in_real, s.in_dream)
+            )
+            axes.errorbar(
+                real.value,
+                dream.value,
+                xerr=[[real.value - real.low], [real.high - real.value]],
+                yerr=[[dream.value - dream.low], [dream.high - dream.value]],
+                fmt="o",
+                color=color,
+                alpha=0.7,
+                label=f"learned in: {where}" if s is chosen[0] else None,
+            )
+    ends = (*axes.get_xlim(), *axes.get_ylim())
+    low, high = min(ends), max(ends)
+    axes.plot([low, high], [low, high], color="black", linewidth=0.5)
+    axes.set(xlabel="return in the real game", ylabel="return in the dream", title=env_id)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

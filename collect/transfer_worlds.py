@@ -1,0 +1,209 @@
+"""The real game and its dream, side by side: to learn in, and to be scored in."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+
+from collect.policies import VecLearningReward, stacked_frames
+from collect.rewards import Rule
+from collect.transfer_report import Arm
+from envs.dream import CheckpointError, DreamEnv
+from envs.dream_world import Moment
+from envs.sb3 import DreamVecEnv
+from worldmodel.files import written_whole
+
+Where = Literal["real", "dream"]
+SCORING_SEED = 77_000
+SCORED_AT_ONCE = {"real": 4, "dream": 16}
+SCORING_TEMPERATURE = 1.0  # the model's own distribution
+LONGEST_GAME = 1000  # steps of a dreamed game where the real one has no timeout
+
+
+class TransferError(ValueError):
+    """The dream and the real game don't go together; the message says why."""
+
+
+class DreamWorlds:
+    """A dream, and the real game that it was recorded in.
+
+    Args:
+        checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
+        env_id: of the real game; None: as recorded.
+
+    Attributes:
+        env_id, env_kwargs: of the real game.
+
+    Raises:
+        TransferError: there is no such dream, or the real game is another one.
+    """
+
+    def __init__(self, checkpoint: str, env_id: str | None) -> None:
+        self.checkpoint = checkpoint
+        try:
+            dream = DreamEnv(checkpoint)
+            recorded_id, recorded_kwargs = dream.recorded_env()
+        except (CheckpointError, ValueError) as error:
+            raise TransferError(str(error)) from None
+        self.variable_names = dream.variable_names
+        self.spaces = (dream.observation_space, dream.action_space)
+        self.env_id = env_id or recorded_id
+        self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
+        self.first: list[Moment] = []
+
+    def check(self, device: str) -> None:
+        """Raises TransferError where the spaces differ, or the device can't be used."""
+        try:
+            real = self.make_real()
+            DreamVecEnv(1, checkpoint=self.checkpoint, device=device)
+        except (gymnasium.error.Error, ValueError) as error:
+            raise TransferError(" ".join(str(error).split())) from None
+        spaces = (real.observation_space, real.action_space)
+        real.close()
+        if spaces != self.spaces:
+            raise TransferError(
+                f"{self.checkpoint} is no dream of {self.env_id}: its spaces are {self.spaces}, "
+                f"the real ones {spaces}"
+            )
+
+    def first_moments(self, count: int, seed: int) -> None:
+        """First frames of real games, for dreams to begin from as real games do."""
+        real = self.make_real()
+        self.first = []
+        for i in range(count):
+            frame, info = real.reset(seed=seed + i)
+            variables = np.array([[info[name] for name in self.variable_names]], np.float32)
+            no_actions = np.zeros((0, *(real.action_space.shape or ())), real.action_space.dtype)
+            self.first.append(Moment(frame[None], no_actions, variables))
+        real.close()
+
+    def make_real(self) -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(self.env_id, **self.env_kwargs)
+
+    def training(self, arm: Arm, num_envs: int, rule: Rule | None, *, device: str) -> VecEnv:
+        """Environments to learn in, rewarded by the rule."""
+        if arm.where == "real":
+            environments: VecEnv = DummyVecEnv([self.make_real] * num_envs)
+        else:
+            named = {"own": None, "resets": self.first}
+            environments = DreamVecEnv(
+                num_envs,
+                checkpoint=self.checkpoint,
+                horizon=arm.horizon,
+                temperature=arm.temperature,
+                starts=named.get(arm.starts, arm.starts),
+                device=device,
+            )
+        return VecMonitor(environments if rule is None else VecLearningReward(environments, rule))
+
+    def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
+        """Environments with their own rewards. Dreams begin and time out as real games do."""
+        if where == "real":
+            return VecMonitor(DummyVecEnv([self.make_real] * num_envs))
+        real = self.make_real()
+        timeout = getattr(real.unwrapped, "most_steps", None) or LONGEST_GAME
+        real.close()
+        return VecMonitor(
+            DreamVecEnv(
+                num_envs,
+                checkpoint=self.checkpoint,
+                horizon=timeout,
+                temperature=SCORING_TEMPERATURE,
+                starts=self.first,
+                device=device,
+            )
+        )
+
+
+class Scores:
+    """Returns of whole games, kept in a file by policy, world and number of games.
+
+    Args:
+        path: JSON; what is in there is not played again.
+        worlds: where to play.
+        device: of the dream.
+    """
+
+    def __init__(self, path: Path, worlds: DreamWorlds, *, device: str) -> None:
+        self.path, self.worlds, self.device = path, worlds, device
+        try:
+            self.known: dict[str, list[float]] = json.loads(path.read_text())
+        except (OSError, ValueError):  # not there yet, or cut short: played again
+            self.known = {}
+
+    def of(
+        self,
+        policy: Path | None,
+        where: Where,
+        episodes: int,
+        *,
+        on_episodes: Callable[[int], None],
+    ) -> list[float]:
+        """Returns of so many games, by the environment's own rewards.
+
+        Args:
+            policy: a stable-baselines3 PPO .zip; None: uniformly random actions.
+            on_episodes: called with the number of games played.
+        """
+        who = "random" if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
+        key = f"{who} {where} {self.worlds.checkpoint} {self.worlds.env_id} {episodes}"
+        if key in self.known:
+            on_episodes(episodes)
+        else:
+            self.known[key] = self._play(policy, where, episodes, on_episodes)
+            with written_whole(self.path) as unfinished:
+                unfinished.write_text(json.dumps(self.known))
+        return self.known[key]
+
+    def _play(
+        self,
+        policy: Path | None,
+        where: Where,
+        episodes: int,
+        on_episodes: Callable[[int], None],
+    ) -> list[float]:
+        set_random_seed(SCORING_SEED)  # of the actions that a policy draws
+        num_envs = min(episodes, SCORED_AT_ONCE[where])
+        environments = self.worlds.scoring(where, num_envs, device=self.device)
+        try:
+            environments.seed(SCORING_SEED)
+            player = (
+                RandomPlayer(environments.action_space, num_envs)
+                if policy is None
+                else PPO.load(policy, device="cpu")
+            )
+
+            def report(state: dict[str, Any], _: dict[str, Any]) -> None:
+                on_episodes(int(state["done"]))
+
+            returns, _ = evaluate_policy(
+                player,
+                stacked_frames(environments),
+                n_eval_episodes=episodes,
+                deterministic=False,
+                callback=report,
+                return_episode_rewards=True,
+            )
+        finally:
+            environments.close()
+        assert isinstance(returns, list)
+        return [float(value) for value in returns]
+
+
+class RandomPlayer:
+    """Uniformly random actions, as a stable-baselines3 policy."""
+
+    def __init__(self, action_space: gymnasium.Space[Any], num_envs: int) -> None:
+        self.action_space, self.num_envs = action_space, num_envs
+        self.action_space.seed(SCORING_SEED)
+
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.stack([self.action_space.sample() for _ in range(self.num_envs)]), None

@@ -1,0 +1,184 @@
+"""Training in a dream and being scored in the real game, end to end in a toy world."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from conftest import one_line_error
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from collect import transfer as command
+from collect.policies import VecLearningReward
+from collect.rewards import LearningReward, pickup_reward
+from collect.transfer import Transfer, transfer
+from collect.transfer_report import Arm, Scored, write_report
+from collect.transfer_worlds import DreamWorlds
+
+ENV_ID = "MovingSquare"
+
+
+class MovingSquare(gymnasium.Env):
+    """What `conftest.toy_episode` records: action 1 moves the square, the far side ends it."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+    most_steps = 24
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.row, self.column, self.steps = int(self.np_random.integers(40)), 0, 0
+        return self._frame(), {"column": 0.0}
+
+    def step(self, action):
+        self.column = min(self.column + 4 * int(action), 48)
+        self.steps += 1
+        over = self.column == 48
+        cut_off = not over and self.steps == self.most_steps
+        return self._frame(), float(action), over, cut_off, {"column": float(self.column)}
+
+    def _frame(self):
+        frame = np.full((64, 64, 3), 40, np.uint8)
+        frame[self.row : self.row + 16, self.column : self.column + 16] = (250, 200, 90)
+        return frame
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    gymnasium.register(ENV_ID, MovingSquare)
+    yield
+    del gymnasium.registry[ENV_ID]
+
+
+@pytest.fixture
+def options(tiny_run: Path, tmp_path: Path) -> Transfer:
+    return Transfer(
+        dream=str(tiny_run),
+        out=tmp_path / "transfer",
+        steps=512,
+        seeds="0",
+        num_envs=2,
+        horizon="12",
+        episodes=4,
+        curve_every=256,
+        curve_episodes=2,
+    )
+
+
+def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, capsys):
+    transfer(options)
+    report = json.loads((options.out / "report.json").read_text())
+    kinds = ["random", "dream-horizon12-temperature1-resets"]
+    assert list(report["summary"]) == [*kinds, "real"]
+    games = {entry["policy"]: len(entry["in_dream"]) for entry in report["scored"]}
+    assert games == {f"{kind}-seed0": 4 for kind in (*kinds, "real")}
+    on_the_way = [entry["steps"] for entry in report["scored"] if entry["policy"] == "real-seed0"]
+    assert on_the_way == [256, 512]
+    # In the real toy a point is an action to the right: twelve end the game.
+    for entry in report["scored"]:
+        assert all(0 <= value <= 12 and value == int(value) for value in entry["in_real"])
+    for name in ("curves.png", "ranking.png", "report.md"):
+        assert (options.out / name).stat().st_size > 0
+    assert "rank correlation" in capsys.readouterr().out
+
+    # The same command again learns nothing and plays nothing.
+    files = [*options.out.rglob("*.zip"), options.out / "scores.json"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    transfer(options)
+    assert before == {path: path.stat().st_mtime_ns for path in files}
+    assert json.loads((options.out / "report.json").read_text())["scored"] == report["scored"]
+
+
+def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):
+    worlds = DreamWorlds(str(tiny_run), None)
+    worlds.first_moments(5, seed=0)
+    real = MovingSquare()
+    for i, moment in enumerate(worlds.first):
+        frame, _ = real.reset(seed=i)
+        np.testing.assert_array_equal(moment.frames, frame[None])
+        assert moment.variables.tolist() == [[0.0]]
+    environments = worlds.scoring("dream", 4, device="cpu")
+    environments.reset()
+    assert [info["column"] for info in environments.venv.reset_infos] == [0.0] * 4
+    assert environments.venv.dreams.horizon == MovingSquare.most_steps
+    environments.close()
+
+
+def test_a_rule_gives_one_environment_and_many_the_same_rewards():
+    class Pickups(MovingSquare):
+        """Columns are medikits, lost ones poison."""
+
+        def step(self, action):
+            frame, reward, over, cut_off, _ = super().step(action)
+            return frame, reward, over, cut_off, {"pickups": float(self.column // 8 - action)}
+
+        def reset(self, *, seed=None, options=None):
+            frame, _ = super().reset(seed=seed)
+            return frame, {"pickups": 0.0}
+
+    single = LearningReward(Pickups(), pickup_reward)
+    many = VecLearningReward(DummyVecEnv([Pickups, Pickups]), pickup_reward)
+    many.reset()
+    single.reset()
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        action = int(rng.random() < 0.8)
+        _, reward, terminated, truncated, _ = single.step(action)
+        _, rewards, over, _ = many.step(np.array([action, 0]))
+        assert rewards[0] == pytest.approx(reward)
+        assert over[0] == (terminated or truncated)
+        seen.add(round(reward, 2))
+        if over[0]:
+            single.reset()
+    assert {0.01, 1.01, -0.49, -0.99} & seen >= {0.01, -0.49}
+    assert min(seen) < -0.9  # a death
+
+
+def spread(mean: float, count: int = 40) -> np.ndarray:
+    """Returns of that mean, spread evenly about it."""
+    return mean + np.linspace(-5, 5, count)
+
+
+def test_the_report_says_how_much_of_the_real_training_the_dream_replaces(tmp_path: Path):
+    options = Transfer(steps=1000)
+    dream = Arm("dream", 0, 300, 1.0, "resets")
+    scored = [
+        Scored(Arm("random", 0), 0, spread(100), spread(110)),
+        Scored(dream, 500, spread(150), spread(170)),
+        Scored(dream, 1000, spread(260), spread(300)),
+        Scored(replace(dream, seed=1), 1000, spread(280), spread(320)),
+        Scored(Arm("real", 0), 1000, spread(300), spread(330)),
+    ]
+    write_report(tmp_path, options, "Toy-v0", scored)
+    report = json.loads((tmp_path / "report.json").read_text())
+    value, low, high = report["summary"][dream.kind]["transfer"]
+    assert value == pytest.approx((270 - 100) / (300 - 100))
+    assert low < value < high
+    assert report["summary"][dream.kind]["in_real"][0] == pytest.approx(270)
+    assert report["summary"]["real"]["dream_over_real"][0] == pytest.approx(1.1)
+    assert report["ranking"]["num_policies"] == 5
+    assert report["ranking"]["rank_correlation"][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--dream", "nowhere"], "unknown checkpoint"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--seeds", "a"], "--seeds must be numbers"),
+        (["--horizon", "0"], "--horizon must be at least 1"),
+        (["--starts", "there"], "--starts must be own, resets or a folder"),
+        (["--real", "CartPole-v1"], "is no dream of CartPole-v1"),
+        (["--real", "Nothing-v0"], "Nothing"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tiny_run: Path, tmp_path: Path, monkeypatch, wrong, message):
+    arguments = ["transfer", "--dream", str(tiny_run), "--out", str(tmp_path / "out"), *wrong]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert message in one_line_error(command.main)
+    assert not (tmp_path / "out").exists()
