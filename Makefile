@@ -42,6 +42,7 @@ smoke: setup
 bench: setup
 	$(RUN) -m benchmarks.dream_step
 	$(RUN) -m benchmarks.first_frame
+	$(RUN) -m benchmarks.vector_dream
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling
 	$(RUN) -m benchmarks.train_step vizdoom-hgs

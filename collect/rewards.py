@@ -31,6 +31,13 @@ def battle_reward(
     return own + (0.005 if gained > 0 else 0.003) * gained - 0.5 * terminated
 
 
+def survival_reward(
+    before: Mapping[str, float], after: Mapping[str, float], own: float, terminated: bool
+) -> float:
+    """For Take Cover, whose own is a point a tic alive: 0.1 a step, and -1 at death."""
+    return 0.1 - float(terminated)
+
+
 class LearningReward(gymnasium.Wrapper):
     """An environment with the rewards of a rule."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from collect.recording import report_errors
-from collect.rewards import Rule, battle_reward, pickup_reward
+from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
 from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.data import DataError
 from worldmodel.data.progress import console, progress_bar
@@ -23,12 +23,14 @@ from worldmodel.data.progress import console, progress_bar
 REAL_WORLDS = {
     "doom-hgs": "DoomHealthGatheringSupreme-v0",
     "doom-battle2": "DoomBattle2-v0",
+    "doom-take-cover": "DoomTakeCover-v0",
     "robot-pushing": "RobotPushing-v0",
 }
 # What to learn by where the environment's own reward comes late or seldom.
 RULES: dict[str, Rule] = {
     "DoomHealthGatheringSupreme-v0": pickup_reward,
     "DoomBattle2-v0": battle_reward,
+    "DoomTakeCover-v0": survival_reward,
 }
 NUM_FIRST_FRAMES = 64  # of real games, for dreams to begin from
 STARTS = ("own", "resets")
@@ -42,8 +44,8 @@ class Transfer:
     dream: str = "dream-doom"
     """A shipped name, a folder, or a Hugging Face Hub id."""
     real: str | None = None
-    """The real game: doom-hgs, doom-battle2, robot-pushing, or a Gymnasium id; by default the one
-    that the dream was recorded in."""
+    """The real game: doom-hgs, doom-battle2, doom-take-cover, robot-pushing, or a Gymnasium id; by
+    default the one that the dream was recorded in."""
     out: Path = Path("reports/transfer")
     """Folder of policies, scores and the report. Its policies are loaded to go on: use only
     folders that you trust."""

@@ -13,7 +13,7 @@ import tyro
 from collect.battle2_bot import Battle2Bot
 from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, World, record_set, report_errors
-from collect.rewards import battle_reward, pickup_reward
+from collect.rewards import battle_reward, pickup_reward, survival_reward
 from collect.score import Measure
 from collect.training import Training
 from worldmodel.data import DataError, DatasetInfo, Episode
@@ -29,15 +29,16 @@ class Collect(Options):
     random. Stopped in whatever way, the same command goes on where it was."""
 
     scenario: str = "hgs"
-    """What to play. hgs: Health Gathering Supreme; battle2: Battle2, whose policy first learns
-    from a bot that is told what is on the screen."""
+    """What to play. hgs: Health Gathering Supreme; take-cover: Take Cover; battle2: Battle2, whose
+    policy first learns from a bot that is told what is on the screen."""
     length: int = 100
     """Most steps an episode; 8.75 steps are a second."""
     out: Path = Path("data/doom-SCENARIO")
     """Folder of the data set; SCENARIO stands for the scenario's name. Its policy.zip is loaded to
     go on: use only sets that you trust."""
     train_steps: int | None = None
-    """Environment steps of PPO, in all. Default: 500,000 for hgs, 150,000 for battle2."""
+    """Environment steps of PPO, in all. Default: 500,000 for hgs, 300,000 for take-cover, 150,000
+    for battle2."""
 
 
 def main() -> None:
@@ -84,6 +85,16 @@ SCENARIOS = {
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
         training=Training("frames", 500_000, reward=pickup_reward),
+    ),
+    "take-cover": World(
+        env_id="DoomTakeCover-v0",
+        env_kwargs={},
+        shares=WITH_POLICY,
+        measures={
+            "tics": Measure(_tics, is_main=True),
+            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+        },
+        training=Training("frames", 300_000, reward=survival_reward),
     ),
     "battle2": World(
         env_id="DoomBattle2-v0",

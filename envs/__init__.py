@@ -16,6 +16,9 @@ gymnasium.register(
 gymnasium.register(
     id="DoomBattle2-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "battle2"}
 )
+gymnasium.register(
+    id="DoomTakeCover-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "take_cover"}
+)
 gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 REAL_WORLDS = {
     "doom-hgs": "DoomHealthGatheringSupreme-v0",
     "doom-battle2": "DoomBattle2-v0",
+    "doom-take-cover": "DoomTakeCover-v0",
     "robot-pushing": "RobotPushing-v0",
 }
 # A person isn't hurried: the bin's episodes of 30 steps are over in 2.4 seconds.

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import one_line_error
+from toy_square import registered_square
 
-from benchmarks import attention, sampling, train_step
+from benchmarks import attention, sampling, train_step, vector_dream
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import VideoGPTConfig
@@ -28,6 +29,16 @@ def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
     text = tables({**about, **results})
     for name in results["variants"]:
         assert name in text
+
+
+def test_vectors_of_dreams_are_measured_in_every_size(tiny_run: Path) -> None:
+    options = vector_dream.Options(checkpoint=str(tiny_run), sizes=(1, 3), seconds=0.2, real=False)
+    with registered_square():
+        results = vector_dream.measure(options)
+    rates = results["frames_a_second"]
+    assert list(rates) == ["1 dreams, one batch", "3 dreams, one batch", "4 single dreams in turn"]
+    assert min(rates.values()) > 0
+    assert "3 dreams, one batch" in vector_dream.table(results)
 
 
 ABOUT = {"commit": None, "machine": machine(), "load_average": 0.0}

@@ -4,12 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 from conftest import one_line_error
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
+from toy_square import MovingSquare, registered_square
 
 from collect import transfer as command
 from collect.policies import VecLearningReward
@@ -17,40 +16,13 @@ from collect.rewards import LearningReward, pickup_reward
 from collect.transfer import Transfer, transfer
 from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds
-
-ENV_ID = "MovingSquare"
-
-
-class MovingSquare(gymnasium.Env):
-    """What `conftest.toy_episode` records: action 1 moves the square, the far side ends it."""
-
-    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    action_space = spaces.Discrete(2)
-    most_steps = 24
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.row, self.column, self.steps = int(self.np_random.integers(40)), 0, 0
-        return self._frame(), {"column": 0.0}
-
-    def step(self, action):
-        self.column = min(self.column + 4 * int(action), 48)
-        self.steps += 1
-        over = self.column == 48
-        cut_off = not over and self.steps == self.most_steps
-        return self._frame(), float(action), over, cut_off, {"column": float(self.column)}
-
-    def _frame(self):
-        frame = np.full((64, 64, 3), 40, np.uint8)
-        frame[self.row : self.row + 16, self.column : self.column + 16] = (250, 200, 90)
-        return frame
+from envs.sb3 import DreamVecEnv
 
 
 @pytest.fixture(autouse=True)
-def registered():
-    gymnasium.register(ENV_ID, MovingSquare)
-    yield
-    del gymnasium.registry[ENV_ID]
+def square():
+    with registered_square():
+        yield
 
 
 @pytest.fixture
@@ -102,8 +74,10 @@ def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):
         assert moment.variables.tolist() == [[0.0]]
     environments = worlds.scoring("dream", 4, device="cpu")
     environments.reset()
-    assert [info["column"] for info in environments.venv.reset_infos] == [0.0] * 4
-    assert environments.venv.dreams.horizon == MovingSquare.most_steps
+    dreams = environments.unwrapped
+    assert isinstance(dreams, DreamVecEnv)
+    assert [info["column"] for info in dreams.reset_infos] == [0.0] * 4
+    assert dreams.dreams.horizon == MovingSquare.most_steps
     environments.close()
 
 

@@ -160,7 +160,23 @@ _BATTLE2 = Scenario(
     has_senses=True,
 )
 
+
+def _load_take_cover(game: DoomGame) -> None:
+    """As in World Models (Ha and Schmidhuber 2018): a tic alive is a point, 2100 tics at most."""
+    game.load_config(str(Path(vizdoom.scenarios_path) / "take_cover.cfg"))
+    game.set_episode_timeout(2100)
+    game.add_game_args("+movebob 0")  # as in Battle2
+
+
+_TAKE_COVER = Scenario(
+    load=_load_take_cover,
+    factors=(Factor("move", {"noop": (0, 0), "left": (1, 0), "right": (0, 1)}),),
+    variables={"health": _health},
+    controls={},
+)
+
 SCENARIOS = {
     "health_gathering_supreme": _HEALTH_GATHERING_SUPREME,
     "battle2": _BATTLE2,
+    "take_cover": _TAKE_COVER,
 }

@@ -1,0 +1,66 @@
+"""The examples run as their first lines say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import one_line_error
+from toy_square import registered_square
+
+from examples import look_ahead
+from examples.look_ahead import LookAhead, Planner, play
+
+
+@pytest.fixture(autouse=True)
+def square():
+    with registered_square():
+        yield
+
+
+def options_for(dream: Path, **others) -> LookAhead:
+    settings = {"worth": "column", "games": 1, "steps": 6, "futures": 4, "depth": 3, "commit": 2}
+    return LookAhead(dream=str(dream), **{**settings, **others})
+
+
+def test_a_game_is_played_by_looking_ahead(tiny_run: Path, capsys):
+    (total,) = play(options_for(tiny_run))
+    assert total in range(7)  # a point is an action to the right
+    assert f"game 0: return {total:g} in 6 steps" in capsys.readouterr().out
+
+
+def test_the_plan_is_that_of_the_best_future(tiny_run: Path):
+    planner = Planner(options_for(tiny_run, futures=8, depth=4, worth="reward"))
+    starts = planner.now.starts
+    assert starts is not None
+    moment = {name: getattr(starts, name)[0] for name in ("frames", "actions", "variables")}
+    plan = planner.plan(moment)
+    # The same plans again, each in a dream of its own with the draws that it had.
+    again = Planner(planner.options)
+    seed = int(again.rng.integers(2**31))
+    plans = again._random_plans()
+    gains = []
+    for i, candidate in enumerate(plans):
+        again.now.reset(seed=0, options=moment)
+        again.now.np_random = np.random.Generator(np.random.PCG64(seed + i))
+        gain = 0.0
+        for t, action in enumerate(candidate):
+            _, reward, terminated, _, _ = again.now.step(action)
+            gain += look_ahead.PER_STEP**t * (reward - terminated)
+            if terminated:
+                break
+        gains.append(gain)
+    np.testing.assert_array_equal(plan, plans[int(np.argmax(gains))])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--dream", "nowhere"], "unknown checkpoint"),
+        (["--worth", "gold"], "--worth must be one of reward, column"),
+        (["--commit", "40"], "--commit must be at most --depth"),
+        (["--games", "0"], "--games must be at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tiny_run: Path, monkeypatch, wrong, message):
+    monkeypatch.setattr("sys.argv", ["look_ahead", "--dream", str(tiny_run), *wrong])
+    assert message in one_line_error(look_ahead.main)
