@@ -31,9 +31,9 @@ class PlayOptions:
     """Play a learned world, or the real game it was learned from."""
 
     env: str | None = None
-    """What to play: a real world (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a shipped
-    dream, a checkpoint folder or a Hub id. Default: dream-doom. With --replay: the checkpoint to
-    use instead of the session's."""
+    """What to play: a real world (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a
+    shipped dream, a checkpoint folder or a Hub id. Default: dream-doom. With --replay: the
+    checkpoint to use instead of the session's."""
 
     fps: float | None = None
     """Steps a second in the window, and frames a second of the film. Default: the game's own."""
