@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,23 +31,13 @@ NUM_CLIPS = 8
 
 
 @pytest.fixture(scope="module")
-def options(tiny_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
-    return Evaluate(
-        checkpoint=str(tiny_run),
-        data=toy_data,
-        out=tmp_path_factory.mktemp("evaluate") / "report",
-        clips=NUM_CLIPS,
-        samples=3,
-        horizon=HORIZON,
-        frames=32,
-        inverse_dynamics_steps=2,
-        stability_steps=24,
-    )
+def options(evaluated: tuple[Evaluate, dict]) -> Evaluate:
+    return evaluated[0]
 
 
 @pytest.fixture(scope="module")
-def report(options: Evaluate) -> dict:
-    return evaluate(options, command="the command")
+def report(evaluated: tuple[Evaluate, dict]) -> dict:
+    return evaluated[1]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +53,7 @@ def test_the_report_holds_every_part_with_its_source(report: dict, options: Eval
         if name != "tokenizer":
             assert part["settings"]["temperature"] == 0.8  # what dreams are drawn at
         assert part["machine"]["torch"] == torch.__version__
-        assert part["command"] == "the command"
+        assert part["command"] == "the <b>command</b> & more"
     assert options.out is not None
     assert json.loads((options.out / "report.json").read_text()) == report
     text = (options.out / "report.md").read_text()
@@ -124,9 +115,12 @@ def test_each_choice_is_followed_by_its_own_share() -> None:
 
 
 def test_a_part_measured_again_is_the_same_and_the_others_stay(
-    report: dict, options: Evaluate
+    report: dict, options: Evaluate, tmp_path: Path
 ) -> None:
-    again = evaluate(replace(options, parts="likelihood", again=True), command="another command")
+    assert options.out is not None
+    own = replace(options, parts="likelihood", again=True, out=tmp_path / "report")
+    shutil.copytree(options.out, tmp_path / "report")
+    again = evaluate(own, command="another command")
     before = report["parts"]["likelihood"]
     assert again["parts"]["likelihood"]["numbers"] == before["numbers"]
     assert again["parts"]["likelihood"]["command"] == "another command"
@@ -202,7 +196,7 @@ def test_a_dream_of_the_future_itself_is_the_ceiling(
 ) -> None:
     future = held_out.reconstructions[:, held_out.num_given :]
 
-    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, *, sample: int):
+    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, *, sample: int, advance):
         assert (actions == self.actions[rows]).all()
         dreamed = self.dreams
         return replace(dreamed, frames=future[rows])
@@ -213,6 +207,7 @@ def test_a_dream_of_the_future_itself_is_the_ceiling(
     numbers = measure_horizon(perfect, tmp_path)
     for name in ("one", "mean", "best"):
         assert numbers["psnr"][name] == numbers["psnr"]["ceiling"]
+    assert numbers["ssim"]["one"] == numbers["ssim"]["ceiling"]
 
 
 def test_block_statistics_by_hand() -> None:

@@ -27,23 +27,13 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 @pytest.fixture(scope="module")
-def options(tiny_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
-    return Evaluate(
-        checkpoint=str(tiny_run),
-        data=toy_data,
-        out=tmp_path_factory.mktemp("report") / "report",
-        clips=4,
-        samples=2,
-        horizon=6,
-        frames=16,
-        inverse_dynamics_steps=2,
-        stability_steps=12,
-    )
+def options(evaluated: tuple[Evaluate, dict]) -> Evaluate:
+    return evaluated[0]
 
 
 @pytest.fixture(scope="module")
-def report(options: Evaluate) -> dict:
-    return evaluate(options, command="the <b>command</b> & more")
+def report(evaluated: tuple[Evaluate, dict]) -> dict:
+    return evaluated[1]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,17 @@ AHEAD_NAMES = {
     "copy": "copying the last given frame, else unigram",
     "unigram": "unigram",
 }
+# A name has its colour in every picture.
+COLOURS = {
+    "ceiling": "tab:green",
+    "best": "tab:purple",
+    "mean": "tab:cyan",
+    "one": "tab:blue",
+    "prior": "tab:blue",
+    "teacher_forced": "tab:cyan",
+    "copy": "tab:orange",
+    "unigram": "tab:grey",
+}
 SURPRISE_BINS = 60
 
 
@@ -70,8 +81,9 @@ def draw_surprise(path: Path, nats: Mapping[str, np.ndarray]) -> None:
     figure = Figure(figsize=(8, 0.55 * len(nats) + 1.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(nats))[::-1]
+    shared = np.histogram_bin_edges(np.concatenate(list(nats.values())), SURPRISE_BINS)
     for place, values in zip(places, nats.values(), strict=True):
-        counts, edges = np.histogram(values, SURPRISE_BINS)
+        counts, edges = np.histogram(values, shared)
         heights = 0.8 * counts / counts.max()
         colour = "tab:blue" if place == places[0] else "tab:orange"
         axes.stairs(place + heights, edges, baseline=place, fill=True, color=colour, alpha=0.6)
@@ -139,12 +151,15 @@ def _draw_curves(axes: Axes, curves: Curves, names: Mapping[str, str]) -> None:
         if name not in curves:
             continue
         steps = list(curves[name])
-        axes.plot(steps, [curves[name][s].value for s in steps], label=title)
+        colour = COLOURS[name]
+        axes.plot(steps, [curves[name][s].value for s in steps], label=title, color=colour)
         axes.fill_between(
             steps,
             [curves[name][s].low for s in steps],
             [curves[name][s].high for s in steps],
+            color=colour,
             alpha=0.15,
+            linewidth=0,
         )
 
 

@@ -19,14 +19,14 @@ from worldmodel.metrics import auroc_interval, mean_interval
 WEAK_NOISE, STRONG_NOISE = 0.05, 0.2  # standard deviations, pixels in [0, 1]
 MEAN_FRAMES = 8  # about a second of Doom
 SHOWN_FRAMES = 8
-RECORDED = "recorded"
+RECORDED, DREAMED = "recorded", "its own dreams"
 
 
 def measure_surprise(held_out: HeldOut, out: Path) -> dict[str, Any]:
     """Surprise of recorded test clips and of others, and how well it alone tells them apart.
 
     In mirrored, inverted and noisy clips all frames are altered, the given ones too; a spliced
-    frame is another episode's, after the real past. "dreamed" are the model's own dreams of the
+    frame is another episode's, after the real past. DREAMED are the model's own dreams of the
     clips, drawn as the settings say. Writes surprise.png (distributions) and
     surprise-frames.png (a frame of each kind).
     """
@@ -51,7 +51,7 @@ def measure_surprise(held_out: HeldOut, out: Path) -> dict[str, Any]:
         next_codes=held_out.real_codes[torch.from_numpy(others)],
     )
     surprise["spliced from another episode"] = spliced.steps(future).nats
-    surprise["its own dreams"] = held_out.dreams.nats.astype(np.float64)
+    surprise[DREAMED] = held_out.dreams.nats.astype(np.float64)
     plots.draw_surprise(
         out / "surprise.png", {name: nats.ravel() for name, nats in surprise.items()}
     )
@@ -64,12 +64,14 @@ def measure_surprise(held_out: HeldOut, out: Path) -> dict[str, Any]:
         name: _told_apart(nats, surprise[RECORDED], held_out.episodes, seed)
         for name, nats in surprise.items()
     }
+    strange = {name: of for name, of in kinds.items() if name not in (RECORDED, DREAMED)}
     return {
         "num_clips": len(held_out),
         "frames_a_clip": held_out.settings.horizon,
         "frames_of_a_mean": min(MEAN_FRAMES, held_out.settings.horizon),
         "shown": [RECORDED, *altered, "spliced from another episode"],
         "kinds": kinds,
+        "hardest": min(strange, key=lambda name: strange[name]["auroc"].value),
     }
 
 
