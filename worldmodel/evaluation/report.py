@@ -172,7 +172,8 @@ def _source(part: dict[str, Any]) -> str:
         for name, value in part["settings"].items()
         if value is not None
     )
-    commit = (part["commit"] or "unknown")[:12]
+    commit = part["commit"] or "unknown"
+    commit = commit[:12] + "+" * commit.endswith("+")  # with changes
     return (
         f"{settings}; {on['gpu'] if part['device'] == 'cuda' else on['cpu']}, "
         f"torch {on['torch']}, commit {commit}; `{part['command']}`, {part['seconds']:.0f} s"
