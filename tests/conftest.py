@@ -10,6 +10,7 @@ os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import install_import_hook
 
@@ -28,6 +29,9 @@ import pytest
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+
+if TYPE_CHECKING:
+    from worldmodel.evaluate import Evaluate
 
 
 @contextmanager
@@ -121,6 +125,27 @@ def tiny_run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
     return out
+
+
+@pytest.fixture(scope="session")
+def evaluated(
+    tiny_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple["Evaluate", dict]:
+    """How the tiny model was measured, and its whole report."""
+    from worldmodel.evaluate import Evaluate, evaluate
+
+    options = Evaluate(
+        checkpoint=str(tiny_run),
+        data=toy_data,
+        out=tmp_path_factory.mktemp("evaluated") / "report",
+        clips=8,
+        samples=3,
+        horizon=6,
+        frames=32,
+        inverse_dynamics_steps=2,
+        stability_steps=24,
+    )
+    return options, evaluate(options, command="the <b>command</b> & more")
 
 
 def one_line_error(main: Callable[[], None]) -> str:

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from worldmodel.metrics import (
+    BOOTSTRAP_DRAWS,
     auroc,
+    auroc_interval,
     bootstrap_means,
     brier,
     calibration,
+    calibration_error,
     entropy,
     mean_interval,
     psnr,
@@ -148,3 +152,40 @@ def test_decibels_are_of_the_mean_error_and_differences_are_paired() -> None:
     # Ten times the error everywhere: 10 dB whatever clips are drawn.
     difference = psnr_difference(errors, 10 * errors, clips, seed=0)
     np.testing.assert_allclose(difference, 10.0)
+
+
+def test_auroc_intervals_are_those_of_scikit_learn_with_groups_as_weights() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 9, 200)
+    is_positive = rng.random(200) < 0.3
+    scores = np.round(is_positive + rng.normal(size=200), 1)  # some are equal
+    value, low, high = auroc_interval(scores, is_positive, groups, seed=3)
+    assert value == pytest.approx(roc_auc_score(is_positive, scores))
+    times = np.random.default_rng(3).multinomial(9, np.full(9, 1 / 9), BOOTSTRAP_DRAWS)
+    draws = [roc_auc_score(is_positive, scores, sample_weight=t[groups]) for t in times]
+    assert (low, high) == pytest.approx(np.quantile(draws, (0.025, 0.975)))
+    assert low < value < high
+
+
+def test_auroc_has_no_interval_of_one_episode_and_no_value_of_one_kind() -> None:
+    scores, groups = np.asarray([0.1, 0.9, 0.4]), np.asarray([0, 0, 0])
+    is_positive = np.asarray([False, True, False])
+    found = auroc_interval(scores, is_positive, groups, seed=0)
+    assert found.value == 1.0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    none = auroc_interval(scores, np.zeros(3, bool), np.arange(3), seed=0)
+    assert all(math.isnan(end) for end in none)
+    # Two of three draws have the only positive or not; those without are left out.
+    lonely = auroc_interval(scores, is_positive, np.arange(3), seed=0)
+    assert lonely == (1.0, 1.0, 1.0)
+
+
+def test_calibration_error_by_hand() -> None:
+    chances = np.asarray([0.1, 0.3, 0.8, 0.8])
+    happened = np.asarray([False, True, True, False])
+    bins = calibration(chances, happened, (0.0, 0.5, 1.0))
+    # Said 0.2, half came; said 0.8, half came.
+    assert calibration_error(bins) == pytest.approx((2 * 0.3 + 2 * 0.3) / 4)
+    assert calibration_error(calibration(happened * 1.0, happened, (0.0, 0.5, 1.0))) == 0
+    assert math.isnan(calibration_error([]))

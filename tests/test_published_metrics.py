@@ -11,16 +11,17 @@ import pytest
 from worldmodel.evaluation.features import TGANV2, VIDEOGPT, FeatureNetwork, MetricError
 from worldmodel.evaluation.frechet import frechet_distance
 from worldmodel.evaluation.published import (
-    fvd_lines,
-    inception_score_lines,
-    likelihood_lines,
+    fvd_blocks,
+    inception_score_blocks,
+    likelihood_blocks,
     measure_fvd,
     measure_inception_score,
     measure_likelihood,
     measure_reconstruction,
-    reconstruction_lines,
+    reconstruction_blocks,
 )
 from worldmodel.evaluation.report import to_json
+from worldmodel.evaluation.tables import to_lines
 from worldmodel.evaluation.whole_clips import next_of_another
 
 COLOURS = FeatureNetwork(
@@ -66,7 +67,7 @@ def test_reconstruction_by_hand():
     assert (found["codes_used"], found["num_codes"]) == (5, 10)
     assert found["unigram_nats"] == pytest.approx(math.log(4) / 2)
     assert found["perplexity"] == pytest.approx(2.0)
-    row = cells(reconstruction_lines(through_json(found)))[2]
+    row = cells(to_lines(reconstruction_blocks(through_json(found))))[2]
     assert row[0] == "6"
     assert row[1].startswith("0.0500 [")
     assert row[4] == "5 of 10"
@@ -78,7 +79,7 @@ def test_clips_of_one_episode_have_no_interval():
         clips, clips, np.zeros(3), data_variance=0.06, counts=np.ones((1, 4)), seed=0
     )
     assert found["psnr"].value == math.inf
-    assert "- [-, -]" in reconstruction_lines(through_json(found))[2]
+    assert "- [-, -]" in to_lines(reconstruction_blocks(through_json(found)))[2]
 
 
 def likelihood_toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +143,7 @@ def test_likelihood_beside_baselines_counted_one_by_one():
     for name in ("nats_a_token", "bits_a_token", "bits_a_pixel_channel", "copy_nats"):
         assert found[name].low < found[name].value < found[name].high
     assert found["bits_a_token"].low == pytest.approx(found["nats_a_token"].low / math.log(2))
-    rows = cells(likelihood_lines(through_json(found)))
+    rows = cells(to_lines(likelihood_blocks(through_json(found))))
     assert rows[2][0] == "prior"
     assert rows[2][1].startswith(f"{nats.mean():.3f} [")
     assert rows[-1][2] == f"{unigram / math.log(2):.3f}"
@@ -158,12 +159,12 @@ def test_what_exchanged_conditions_cost_is_the_difference():
     assert found["exchanged_nats"].value == pytest.approx(nats.mean() + 0.5)
     assert found["exchange_costs"] == pytest.approx((0.5, 0.5, 0.5))  # paired: no spread
     assert found["exchange_costs_first_frame"] == pytest.approx((1.25, 1.25, 1.25))
-    lines = likelihood_lines(through_json(found))
+    lines = to_lines(likelihood_blocks(through_json(found)))
     assert cells(lines)[3][0] == "prior told of another clip"
     assert "loses 0.500 [0.500, 0.500] nats a token, in the first latent frame 1.250" in lines[-1]
     alone = measure_likelihood(nats, codes, train, np.arange(6), **sizes)
     assert "exchanged_nats" not in alone
-    assert "told of another" not in "".join(likelihood_lines(through_json(alone)))
+    assert "told of another" not in "".join(to_lines(likelihood_blocks(through_json(alone))))
 
 
 def test_conditions_are_exchanged_with_another_episode():
@@ -235,7 +236,7 @@ def test_distances_compare_what_their_names_say():
     assert found["real_floor"] == pytest.approx(distance(real, training[:20]))
     assert found["real_floor"] < 0.01 * min(found["fvd"], found["r_fvd"], found["fvd_star"])
     assert (found["num_clips"], found["real_floor_num_clips"]) == (20, 20)
-    lines = fvd_lines(through_json(found))
+    lines = to_lines(fvd_blocks(through_json(found)))
     rows = cells(lines)
     assert [row[2] for row in rows[2:]] == ["20"] * 4
     assert rows[2][3] == f"{found['fvd']:.1f}"
@@ -251,12 +252,12 @@ def test_with_few_training_clips_the_floor_has_fewer_and_says_so():
     found = measure_fvd(real, random_clips(5, 8), real, real, COLOURS)
     assert found["r_fvd"] == pytest.approx(0, abs=1e-9)
     assert (found["num_clips"], found["real_floor_num_clips"]) == (9, 5)
-    assert "The floor has fewer clips" in fvd_lines(through_json(found))[-1]
+    assert "The floor has fewer clips" in to_lines(fvd_blocks(through_json(found)))[-1]
 
 
 def test_a_distance_of_other_features_is_never_called_fvd():
     real = random_clips(8, 8)
-    lines = fvd_lines(through_json(measure_fvd(real, real, real, real, COLOURS)))
+    lines = to_lines(fvd_blocks(through_json(measure_fvd(real, real, real, real, COLOURS))))
     assert "FVD" not in "\n".join(lines)
     assert "Fréchet distance*" in "\n".join(lines)
 
@@ -286,7 +287,7 @@ def test_inception_score_of_clips_that_are_surely_one_class():
         "standard_deviation": pytest.approx(0.0),
         "num_clips": 12,
     }
-    rows = cells(inception_score_lines(through_json(found)))
+    rows = cells(to_lines(inception_score_blocks(through_json(found))))
     assert rows[2:] == [["samples", "40", "5.00 ± 0.00"], ["real clips", "12", "1.00 ± 0.00"]]
     with pytest.raises(MetricError, match="at least 10 clips, not 9"):
         measure_inception_score(clips[:9], clips, network)

@@ -1,15 +1,16 @@
 """Measure a world model: python -m worldmodel.evaluate runs/dream-doom --data data/doom-hgs
 
-On the data's test split. Writes numbers (report.json), tables (report.md), curves and films;
-each part is written when it is done, and parts measured before are kept.
+On the data's test split. Writes a page (report.html), numbers (report.json), tables (report.md),
+curves and films. Each part is written when it is done: stopped or killed, the same command goes
+on, and parts measured before with the same settings, data and weights are kept.
+
+    --score DIR    the exact log-likelihood of recorded episodes, into scores.json and scores.csv
 """
 
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,31 +26,40 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.device import usable_device
-from worldmodel.evaluation.features import FVD_PROTOCOLS, MetricError, load_c3d, load_i3d
-from worldmodel.evaluation.following import measure_actions
-from worldmodel.evaluation.held_out import HeldOut, Settings, console
-from worldmodel.evaluation.horizon import measure_dreams_fvd, measure_horizon
-from worldmodel.evaluation.outcomes import measure_outcomes
+from worldmodel.evaluation.features import (
+    FVD_PROTOCOLS,
+    MetricError,
+    load_c3d,
+    load_i3d,
+)
+from worldmodel.evaluation.held_out import Settings, console
+from worldmodel.evaluation.parts import (
+    C3D_PART,
+    CLIP_PARTS,
+    DREAM_PARTS,
+    I3D_PART,
+    Part,
+    clip_parts,
+    dream_parts,
+)
 from worldmodel.evaluation.report import (
+    ReportError,
+    is_kept,
     read_report,
     to_markdown,
     weights_digest,
     write_report,
 )
-from worldmodel.evaluation.stability import NUM_STEPS, measure_stability
-from worldmodel.evaluation.tokens import measure_likelihood, measure_tokenizer
-from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
+from worldmodel.evaluation.score import score_blocks, score_episodes
+from worldmodel.evaluation.stability import NUM_STEPS
+from worldmodel.evaluation.tables import to_lines
+from worldmodel.evaluation.whole_clips import ClipSettings
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 from worldmodel.shipped import shipped_names
 from worldmodel.videogpt import VideoGPT
-
-PARTS = ("tokenizer", "likelihood", "horizon", "actions", "stability", "outcomes")
-PUBLISHED_PARTS = ("reconstruction", "likelihood", "samples")  # of VideoGPT as published
-# With weights of others only.
-I3D_PART, C3D_PART = "fvd", "inception"
 
 
 class EvaluationError(ValueError):
@@ -68,8 +78,14 @@ class Evaluate:
     """Folder of the report; CHECKPOINT/report by default, for a shipped name reports/NAME."""
     parts: str | None = None
     """What to measure, parted by commas; by default all that the checkpoint and the weights given
-    allow. Dreams: tokenizer, likelihood, horizon, actions, stability, outcomes, fvd. VideoGPT as
-    published: reconstruction, likelihood, samples, fvd, inception."""
+    allow. Dreams: tokenizer, likelihood, horizon, actions, policies, stability, outcomes,
+    surprise, fvd. VideoGPT as published: reconstruction, likelihood, samples, fvd, inception."""
+    again: bool = False
+    """Measure anew what was measured before."""
+    score: Path | None = None
+    """Instead of a report: the exact log-likelihood of the codes of the episodes in this folder."""
+    episodes: str = "all"
+    """Which of them to score: all, train, validation, test, or ids as in 0,5-9."""
     i3d_weights: Path | None = None
     """I3D of Kinetics-400 for FVD: StyleGAN-V's i3d_torchscript.pt, or safetensors."""
     c3d_weights: Path | None = None
@@ -106,17 +122,20 @@ class Evaluate:
 
 def main() -> None:
     options = tyro.cli(Evaluate, prog="python -m worldmodel.evaluate", description=__doc__)
+    command = f"python -m worldmodel.evaluate {shlex.join(sys.argv[1:])}"
     try:
-        command = f"python -m worldmodel.evaluate {shlex.join(sys.argv[1:])}"
-        report = evaluate(options, command=command)
-    except (CheckpointError, DataError, EvaluationError, MetricError) as error:
+        if options.score is None:
+            text = to_markdown(evaluate(options, command=command))
+        else:
+            text = "\n".join(to_lines(score_blocks(score(options, command=command))))
+    except (CheckpointError, DataError, EvaluationError, MetricError, ReportError) as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:
         raise SystemExit(f"error: the report can't be written: {error}") from None
     except KeyboardInterrupt:
-        console.print("stopped; the parts measured so far are in the report")
+        console.print("stopped; what was measured so far is kept, the same command goes on")
         raise SystemExit(130) from None
-    print(to_markdown(report))
+    print(text)
 
 
 def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
@@ -131,121 +150,146 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     Raises:
         CheckpointError, DataError: the checkpoint or the data are missing or damaged.
         EvaluationError: an option is not usable, or the two don't fit.
+        ReportError: something else than a report stands where it is to be written.
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
     if options.temperature is None:
         options = replace(options, temperature=1.0 if published else 0.8)
-    parts = _check(options, published=published)
+    names = _check(options, published=published)
     data = _data(options)
     load = load_videogpt if published else load_checkpoint
     checkpoint = load(str(folder), device=options.device)
     reader = EpisodeReader(data)
     _check_fit(checkpoint.model, reader, options)
-    networks = _Networks(options, parts)
     out = options.out or _report_folder(folder, options.checkpoint)
-    report = read_report(out / "report.json", weights_digest(folder))
+    parts = _parts(checkpoint.model, reader, out, options, names)
+    report, why_new = read_report(out / "report.json", weights_digest(folder))
+    if why_new:
+        console.print(f"the report in {out} is begun anew: {why_new}")
     report |= {"checkpoint": options.checkpoint, "env_id": checkpoint.world.env_id}
     if published:
         report["model"] = VIDEOGPT
-    source = {
-        "command": command,
-        "data": {"folder": str(data), "num_episodes": len(reader)},
-        "device": options.device,
-        "commit": git_commit(),
-        "machine": machine(),
-    }
-    if isinstance(checkpoint.model, VideoGPT):
-        measures = _measures_of_clips(checkpoint.model, reader, out, options, networks)
-    else:
-        measures = _measures_of_dreams(checkpoint.model, reader, out, options, networks)
-    for name in parts:
+    source = _source(reader, options, command)
+    settings = {name: _settings(options, parts[name]) for name in names}
+    data_sha256 = source["data"]["sha256"]
+    kept = [
+        name
+        for name in names
+        if not options.again and is_kept(report, name, settings[name], data_sha256, out)
+    ]
+    if kept:
+        console.print(f"kept, as nothing they hang on has changed: {', '.join(kept)}")
+    for name in names:
+        if name in kept:
+            continue
         console.print(f"measuring: {name}")
         began = time.monotonic()
-        numbers = measures[name]()
+        numbers = parts[name].measure()
         report["parts"][name] = {
             "numbers": numbers,
-            "settings": _settings(options),
+            "settings": settings[name],
             **source,
             "seconds": time.monotonic() - began,
         }
         report = write_report(out, report)
-    console.print(f"the report is in {out}")
+    report = write_report(out, report)  # a kill may have left an older page behind
+    console.print(f"the report is in {out}: open {out / 'report.html'}")
     return report
 
 
-class _Networks:
-    """The networks that parts need, loaded before anything is measured.
+def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
+    """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
 
     Raises:
-        MetricError: their weights are missing or damaged.
+        CheckpointError, DataError: the checkpoint or the data are missing or damaged.
+        EvaluationError: an option is not usable, or the two don't fit.
     """
-
-    def __init__(self, options: Evaluate, parts: tuple[str, ...]) -> None:
-        if I3D_PART in parts:
-            self.i3d = load_i3d(
-                options.i3d_weights,
-                FVD_PROTOCOLS[options.fvd_protocol],
-                device=options.device,
-                trust_weights=options.trust_weights,
-            )
-        if C3D_PART in parts:
-            self.c3d = load_c3d(options.c3d_weights, device=options.device)
-
-
-def _measures_of_dreams(
-    model: WorldModel, reader: EpisodeReader, out: Path, options: Evaluate, networks: _Networks
-) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The parts by name; the test clips are read, and dreamed, once for all that want them."""
-
-    @cache
-    def held_out() -> HeldOut:
-        settings = Settings(
-            num_clips=options.clips,
-            num_samples=options.samples,
-            horizon=options.horizon,
-            num_frames=options.frames,
-            sampling=_sampling(options),
-            seed=options.seed,
-            batch_size=options.batch_size,
+    folder = find_checkpoint(options.checkpoint)
+    if is_videogpt(str(folder)):
+        raise EvaluationError(
+            f"{options.checkpoint} models clips of one length, not episodes: --score is for dreams"
         )
-        try:
-            return HeldOut(model, reader, settings)
-        except DataError as error:
-            raise DataError(f"{error} (--horizon {settings.horizon} asks for that many)") from None
-
-    return {
-        "tokenizer": lambda: measure_tokenizer(held_out()),
-        "likelihood": lambda: measure_likelihood(held_out()),
-        "horizon": lambda: measure_horizon(held_out(), out),
-        "actions": lambda: measure_actions(
-            held_out(), out, training_steps=options.inverse_dynamics_steps
-        ),
-        "stability": lambda: measure_stability(
-            model,
-            reader,
-            out,
-            sampling=_sampling(options),
-            seed=options.seed,
-            num_steps=options.stability_steps,
-        ),
-        "outcomes": lambda: measure_outcomes(held_out(), out),
-        I3D_PART: lambda: measure_dreams_fvd(held_out(), networks.i3d),
+    if options.parts is not None:
+        raise EvaluationError("--score writes no report: leave --parts out")
+    _check(replace(options, temperature=1.0), published=False)
+    assert options.score is not None
+    reader = EpisodeReader(options.score)
+    checkpoint = load_checkpoint(str(folder), device=options.device)
+    _check_fit(checkpoint.model, reader, options)
+    out = options.out or _report_folder(folder, options.checkpoint)
+    source = {
+        "checkpoint": options.checkpoint,
+        "weights_sha256": weights_digest(folder),
+        **_source(reader, options, command),
     }
+    scores = score_episodes(
+        checkpoint.model,
+        reader,
+        out,
+        episodes=options.episodes,
+        source=source,
+        again=options.again,
+    )
+    console.print(f"the scores are in {out}: scores.json, scores.csv")
+    return scores
 
 
-def _measures_of_clips(
-    model: VideoGPT, reader: EpisodeReader, out: Path, options: Evaluate, networks: _Networks
-) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The parts by name; the test clips are read, and sampled, once for all that want them."""
-    settings = ClipSettings(options.clips, _sampling(options), options.seed, options.batch_size)
-    whole = WholeClips(model, reader, settings)
+def _parts(
+    model: WorldModel | VideoGPT,
+    reader: EpisodeReader,
+    out: Path,
+    options: Evaluate,
+    names: tuple[str, ...],
+) -> dict[str, Part]:
+    """What can be measured; networks are loaded before anything is.
+
+    Raises:
+        MetricError: the weights of a network are missing or damaged.
+    """
+    i3d = c3d = None
+    if I3D_PART in names:
+        i3d = load_i3d(
+            options.i3d_weights,
+            FVD_PROTOCOLS[options.fvd_protocol],
+            device=options.device,
+            trust_weights=options.trust_weights,
+        )
+    if C3D_PART in names:
+        c3d = load_c3d(options.c3d_weights, device=options.device)
+    if isinstance(model, VideoGPT):
+        settings = ClipSettings(options.clips, _sampling(options), options.seed, options.batch_size)
+        return clip_parts(model, reader, out, settings, i3d=i3d, c3d=c3d)
+    settings = Settings(
+        num_clips=options.clips,
+        num_samples=options.samples,
+        horizon=options.horizon,
+        num_frames=options.frames,
+        sampling=_sampling(options),
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    return dream_parts(
+        model,
+        reader,
+        out,
+        settings,
+        inverse_dynamics_steps=options.inverse_dynamics_steps,
+        stability_steps=options.stability_steps,
+        i3d=i3d,
+    )
+
+
+def _source(reader: EpisodeReader, options: Evaluate, command: str) -> dict[str, Any]:
+    """Where numbers come from, besides their settings and the weights."""
+    with console.status("reading the data's digest"):
+        digest = reader.digest()
     return {
-        "reconstruction": whole.reconstruction,
-        "likelihood": whole.likelihood,
-        "samples": lambda: whole.samples(out),
-        I3D_PART: lambda: whole.fvd(networks.i3d),
-        C3D_PART: lambda: whole.inception_score(networks.c3d),
+        "command": command,
+        "data": {"folder": str(reader.folder), "num_episodes": len(reader), "sha256": digest},
+        "device": options.device,
+        "commit": git_commit(),
+        "machine": machine(),
     }
 
 
@@ -254,14 +298,18 @@ def _sampling(options: Evaluate) -> Sampling:
     return Sampling(options.temperature, options.top_k, options.top_p)
 
 
-def _settings(options: Evaluate) -> dict[str, Any]:
-    left_out = ("checkpoint", "data", "out", "parts", "device", "i3d_weights", "c3d_weights")
-    return {name: value for name, value in asdict(options).items() if name not in left_out}
+def _settings(options: Evaluate, part: Part) -> dict[str, Any]:
+    """What a part's numbers hang on, by the names of the options."""
+    settings = {name: getattr(options, name) for name in part.options}
+    if part.network is not None:
+        settings["protocol"] = part.network.protocol.name
+        settings["network_sha256"] = part.network.sha256
+    return settings
 
 
-def _parts(options: Evaluate, *, published: bool) -> tuple[str, ...]:
+def _names(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     """The parts asked for, or all that go with the checkpoint and the weights given."""
-    always = PUBLISHED_PARTS if published else PARTS
+    always = CLIP_PARTS if published else DREAM_PARTS
     weights = {I3D_PART: options.i3d_weights, C3D_PART: options.c3d_weights}
     with_weights = (I3D_PART, C3D_PART) if published else (I3D_PART,)
     if options.parts is None:
@@ -276,7 +324,7 @@ def _parts(options: Evaluate, *, published: bool) -> tuple[str, ...]:
 
 def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     """The parts to measure; raises EvaluationError for options out of range."""
-    parts = _parts(options, published=published)
+    parts = _names(options, published=published)
     lowest = {
         "clips": 2,
         "samples": 1,

@@ -31,7 +31,8 @@ from worldmodel.checkpoint import (
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import Clips
 from worldmodel.device import usable_device
-from worldmodel.evaluation.held_out import dream_on, wander
+from worldmodel.evaluation.dreaming import dream_on
+from worldmodel.evaluation.held_out import wander
 from worldmodel.film import (
     SAVERS,
     coloured,

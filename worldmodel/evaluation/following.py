@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler
 from worldmodel.evaluation.held_out import HeldOut, console, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
-from worldmodel.evaluation.tokens import token_nats
 from worldmodel.inverse_dynamics import InverseDynamics, inverse_dynamics_of
 from worldmodel.metrics import (
     Interval,
@@ -139,7 +139,8 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
     rng = np.random.default_rng(held_out.settings.seed)
     rows = sampler.draw(rng, 16 * POLICY_CLIPS)
     found = {}
-    for policy in np.unique(names[rows[:, 0]]).tolist():
+    policies = np.unique(names[rows[:, 0]]).tolist()
+    for policy in track(policies, "actions by who acted", console=console, transient=True):
         clips = sampler.read(rows[names[rows[:, 0]] == policy][:POLICY_CLIPS])
         found[policy.decode()] = float(network.agreement(clips.frames, clips.action).mean())
     return found
@@ -161,10 +162,11 @@ def _under_random_actions(network: InverseDynamics, held_out: HeldOut) -> dict[s
 
 def _shuffled(held_out: HeldOut) -> dict[str, Any]:
     """What is lost when each clip is told the actions of another one."""
-    others = np.roll(held_out.actions, 1, axis=0)
-    nats = token_nats(held_out, others, "likelihood under shuffled actions")
-    nats_before = token_nats(held_out, held_out.actions, "likelihood")
-    dreamed = held_out.dream(others, what="dreaming under shuffled actions")
+    future = slice(held_out.num_given - 1, None)
+    nats, nats_before = (
+        of.steps(future).nats for of in (held_out.foretold_misled, held_out.foretold)
+    )
+    dreamed = held_out.dream(held_out.other_actions, what="dreaming under shuffled actions")
     told = squared_errors(held_out.dreams.frames, held_out.real)
     shuffled = squared_errors(dreamed.frames, held_out.real)
     groups, seed = held_out.episodes, held_out.settings.seed

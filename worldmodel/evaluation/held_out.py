@@ -1,20 +1,26 @@
 """Test clips, and dreams along them: what most measurements compare."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from torch import Tensor
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
-from worldmodel.model import WorldModel, dream_along
+from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
+from worldmodel.evaluation.foretelling import Foretold, foretell, joined
+from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 
+FRAMES_AT_ONCE = 128  # of a tokenizer
+TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
+COMMON_SHARE = 0.5  # of steps at least that bring the reward which is no event
 STAY_PROBABILITY = 0.8  # of a wanderer's last action: about half a second of Doom
 console = Console(stderr=True)
 
@@ -39,23 +45,6 @@ class Settings:
     sampling: Sampling = Sampling(temperature=0.8)  # noqa: RUF009
     seed: int = 0
     batch_size: int = 32
-
-
-@dataclass(frozen=True)
-class Dreamed:
-    """B dreams of T steps.
-
-    Attributes:
-        frames: uint8 (B, T, H, W, C).
-        reward: float32 (B, T), expected.
-        end_probability: float32 (B, T).
-        variables: float32 (B, T, V), drawn.
-    """
-
-    frames: np.ndarray
-    reward: np.ndarray
-    end_probability: np.ndarray
-    variables: np.ndarray
 
 
 class HeldOut:
@@ -110,9 +99,30 @@ class HeldOut:
     @cached_property
     def real_codes(self) -> Tensor:
         """Codes of all the clips' frames, (clips, given + horizon, h, w, q), on the CPU."""
-        frames = torch.from_numpy(self.clips.frames)
-        parts = track(frames.split(4), "encoding the clips", console=console, transient=True)
+        return self.encode(self.clips.frames, "encoding the clips")
+
+    def encode(self, frames: np.ndarray, what: str) -> Tensor:
+        """Codes on the CPU of clips or frames, uint8 (n, ..., H, W, C).
+
+        Args:
+            what: said beside the progress bar.
+        """
+        at_once = max(1, FRAMES_AT_ONCE // math.prod(frames.shape[1:-3]))
+        parts = track(
+            torch.from_numpy(np.ascontiguousarray(frames)).split(at_once),
+            what,
+            console=console,
+            transient=True,
+        )
         return torch.cat([self.model.encode(part.to(self.device)).cpu() for part in parts])
+
+    @cached_property
+    def train_codes(self) -> Tensor:
+        """Codes of frames drawn from the training split, (n, h, w, q): what baselines count."""
+        frames, _ = draw_frames(
+            self.reader, "train", self.settings.num_frames, seed=self.settings.seed
+        )
+        return self.encode(frames, "encoding training frames")
 
     @cached_property
     def reconstructions(self) -> np.ndarray:
@@ -123,76 +133,132 @@ class HeldOut:
         return torch.cat([self.model.decode(part.to(self.device)).cpu() for part in parts]).numpy()
 
     @cached_property
+    def common_reward(self) -> float | None:
+        """The test split's commonest reward; None where it is too rare to call others events."""
+        members = self.reader.split("test")
+        rewards = np.concatenate([self.reader.steps(int(i))["reward"] for i in members])
+        values, counts = np.unique(rewards, return_counts=True)
+        is_common = counts.max() >= COMMON_SHARE * counts.sum()
+        return float(values[counts.argmax()]) if is_common else None
+
+    @cached_property
+    def foretold(self) -> Foretold:
+        """Of all the clips' frames but the first, (clips, given + horizon - 1), each given the
+        real ones before it."""
+        return self.foretell(self.real_codes, self.actions, "likelihood")
+
+    @cached_property
+    def foretold_misled(self) -> Foretold:
+        """Like `foretold`, but each clip is told the actions of another one."""
+        return self.foretell(self.real_codes, self.other_actions, "likelihood, other actions")
+
+    @property
+    def other_actions(self) -> np.ndarray:
+        """For each clip the actions of another one, like `actions`."""
+        return np.roll(self.actions, 1, axis=0)
+
+    def foretell(
+        self,
+        codes: Tensor,
+        actions: np.ndarray,
+        what: str,
+        *,
+        next_codes: Tensor | None = None,
+        variables: np.ndarray | None = None,
+    ) -> Foretold:
+        """What the prior says of clips like these, (clips, given + horizon - 1).
+
+        Args:
+            codes: like `real_codes`; the past that the prior is shown.
+            actions: like `actions`, told in place of the recorded ones.
+            what: said beside the progress bar.
+            next_codes: like `codes`, of the frames that are asked for; by default the same.
+            variables: like `clips.variables`, shown in place of them.
+        """
+        told = np.concatenate([self.clips.action[:, : self.num_given - 1], actions], 1)
+        shown = self.clips.variables if variables is None else variables
+        asked = codes if next_codes is None else next_codes
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        rows = torch.arange(len(self)).split(TEACHER_FORCED_CLIPS)
+        parts = [
+            foretell(
+                self.model,
+                codes[part, :-1].to(self.device),
+                tensor(told[part.numpy()]),
+                tensor(shown[part.numpy(), :-1]),
+                asked[part, 1:].to(self.device),
+                common_reward=self.common_reward,
+            )
+            for part in track(rows, what, console=console, transient=True)
+        ]
+        return joined(parts, 0)
+
+    @cached_property
     def dreams(self) -> Dreamed:
         """One dream of each clip, under its own actions."""
         return self.dream(self.actions, what="dreaming along the clips")
 
-    def dream(self, actions: np.ndarray, *, what: str) -> Dreamed:
-        """One dream of each clip under `actions` (clips, horizon, *shape).
+    @cached_property
+    def dream_codes(self) -> Tensor:
+        """Codes of the given frames and of those that `dreams` brought, like `real_codes`."""
+        dreamed = torch.from_numpy(self.dreams.codes)
+        return torch.cat([self.real_codes[:, : self.num_given], dreamed], 1)
+
+    @property
+    def dream_variables(self) -> np.ndarray:
+        """The given variables and those of `dreams`, like `clips.variables`."""
+        given = self.clips.variables[:, : self.num_given]
+        return np.concatenate([given, self.dreams.variables], 1)
+
+    def dream(self, actions: np.ndarray, *, what: str, sample: int = 0) -> Dreamed:
+        """One dream of each clip under `actions` (clips, T, *shape).
 
         Args:
             what: said beside the progress bar.
+            sample: dreams of another sample are others; those of the same one the same.
         """
-        batches = self.batches()
-        return join(
-            self.dream_batch(rows, actions[rows], sample=0)
-            for rows in track(batches, what, console=console, transient=True)
-        )
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(what, total=len(self.batches()) * actions.shape[1])
+            return join(
+                self.dream_batch(
+                    rows, actions[rows], sample=sample, advance=lambda: progress.advance(task)
+                )
+                for rows in self.batches()
+            )
 
     def batches(self) -> list[np.ndarray]:
         """The clips' numbers, as many at a time as are dreamed at once."""
         begins = range(0, len(self), self.settings.batch_size)
         return [np.arange(i, min(len(self), i + self.settings.batch_size)) for i in begins]
 
-    def dream_batch(self, rows: np.ndarray, actions: np.ndarray, *, sample: int) -> Dreamed:
+    def dream_batch(
+        self,
+        rows: np.ndarray,
+        actions: np.ndarray,
+        *,
+        sample: int,
+        advance: Callable[[], object] = lambda: None,
+    ) -> Dreamed:
         """Dreams of the clips `rows` under `actions` (len(rows), T, *shape).
 
         Args:
             sample: dreams of another sample are others; those of the same one the same.
+            advance: called after each step.
         """
         picked = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
         rng = np.random.default_rng([self.settings.seed, sample, int(rows[0])])
         return dream_on(
-            self.model, picked, self.num_given, actions, rng=rng, sampling=self.settings.sampling
+            self.model,
+            picked,
+            self.num_given,
+            actions,
+            rng=rng,
+            sampling=self.settings.sampling,
+            advance=advance,
         )
-
-
-def dream_on(
-    model: WorldModel,
-    clips: Clips,
-    num_given: int,
-    actions: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    sampling: Sampling,
-) -> Dreamed:
-    """Dream on from the first `num_given` frames of B clips under `actions` (B, T, *shape)."""
-    device = next(model.parameters()).device
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    dream = model.start(
-        tensor(clips.frames[:, :num_given]),
-        tensor(clips.action[:, : num_given - 1]),
-        tensor(clips.variables[:, :num_given]),
-    )
-    steps = dream_along(model, dream, tensor(actions), rng=rng, sampling=sampling)
-
-    def gathered(name: str) -> np.ndarray:
-        return torch.stack([getattr(step, name).cpu() for step in steps], 1).numpy()
-
-    return Dreamed(
-        gathered("frames"), gathered("reward"), gathered("end_probability"), gathered("variables")
-    )
-
-
-def join(parts: Iterable[Dreamed]) -> Dreamed:
-    """Several batches of dreams as one."""
-    together = list(parts)
-    return Dreamed(
-        **{name: np.concatenate([vars(p)[name] for p in together]) for name in vars(together[0])}
-    )
 
 
 def draw_frames(

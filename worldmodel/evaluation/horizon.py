@@ -1,5 +1,6 @@
 """Dreams against the real future under the same actions, frame by frame."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from worldmodel.evaluation.features import FeatureNetwork, MetricError
 from worldmodel.evaluation.held_out import HeldOut, console
 from worldmodel.evaluation.published import measure_fvd
 from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
-from worldmodel.metrics import mean_interval, psnr_difference, psnr_interval, squared_errors
+from worldmodel.metrics import (
+    SSIM_WINDOW,
+    Interval,
+    mean_interval,
+    psnr_difference,
+    psnr_interval,
+    squared_errors,
+    ssim,
+)
 
 STEPS_AHEAD = (1, 2, 4, 8, 16, 32)
 FILMED_CLIPS = 6
@@ -24,37 +33,42 @@ def steps_ahead(horizon: int) -> tuple[int, ...]:
 
 
 def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
-    """PSNR of dreams, of copying the last given frame, and of the tokenizer's own pictures.
+    """PSNR and SSIM of dreams, of copying the last given frame, and of the tokenizer's own
+    pictures.
 
     "one" is a single dream; "mean" is the error of a single dream too, averaged over all
     samples; "best" takes, for each clip and each number of steps ahead, the sample with the
-    smallest error. Writes horizon.png (curves), real-and-dream.gif and real-and-dream.png.
+    smallest error. SSIM is of a single dream alone. Writes horizon.png and ssim.png (curves),
+    real-and-dream.gif and real-and-dream.png.
     """
     settings, real = held_out.settings, held_out.real
     given = held_out.num_given
     samples = [squared_errors(held_out.dreams.frames, real)]
-    jobs = [(s, rows) for s in range(1, settings.num_samples) for rows in held_out.batches()]
-    parts = [
-        squared_errors(
-            held_out.dream_batch(rows, held_out.actions[rows], sample=sample).frames, real[rows]
-        )
-        for sample, rows in track(
-            jobs, f"horizon: {settings.num_samples} samples", console=console, transient=True
-        )
-    ]
-    num_batches = len(held_out.batches())
-    for i in range(0, len(parts), num_batches):
-        samples.append(np.concatenate(parts[i : i + num_batches]))
+    for sample in range(1, settings.num_samples):
+        what = f"horizon: sample {sample + 1} of {settings.num_samples}"
+        dreamed = held_out.dream(held_out.actions, what=what, sample=sample)
+        samples.append(squared_errors(dreamed.frames, real))
     every = np.stack(samples)  # (samples, clips, horizon)
+    copied = np.broadcast_to(_last_given(held_out), real.shape)
+    reconstructed = held_out.reconstructions[:, given:]
     errors = {
         "one": every[0],
         "mean": every.mean(0),
         "best": every.min(0),
-        "copy": squared_errors(np.broadcast_to(_last_given(held_out), real.shape), real),
-        "ceiling": squared_errors(held_out.reconstructions[:, given:], real),
+        "copy": squared_errors(copied, real),
+        "ceiling": squared_errors(reconstructed, real),
     }
-    curves = _intervals(errors, held_out, range(1, settings.horizon + 1))
-    plots.draw_horizon(out / "horizon.png", curves)
+    shown = {"one": held_out.dreams.frames, "copy": copied, "ceiling": reconstructed}
+    similar = {name: _similarity(frames, real, f"SSIM: {name}") for name, frames in shown.items()}
+    everywhere = range(1, settings.horizon + 1)
+    plots.draw_horizon(
+        out / "horizon.png",
+        _intervals(psnr_interval, errors, held_out, everywhere),
+        "PSNR of the mean squared error, dB",
+    )
+    plots.draw_horizon(
+        out / "ssim.png", _intervals(mean_interval, similar, held_out, everywhere), "SSIM"
+    )
     _film(held_out, out)
     chosen = steps_ahead(settings.horizon)
     return {
@@ -62,7 +76,8 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "num_episodes": len(np.unique(held_out.episodes)),
         "num_samples": settings.num_samples,
         "num_given": given,
-        "psnr": _intervals(errors, held_out, chosen),
+        "psnr": _intervals(psnr_interval, errors, held_out, chosen),
+        "ssim": _intervals(mean_interval, similar, held_out, chosen),
         "one_over_copy": {steps: _against_copying(errors, held_out, steps) for steps in chosen},
     }
 
@@ -88,15 +103,24 @@ def _last_given(held_out: HeldOut) -> np.ndarray:
     return held_out.clips.frames[:, held_out.num_given - 1, None]
 
 
-def _intervals(errors: dict[str, np.ndarray], held_out: HeldOut, chosen) -> dict[str, Any]:
+def _similarity(frames: np.ndarray, real: np.ndarray, what: str) -> np.ndarray:
+    """SSIM of each frame (clips, horizon); NaN for pictures smaller than its window."""
+    if min(real.shape[2:4]) < SSIM_WINDOW:
+        return np.full(real.shape[:2], np.nan)
+    parts = track(range(len(real)), what, console=console, transient=True)
+    return np.stack([ssim(frames[i], real[i]) for i in parts])
+
+
+def _intervals(
+    interval: Callable[..., Interval], values: dict[str, np.ndarray], held_out: HeldOut, chosen
+) -> dict[str, Any]:
+    """Of values (clips, horizon) by name, at the chosen numbers of steps ahead."""
     return {
         name: {
-            steps: psnr_interval(
-                error[:, steps - 1], held_out.episodes, seed=held_out.settings.seed
-            )
+            steps: interval(of[:, steps - 1], held_out.episodes, seed=held_out.settings.seed)
             for steps in chosen
         }
-        for name, error in errors.items()
+        for name, of in values.items()
     }
 
 

@@ -1,60 +1,108 @@
 """Rewards, ends and game variables: foretold for the next step, and along dreams."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress, track
 from torch import Tensor
 
 from worldmodel.data import ClipSampler
 from worldmodel.evaluation import plots
-from worldmodel.evaluation.held_out import HeldOut, console, dream_on
+from worldmodel.evaluation.dreaming import dream_on
+from worldmodel.evaluation.foretelling import foretell
+from worldmodel.evaluation.held_out import HeldOut, console
 from worldmodel.evaluation.horizon import steps_ahead
-from worldmodel.metrics import auroc, brier, calibration, mean_interval
-from worldmodel.model import WorldModel
-from worldmodel.prior.frame_gpt import Prediction
+from worldmodel.metrics import (
+    auroc_interval,
+    brier,
+    calibration,
+    calibration_error,
+    mean_interval,
+)
 
 MAX_EPISODES = 256
 MAX_STEPS = 256  # the last of an episode: attention over a longer one takes memory
 MAX_ENDING_CLIPS = 128
-NUM_DRAWS = 64  # of the next variables, over which a reward and an end are averaged
-END_BINS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ends are rare
+RARE_BINS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ends and events are rare
+
+
+@dataclass(frozen=True)
+class NextSteps:
+    """S steps of test episodes and what was foretold of them, each given the real past.
+
+    Attributes:
+        episodes: (S,), the episode of each.
+        reward, ended: what came.
+        expected, end_chance, event_chance: what was foretold, as in `Foretold`.
+    """
+
+    episodes: np.ndarray
+    reward: np.ndarray
+    ended: np.ndarray
+    expected: np.ndarray
+    end_chance: np.ndarray
+    event_chance: np.ndarray
 
 
 def measure_outcomes(held_out: HeldOut, out: Path) -> dict[str, Any]:
     """Errors of rewards, ends and variables on the test split.
 
     "next_step": test episodes (the last MAX_STEPS steps of longer ones), each step given the
-    real past. "dreamed": after dreaming under the recorded actions. Writes ends.png, the
-    calibration of ends.
+    real past. "dreamed": after dreaming under the recorded actions. An event is a step with
+    another reward than the commonest one; there are none where no reward is common. Writes
+    calibration.png, of ends and events.
     """
-    reward, ended, expected, probability = _next_steps(held_out)
-    bins = calibration(probability, ended, END_BINS)
-    plots.draw_calibration(out / "ends.png", bins)
+    steps = _next_steps(held_out)
+    seed, common = held_out.settings.seed, held_out.common_reward
+    ends = _foretold_well(steps.end_chance, steps.ended, steps.episodes, seed)
+    bins_of = {"ends": ends["calibration"]}
+    events = None
+    if common is not None:
+        events = _foretold_well(steps.event_chance, steps.reward != common, steps.episodes, seed)
+        bins_of["events"] = events["calibration"]
+    plots.draw_calibration(out / "calibration.png", bins_of)
+    missed = np.abs(steps.expected - steps.reward)
     return {
+        "common_reward": common,
         "next_step": {
-            "num_steps": len(reward),
-            "reward_mae": float(np.abs(expected - reward).mean()),
-            "reward_mae_of_the_mean": float(np.abs(reward.mean() - reward).mean()),
-            "reward_mae_unless_ended": float(np.abs(expected - reward)[~ended].mean()),
-            "num_ends": int(ended.sum()),
-            "end_auroc": auroc(probability, ended),
-            "end_brier": brier(probability, ended),
-            "end_brier_of_the_mean": brier(np.full(len(ended), ended.mean()), ended),
-            "end_calibration": [bin._asdict() for bin in bins],
+            "num_steps": len(steps.reward),
+            "reward_mae": float(missed.mean()),
+            "reward_mae_of_the_mean": float(np.abs(steps.reward.mean() - steps.reward).mean()),
+            "reward_mae_unless_ended": float(missed[~steps.ended].mean()),
+            "ends": _plain(ends),
+            "events": None if events is None else _plain(events),
         },
         "dreamed": {
             **_dreamed_values(held_out),
             "ends": _dreamed_ends(held_out),
+            "events": None if common is None else _dreamed_events(held_out, common),
         },
     }
 
 
-@torch.no_grad()
-def _next_steps(held_out: HeldOut) -> tuple[np.ndarray, ...]:
-    """Real reward and end, then expected reward and probability of an end, (steps,) each."""
+def _foretold_well(
+    chances: np.ndarray, happened: np.ndarray, episodes: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """How well chances (n,) foretell what happened, bool (n,)."""
+    bins = calibration(chances, happened, RARE_BINS)
+    return {
+        "count": int(happened.sum()),
+        "auroc": auroc_interval(chances, happened, episodes, seed=seed),
+        "brier": brier(chances, happened),
+        "brier_of_the_rate": brier(np.full(len(happened), happened.mean()), happened),
+        "calibration_error": calibration_error(bins),
+        "calibration": bins,
+    }
+
+
+def _plain(foretold: dict[str, Any]) -> dict[str, Any]:
+    return {**foretold, "calibration": [of._asdict() for of in foretold["calibration"]]}
+
+
+def _next_steps(held_out: HeldOut) -> NextSteps:
     model, reader, device = held_out.model, held_out.reader, held_out.device
     rng = np.random.default_rng(held_out.settings.seed)
     chosen = rng.permutation(reader.split("test"))[:MAX_EPISODES]
@@ -68,36 +116,25 @@ def _next_steps(held_out: HeldOut) -> tuple[np.ndarray, ...]:
         steps = {name: array[first:] for name, array in reader.steps(i).items()}
         frames = torch.from_numpy(reader.frames(i, first))
         codes = torch.cat([model.encode(part.to(device)) for part in frames.split(64)])[None]
-        variables = tensor(steps["variables"])
-        prediction = model.prior(
+        foretold = foretell(
+            model,
             codes[:, :-1],
-            model.config.actions.encode(tensor(steps["action"])),
-            variables[:, :-1],
+            tensor(steps["action"]),
+            tensor(steps["variables"][:-1]),
             codes[:, 1:],
-            variables[:, 1:],
+            common_reward=held_out.common_reward,
         )
-        expected, probability = _before_the_variables(model, prediction, variables[:, :-1])
-        parts.append((steps["reward"], steps["terminated"], expected[0], probability[0]))
-    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-
-
-def _before_the_variables(
-    model: WorldModel, prediction: Prediction, variables: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Expected reward and probability of an end, (B, T) each, where the next variables are not
-    known: means over `NUM_DRAWS` drawn ones.
-    """
-    prior, generator = model.prior, torch.Generator().manual_seed(0)
-    expected, probability = [], []
-    for _ in range(NUM_DRAWS):
-        uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
-        drawn = prior.draw_variables(prediction.foretold, variables, uniforms)
-        outcomes = prior.once_arrived(prediction.foretold, variables, drawn)
-        expected.append(prior.outcome.expected(outcomes, 0))
-        probability.append(outcomes.terminated.sigmoid())
-    return torch.stack(expected).mean(0).cpu().numpy(), torch.stack(probability).mean(
-        0
-    ).cpu().numpy()
+        parts.append(
+            (
+                np.full(len(steps["reward"]), i),
+                steps["reward"],
+                steps["terminated"],
+                foretold.reward[0],
+                foretold.end_chance[0],
+                foretold.event_chance[0],
+            )
+        )
+    return NextSteps(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _dreamed_values(held_out: HeldOut) -> dict[str, Any]:
@@ -127,7 +164,7 @@ def _dreamed_values(held_out: HeldOut) -> dict[str, Any]:
     }
 
 
-def _dreamed_ends(held_out: HeldOut) -> dict[str, float]:
+def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
     """Whether dreams end where real episodes did.
 
     The clips, and beside them windows whose last step ends a real episode: dreams under their
@@ -140,20 +177,52 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, float]:
         for i in sampler.episodes
         if held_out.reader.steps(int(i))["terminated"][-1]
     ][:MAX_ENDING_CLIPS]
-    probabilities = [held_out.dreams.end_probability]
+    chances = [held_out.dreams.end_probability]
     happened = [held_out.clips.terminated[:, given - 1 :]]
+    episodes = [held_out.episodes]
     if ending:
         clips = sampler.read(np.asarray(ending))
         rng = np.random.default_rng([settings.seed, 4])
         actions = clips.action[:, given - 1 :]
-        dreamed = dream_on(
-            held_out.model, clips, given, actions, rng=rng, sampling=settings.sampling
-        )
-        probabilities.append(dreamed.end_probability)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("dreaming up to ends", total=actions.shape[1])
+            dreamed = dream_on(
+                held_out.model,
+                clips,
+                given,
+                actions,
+                rng=rng,
+                sampling=settings.sampling,
+                advance=lambda: progress.advance(task),
+            )
+        chances.append(dreamed.end_probability)
         happened.append(clips.terminated[:, given - 1 :])
-    is_end = np.concatenate(happened).ravel()
+        episodes.append(np.asarray(ending)[:, 0])
+    return _ordered_well(
+        np.concatenate(chances), np.concatenate(happened), np.concatenate(episodes), settings.seed
+    )
+
+
+def _dreamed_events(held_out: HeldOut, common_reward: float) -> dict[str, Any]:
+    """Whether dreams bring other rewards than the common one where real episodes did."""
+    given = held_out.num_given
+    foretold = held_out.foretell(
+        held_out.dream_codes,
+        held_out.actions,
+        "events along dreams",
+        variables=held_out.dream_variables,
+    ).steps(slice(given - 1, None))
+    happened = held_out.clips.reward[:, given - 1 :] != common_reward
+    return _ordered_well(foretold.event_chance, happened, held_out.episodes, held_out.settings.seed)
+
+
+def _ordered_well(
+    chances: np.ndarray, happened: np.ndarray, episodes: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """AUROC of chances (clips, steps), steps pooled; the clips' episodes are drawn again."""
+    groups = np.repeat(episodes, happened.shape[1])
     return {
-        "num_steps": len(is_end),
-        "num_ends": int(is_end.sum()),
-        "auroc": auroc(np.concatenate(probabilities).ravel(), is_end),
+        "num_steps": happened.size,
+        "count": int(happened.sum()),
+        "auroc": auroc_interval(chances.ravel(), happened.ravel(), groups, seed=seed),
     }

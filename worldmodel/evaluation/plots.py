@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.metrics import Calibration, Interval
@@ -15,27 +16,82 @@ HORIZON_NAMES = {
     "one": "dream, one sample",
     "copy": "copying the last given frame",
 }
+SEEN_NAMES = {
+    "prior": "prior",
+    "copy": "copying the frame before, else unigram",
+    "unigram": "unigram",
+}
+AHEAD_NAMES = {
+    "prior": "prior, past dreamed",
+    "teacher_forced": "prior, past real",
+    "copy": "copying the last given frame, else unigram",
+    "unigram": "unigram",
+}
+# A name has its colour in every picture.
+COLOURS = {
+    "ceiling": "tab:green",
+    "best": "tab:purple",
+    "mean": "tab:cyan",
+    "one": "tab:blue",
+    "prior": "tab:blue",
+    "teacher_forced": "tab:cyan",
+    "copy": "tab:orange",
+    "unigram": "tab:grey",
+}
+SURPRISE_BINS = 60
 
 
-def draw_horizon(path: Path, curves: Mapping[str, Mapping[int, Interval]]) -> None:
-    """PSNR over steps ahead, one curve for each of HORIZON_NAMES."""
+Curves = Mapping[str, Mapping[int, Interval]]
+
+
+def draw_horizon(path: Path, curves: Curves, measure: str) -> None:
+    """A measure over steps ahead, one curve for each of HORIZON_NAMES that there is."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, title in HORIZON_NAMES.items():
-        steps = list(curves[name])
-        axes.plot(steps, [curves[name][s].value for s in steps], label=title)
-        axes.fill_between(
-            steps,
-            [curves[name][s].low for s in steps],
-            [curves[name][s].high for s in steps],
-            alpha=0.15,
-        )
+    _draw_curves(axes, curves, HORIZON_NAMES)
     axes.set(
         xlabel="steps ahead",
-        ylabel="PSNR of the mean squared error, dB",
+        ylabel=measure,
         title="Dreams against the real future, same actions (95 % intervals)",
     )
     axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_likelihood(path: Path, curves: Mapping[str, Curves]) -> None:
+    """Nats a token by frames seen, and by steps ahead under a dreamed past."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_curves(left, curves["frames_seen"], SEEN_NAMES)
+    left.set(xlabel="real frames seen", ylabel="nats a token", title="The next frame, real past")
+    _draw_curves(right, curves["steps_ahead"], AHEAD_NAMES)
+    right.set(xlabel="steps ahead", title="The real frame k steps ahead (95 % intervals)")
+    for axes in (left, right):
+        axes.set_ylim(0, None)
+        axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_surprise(path: Path, nats: Mapping[str, np.ndarray]) -> None:
+    """How often each surprise occurs, one row a kind of frames; the line is the median.
+
+    Args:
+        nats: a token, of each frame (n,), by kind; the first kind is what others are told from.
+    """
+    figure = Figure(figsize=(8, 0.55 * len(nats) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(nats))[::-1]
+    shared = np.histogram_bin_edges(np.concatenate(list(nats.values())), SURPRISE_BINS)
+    for place, values in zip(places, nats.values(), strict=True):
+        counts, edges = np.histogram(values, shared)
+        heights = 0.8 * counts / counts.max()
+        colour = "tab:blue" if place == places[0] else "tab:orange"
+        axes.stairs(place + heights, edges, baseline=place, fill=True, color=colour, alpha=0.6)
+        axes.vlines(np.median(values), place, place + 0.8, color="black", linewidth=1)
+    recorded = np.median(next(iter(nats.values())))
+    axes.axvline(recorded, color="tab:blue", linewidth=0.8, linestyle=":")
+    axes.set_yticks(places + 0.3, list(nats))
+    axes.set(xlabel="surprise, nats a token", title="Surprise of single frames", xlim=(0, None))
     _save(figure, path)
 
 
@@ -68,20 +124,43 @@ def draw_stability(
     _save(figure, path)
 
 
-def draw_calibration(path: Path, bins: Sequence[Calibration]) -> None:
-    """What share of steps ended, over the probability that was foretold."""
-    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    axes.plot([b.mean_probability for b in bins], [b.share_happened for b in bins], "o-")
-    for b in bins:
-        axes.annotate(f"{b.count}", (b.mean_probability, b.share_happened), fontsize="x-small")
-    axes.set(
-        xlabel="foretold probability of an end",
-        ylabel="share that ended",
-        title="Calibration of ends (steps a bin)",
-    )
+def draw_calibration(path: Path, bins_of: Mapping[str, Sequence[Calibration]]) -> None:
+    """What share of steps brought what was foretold, over its probability: a panel each.
+
+    Args:
+        bins_of: by what is foretold.
+    """
+    figure = Figure(figsize=(4.5 * len(bins_of), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(bins_of), squeeze=False)[0]
+    for axes, (what, bins) in zip(panels, bins_of.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.plot([b.mean_probability for b in bins], [b.share_happened for b in bins], "o-")
+        for b in bins:
+            axes.annotate(f"{b.count}", (b.mean_probability, b.share_happened), fontsize="x-small")
+        axes.set(
+            xlabel="foretold probability",
+            ylabel="share of steps that brought it",
+            title=f"{what} (steps a bin)",
+        )
     _save(figure, path)
+
+
+def _draw_curves(axes: Axes, curves: Curves, names: Mapping[str, str]) -> None:
+    """Curves with their intervals, those of `names` in this order."""
+    for name, title in names.items():
+        if name not in curves:
+            continue
+        steps = list(curves[name])
+        colour = COLOURS[name]
+        axes.plot(steps, [curves[name][s].value for s in steps], label=title, color=colour)
+        axes.fill_between(
+            steps,
+            [curves[name][s].low for s in steps],
+            [curves[name][s].high for s in steps],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
 
 
 def _save(figure: Figure, path: Path) -> None:

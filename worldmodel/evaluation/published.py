@@ -13,7 +13,7 @@ from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.features import FeatureNetwork, MetricError
 from worldmodel.evaluation.frechet import frechet_distance, inception_score
 from worldmodel.evaluation.held_out import console
-from worldmodel.evaluation.tables import interval, number, table
+from worldmodel.evaluation.tables import Blocks, Table, interval, number
 from worldmodel.metrics import (
     Interval,
     entropy,
@@ -199,7 +199,7 @@ def measure_inception_score(
     return numbers
 
 
-def reconstruction_lines(n: dict[str, Any]) -> list[str]:
+def reconstruction_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_reconstruction`."""
     header = ["clips", "NMSE", "PSNR, dB", "SSIM", "codes in use", "perplexity"]
     row = [
@@ -211,15 +211,14 @@ def reconstruction_lines(n: dict[str, Any]) -> list[str]:
         number(n["perplexity"], 0),
     ]
     return [
-        *table([*header, "unigram nats a token"], [[*row, number(n["unigram_nats"])]]),
-        "",
+        Table([*header, "unigram nats a token"], [[*row, number(n["unigram_nats"])]]),
         f"{n['num_frames']} frames. NMSE: squared error over the data's variance; PSNR of the mean "
         "squared error; SSIM of Wang et al. 2004, mean over colours; 95 % intervals by drawing "
         "episodes again.",
     ]
 
 
-def likelihood_lines(n: dict[str, Any]) -> list[str]:
+def likelihood_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_likelihood`."""
     names = {
         "prior": "nats_a_token",
@@ -235,7 +234,6 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
     ]
     exchanged = (
         [
-            "",
             "Told of the given frames, actions and class of another clip, the prior loses "
             f"{interval(n['exchange_costs'], 3)} nats a token, in the first latent frame "
             f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of what it is told.",
@@ -244,8 +242,7 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
         else []
     )
     return [
-        *table(["", "nats a token", "bits a token"], rows),
-        "",
+        Table(["", "nats a token", "bits a token"], rows),
         f"{n['num_clips']} clips of {n['num_tokens']} tokens; the prior takes "
         f"{interval(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for the "
         f"exact pixels). The others count the codes of {n['num_train_clips']} training clips. "
@@ -255,7 +252,7 @@ def likelihood_lines(n: dict[str, Any]) -> list[str]:
     ]
 
 
-def fvd_lines(n: dict[str, Any]) -> list[str]:
+def fvd_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_fvd`."""
     name, clips = n["metric"], str(n["num_clips"])
     rows = [
@@ -271,14 +268,13 @@ def fvd_lines(n: dict[str, Any]) -> list[str]:
     ]
     floor = "" if n["real_floor_num_clips"] == n["num_clips"] else " The floor has fewer clips."
     return [
-        *table(["", "of", "clips on either side", "distance"], rows),
-        "",
+        Table(["", "of", "clips on either side", "distance"], rows),
         f"{_source_line(n)} A distance grows as clips get fewer: compare it only at one number of "
         f"clips, and with the floor.{floor}",
     ]
 
 
-def inception_score_lines(n: dict[str, Any]) -> list[str]:
+def inception_score_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_inception_score`."""
     rows = [
         [
@@ -289,10 +285,17 @@ def inception_score_lines(n: dict[str, Any]) -> list[str]:
         for name, kind in (("samples", "sampled"), ("real clips", "real"))
     ]
     return [
-        *table(["", "clips", n["metric"]], rows),
-        "",
+        Table(["", "clips", n["metric"]], rows),
         f"{_source_line(n)} Mean and standard deviation over {n['num_splits']} splits; a score "
         "grows with the clips of a split.",
+    ]
+
+
+def samples_blocks(n: dict[str, Any]) -> Blocks:
+    given = f", {n['num_given']} frame given (red)" if n["num_given"] else ""
+    return [
+        f"samples.png, samples.gif: {n['num_clips']} test clips, each above (left of) its "
+        f"reconstruction and a sample under its conditions{given}."
     ]
 
 

@@ -134,11 +134,11 @@ class FrameGPT(nn.Module):
         actions: Float[Tensor, "B T A"],
         variables: Float[Tensor, "B T V"],
         next_codes: Int[Tensor, "B T h w q"],
-        next_variables: Float[Tensor, "B T V"],
+        next_variables: Float[Tensor, "B T V"] | None = None,
     ) -> Prediction:
         """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
 
-        No row sees a later one.
+        No row sees a later one. Where the next variables aren't known, outcomes are as foretold.
         """
         states, _ = self._backbone(codes, actions, variables)
         context = self._context(states, codes)
@@ -146,7 +146,9 @@ class FrameGPT(nn.Module):
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
         foretold = self._foretell(states, next_codes)
-        outcomes = self.once_arrived(foretold, variables, next_variables)
+        outcomes = foretold
+        if next_variables is not None:
+            outcomes = self.once_arrived(foretold, variables, next_variables)
         return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes)
 
     def draw_variables(

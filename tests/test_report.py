@@ -1,0 +1,294 @@
+"""The report: kept parts, damaged files, and the page, read as a browser would read it."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import one_line_error
+
+from worldmodel import evaluate as command
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.data import EpisodeReader
+from worldmodel.evaluate import Evaluate, evaluate
+from worldmodel.evaluation.by_policy import measure_by_policy
+from worldmodel.evaluation.held_out import HeldOut, Settings
+from worldmodel.evaluation.page import to_html
+from worldmodel.evaluation.parts import DREAM_PARTS
+from worldmodel.evaluation.report import to_markdown
+from worldmodel.evaluation.surprise import altered_clips, measure_surprise
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+@pytest.fixture(scope="module")
+def options(evaluated: tuple[Evaluate, dict]) -> Evaluate:
+    return evaluated[0]
+
+
+@pytest.fixture(scope="module")
+def report(evaluated: tuple[Evaluate, dict]) -> dict:
+    return evaluated[1]
+
+
+@pytest.fixture(scope="module")
+def held_out(tiny_run: Path, toy_data: Path) -> HeldOut:
+    settings = Settings(num_clips=4, num_samples=1, horizon=6, num_frames=16)
+    return HeldOut(load_checkpoint(str(tiny_run)).model, EpisodeReader(toy_data), settings)
+
+
+class Page(HTMLParser):
+    """Checks that tags close as they opened; collects links, ids, text and tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            assert not name.startswith("on")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+
+def folder(options: Evaluate) -> Path:
+    assert options.out is not None
+    return options.out
+
+
+def test_the_page_holds_every_part_and_all_it_shows_lies_beside_it(
+    report: dict, options: Evaluate
+) -> None:
+    page = Page((folder(options) / "report.html").read_text())
+    assert page.ids == list(report["parts"]) == list(DREAM_PARTS)
+    for link in page.links:
+        parts = urlsplit(link)
+        assert not parts.scheme
+        assert not parts.netloc
+        assert parts.fragment in page.ids if parts.fragment else (folder(options) / link).exists()
+    assert "script" not in page.tags
+    mean = report["parts"]["likelihood"]["numbers"]["nats_a_token"]["value"]
+    assert page.text.count(f"{mean:.2f} [") >= 1  # in the summary
+    assert page.text.count(f"{mean:.3f} [") == 1  # in its table
+    assert "the <b>command</b> & more" in page.text
+
+
+def test_names_of_strangers_are_text_not_tags(report: dict) -> None:
+    evil = '<script>alert("1")</script><img src=x onerror=alert(1)>|'
+    hostile = json.loads(json.dumps(report).replace('"toy"', json.dumps(evil)))
+    hostile |= {"checkpoint": evil, "env_id": f"{evil}\n# heading"}
+    errors = hostile["parts"]["outcomes"]["numbers"]["dreamed"]["variable_mae"]
+    errors[evil] = errors.pop("column")
+    page = Page(to_html(hostile))
+    assert "script" not in page.tags
+    assert page.links == Page(to_html(report)).links
+    assert page.text.count("<script>") >= 4  # two titles, who acted, a variable
+    markdown = to_markdown(hostile)
+    assert "<script" not in markdown
+    assert "\n# heading" not in markdown
+    rows = [line for line in markdown.splitlines() if "alert" in line and line.startswith("|")]
+    assert rows
+    assert all(r"\|" in row for row in rows)
+
+
+def test_what_was_measured_is_kept_until_something_it_hangs_on_changes(
+    report: dict, options: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = replace(options, out=tmp_path / "report", parts="tokenizer,policies,stability")
+    shutil.copytree(folder(options), folder(own))
+
+    def measured(changed: Evaluate) -> set[str]:
+        before = json.loads((folder(own) / "report.json").read_text())["parts"]
+        after = evaluate(changed, command="again")["parts"]
+        assert set(after) == set(before)
+        return {name for name in after if after[name]["command"] != before[name]["command"]}
+
+    assert measured(own) == set()
+    assert "kept, as nothing they hang on has changed: tokenizer" in capsys.readouterr().err
+    assert measured(replace(own, frames=17)) == {"tokenizer"}
+    (folder(own) / "stability.png").unlink()
+    assert measured(replace(own, frames=17, inverse_dynamics_steps=3)) == {"stability"}
+    own = replace(own, parts="policies")
+    assert measured(replace(own, temperature=0.9)) == {"policies"}
+    report_json = folder(own) / "report.json"
+    report_json.write_text(report_json.read_text().replace('"again"', '"once"'))
+    assert measured(replace(own, temperature=0.9, again=True)) == {"policies"}
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(
+    report: dict, options: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ("tokenizer", "policies", "stability")
+    own = replace(options, out=tmp_path / "report", parts=",".join(parts))
+    make = command.dream_parts
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*args, **kwargs):
+        def die() -> dict:
+            raise Killed
+
+        made = make(*args, **kwargs)
+        return made | {"stability": replace(made["stability"], measure=die)}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "dream_parts", dies)
+        with pytest.raises(Killed):
+            evaluate(own, command="first")
+    # Killed between two files: the page is of before.
+    (folder(own) / "report.html").write_text("older")
+    after = evaluate(own, command="second")["parts"]
+    assert [after[name]["command"] for name in parts] == ["first", "first", "second"]
+    assert Page((folder(own) / "report.html").read_text()).ids == list(parts)
+    for name in parts:
+        assert after[name]["numbers"] == report["parts"][name]["numbers"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[1, 2]",
+        '{"name": "another program\'s"}',
+        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": {"tokenizer": {}}}',
+        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": {"tokenizer": {"numbers": 5}}}',
+        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": []}',
+    ],
+    ids=["empty", "list", "foreign", "no numbers", "no table", "no parts"],
+)
+def test_a_damaged_or_foreign_report_is_one_clear_line(
+    report: dict, options: Evaluate, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(damage.replace("DIGEST", report["weights_sha256"]))
+    before = path.read_text()
+    own = replace(options, out=tmp_path, parts="tokenizer")
+    monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: own)
+    assert "is damaged or no report of this command" in one_line_error(command.main)
+    assert path.read_text() == before
+
+
+def test_a_report_about_other_weights_is_begun_anew(
+    report: dict, options: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report | {"weights_sha256": "0"}))
+    again = evaluate(replace(options, out=tmp_path, parts="tokenizer"))
+    assert set(again["parts"]) == {"tokenizer"}
+    assert "is begun anew: it is about other weights" in " ".join(capsys.readouterr().err.split())
+
+
+def test_likelihood_by_horizon_meets_the_mean_and_the_first_step(report: dict) -> None:
+    numbers = report["parts"]["likelihood"]["numbers"]
+    seen, ahead = numbers["frames_seen"], numbers["steps_ahead"]
+    given, horizon = numbers["num_given"], 6
+    assert list(seen["prior"]) == [str(k) for k in range(1, given + horizon)]
+    assert list(ahead["prior"]) == [str(k) for k in range(1, horizon + 1)]
+    # One step ahead nothing was dreamed yet.
+    assert ahead["prior"]["1"] == pytest.approx(ahead["teacher_forced"]["1"])
+    assert ahead["copy"]["1"] == pytest.approx(seen["copy"][str(given)])
+    for k in range(1, horizon + 1):
+        assert ahead["teacher_forced"][str(k)] == seen["prior"][str(given + k - 1)]
+        assert ahead["copy"][str(k)]["value"] <= ahead["unigram"][str(k)]["value"]
+    mean = np.mean([entry["value"] for entry in ahead["teacher_forced"].values()])
+    assert mean == pytest.approx(numbers["nats_a_token"]["value"])
+
+
+def test_under_the_real_past_itself_the_open_loop_is_teacher_forced(held_out: HeldOut) -> None:
+    told = held_out.foretell(
+        held_out.real_codes, held_out.actions, "", next_codes=held_out.real_codes
+    )
+    np.testing.assert_array_equal(told.nats, held_out.foretold.nats)
+
+
+def test_the_prior_says_of_a_dream_what_it_said_while_dreaming(held_out: HeldOut) -> None:
+    future = slice(held_out.num_given - 1, None)
+    told = held_out.foretell(
+        held_out.dream_codes, held_out.actions, "", variables=held_out.dream_variables
+    ).steps(future)
+    np.testing.assert_allclose(told.nats, held_out.dreams.nats, atol=1e-4)
+    np.testing.assert_allclose(told.end_chance, held_out.dreams.end_probability, atol=1e-4)
+    np.testing.assert_allclose(told.reward, held_out.dreams.reward, atol=1e-4)
+
+
+def test_events_are_rewards_other_than_the_common_one(held_out: HeldOut) -> None:
+    # The square brings 1 for a step to the right, which is 60 % of them, else 0.
+    assert held_out.common_reward == 1.0
+    told = held_out.foretold
+    np.testing.assert_allclose(told.event_chance, 1 - told.reward, atol=1e-5)
+
+
+def test_policies_share_the_clips(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = held_out.reader.index.copy()
+    names = np.resize(np.asarray([b"bot", b"random"], "S64"), len(index))
+    index["policy"] = names
+    monkeypatch.setattr(held_out.reader, "index", index)
+    found = measure_by_policy(held_out)
+    assert found["steps"] == [1]
+    clips = held_out.reader.index["policy"][held_out.episodes]
+    after = held_out.foretold.steps(slice(held_out.num_given - 1, None)).nats
+    for name, of in found["policies"].items():
+        rows = clips == name.encode()
+        assert of["num_clips"] == rows.sum() > 0
+        assert of["nats_a_token"].value == pytest.approx(after[rows].mean())
+        error = np.square(
+            held_out.dreams.frames[rows, 0] / 255.0 - held_out.real[rows, 0] / 255.0
+        ).mean()
+        assert of["psnr"][1].value == pytest.approx(-10 * math.log10(error), rel=1e-4)
+
+
+def test_surprise_of_equal_frames_tells_nothing_and_of_strange_ones_much(
+    held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def altered(frames: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return {"equal": frames, "nonsense": rng.integers(0, 256, frames.shape, np.uint8)}
+
+    monkeypatch.setattr("worldmodel.evaluation.surprise.altered_clips", altered)
+    found = measure_surprise(held_out, tmp_path)
+    kinds = found["kinds"]
+    assert kinds["equal"]["auroc"].value == kinds["equal"]["auroc_of_means"].value == 0.5
+    assert kinds["equal"]["rise"] == (0, 0, 0)
+    assert kinds["nonsense"]["auroc"].value > 0.9
+    mean = held_out.foretold.steps(slice(held_out.num_given - 1, None)).nats.mean()
+    assert kinds["recorded"]["nats_a_token"].value == pytest.approx(mean)
+    assert found["frames_of_a_mean"] == 6
+    assert (tmp_path / "surprise.png").exists()
+
+
+def test_altered_clips_are_what_their_names_say() -> None:
+    frames = np.random.default_rng(0).integers(90, 160, (2, 3, 16, 16, 3), np.uint8)
+    altered = altered_clips(frames, seed=0)
+    mirrored, inverted, weak, strong = altered.values()
+    np.testing.assert_array_equal(mirrored[..., ::-1, :], frames)
+    np.testing.assert_array_equal(mirrored[..., 0, :], frames[..., 15, :])
+    np.testing.assert_array_equal(inverted, 255 - frames)
+    for noisy, deviation in ((weak, 0.05), (strong, 0.2)):
+        difference = (noisy.astype(float) - frames) / 255
+        assert difference.std() == pytest.approx(deviation, rel=0.05)
+        assert abs(difference.mean()) < 0.01
+    np.testing.assert_array_equal(altered_clips(frames, seed=0)["pixel noise 0.2"], strong)

@@ -1,0 +1,79 @@
+"""Dreams that go on from clips."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.data import Clips
+from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """B dreams of T steps.
+
+    Attributes:
+        frames: uint8 (B, T, H, W, C).
+        reward: float32 (B, T), expected.
+        end_probability: float32 (B, T).
+        variables: float32 (B, T, V), drawn.
+        codes: int64 (B, T, h, w, q), of the frames.
+        nats: float32 (B, T), of each frame to the model itself, a token.
+    """
+
+    frames: np.ndarray
+    reward: np.ndarray
+    end_probability: np.ndarray
+    variables: np.ndarray
+    codes: np.ndarray
+    nats: np.ndarray
+
+
+def dream_on(
+    model: WorldModel,
+    clips: Clips,
+    num_given: int,
+    actions: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    sampling: Sampling,
+    advance: Callable[[], object] = lambda: None,
+) -> Dreamed:
+    """Dream on from the first `num_given` frames of B clips under `actions` (B, T, *shape).
+
+    Args:
+        advance: called after each step.
+    """
+    device = next(model.parameters()).device
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    dream = model.start(
+        tensor(clips.frames[:, :num_given]),
+        tensor(clips.action[:, : num_given - 1]),
+        tensor(clips.variables[:, :num_given]),
+    )
+    steps = []
+    for t in range(actions.shape[1]):
+        uniforms = tensor(rng.random((len(actions), model.num_uniforms), np.float32))
+        step, dream = model.step(dream, tensor(actions[:, t]), uniforms, sampling)
+        steps.append({**step._asdict(), "codes": dream.codes})
+        advance()
+
+    def gathered(name: str) -> np.ndarray:
+        return torch.stack([step[name].cpu() for step in steps], 1).numpy()
+
+    return Dreamed(**{field.name: gathered(field.name) for field in fields(Dreamed)})
+
+
+def join(parts: Iterable[Dreamed]) -> Dreamed:
+    """Several batches of dreams as one."""
+    together = list(parts)
+    return Dreamed(
+        **{name: np.concatenate([vars(p)[name] for p in together]) for name in vars(together[0])}
+    )

@@ -1,0 +1,142 @@
+"""What a prior says of frames that are known: the one place that asks it, and that makes
+probabilities of its outcomes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldmodel.model import WorldModel
+from worldmodel.prior import FrameGPT
+from worldmodel.prior.outcomes import OutcomeLogits
+
+NUM_DRAWS = 64  # of the next variables
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What B clips' frames 1..T were to the prior, each given the frames before it; all (B, T).
+
+    Attributes:
+        nats: -log p of the frame's codes, in nats a token, float64.
+        hits: share of its tokens that were the likeliest.
+        reward: expected.
+        end_chance: probability of an end.
+        event_chance: probability of another reward than the common one; NaN where there is none.
+    """
+
+    nats: np.ndarray
+    hits: np.ndarray
+    reward: np.ndarray
+    end_chance: np.ndarray
+    event_chance: np.ndarray
+
+    def steps(self, chosen: slice) -> "Foretold":
+        """Some of the steps of every clip."""
+        return Foretold(**{name: array[:, chosen] for name, array in vars(self).items()})
+
+
+@torch.no_grad()
+def foretell(
+    model: WorldModel,
+    codes: Int[Tensor, "B T h w q"],
+    actions: Shaped[Tensor, "B T *shape"],
+    variables: Float[Tensor, "B T V"],
+    next_codes: Int[Tensor, "B T h w q"],
+    *,
+    common_reward: float | None = None,
+) -> Foretold:
+    """Ask of frames 1..T.
+
+    Args:
+        codes, variables: of frames 0..T-1, the past that the prior is shown.
+        actions: taken there, as stored on disk.
+        next_codes: of frames 1..T, which need not be those of `codes`.
+        common_reward: the reward that is no event.
+    """
+    encoded = model.config.actions.encode(actions)
+    prediction = model.prior(codes, encoded, variables, next_codes)
+    truth = next_codes.flatten(2)
+    nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
+        truth.shape
+    )
+    reward, end, event = _chances(model.prior, prediction.foretold, variables, common_reward)
+    return Foretold(
+        nats.double().mean(-1).cpu().numpy(),
+        (prediction.logits.argmax(-1) == truth).float().mean(-1).cpu().numpy(),
+        reward.cpu().numpy(),
+        end.cpu().numpy(),
+        event.cpu().numpy(),
+    )
+
+
+def foretell_long(
+    model: WorldModel,
+    codes: Int[Tensor, "B frames h w q"],
+    actions: Shaped[Tensor, "B steps *shape"],
+    variables: Float[Tensor, "B frames V"],
+    *,
+    max_steps: int,
+    common_reward: float | None = None,
+) -> Iterator[Foretold]:
+    """`foretell` of clips longer than memory allows at once, a stretch of steps after the other.
+
+    Each stretch is preceded by as many frames as can reach it: what a frame sees of the window
+    before it has itself seen a window, so a stack of L layers reaches L (window - 1) frames back.
+    Together the stretches say what one pass over all frames would.
+
+    Args:
+        codes, variables: of frames 0..T of B clips.
+        actions: T of them.
+        max_steps: of one pass, preceding frames included, where these leave room for one step.
+    """
+    config = model.config.prior
+    reach = config.layers * (config.window - 1)
+    first, num_steps = 0, actions.shape[1]
+    while first < num_steps:
+        begin = max(0, first - reach)
+        shown = slice(begin, min(begin + max(max_steps, reach + 1), num_steps))
+        foretold = foretell(
+            model,
+            codes[:, shown],
+            actions[:, shown],
+            variables[:, shown],
+            codes[:, shown.start + 1 : shown.stop + 1],
+            common_reward=common_reward,
+        )
+        yield foretold.steps(slice(first - begin, None))
+        first = shown.stop
+
+
+def joined(parts: list[Foretold], axis: int) -> Foretold:
+    """Lots of clips (axis 0), or stretches of the same clips (axis 1), as one."""
+    return Foretold(
+        **{name: np.concatenate([vars(p)[name] for p in parts], axis) for name in vars(parts[0])}
+    )
+
+
+def _chances(
+    prior: FrameGPT, foretold: OutcomeLogits, variables: Tensor, common_reward: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Expected reward, probability of an end, and of another reward than the common one.
+
+    They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
+    """
+    head, generator = prior.outcome, torch.Generator().manual_seed(0)
+    rewards, ends, events = [], [], []
+    for _ in range(NUM_DRAWS):
+        uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
+        drawn = prior.draw_variables(foretold, variables, uniforms)
+        outcomes = prior.once_arrived(foretold, variables, drawn)
+        rewards.append(head.expected(outcomes, 0))
+        ends.append(outcomes.terminated.sigmoid())
+        if common_reward is not None:
+            common_bin = int((head.bins[0] - common_reward).abs().argmin())
+            events.append(1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin])
+    reward, end = (torch.stack(draws).mean(0) for draws in (rewards, ends))
+    event = torch.stack(events).mean(0) if events else torch.full_like(end, torch.nan)
+    return reward, end, event
