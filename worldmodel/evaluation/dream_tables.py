@@ -266,7 +266,7 @@ def surprise_blocks(n: dict[str, Any]) -> Blocks:
         "this kind surprises more than a recorded one: 0.5 says nothing, 1 tells all. Mirrored, "
         "inverted and noisy clips are altered throughout, their given frames too, and keep their "
         "actions; a spliced frame follows the real past; noise by its standard deviation, pixels "
-        "in [0, 1]. Dreams are drawn at the temperature below, which makes them less surprising "
-        "than real frames.",
+        "in [0, 1]. Dreams are drawn with the settings below: a temperature under 1 lowers their "
+        "surprise.",
         "surprise-frames.png, rows from the top: " + ", ".join(n["shown"]) + ".",
     ]
