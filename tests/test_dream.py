@@ -1,5 +1,8 @@
 """The dream keeps Gymnasium's promises, and its own: seeds, states, ends, own moments."""
 
+import json
+import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -196,3 +199,22 @@ def test_the_real_moment_is_where_the_start_was_recorded(dream):
     assert len(moment.actions) == dream.starts.prefix_lengths[0]
     given = dream.starts.actions[0]
     np.testing.assert_array_equal(moment.actions[len(moment.actions) - len(given) :], given)
+
+
+def test_a_checkpoint_imports_no_module_that_was_not_imported_before(tiny_run: Path, tmp_path):
+    """Its config is data, and an environment's id may name a module to import."""
+    copy = shutil.copytree(
+        tiny_run, tmp_path / "foreign", ignore=shutil.ignore_patterns("training")
+    )
+    config = json.loads((copy / "config.json").read_text())
+    config["world"] |= {"env_id": "Pixels-v0", "env_kwargs": {"env_id": "this:Zen-v0"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    dream = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
+    for ask in (dream.recorded_env, lambda: dream.real_moment(0)):
+        with pytest.raises(ValueError, match="import 'this' yourself"):
+            ask()
+    assert "this" not in sys.modules
+    config["world"]["env_kwargs"]["env_id"] = "json:Zen-v0"
+    (copy / "config.json").write_text(json.dumps(config))
+    again = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
+    assert again.recorded_env()[1]["env_id"] == "json:Zen-v0"
