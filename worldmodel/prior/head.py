@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.prior.layers import Block, ConditionalNorm
+from worldmodel.prior.layers import Block, ConditionalNorm, normalise
 from worldmodel.prior.sampling import Sampling, draw_codes
 
 
@@ -75,18 +75,22 @@ class TokenHead(nn.Module):
         num_frames, _, width = context.shape
         shape = (num_frames, self.heads, self.num_tokens, width // self.heads)
         caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in self.blocks]
-        codes = torch.empty(num_frames, self.num_tokens, dtype=torch.int64, device=context.device)
-        nats = context.new_zeros(num_frames)
-        previous = torch.full_like(codes[:, 0], self.logits.out_features)
+        affines = [block.affines(actions) for block in self.blocks]
+        last_affine = self.norm.affine(actions)
+        placed = context + self.position
+        previous = torch.full_like(uniforms[:, 0], self.logits.out_features, dtype=torch.int64)
+        codes, logits = [], []
         for i in range(self.num_tokens):
-            x = context[:, i : i + 1] + self.previous_code(previous)[:, None] + self.position[i]
-            for block, (keys, values) in zip(self.blocks, caches, strict=True):
-                x = block(x, actions, partial(_attend_to_earlier, keys=keys, values=values, i=i))
-            logits = self.logits(self.norm(x, actions))[:, 0]
-            previous = draw_codes(logits, uniforms[:, i], sampling)
-            codes[:, i] = previous
-            nats += F.cross_entropy(logits, previous, reduction="none")
-        return codes, nats / self.num_tokens
+            x = placed[:, i : i + 1] + self.previous_code(previous)[:, None]
+            for block, affine, (keys, values) in zip(self.blocks, affines, caches, strict=True):
+                attend = partial(_attend_to_earlier, keys=keys, values=values, i=i)
+                x = block.told(x, affine, attend)
+            logits.append(self.logits(normalise(x, last_affine))[:, 0])
+            previous = draw_codes(logits[-1], uniforms[:, i], sampling)
+            codes.append(previous)
+        drawn = torch.stack(codes, 1)
+        nats = F.cross_entropy(torch.stack(logits, 2), drawn, reduction="none")
+        return drawn, nats.mean(1)
 
 
 def _attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

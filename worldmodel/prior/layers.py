@@ -76,11 +76,24 @@ class Block(nn.Module):
         condition: Float[Tensor, "*batch A"],
         attend: Attend,
     ) -> Float[Tensor, "*batch P D"]:
-        qkv = self.queries_keys_values(self.norm1(x, condition))
+        return self.told(x, self.affines(condition), attend)
+
+    def affines(self, condition: Float[Tensor, "*batch A"]) -> tuple[Affine, Affine]:
+        """What the condition makes of the two norms: of use while it stays."""
+        return self.norm1.affine(condition), self.norm2.affine(condition)
+
+    def told(
+        self,
+        x: Float[Tensor, "*batch P D"],
+        affines: tuple[Affine, Affine],
+        attend: Attend,
+    ) -> Float[Tensor, "*batch P D"]:
+        """`forward` with the condition's `affines`."""
+        qkv = self.queries_keys_values(normalise(x, affines[0]))
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
         y = attend(q, k, v).transpose(-2, -3).flatten(-2)
         x = x + self.attention_output(y)
-        hidden = self.expand(self.norm2(x, condition)).relu().square()
+        hidden = self.expand(normalise(x, affines[1])).relu().square()
         return x + self.contract(hidden)
 
 
