@@ -5,6 +5,7 @@ were on the way, and a random player are scored in the real game and in the drea
 whatever way, the same command goes on where it was.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,7 @@ from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
 from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.data import DataError
 from worldmodel.data.progress import console, progress_bar
+from worldmodel.files import written_whole
 
 REAL_WORLDS = {
     "doom-hgs": "DoomHealthGatheringSupreme-v0",
@@ -92,8 +94,8 @@ def transfer(options: Transfer) -> None:
         worlds.check(options.device)
     except TransferError as error:
         raise DataError(str(error)) from None
+    _check_same(options, worlds)
     worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
-    options.out.mkdir(parents=True, exist_ok=True)
     rule = RULES.get(worlds.env_id)
     for arm in arms:
         _train(options, worlds, arm, rule)
@@ -123,6 +125,29 @@ def _arms(options: Transfer) -> list[Arm]:
         for seed in seeds
     ]
     return [*dreams, *(Arm("real", seed) for seed in seeds)]
+
+
+def _check_same(options: Transfer, worlds: Any) -> None:
+    """Policies found in the folder must have learned as these shall: raises DataError if not."""
+    settings = {
+        "dream": worlds.digest,
+        "real": [worlds.env_id, worlds.env_kwargs],
+        "steps": options.steps,
+        "num_envs": options.num_envs,
+    }
+    path = options.out / "settings.json"
+    try:
+        found = json.loads(path.read_text()) if path.exists() else settings
+    except ValueError:
+        found = {}
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise DataError(
+                f"{options.out} holds policies that learned otherwise ({name} was "
+                f"{found.get(name)}): choose another --out, or remove it"
+            )
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(settings))
 
 
 def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:

@@ -41,6 +41,7 @@ class DreamWorlds:
 
     Attributes:
         env_id, env_kwargs: of the real game.
+        digest: of the dream's weights.
 
     Raises:
         TransferError: there is no such dream, or the real game is another one.
@@ -53,6 +54,7 @@ class DreamWorlds:
             recorded_id, recorded_kwargs = dream.recorded_env()
         except (CheckpointError, ValueError) as error:
             raise TransferError(str(error)) from None
+        self.digest = dream.digest()
         self.variable_names = dream.variable_names
         self.spaces = (dream.observation_space, dream.action_space)
         self.env_id = env_id or recorded_id
@@ -154,7 +156,8 @@ class Scores:
             on_episodes: called with the number of games played.
         """
         who = "random" if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
-        key = f"{who} {where} {self.worlds.checkpoint} {self.worlds.env_id} {episodes}"
+        place = self.worlds.digest if where == "dream" else self.worlds.env_id
+        key = f"{who} {where} {place} {episodes}"
         if key in self.known:
             on_episodes(episodes)
         else:

@@ -101,6 +101,10 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """How many recorded moments `options={"start": k}` can name."""
         return len(self._dreamed.moments)
 
+    def digest(self) -> str:
+        """sha256 of the weights: by it one dream is told from another."""
+        return self._dreamed.digest()
+
     def recorded_env(self) -> tuple[str, dict[str, Any]]:
         """Id and arguments of the environment that was learned, for `gymnasium.make`.
 

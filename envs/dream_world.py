@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 from envs.spaces import space_of
-from worldmodel.checkpoint import Starts, StartsAt, choose_starts, load_checkpoint
+from worldmodel.checkpoint import (
+    Starts,
+    StartsAt,
+    choose_starts,
+    find_checkpoint,
+    load_checkpoint,
+    weights_digest,
+)
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
 from worldmodel.prior.sampling import Sampling
@@ -83,7 +90,9 @@ class DreamWorld:
         if starts_at == "reset" and not isinstance(starts, str | Path):
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.sampling, self.device = horizon, sampling, _usable(device)
-        loaded = load_checkpoint(checkpoint, device=self.device)
+        folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
+        loaded = load_checkpoint(str(folder), device=self.device)
+        self._folder = folder
         self.model, self.world = loaded.model, loaded.world
         self.config = self.model.config
         self.observation_space = gymnasium.spaces.Box(
@@ -102,6 +111,10 @@ class DreamWorld:
             self.moments = [self._own_moment(options) for options in own]
             if len({len(moment.frames) for moment in self.moments}) != 1:
                 raise ValueError("starts: moments of one length are needed, and at least one")
+
+    def digest(self) -> str:
+        """sha256 of the weights: by it one dream is told from another."""
+        return weights_digest(self._folder)
 
     def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
         """The moment that reset options name, else one drawn from the starts.

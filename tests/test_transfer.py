@@ -17,6 +17,7 @@ from collect.transfer import Transfer, transfer
 from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds
 from envs.sb3 import DreamVecEnv
+from worldmodel.data import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,8 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
     transfer(options)
     assert before == {path: path.stat().st_mtime_ns for path in files}
     assert json.loads((options.out / "report.json").read_text())["scored"] == report["scored"]
+    with pytest.raises(DataError, match="steps was 512"):
+        transfer(replace(options, steps=1024))
 
 
 def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):

@@ -23,6 +23,7 @@ from worldmodel.checkpoint import (
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    weights_digest,
 )
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.device import usable_device
@@ -47,7 +48,6 @@ from worldmodel.evaluation.report import (
     is_kept,
     read_report,
     to_markdown,
-    weights_digest,
     write_report,
 )
 from worldmodel.evaluation.score import score_blocks, score_episodes

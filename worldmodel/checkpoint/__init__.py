@@ -23,6 +23,7 @@ from worldmodel.checkpoint.reading import (
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    weights_digest,
 )
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
 from worldmodel.checkpoint.writing import save_checkpoint
@@ -42,4 +43,5 @@ __all__ = [
     "load_checkpoint",
     "load_videogpt",
     "save_checkpoint",
+    "weights_digest",
 ]

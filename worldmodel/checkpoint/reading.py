@@ -1,6 +1,7 @@
 """A checkpoint is found and read as data: every size is checked before it is used."""
 
 import contextlib
+import hashlib
 import json
 import math
 import struct
@@ -73,6 +74,12 @@ def find_checkpoint(name: str) -> Path:
             f"checkpoint {name!r} can't be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); {hint}"
         ) from None
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a checkpoint's weights."""
+    with (folder / "weights.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_videogpt(name: str) -> bool:

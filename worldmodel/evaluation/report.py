@@ -1,6 +1,5 @@
 """The report: numbers with where they come from, as JSON, Markdown and an HTML page."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -30,12 +29,6 @@ _DAMAGE = (
 
 class ReportError(ValueError):
     """Something that is no report stands where one is to be written."""
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 of a checkpoint's weights."""
-    with (folder / "weights.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
