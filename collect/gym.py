@@ -139,7 +139,8 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
         env.close()
     if unknown := set(pixels.variable_names) - names:
         raise DataError(
-            f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r}; it has: "
+            f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "
+            f"{LOOKED_AT_STEPS} steps; it has: "
             f"{', '.join(sorted(names)) or 'none'}"
         )
     return Seen(pixels.most_steps, np.array_equal(once, again))
@@ -155,7 +156,12 @@ def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
         frames.append(frame)
         infos.append(env.foreign_info)
         is_over = terminated or truncated
-    return frames, {name for info in infos for name, value in info.items() if np.isscalar(value)}
+    numbers = {name for info in infos for name, value in info.items() if _is_number(value)}
+    return frames, numbers
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -91,16 +91,22 @@ class SaveAndReport(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Between an update and the next rollout: where a resumed run takes up.
         if self.kept_every is not None:
-            at = self.num_timesteps // self.kept_every * self.kept_every
-            if at and not (kept := kept_policy(self.path, at)).exists():
-                save_whole(self.model, kept)
+            newest = max(kept_policies(self.path), default=0)
+            if self.num_timesteps // self.kept_every > newest // self.kept_every:
+                save_whole(self.model, _kept_at(self.path, self.num_timesteps))
         if self.num_timesteps - self._saved_at >= SAVE_EVERY:
             self._saved_at = self.num_timesteps
             save_whole(self.model, self.path)
 
 
-def kept_policy(path: Path, num_steps: int) -> Path:
-    """Where the policy of `path` is kept as it was after so many steps."""
+def kept_policies(path: Path) -> dict[int, Path]:
+    """What the policy of `path` was on the way: steps that it had learned for, and where it is."""
+    return {
+        int(kept.stem.rpartition("-")[2]): kept for kept in path.parent.glob(f"{path.stem}-*.zip")
+    }
+
+
+def _kept_at(path: Path, num_steps: int) -> Path:
     return path.with_name(f"{path.stem}-{num_steps:08d}.zip")
 
 
@@ -173,11 +179,13 @@ def learn_ppo(
     Args:
         policy, recipe: the kind of policy, and PPO's settings.
         prepare: what to do with a new policy first.
-        kept_every: steps after which the policy so far is kept as well, see `kept_policy`.
+        kept_every: steps after which the policy so far is kept as well, see `kept_policies`.
     """
     try:
         if path.exists():
             model = PPO.load(path, env=environments, device="cpu")
+            # Loading begins the random numbers anew: not those of the first steps again.
+            model.set_random_seed(seed + model.num_timesteps)
         else:
             model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.

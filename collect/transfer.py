@@ -18,7 +18,7 @@ import tyro
 from collect.recording import report_errors
 from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
 from collect.transfer_report import Arm, Scored, write_report
-from worldmodel.data import DataError
+from worldmodel.data import DataError, EpisodeReader
 from worldmodel.data.progress import console, progress_bar
 from worldmodel.files import written_whole
 
@@ -68,7 +68,8 @@ class Transfer:
     episodes: int = 100
     """Games that a trained policy is scored on, in the real game and in the dream each."""
     curve_every: int = 20_000
-    """Steps of training between the policies that are kept for curves and for the ranking."""
+    """Steps of training between the policies that are kept for curves and for the ranking; at least
+    a rollout of 128 steps of all environments lies between them."""
     curve_episodes: int = 20
     """Games that each of these is scored on."""
     device: str = "cpu"
@@ -91,16 +92,18 @@ def transfer(options: Transfer) -> None:
 
     try:
         worlds = DreamWorlds(options.dream, REAL_WORLDS.get(options.real or "", options.real))
-        worlds.check(options.device)
+        worlds.check(arms, device=options.device)
+        rule = RULES.get(worlds.env_id)
+        _check_same(options, worlds, rule)
+        worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
+        for arm in arms:
+            _train(options, worlds, arm, rule)
+        scored = _score(options, worlds, arms)
+        report = write_report(options.out, options, worlds.env_id, scored)
     except TransferError as error:
         raise DataError(str(error)) from None
-    _check_same(options, worlds)
-    worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
-    rule = RULES.get(worlds.env_id)
-    for arm in arms:
-        _train(options, worlds, arm, rule)
-    scored = _score(options, worlds, arms)
-    report = write_report(options.out, options, worlds.env_id, scored)
+    except OSError as error:
+        raise DataError(f"{options.out} can't be written: {error}") from None
     print(report.read_text())
     console.print(f"the report is in {report}")
 
@@ -113,39 +116,51 @@ def _arms(options: Transfer) -> list[Arm]:
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", float)
-    if min(horizons) < 1 or min(temperatures) < 0 or min(seeds) < 0:
+    if not (min(horizons) >= 1 and min(temperatures) >= 0 and min(seeds) >= 0):
         raise DataError("--horizon must be at least 1, --temperature and --seeds at least 0")
-    starts = [start.strip() for start in options.starts.split(",")]
-    for start in starts:
-        if start not in STARTS and not (Path(start) / "meta.json").is_file():
-            raise DataError(f"--starts must be own, resets or a folder of episodes, not {start!r}")
+    starts = {start.strip(): _starts_name(start.strip()) for start in options.starts.split(",")}
     dreams = [
-        Arm("dream", seed, horizon, temperature, start)
+        Arm("dream", seed, horizon, temperature, start, starts[start])
         for horizon, temperature, start in product(horizons, temperatures, starts)
         for seed in seeds
     ]
-    return [*dreams, *(Arm("real", seed) for seed in seeds)]
+    arms = [*dreams, *(Arm("real", seed) for seed in seeds)]
+    if len({arm.name for arm in arms}) < len(arms):
+        raise DataError("--seeds, --horizon, --temperature and --starts may not repeat a value")
+    return arms
 
 
-def _check_same(options: Transfer, worlds: Any) -> None:
+def _starts_name(starts: str) -> str:
+    """What stands for it in names: of a folder of episodes also what these are."""
+    if starts in STARTS:
+        return starts
+    if not (Path(starts) / "meta.json").is_file():
+        raise DataError(f"--starts must be own, resets or a folder of episodes, not {starts!r}")
+    return f"{Path(starts).resolve().name}-{EpisodeReader(starts).digest()[:8]}"
+
+
+def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
     """Policies found in the folder must have learned as these shall: raises DataError if not."""
     settings = {
         "dream": worlds.digest,
         "real": [worlds.env_id, worlds.env_kwargs],
         "steps": options.steps,
         "num_envs": options.num_envs,
+        "rule": None if rule is None else rule.__name__,
     }
     path = options.out / "settings.json"
-    try:
-        found = json.loads(path.read_text()) if path.exists() else settings
-    except ValueError:
-        found = {}
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise DataError(
-                f"{options.out} holds policies that learned otherwise ({name} was "
-                f"{found.get(name)}): choose another --out, or remove it"
-            )
+    if any(options.out.glob("*/policy*.zip")):
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            found = None
+        for name, value in settings.items():
+            before = found.get(name) if isinstance(found, dict) else None
+            if before != value:
+                raise DataError(
+                    f"{options.out} holds policies that learned otherwise ({name} was {before}): "
+                    "choose another --out, or remove it"
+                )
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(settings))
 
@@ -182,7 +197,7 @@ def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:
 
 def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
     """Every policy, also those on the way, and a random player, in both worlds."""
-    from collect.policies import kept_policy
+    from collect.policies import kept_policies
     from collect.transfer_worlds import Scores
 
     scores = Scores(options.out / "scores.json", worlds, device=options.device)
@@ -191,10 +206,9 @@ def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
     ]
     for arm in arms:
         path = options.out / arm.name / "policy.zip"
-        milestones = range(options.curve_every, options.steps, options.curve_every)
-        for at in milestones:
-            if kept_policy(path, at).exists():
-                jobs.append((arm, at, kept_policy(path, at), options.curve_episodes))
+        on_the_way = kept_policies(path)
+        for at in sorted(steps for steps in on_the_way if steps < options.steps):
+            jobs.append((arm, at, on_the_way[at], options.curve_episodes))
         jobs.append((arm, options.steps, path, options.episodes))
     scored = []
     with progress_bar() as bar:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
+from worldmodel.files import written_whole
 from worldmodel.metrics import Interval, interval, mean_interval, rank_correlation
 from worldmodel.provenance import git_commit, machine
 
@@ -23,7 +24,8 @@ class Arm:
     Attributes:
         where: it learned; "random": nowhere.
         seed: of the training.
-        horizon, temperature, starts: of the dream that it learned in.
+        horizon, temperature: of the dream that it learned in.
+        starts: "own", "resets", or a folder; `starts_name` stands for it in names.
     """
 
     where: Literal["real", "dream", "random"]
@@ -31,14 +33,14 @@ class Arm:
     horizon: int = 0
     temperature: float = 0.0
     starts: str = ""
+    starts_name: str = ""
 
     @property
     def kind(self) -> str:
         """What it has in common with its like of other seeds; also the beginning of a file name."""
         if self.where != "dream":
             return self.where
-        starts = Path(self.starts).name
-        return f"dream-horizon{self.horizon}-temperature{self.temperature:g}-{starts}"
+        return f"dream-horizon{self.horizon}-temperature{self.temperature:g}-{self.starts_name}"
 
     @property
     def name(self) -> str:
@@ -86,11 +88,13 @@ def write_report(out: Path, options: Any, env_id: str, scored: Sequence[Scored])
         for s in scored
     ]
     report = {**source, "summary": summary, "ranking": ranking, "scored": every}
-    (out / "report.json").write_text(json.dumps(report, indent=2))
+    with written_whole(out / "report.json") as unfinished:
+        unfinished.write_text(json.dumps(report, indent=2))
     _draw_curves(out / "curves.png", scored, env_id)
     _draw_ranking(out / "ranking.png", scored, env_id)
     path = out / "report.md"
-    path.write_text(_markdown(report, options))
+    with written_whole(path) as unfinished:
+        unfinished.write_text(_markdown(report, options))
     return path
 
 
@@ -100,8 +104,7 @@ def _summary(of_kind: dict[str, list[Scored]], kind: str) -> dict[str, Any]:
         for name in ("in_real", "in_dream")
     )
     rng = np.random.default_rng(0)
-    real_draws = _draws(of_kind[kind], "in_real", rng)
-    dream_draws = _draws(of_kind[kind], "in_dream", rng)
+    real_draws, dream_draws = _draws(of_kind[kind], rng)
     summary: dict[str, Any] = {
         "seeds": len(of_kind[kind]),
         "games": len(in_real),
@@ -110,8 +113,8 @@ def _summary(of_kind: dict[str, list[Scored]], kind: str) -> dict[str, Any]:
         "dream_over_real": _ratio(in_dream.mean(), in_real.mean(), dream_draws, real_draws),
     }
     if kind not in ("random", "real"):
-        random_draws = _draws(of_kind["random"], "in_real", rng)
-        trained_draws = _draws(of_kind["real"], "in_real", rng)
+        random_draws, _ = _draws(of_kind["random"], rng)
+        trained_draws, _ = _draws(of_kind["real"], rng)
         random = of_kind["random"][0].in_real.mean()
         trained = np.mean([s.in_real.mean() for s in of_kind["real"]])
         summary["transfer"] = _ratio(
@@ -132,26 +135,38 @@ def _ratio(
     return interval(upper / lower, upper_draws / lower_draws)
 
 
-def _draws(scored: Sequence[Scored], name: str, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap of the mean score, (draws,): seeds are drawn again, then games of each."""
-    means = np.zeros(NUM_DRAWS)
+def _draws(scored: Sequence[Scored], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap of the mean scores in the real game and in the dream, (draws,) each.
+
+    Trainings are drawn again, the same for both, then games of each. A single training says
+    nothing of others: the interval is then over games alone.
+    """
+    means = np.zeros((NUM_DRAWS, 2))
     for draw in range(NUM_DRAWS):
-        seeds = rng.integers(len(scored), size=len(scored))
-        games = [getattr(scored[i], name) for i in seeds]
-        means[draw] = np.mean([rng.choice(of_seed, len(of_seed)).mean() for of_seed in games])
-    return means
+        chosen = [scored[i] for i in rng.integers(len(scored), size=len(scored))]
+        games = [[s.in_real for s in chosen], [s.in_dream for s in chosen]]
+        means[draw] = [
+            np.mean([rng.choice(of_one, len(of_one)).mean() for of_one in of_world])
+            for of_world in games
+        ]
+    return means[:, 0], means[:, 1]
 
 
 def _ranking(scored: Sequence[Scored]) -> dict[str, Any]:
     """Whether policies that are better in the dream are better outside: Spearman's correlation.
 
-    Its interval draws the policies again, and the games of each.
+    Its interval draws whole trainings again, for what a policy was on the way resembles it, and
+    the games of each policy.
     """
     in_real, in_dream = ([getattr(s, n).mean() for s in scored] for n in ("in_real", "in_dream"))
+    trainings = [
+        [s for s in scored if s.arm == arm] for arm in dict.fromkeys(s.arm for s in scored)
+    ]
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(NUM_DRAWS):
-        chosen = [scored[i] for i in rng.integers(len(scored), size=len(scored))]
+        drawn = rng.integers(len(trainings), size=len(trainings))
+        chosen = [policy for i in drawn for policy in trainings[i]]
         again = [
             [rng.choice(getattr(s, name), len(s.in_real)).mean() for s in chosen]
             for name in ("in_real", "in_dream")
@@ -160,6 +175,7 @@ def _ranking(scored: Sequence[Scored]) -> dict[str, Any]:
     value, finite = rank_correlation(in_real, in_dream), np.asarray(draws)[np.isfinite(draws)]
     return {
         "num_policies": len(scored),
+        "num_trainings": len(trainings),
         "rank_correlation": interval(value, finite) if np.isfinite(value) else None,
     }
 
@@ -169,8 +185,8 @@ def _markdown(report: dict[str, Any], options: Any) -> str:
         f"# {options.dream} and {report['real']}",
         "",
         f"PPO for {options.steps:,} steps; returns by the environment's own rewards; 95 % "
-        "intervals by drawing seeds and games again. Score in the dream: at temperature 1, from "
-        "first frames of real games.",
+        "intervals by drawing seeds, where there are several, and games again. Score in the dream: "
+        "at temperature 1, from first frames of real games.",
         "",
         "| who | seeds | games | score in the real game | score in the dream | dream over real | "
         "(score - random) / (real-trained - random) |",
@@ -185,8 +201,9 @@ def _markdown(report: dict[str, Any], options: Any) -> str:
     ranking = report["ranking"]
     lines += [
         "",
-        f"Ranking of {ranking['num_policies']} policies, those on the way among them: rank "
-        f"correlation of dream and real scores {_cell(ranking['rank_correlation'])}.",
+        f"Ranking of {ranking['num_policies']} policies of {ranking['num_trainings']} trainings "
+        "(the random player is one), those on the way among them: rank correlation "
+        f"of dream and real scores {_cell(ranking['rank_correlation'])}.",
         "",
         "![Scores over training](curves.png)",
         "",

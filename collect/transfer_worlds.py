@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
@@ -25,7 +26,8 @@ Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
 SCORED_AT_ONCE = {"real": 4, "dream": 16}
 SCORING_TEMPERATURE = 1.0  # the model's own distribution
-LONGEST_GAME = 1000  # steps of a dreamed game where the real one has no timeout
+LONGEST_GAME = 1000  # steps, where the real game sets no limit
+SMALLEST_FRAME = 36  # of stable-baselines3's CNN
 
 
 class TransferError(ValueError):
@@ -54,6 +56,7 @@ class DreamWorlds:
             recorded_id, recorded_kwargs = dream.recorded_env()
         except (CheckpointError, ValueError) as error:
             raise TransferError(str(error)) from None
+        assert isinstance(dream.observation_space, gymnasium.spaces.Box)
         self.digest = dream.digest()
         self.variable_names = dream.variable_names
         self.spaces = (dream.observation_space, dream.action_space)
@@ -61,20 +64,28 @@ class DreamWorlds:
         self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
         self.first: list[Moment] = []
 
-    def check(self, device: str) -> None:
-        """Raises TransferError where the spaces differ, or the device can't be used."""
+    def check(self, arms: Sequence[Arm], *, device: str) -> None:
+        """Raises TransferError where the worlds differ, or an arm's dream can't be made."""
         try:
             real = self.make_real()
-            DreamVecEnv(1, checkpoint=self.checkpoint, device=device)
-        except (gymnasium.error.Error, ValueError) as error:
+            _, info = real.reset(seed=0)
+            spaces = (real.observation_space, real.action_space)
+            real.close()
+            if spaces != self.spaces or not set(self.variable_names) <= set(info):
+                raise TransferError(
+                    f"{self.checkpoint} is no dream of {self.env_id}: its spaces are {self.spaces} "
+                    f"and its variables {self.variable_names}, the real ones {spaces}, {list(info)}"
+                )
+            if min(self.spaces[0].shape[:2]) < SMALLEST_FRAME:
+                raise TransferError(
+                    f"policies look at frames of at least {SMALLEST_FRAME} pixels; this dream has "
+                    f"{self.spaces[0].shape}"
+                )
+            for arm in arms:
+                if arm.where == "dream":
+                    self._dreams(arm, 1, device=device).close()
+        except (gymnasium.error.Error, ValueError, ImportError) as error:
             raise TransferError(" ".join(str(error).split())) from None
-        spaces = (real.observation_space, real.action_space)
-        real.close()
-        if spaces != self.spaces:
-            raise TransferError(
-                f"{self.checkpoint} is no dream of {self.env_id}: its spaces are {self.spaces}, "
-                f"the real ones {spaces}"
-            )
 
     def first_moments(self, count: int, seed: int) -> None:
         """First frames of real games, for dreams to begin from as real games do."""
@@ -95,24 +106,22 @@ class DreamWorlds:
         if arm.where == "real":
             environments: VecEnv = DummyVecEnv([self.make_real] * num_envs)
         else:
-            named = {"own": None, "resets": self.first}
-            environments = DreamVecEnv(
-                num_envs,
-                checkpoint=self.checkpoint,
-                horizon=arm.horizon,
-                temperature=arm.temperature,
-                starts=named.get(arm.starts, arm.starts),
-                device=device,
-            )
+            environments = self._dreams(arm, num_envs, device=device)
         return VecMonitor(environments if rule is None else VecLearningReward(environments, rule))
 
     def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
         """Environments with their own rewards. Dreams begin and time out as real games do."""
-        if where == "real":
-            return VecMonitor(DummyVecEnv([self.make_real] * num_envs))
         real = self.make_real()
-        timeout = getattr(real.unwrapped, "most_steps", None) or LONGEST_GAME
+        limits = (
+            getattr(real.unwrapped, "most_steps", None),
+            real.spec and real.spec.max_episode_steps,
+        )
+        timeout = next((limit for limit in limits if limit), LONGEST_GAME)
         real.close()
+        if where == "real":
+            return VecMonitor(
+                DummyVecEnv([lambda: TimeLimit(self.make_real(), timeout)] * num_envs)
+            )
         return VecMonitor(
             DreamVecEnv(
                 num_envs,
@@ -122,6 +131,17 @@ class DreamWorlds:
                 starts=self.first,
                 device=device,
             )
+        )
+
+    def _dreams(self, arm: Arm, num_envs: int, *, device: str) -> DreamVecEnv:
+        own: dict[str, list[Moment] | None] = {"own": None, "resets": self.first or None}
+        return DreamVecEnv(
+            num_envs,
+            checkpoint=self.checkpoint,
+            horizon=arm.horizon,
+            temperature=arm.temperature,
+            starts=own.get(arm.starts, arm.starts),
+            device=device,
         )
 
 
@@ -137,9 +157,10 @@ class Scores:
     def __init__(self, path: Path, worlds: DreamWorlds, *, device: str) -> None:
         self.path, self.worlds, self.device = path, worlds, device
         try:
-            self.known: dict[str, list[float]] = json.loads(path.read_text())
+            known = json.loads(path.read_text())
         except (OSError, ValueError):  # not there yet, or cut short: played again
-            self.known = {}
+            known = {}
+        self.known: dict[str, list[float]] = known if isinstance(known, dict) else {}
 
     def of(
         self,
@@ -173,7 +194,6 @@ class Scores:
         episodes: int,
         on_episodes: Callable[[int], None],
     ) -> list[float]:
-        set_random_seed(SCORING_SEED)  # of the actions that a policy draws
         num_envs = min(episodes, SCORED_AT_ONCE[where])
         environments = self.worlds.scoring(where, num_envs, device=self.device)
         try:
@@ -183,6 +203,8 @@ class Scores:
                 if policy is None
                 else PPO.load(policy, device="cpu")
             )
+
+            set_random_seed(SCORING_SEED)  # of the actions drawn: loading a policy sets its own
 
             def report(state: dict[str, Any], _: dict[str, Any]) -> None:
                 on_episodes(int(state["done"]))

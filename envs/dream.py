@@ -102,7 +102,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         return len(self._dreamed.moments)
 
     def digest(self) -> str:
-        """sha256 of the weights: by it one dream is told from another."""
+        """sha256 of the checkpoint's files: by it one dream is told from another."""
         return self._dreamed.digest()
 
     def recorded_env(self) -> tuple[str, dict[str, Any]]:

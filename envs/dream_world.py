@@ -1,6 +1,6 @@
 """What one dream and a batch of them share: the model, its spaces, and where dreams begin."""
 
-import sys
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +10,15 @@ import gymnasium
 import numpy as np
 import torch
 
+from envs.recorded import refuse_imports
 from envs.spaces import space_of
 from worldmodel.checkpoint import (
+    FILES,
     Starts,
     StartsAt,
     choose_starts,
     find_checkpoint,
     load_checkpoint,
-    weights_digest,
 )
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
@@ -113,8 +114,12 @@ class DreamWorld:
                 raise ValueError("starts: moments of one length are needed, and at least one")
 
     def digest(self) -> str:
-        """sha256 of the weights: by it one dream is told from another."""
-        return weights_digest(self._folder)
+        """sha256 of the checkpoint's files: by it one dream is told from another."""
+        digest = hashlib.sha256()
+        for name in FILES:
+            with (self._folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
         """The moment that reset options name, else one drawn from the starts.
@@ -155,12 +160,7 @@ class DreamWorld:
         Raises:
             ValueError: the checkpoint, which is data, names a module that would be imported.
         """
-        for name in (self.world.env_id, str(self.world.env_kwargs.get("env_id", ""))):
-            module, names_module, _ = name.rpartition(":")
-            if names_module and module not in sys.modules:
-                raise ValueError(
-                    f"{name!r} imports a module: import {module!r} yourself first if you trust it"
-                )
+        refuse_imports(self.world.env_id, self.world.env_kwargs)
         return self.world.env_id, self.world.env_kwargs
 
     def real_moment(self, start: int) -> RealMoment:
@@ -185,10 +185,17 @@ class DreamWorld:
             reader = EpisodeReader(folder)
             info, config = reader.info, self.config
             learned = (config.tokenizer.frame_shape, config.actions, config.variable_names)
-            if learned != (info.frame_shape, info.actions, info.variable_names):
+            place = (self.world.env_id, self.world.env_kwargs)
+            if (*learned, *place) != (
+                info.frame_shape,
+                info.actions,
+                info.variable_names,
+                info.env_id,
+                info.env_kwargs,
+            ):
                 raise ValueError(
-                    f"{folder} was not recorded in the world of this checkpoint: its frames, "
-                    "actions or variables are others"
+                    f"{folder} was not recorded in the world of this checkpoint: its environment, "
+                    "frames, actions or variables are others"
                 )
             return choose_starts(
                 reader,

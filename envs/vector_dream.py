@@ -103,6 +103,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self._own_seeds = [0] * num_envs
         self._dream: Dream | None = None  # None until the first reset
         self._frames = np.zeros(self.observation_space.shape or (), np.uint8)
         self._num_steps = np.zeros(num_envs, np.int64)
@@ -117,6 +118,12 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Each dream's own generator."""
         return tuple(self._rng(i) for i in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Each dream's own seed."""
+        _ = self.np_random  # those not seeded yet are now
+        return tuple(self._own_seeds)
 
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
@@ -135,7 +142,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         rows = self._rows_of_mask(options.pop("reset_mask", None))
         for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
             if seed_of_i is not None and i in rows:
-                self._rngs[i], _ = seeding.np_random(seed_of_i)
+                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
         infos: dict[str, Any] = {}
         self._begin(rows, infos, options)
         return self._frames.copy(), self._with_variables(infos, rows)
@@ -220,7 +227,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
             if seed_of_i is not None:
-                self._rngs[i], _ = seeding.np_random(seed_of_i)
+                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
         self._dream = state.dream.repeated(self.num_envs)
         self._frames = np.repeat(state.frame[None], self.num_envs, 0)
         self._num_steps = np.full(self.num_envs, state.num_steps)
@@ -233,7 +240,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def _rng(self, i: int) -> np.random.Generator:
         rng = self._rngs[i]
         if rng is None:
-            rng, _ = seeding.np_random()
+            rng, self._own_seeds[i] = seeding.np_random()
             self._rngs[i] = rng
         return rng
 

@@ -1,13 +1,14 @@
 """The real game, brought to the moment where a dream is, and given the same actions."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from envs.recorded import env_ids
 from play.actions import Action, Actions
 
 
@@ -77,8 +78,8 @@ class RealBeside:
         moment = self._dream.real_moment(start)
         wanted = (moment.env_id, moment.env_kwargs)
         # The names come from a checkpoint, which is data: "module:Name-v0" would import code.
-        for env_id in _env_ids({"env_id": moment.env_id, "env_kwargs": moment.env_kwargs}):
-            if ":" in str(env_id):
+        for env_id in env_ids({"env_id": moment.env_id, "env_kwargs": moment.env_kwargs}):
+            if ":" in env_id:
                 raise ValueError(f"{env_id!r} is not a registered environment")
         if self._env is None or self._opened != wanted:
             self.close()
@@ -107,13 +108,3 @@ class RealBeside:
             with contextlib.suppress(Exception):  # a broken game may not even close
                 env.close()
         return RealGameError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
-
-
-def _env_ids(data: Any) -> Iterator[Any]:
-    """What stands under the name env_id, at any depth: one environment may wrap another."""
-    entries = data.items() if isinstance(data, dict) else enumerate(data)
-    for name, value in entries:
-        if name == "env_id":
-            yield value
-        if isinstance(value, dict | list | tuple):
-            yield from _env_ids(value)

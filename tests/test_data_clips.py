@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from data_samples import INFO, sample_episode, write_samples
@@ -49,28 +47,29 @@ def test_every_window_can_be_drawn_and_is_what_was_recorded(reader, num_frames, 
         np.testing.assert_array_equal(clips.variables[b], episode.variables[start:stop])
 
 
-@pytest.mark.parametrize("num_frames", [1, 4])
-def test_every_step_is_drawn_as_often_as_it_happens(tmp_path, num_frames):
-    """Also an end, which lies in one window alone; other windows are drawn uniformly."""
-    num_actions = 12
-    with EpisodeWriter(tmp_path / "data", INFO) as writer:
-        for episode_id in range(20):
-            episode = sample_episode(episode_id, num_actions)
-            ended = np.zeros(num_actions, bool)
-            ended[-1] = episode_id % 2 == 0
-            cut = np.zeros(num_actions, bool)
-            cut[-1] = not ended[-1]
-            writer.append(replace(episode, terminated=ended, truncated=cut))
-    reader = EpisodeReader(tmp_path / "data")
+def test_windows_are_drawn_uniformly(reader):
+    sampler = ClipSampler(reader, "train", 4)
+    num_draws = 200 * sampler.num_windows
+    drawn = sampler.draw(np.random.default_rng(1), num_draws)
+    _, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert abs(counts - 200).max() < 6 * 200**0.5
+
+
+@pytest.mark.parametrize("num_frames", [2, 4, 10])
+def test_weighted_steps_of_all_windows_count_alike(reader, num_frames):
+    """Also an episode's last step, which lies in one window alone."""
     sampler = ClipSampler(reader, "train", num_frames)
-    drawn = sampler.draw(np.random.default_rng(1), 300 * sampler.num_windows)
-    windows, counts = np.unique(drawn, axis=0, return_counts=True)
-    last = num_actions + 1 - num_frames
-    ends_a_life = (windows[:, 1] == last) & (windows[:, 0] % 2 == 0)
-    times = max(1, num_frames - 1)
-    uniform = counts[~ends_a_life].mean()
-    assert abs(counts[~ends_a_life] - uniform).max() < 6 * uniform**0.5
-    assert abs(counts[ends_a_life] - times * uniform).max() < 6 * (times * uniform) ** 0.5
+    windows = np.asarray(_windows(reader, "train", num_frames))
+    weights = sampler.step_weights(windows)
+    assert weights.dtype == np.float32
+    assert weights.mean() == pytest.approx(1)
+    sums: dict[tuple[int, int], float] = {}
+    for (episode, start), of_window in zip(windows.tolist(), weights.tolist(), strict=True):
+        for t, weight in enumerate(of_window):
+            sums[episode, start + t] = sums.get((episode, start + t), 0.0) + weight
+    num_steps = sum(int(reader.index["episode_length"][i]) for i in sampler.episodes)
+    assert len(sums) == num_steps
+    assert list(sums.values()) == pytest.approx([next(iter(sums.values()))] * num_steps, rel=1e-5)
 
 
 def test_streamed_equals_in_memory(reader):

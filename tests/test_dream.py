@@ -207,14 +207,15 @@ def test_a_checkpoint_imports_no_module_that_was_not_imported_before(tiny_run: P
         tiny_run, tmp_path / "foreign", ignore=shutil.ignore_patterns("training")
     )
     config = json.loads((copy / "config.json").read_text())
-    config["world"] |= {"env_id": "Pixels-v0", "env_kwargs": {"env_id": "this:Zen-v0"}}
+    wrapped = {"env_id": "Pixels-v0", "env_kwargs": {"env_id": "this:Zen-v0"}}
+    config["world"] |= {"env_id": "Pixels-v0", "env_kwargs": wrapped}  # one in another
     (copy / "config.json").write_text(json.dumps(config))
     dream = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
     for ask in (dream.recorded_env, lambda: dream.real_moment(0)):
         with pytest.raises(ValueError, match="import 'this' yourself"):
             ask()
     assert "this" not in sys.modules
-    config["world"]["env_kwargs"]["env_id"] = "json:Zen-v0"
+    wrapped["env_kwargs"]["env_id"] = "json:Zen-v0"
     (copy / "config.json").write_text(json.dumps(config))
     again = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
-    assert again.recorded_env()[1]["env_id"] == "json:Zen-v0"
+    assert again.recorded_env()[1] == wrapped

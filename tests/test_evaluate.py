@@ -166,6 +166,7 @@ def test_token_nats_are_those_that_training_minimises(held_out: HeldOut) -> None
             reward=tensors["reward"],
             terminated=tensors["terminated"],
             variables=tensors["variables"],
+            weights=torch.ones(tensors["reward"].shape),
         )
     nats = held_out.foretold.nats
     assert nats.shape == (NUM_CLIPS, clips.frames.shape[1] - 1)

@@ -303,7 +303,7 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
     for _ in range(400):
         logits, rewards, ends = steps(256)
         values = torch.stack([rewards, *torch.zeros(2, 256)], -1)
-        value_nats, end_nats = head.losses(logits, values, ends.float())
+        value_nats, end_nats = head.losses(logits, values, ends.float(), torch.ones(256))
         optimizer.zero_grad()
         (value_nats[0] + end_nats).backward()
         optimizer.step()
@@ -329,3 +329,18 @@ def test_a_dream_draws_its_end_knowing_its_new_variables():
     torch.testing.assert_close(outcome.terminated, ends)
     rewards = prior.outcome.expected(again.outcomes, 0)[:, -1]
     torch.testing.assert_close(outcome.reward, rewards)
+
+
+def test_outcomes_count_by_their_weights():
+    """A weight of 3 is what three such frames would be."""
+    prior = make_prior()
+    head = prior.outcome
+    logits = head(torch.randn(2, 4, 32))
+    values, ends = torch.zeros(2, 3), torch.tensor([1.0, 0.0])
+    weighted = head.losses(logits, values, ends, torch.tensor([3.0, 1.0]))
+    again = torch.tensor([0, 0, 0, 1])
+    thrice = head.losses(
+        type(logits)(*(each[again] for each in logits)), values[again], ends[again], torch.ones(4)
+    )
+    for a, b in zip(weighted, thrice, strict=True):
+        torch.testing.assert_close(a / 4 * 2, b)

@@ -127,6 +127,10 @@ def test_scoring_goes_on_and_again_begins_anew(
     assert [row["episode_id"] for row in scores["episodes"]] == [0, 1, 2, 3]
     score(replace(options, again=True))
     assert asked == [0, 1, 2, 2, 3, 0, 1, 2, 3]
+    only = score(replace(options, episodes="1"))  # the others stay in the file
+    assert [row["episode_id"] for row in only["episodes"]] == [1]
+    assert options.out is not None
+    assert json.loads((options.out / "scores.json").read_text())["episodes"] == scores["episodes"]
 
 
 def test_episodes_are_chosen_by_id(tmp_path: Path, toy_data: Path) -> None:

@@ -63,8 +63,12 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
     transfer(options)
     assert before == {path: path.stat().st_mtime_ns for path in files}
     assert json.loads((options.out / "report.json").read_text())["scored"] == report["scored"]
-    with pytest.raises(DataError, match="steps was 512"):
-        transfer(replace(options, steps=1024))
+    for changed in ({"steps": 1024}, {"num_envs": 4}):
+        with pytest.raises(DataError, match=f"{next(iter(changed))} was"):
+            transfer(replace(options, **changed))
+    (options.out / "settings.json").unlink()
+    with pytest.raises(DataError, match="learned otherwise"):
+        transfer(options)
 
 
 def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):
@@ -122,7 +126,7 @@ def spread(mean: float, count: int = 40) -> np.ndarray:
 
 def test_the_report_says_how_much_of_the_real_training_the_dream_replaces(tmp_path: Path):
     options = Transfer(steps=1000)
-    dream = Arm("dream", 0, 300, 1.0, "resets")
+    dream = Arm("dream", 0, 300, 1.0, "resets", "resets")
     scored = [
         Scored(Arm("random", 0), 0, spread(100), spread(110)),
         Scored(dream, 500, spread(150), spread(170)),
@@ -141,6 +145,19 @@ def test_the_report_says_how_much_of_the_real_training_the_dream_replaces(tmp_pa
     assert report["ranking"]["rank_correlation"][0] == pytest.approx(1.0)
 
 
+def test_an_interval_of_the_dream_over_the_game_is_of_the_same_trainings(tmp_path: Path):
+    """Trainings differ, the ratio doesn't: its interval is narrow."""
+    real = Arm("real", 0)
+    scored = [Scored(Arm("random", 0), 0, spread(10), spread(10))]
+    for seed, mean in enumerate((100, 300, 310)):
+        scored.append(Scored(replace(real, seed=seed), 9, spread(mean), spread(1.1 * mean)))
+    write_report(tmp_path, Transfer(steps=9), "Toy-v0", scored)
+    report = json.loads((tmp_path / "report.json").read_text())
+    value, low, high = report["summary"]["real"]["dream_over_real"]
+    assert value == pytest.approx(1.1)
+    assert 1.08 < low < high < 1.12
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -148,6 +165,10 @@ def test_the_report_says_how_much_of_the_real_training_the_dream_replaces(tmp_pa
         (["--steps", "0"], "--steps must be at least 1"),
         (["--seeds", "a"], "--seeds must be numbers"),
         (["--horizon", "0"], "--horizon must be at least 1"),
+        (["--seeds", "0,0"], "may not repeat a value"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--temperature", "inf"], "temperature must be at least 0"),
+        (["--real", "no_such_module:X-v0"], "no_such_module"),
         (["--starts", "there"], "--starts must be own, resets or a folder"),
         (["--real", "CartPole-v1"], "is no dream of CartPole-v1"),
         (["--real", "Nothing-v0"], "Nothing"),

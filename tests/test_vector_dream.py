@@ -68,16 +68,20 @@ def test_a_batch_is_what_single_dreams_are(make, mode):
     assert batch.action_space == singles.action_space
     assert_same_step(batch.reset(seed=7), singles.reset(seed=7))
     batch.action_space.seed(0)
+    assert batch.np_random_seed == singles.np_random_seed
+    some_ended = False
     for _ in range(3 * HORIZON):
         actions = batch.action_space.sample()
         steps = batch.step(actions), singles.step(actions)
         assert_same_step(*steps)
         over = steps[0][2] | steps[0][3]
+        some_ended |= over.any() and not over.all()
         if mode is AutoresetMode.DISABLED and over.any():
             with pytest.raises(gymnasium.error.ResetNeeded):
                 batch.step(actions)
             resets = [env.reset(options={"reset_mask": over}) for env in (batch, singles)]
             assert_same_step(*resets)
+    assert some_ended
 
 
 def test_one_dream_begins_anew_and_the_others_go_on(make):

@@ -142,6 +142,7 @@ def _dream(preset: Preset) -> dict[str, Any]:
             reward=torch.zeros(1, num_frames - 1),
             terminated=torch.zeros(1, num_frames - 1, dtype=torch.bool),
             variables=torch.zeros(1, num_frames, len(preset.variable_names)),
+            weights=torch.ones(1, num_frames - 1),
         ).loss
 
     tokens = math.prod(tokenizer.grid) * tokenizer.num_codebooks

@@ -157,6 +157,7 @@ def prior_losses(
     reward: Float[Tensor, "B T-1"],
     terminated: Bool[Tensor, "B T-1"],
     variables: Float[Tensor, "B T V"],
+    weights: Float[Tensor, "B T-1"],
 ) -> PriorLosses:
     """Losses of predicting frames 1..T-1 of B clips.
 
@@ -166,12 +167,13 @@ def prior_losses(
         codes: of the real frames.
         past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
         actions: encoded.
+        weights: how much each step's reward, end and variables count.
     """
     prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
     values = torch.cat([reward[..., None], variables.diff(dim=1)], -1)
     value_nats, end_nats = outcome_head.losses(  # type: ignore[operator]
-        prediction.outcomes, values, terminated.float()
+        prediction.outcomes, values, terminated.float(), weights
     )
     loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
     return PriorLosses(loss, token_nats, value_nats, end_nats)

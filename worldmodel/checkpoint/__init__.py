@@ -10,6 +10,7 @@ Checkpoints are data: nothing is unpickled, and every size is checked before it 
 """
 
 from worldmodel.checkpoint.contents import (
+    FILES,
     VIDEOGPT,
     Checkpoint,
     CheckpointError,
@@ -29,6 +30,7 @@ from worldmodel.checkpoint.starts import StartsAt, choose_starts
 from worldmodel.checkpoint.writing import save_checkpoint
 
 __all__ = [
+    "FILES",
     "VIDEOGPT",
     "Checkpoint",
     "CheckpointError",

@@ -75,8 +75,9 @@ class ClipSampler:
                 "episodes, or take shorter clips"
             )
         lengths = lengths[lengths >= num_frames]
-        self._lengths = lengths
-        self.num_windows = int((lengths - num_frames + 1).sum())
+        self._window_ends = np.cumsum(lengths - num_frames + 1)
+        self.num_windows = int(self._window_ends[-1])
+        self._num_steps = int((lengths - 1).sum())
 
         # Where each episode of the whole set begins in the flat arrays below; -1: nowhere.
         self._frame_start = np.full(len(reader), -1)
@@ -96,27 +97,36 @@ class ClipSampler:
             self._frames_of = frames_of
         self._frames = np.empty((num_frames_held if self.in_memory else 0, *shape), dtype)
         self._steps = self._load(split)
-        terminated = self._steps["terminated"][np.cumsum(lengths - 1) - 1]
-        times_last = np.where(terminated, max(1, num_frames - 1), 1)
-        self._place_ends = np.cumsum(lengths - num_frames + times_last)
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
-        """Windows drawn uniformly with replacement, but for those that end a life.
-
-        A step in the middle of an episode lies in T - 1 windows, its last one in a single one:
-        deaths would be learned as T - 1 times rarer than they are. The last window of an
-        episode that has terminated is therefore drawn T - 1 times as often as others.
+        """Windows drawn uniformly with replacement.
 
         Returns:
             int64 (batch_size, 2): the episode's position in the reader's index, and the
             window's first frame.
         """
-        place = rng.integers(self._place_ends[-1], size=batch_size)
-        which = np.searchsorted(self._place_ends, place, side="right")
-        begins = np.concatenate([[0], self._place_ends[:-1]])
-        last_start = self._lengths[which] - self.num_frames
-        start = np.minimum(place - begins[which], last_start)
-        return np.stack([self.episodes[which], start], axis=1)
+        window = rng.integers(self.num_windows, size=batch_size)
+        which = np.searchsorted(self._window_ends, window, side="right")
+        begins = np.concatenate([[0], self._window_ends[:-1]])
+        return np.stack([self.episodes[which], window - begins[which]], axis=1)
+
+    def step_weights(self, rows: np.ndarray) -> np.ndarray:
+        """How much each step of drawn windows must count so that all steps count alike.
+
+        A step in the middle of an episode lies in T - 1 windows, its last one in a single one:
+        unweighted, deaths would be learned as T - 1 times rarer than they are.
+
+        Returns:
+            float32 (B, T-1), inverse to the number of windows that hold the step; the mean over
+            all windows is 1.
+        """
+        episode, start = np.asarray(rows).T
+        step = start[:, None] + np.arange(self.num_frames - 1)
+        last_start = (self.reader.index["episode_length"][episode] + 1 - self.num_frames)[:, None]
+        first_holding = (step - (self.num_frames - 2)).clip(0)
+        num_holding = np.minimum(step, last_start) - first_holding + 1
+        num_drawn = self.num_windows * (self.num_frames - 1)
+        return (num_drawn / self._num_steps / num_holding).astype(np.float32)
 
     def read(self, rows: np.ndarray) -> Clips:
         """The windows at `rows` (B, 2) as `draw` gives them.

@@ -25,7 +25,7 @@ def measure_by_policy(held_out: HeldOut) -> dict[str, Any]:
     for policy in np.unique(policies):
         rows = policies == policy
         groups = held_out.episodes[rows]
-        found[policy.decode()] = {
+        found[policy.decode(errors="replace")] = {
             "num_clips": int(rows.sum()),
             "num_episodes": len(np.unique(groups)),
             "nats_a_token": mean_interval(nats[rows], groups, seed=seed),

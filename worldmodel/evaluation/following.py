@@ -142,7 +142,9 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
     policies = np.unique(names[rows[:, 0]]).tolist()
     for policy in track(policies, "actions by who acted", console=console, transient=True):
         clips = sampler.read(rows[names[rows[:, 0]] == policy][:POLICY_CLIPS])
-        found[policy.decode()] = float(network.agreement(clips.frames, clips.action).mean())
+        found[policy.decode(errors="replace")] = float(
+            network.agreement(clips.frames, clips.action).mean()
+        )
     return found
 
 

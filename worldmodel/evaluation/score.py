@@ -65,23 +65,23 @@ def score_episodes(
         again: work out all of them anew.
 
     Returns:
-        What scores.json holds: `source`, and `episodes`, a list of one dict of COLUMNS each.
+        `source`, and `episodes`, a list of one dict of COLUMNS for each that was chosen.
 
     Raises:
         DataError: `episodes` is not understood, or the data hold none of them.
     """
     chosen = select_episodes(reader, episodes)
-    known = {} if again else _known(out / "scores.json", source)
+    known = _known(out / "scores.json", source)  # those not asked for stay in the file
     ids = reader.index["episode_id"][chosen].tolist()
-    found = {i: known[i] for i in ids if i in known}
+    found = {} if again else {i: known[i] for i in ids if i in known}
     if found:
         console.print(f"kept: {len(found)} of {len(ids)} episodes, scored before")
 
     def written() -> dict[str, Any]:
-        scores = {**source, "episodes": [found[i] for i in ids if i in found]}
-        scores["format_version"] = FORMAT_VERSION
-        _write(out, scores)
-        return scores
+        rows = known | found
+        scores = {**source, "format_version": FORMAT_VERSION}
+        _write(out, {**scores, "episodes": [rows[i] for i in sorted(rows)]})
+        return {**scores, "episodes": [found[i] for i in ids if i in found]}
 
     saved_at = time.monotonic()
     left = [(int(i), episode_id) for i, episode_id in zip(chosen, ids, strict=True)]

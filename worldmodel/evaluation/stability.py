@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from worldmodel.data import EpisodeReader
+from worldmodel.data import DataError, EpisodeReader
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import console, wander
 from worldmodel.film import save_png, sheet
@@ -51,6 +51,8 @@ def measure_stability(
     Writes stability.png (curves) and long-dreams.png (frames).
     """
     members = _like_the_dreams(reader)
+    if not len(members):
+        raise DataError(f"{reader.folder} has no test episode to compare long dreams with")
     lengths = reader.index["episode_length"][members] + 1
     long_enough = np.sort(lengths)[-min(MIN_REAL_BLOCKS, len(lengths))]
     block = int(min(BLOCK_STEPS, num_steps, long_enough))
@@ -177,6 +179,8 @@ def _begin(model: WorldModel, reader: EpisodeReader, seed: int) -> tuple[Dream, 
     num_given = model.config.prior.window
     members = reader.split("test")
     members = members[reader.index["episode_length"][members] + 1 >= num_given]
+    if not len(members):
+        raise DataError(f"{reader.folder}: no test episode has {num_given} frames to begin from")
     chosen = np.random.default_rng([seed, 3]).permutation(members)
     chosen = np.resize(chosen, NUM_DREAMS)  # few episodes begin several dreams
     device = next(model.parameters()).device

@@ -1,6 +1,7 @@
 """The head: draws the tokens of one frame one by one, given what the backbone made of the past."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -74,15 +75,16 @@ class TokenHead(nn.Module):
         """
         num_frames, _, width = context.shape
         shape = (num_frames, self.heads, self.num_tokens, width // self.heads)
-        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in self.blocks]
-        affines = [block.affines(actions) for block in self.blocks]
+        blocks = [cast(Block, block) for block in self.blocks]
+        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in blocks]
+        affines = [block.affines(actions) for block in blocks]
         last_affine = self.norm.affine(actions)
         placed = context + self.position
         previous = torch.full_like(uniforms[:, 0], self.logits.out_features, dtype=torch.int64)
         codes, logits = [], []
         for i in range(self.num_tokens):
             x = placed[:, i : i + 1] + self.previous_code(previous)[:, None]
-            for block, affine, (keys, values) in zip(self.blocks, affines, caches, strict=True):
+            for block, affine, (keys, values) in zip(blocks, affines, caches, strict=True):
                 attend = partial(_attend_to_earlier, keys=keys, values=values, i=i)
                 x = block.told(x, affine, attend)
             logits.append(self.logits(normalise(x, last_affine))[:, 0])

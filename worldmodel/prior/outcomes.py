@@ -95,14 +95,19 @@ class OutcomeHead(nn.Module):
         logits: OutcomeLogits,
         values: Float[Tensor, "*batch rows"],
         terminated: Float[Tensor, "*batch"],
+        weights: Float[Tensor, "*batch"],
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
-        """Cross-entropy in nats a frame, of each row of values and of the end."""
+        """Cross-entropy in nats a frame, of each row of values and of the end.
+
+        Args:
+            weights: how much each frame counts; their mean is about 1.
+        """
         targets = self.nearest_bins(values)
         value_losses = F.cross_entropy(
             logits.values.flatten(0, -2), targets.flatten(), reduction="none"
-        )
-        end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated)
-        return value_losses.unflatten(0, targets.shape).flatten(0, -2).mean(0), end_loss
+        ).unflatten(0, targets.shape)
+        end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated, weights)
+        return (value_losses * weights[..., None]).flatten(0, -2).mean(0), end_loss
 
     def expected(self, logits: OutcomeLogits, row: int) -> Float[Tensor, "*batch"]:
         """Mean of a row's value."""

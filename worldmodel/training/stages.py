@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel.configs import StageRecipe
-from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
@@ -138,13 +138,13 @@ class PriorStage:
         # Drawn for the whole batch, so that the share of one process is what it would be in
         # a single one.
         rows = self.clips.draw(rng, self.recipe.batch_size)
-        clips = self.clips.read(rows[share])
+        clips, weights = self.clips.read(rows[share]), self.clips.step_weights(rows[share])
         shape = (len(rows), *clips.frames.shape[1:])
         rates = rng.random((*shape[:2], 1, 1, 1)) * self.recipe.corruption
         corrupted = (rng.random(shape) < rates)[share]
         others = rng.integers(self.module.num_codes, size=shape)[share]
         past = np.where(corrupted, others, clips.frames)[:, :-1]
-        return self._losses(module, clips, past)
+        return self._losses(module, clips, past, weights)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -152,7 +152,9 @@ class PriorStage:
         parts = np.array_split(self.validation_rows, max(1, len(self.validation_rows) // 16))
         for rows in parts:
             clips = self.validation.read(rows)
-            for name, value in self._losses(self.module, clips, clips.frames[:, :-1]).items():
+            weights = self.validation.step_weights(rows)
+            losses = self._losses(self.module, clips, clips.frames[:, :-1], weights)
+            for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
         return {name: total / len(self.validation_rows) for name, total in totals.items()}
 
@@ -181,7 +183,9 @@ class PriorStage:
             rows += [truth[num_given:], dreamt]
         save_png(path, sheet(rows, scale=2))
 
-    def _losses(self, module: nn.Module, clips, past: np.ndarray) -> dict[str, Tensor]:
+    def _losses(
+        self, module: nn.Module, clips: Clips, past: np.ndarray, weights: np.ndarray
+    ) -> dict[str, Tensor]:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.device)
 
@@ -194,6 +198,7 @@ class PriorStage:
             reward=tensor(clips.reward),
             terminated=tensor(clips.terminated),
             variables=tensor(clips.variables),
+            weights=tensor(weights),
         )
         value_names = ("reward", *self.model.config.variable_names)
         return {
