@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -24,6 +25,7 @@ from worldmodel.provenance import git_commit, machine
 
 HORIZON = 100  # a dream begins anew after so many steps, as in training
 WARM_UP_STEPS = 3
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _singles(options: Options) -> Generator[int]:
 def _real(options: Options) -> Generator[int]:
     env_id, env_kwargs = DreamEnv(options.checkpoint).recorded_env()
     cores = os.cpu_count() or 1
-    games = SubprocVecEnv([lambda: gymnasium.make(env_id, **env_kwargs)] * cores)
+    with mock.patch.dict(os.environ, ONE_THREAD):  # two threads each would wait for one another
+        games = SubprocVecEnv([lambda: gymnasium.make(env_id, **env_kwargs)] * cores)
     try:
         games.reset()
         rng = np.random.default_rng(0)
