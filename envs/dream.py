@@ -20,7 +20,6 @@ from envs.dream_world import RealMoment as RealMoment
 from worldmodel.checkpoint import CheckpointError as CheckpointError
 from worldmodel.checkpoint import StartsAt
 from worldmodel.model import Dream
-from worldmodel.prior.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until `truncated`; None: never.
-        temperature, top_k, top_p: how tokens are drawn, as in `Sampling`.
+        temperature, top_k, top_p: how tokens are drawn, as in `Sampling`; without a temperature
+            at the checkpoint's own.
         device: of torch, for example "cpu" or "cuda".
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own few.
@@ -65,7 +65,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         checkpoint: str = "dream-doom",
         *,
         horizon: int | None = None,
-        temperature: float = 0.8,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         device: str = "cpu",
@@ -78,7 +78,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
-            sampling=Sampling(temperature, top_k, top_p),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             device=device,
             starts=starts,
             starts_at=starts_at,

@@ -63,7 +63,8 @@ class DreamWorld:
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until a dream is truncated; None: never.
-        sampling: how tokens are drawn.
+        temperature, top_k, top_p: how tokens are drawn, as in `Sampling`; without a temperature
+            at the checkpoint's own.
         device: of torch.
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own.
@@ -79,7 +80,9 @@ class DreamWorld:
         checkpoint: str,
         *,
         horizon: int | None,
-        sampling: Sampling,
+        temperature: float | None,
+        top_k: int | None,
+        top_p: float | None,
         device: str,
         starts: "str | Path | Sequence[Moment] | None",
         starts_at: StartsAt,
@@ -90,11 +93,14 @@ class DreamWorld:
             raise ValueError(f"starts_at must be anywhere or reset, not {starts_at!r}")
         if starts_at == "reset" and not isinstance(starts, str | Path):
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
-        self.horizon, self.sampling, self.device = horizon, sampling, _usable(device)
+        Sampling(1.0 if temperature is None else temperature, top_k, top_p)  # or ValueError
+        self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder
         self.model, self.world = loaded.model, loaded.world
+        own = self.world.temperature if temperature is None else temperature
+        self.sampling = Sampling(own, top_k, top_p)
         self.config = self.model.config
         self.observation_space = gymnasium.spaces.Box(
             0, 255, self.config.tokenizer.frame_shape, np.uint8

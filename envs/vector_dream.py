@@ -22,7 +22,6 @@ from envs.dream import DreamState
 from envs.dream_world import DreamWorld, Moment
 from worldmodel.checkpoint import StartsAt
 from worldmodel.model import Dream, Step
-from worldmodel.prior.sampling import Sampling
 
 # One for all dreams, whose i-th has the seed + i; or one for each.
 Seeds = int | Sequence[int | None] | None
@@ -67,7 +66,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         checkpoint: str = "dream-doom",
         *,
         horizon: int | None = None,
-        temperature: float = 0.8,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         device: str = "cpu",
@@ -83,7 +82,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
-            sampling=Sampling(temperature, top_k, top_p),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             device=device,
             starts=starts,
             starts_at=starts_at,

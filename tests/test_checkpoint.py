@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gymnasium
 import jaxtyping
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import torch
 from conftest import unprivileged
 from safetensors.numpy import load_file, save_file
 
+import envs  # noqa: F401  registers the environments
 from worldmodel.checkpoint import (
     CheckpointError,
     load_checkpoint,
+    read_world,
     save_checkpoint,
 )
+from worldmodel.ship import Ship, ship
 from worldmodel.shipped import shipped_names
 
 
@@ -147,6 +151,8 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["prior"].update(heads=0),
         lambda c: c["world"].update(env_id="os:Doom-v0"),
         lambda c: c["world"].update(fps=0),
+        lambda c: c["world"].update(temperature=-1),
+        lambda c: c["world"].update(temperature=float("inf")),
         lambda c: c["world"].update(controls=["w"]),
         lambda c: c["world"].update(controls={"keys": "w" * 2**16}),
         lambda c: c["prior"].update(window=65_536),
@@ -218,3 +224,21 @@ def test_weights_that_are_not_finite_are_refused(copy: Path):
     save_file(weights, copy / "weights.safetensors")
     with pytest.raises(CheckpointError, match="not finite"):
         load_checkpoint(str(copy))
+
+
+def test_a_checkpoint_says_at_what_temperature_its_dreams_are_drawn(tiny_run: Path, tmp_path: Path):
+    ship(Ship(str(tiny_run), tmp_path / "warm", temperature=1.5))
+    assert load_checkpoint(str(tmp_path / "warm")).world.temperature == 1.5
+    assert read_world(str(tmp_path / "warm")) == load_checkpoint(str(tmp_path / "warm")).world
+    assert load_checkpoint(str(tiny_run)).world.temperature == 0.8
+
+    def dreamed(checkpoint: Path, **arguments) -> list[np.ndarray]:
+        env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(checkpoint), **arguments)
+        env.reset(seed=0)
+        return [env.step(0)[0] for _ in range(2)]
+
+    own = dreamed(tmp_path / "warm")
+    np.testing.assert_array_equal(own, dreamed(tmp_path / "warm", temperature=1.5))
+    assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", temperature=0.3))).any()
+    with pytest.raises(CheckpointError, match="temperature must be at least 0"):
+        ship(Ship(str(tiny_run), tmp_path / "cold", temperature=-1.0))

@@ -145,7 +145,10 @@ def test_games_are_cut_off_where_the_environment_sets_no_limit(tmp_path: Path):
         (("--env-kwargs", "{"), "--env-kwargs is not JSON"),
         (("--policy", "train"), "no policy is trained here"),
         (("--policy", "no/such.zip"), "there is no policy file no/such.zip"),
-        (("--variables", "height"), "info of CartPole-v1 holds no number 'height' in its first 50 steps; it has: none"),
+        (
+            ("--variables", "height"),
+            "info of CartPole-v1 holds no number 'height' in its first 50 steps; it has: none",
+        ),
         (("--size", 0), "size must be from 1"),
         (("--episodes", 0), "--episodes must be at least 1"),
         (("--env-id", "toy_envs:Unbounded-v0"), "toy_envs:Unbounded-v0: actions in"),

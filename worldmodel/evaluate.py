@@ -23,6 +23,7 @@ from worldmodel.checkpoint import (
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    read_world,
     weights_digest,
 )
 from worldmodel.data import DataError, EpisodeReader
@@ -107,7 +108,7 @@ class Evaluate:
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""
     temperature: float | None = None
-    """Of all dreams and samples; by default 0.8, for VideoGPT as published 1."""
+    """Of all dreams and samples; by default the dream's own, for VideoGPT as published 1."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""
     top_p: float | None = None
@@ -155,7 +156,8 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
     if options.temperature is None:
-        options = replace(options, temperature=1.0 if published else 0.8)
+        own = 1.0 if published else read_world(str(folder)).temperature
+        options = replace(options, temperature=own)
     names = _check(options, published=published)
     data = _data(options)
     load = load_videogpt if published else load_checkpoint

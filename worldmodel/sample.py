@@ -27,6 +27,7 @@ from worldmodel.checkpoint import (
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    read_world,
 )
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import Clips
@@ -79,8 +80,8 @@ class Sample:
     same_actions: bool = False
     """All starts and futures take the same actions: what differs is the start, and chance."""
     temperature: float | None = None
-    """0 takes the likeliest token, 1 draws from the model itself. By default 0.8 for dreams, 1
-    for clips as published."""
+    """0 takes the likeliest token, 1 draws from the model itself. By default the
+    dream's own, for clips as published 1."""
     top_k: int | None = None
     """Sample each token among its k likeliest."""
     top_p: float | None = None
@@ -115,7 +116,7 @@ def sample(options: Sample) -> None:
         sampling = _check(options, temperature=1.0)
         _sample_clips(load_videogpt(folder, device=options.device), options, sampling)
     else:
-        sampling = _check(options, temperature=0.8)
+        sampling = _check(options, temperature=read_world(folder).temperature)
         _sample_dreams(load_checkpoint(folder, device=options.device), options, sampling)
 
 

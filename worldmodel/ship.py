@@ -4,12 +4,13 @@ The prior's matrices become int8 with a scale a row, the tokenizer's weights hal
 the result, not what it was made from; then run this again with --report for its model card.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
 from worldmodel.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.prior.sampling import Sampling
 
 CARD = """# A dream of {env_id}
 
@@ -38,6 +39,8 @@ class Ship:
     """A run's folder."""
     out: tyro.conf.Positional[Path]
     """Folder of the small checkpoint; its name is the model's."""
+    temperature: float | None = None
+    """That its dreams are drawn at by default; as in the run if not given."""
     report: Path | None = None
     """report.md that `python -m worldmodel.evaluate OUT` wrote, for the model card."""
 
@@ -58,6 +61,13 @@ def ship(options: Ship) -> None:
         OSError: the report can't be read, or the folder not written.
     """
     checkpoint = load_checkpoint(options.checkpoint)
+    if options.temperature is not None:
+        try:
+            Sampling(options.temperature)
+        except ValueError as error:
+            raise CheckpointError(f"--{error}") from None
+        world = replace(checkpoint.world, temperature=options.temperature)
+        checkpoint = replace(checkpoint, world=world)
     config = checkpoint.model.config
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6

@@ -24,6 +24,7 @@ from worldmodel.checkpoint.reading import (
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    read_world,
     weights_digest,
 )
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
@@ -44,6 +45,7 @@ __all__ = [
     "is_videogpt",
     "load_checkpoint",
     "load_videogpt",
+    "read_world",
     "save_checkpoint",
     "weights_digest",
 ]

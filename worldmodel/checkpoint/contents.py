@@ -26,12 +26,14 @@ class World:
         env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
         fps: steps a second of its own time.
         controls: which keys choose the actions, as JSON, for people who play; may be empty.
+        temperature: that dreams are drawn at where nothing else is said.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
     fps: float
     controls: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 0.8
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from worldmodel.configs import (
     WorldModelConfig,
 )
 from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
 from worldmodel.shipped import PRETRAINED, shipped_names
 from worldmodel.videogpt import VideoGPT
 
@@ -99,6 +100,17 @@ def _is_videogpt(folder: Path) -> bool:
         raise _forbidden(folder) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; get it again") from None
+
+
+def read_world(name: str) -> World:
+    """What a checkpoint has learned, without its weights.
+
+    Raises:
+        CheckpointError: it is missing, or its config.json is damaged.
+    """
+    folder = find_checkpoint(name)
+    with _reading(folder):
+        return _read_common(folder / "config.json")[1]
 
 
 def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpoint:
@@ -193,11 +205,14 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     fps = float(world["fps"])
     if not 0 < fps <= MAX_FPS:
         raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
+    temperature = float(world.get("temperature", World.temperature))  # older ones have none
+    Sampling(temperature)  # raises ValueError where it is none
     return data, World(
         env_id=str(world["env_id"]),
         env_kwargs=dict(world["env_kwargs"]),
         fps=fps,
         controls=checked_controls(world.get("controls", {})),  # older checkpoints have none
+        temperature=temperature,
     )
 
 
