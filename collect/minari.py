@@ -120,15 +120,14 @@ def _write_episodes(storage: Any, reader: EpisodeReader) -> None:
         for i in bar.track(range(len(reader)), description="exporting"):
             episode = reader.episode(i)
             infos = dict(zip(names, episode.variables.T, strict=True))
-            buffer = EpisodeBuffer(
-                seed=episode.seed,
-                observations=episode.frames,
-                actions=episode.action,
-                rewards=episode.reward,
-                terminations=episode.terminated,
-                truncations=episode.truncated,
-                infos=infos or None,
-            )
+            arrays: dict[str, Any] = {  # Minari's annotations know lists alone
+                "observations": episode.frames,
+                "actions": episode.action,
+                "rewards": episode.reward,
+                "terminations": episode.terminated,
+                "truncations": episode.truncated,
+            }
+            buffer = EpisodeBuffer(seed=episode.seed, infos=infos or None, **arrays)
             storage.update_episodes([buffer])
             ours = {"episode_id": episode.episode_id, "policy": episode.policy}
             storage.update_episode_metadata([ours], [i])

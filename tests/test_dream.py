@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import envs  # noqa: F401  registers the environments
+from envs.dream import DreamEnv
 from worldmodel.checkpoint import CheckpointError
 
 
@@ -210,12 +211,12 @@ def test_a_checkpoint_imports_no_module_that_was_not_imported_before(tiny_run: P
     wrapped = {"env_id": "Pixels-v0", "env_kwargs": {"env_id": "this:Zen-v0"}}
     config["world"] |= {"env_id": "Pixels-v0", "env_kwargs": wrapped}  # one in another
     (copy / "config.json").write_text(json.dumps(config))
-    dream = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
+    dream = DreamEnv(str(copy))
     for ask in (dream.recorded_env, lambda: dream.real_moment(0)):
         with pytest.raises(ValueError, match="import 'this' yourself"):
             ask()
     assert "this" not in sys.modules
     wrapped["env_kwargs"]["env_id"] = "json:Zen-v0"
     (copy / "config.json").write_text(json.dumps(config))
-    again = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy)).unwrapped
+    again = DreamEnv(str(copy))
     assert again.recorded_env()[1] == wrapped

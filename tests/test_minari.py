@@ -100,14 +100,15 @@ def test_a_set_of_others_is_imported(tmp_path: Path):
     )
     storage.update_metadata({"dataset_id": ID, "algorithm_name": "x" * 80})
     frames = rng.integers(0, 256, (5, 8, 8), np.uint8)
-    buffer = EpisodeBuffer(
-        observations=frames,
-        actions=np.array([5, 6, 7, 5]),
-        rewards=np.arange(4.0),
-        terminations=np.array([False, False, False, True]),
-        truncations=np.zeros(4, bool),
-        infos={"x": np.arange(5.0), "name": np.arange(10).reshape(5, 2)},
-    )
+    arrays: dict[str, Any] = {
+        "observations": frames,
+        "actions": np.array([5, 6, 7, 5]),
+        "rewards": np.arange(4.0),
+        "terminations": np.array([False, False, False, True]),
+        "truncations": np.zeros(4, bool),
+        "infos": {"x": np.arange(5.0), "name": np.arange(10).reshape(5, 2)},
+    }
+    buffer = EpisodeBuffer(**arrays)
     storage.update_episodes([buffer])
     assert import_set(str(tmp_path), tmp_path / "set", fps=12) == 1
     reader = EpisodeReader(tmp_path / "set")

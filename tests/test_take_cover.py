@@ -1,5 +1,7 @@
 """Take Cover as World Models plays it."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def env():
 def play(env: DoomEnv, seed: int) -> list[tuple]:
     """A game of random strafing, to its end."""
     rng = np.random.default_rng(seed)
-    steps = [env.reset(seed=seed)]
+    steps: list[Any] = [env.reset(seed=seed)]
     while len(steps) == 1 or not (steps[-1][2] or steps[-1][3]):
         steps.append(env.step(int(rng.integers(3))))
     return steps
