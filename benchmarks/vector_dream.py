@@ -60,10 +60,10 @@ def main() -> None:
 def measure(options: Options) -> dict[str, Any]:
     """Frames a second of each variant, and where they were measured."""
     variants: dict[str, Callable[[], Generator[int]]] = {
-        f"{size} dreams, one batch": lambda size=size: _batch(options, size)
+        f"{size} dreams, one batch": lambda size=size: _dreams(options, size, "vector_entry_point")
         for size in options.sizes
     }
-    variants["4 single dreams in turn"] = lambda: _singles(options)
+    variants["4 single dreams in turn"] = lambda: _dreams(options, 4, "sync")
     if options.real:
         variants[f"the real game, {os.cpu_count()} processes"] = lambda: _real(options)
     rates = {}
@@ -91,10 +91,11 @@ def _frames_a_second(start: Callable[[], Generator[int]], seconds: float) -> flo
     return frames / spent
 
 
-def _batch(options: Options, size: int) -> Generator[int]:
+def _dreams(options: Options, size: int, mode: str) -> Generator[int]:
     dreams = gymnasium.make_vec(
         "VideoGPTDream-v0",
         size,
+        vectorization_mode=mode,
         checkpoint=options.checkpoint,
         horizon=HORIZON,
         device=options.device,
@@ -106,22 +107,6 @@ def _batch(options: Options, size: int) -> Generator[int]:
         if options.device != "cpu":
             torch.cuda.synchronize()
         yield size
-
-
-def _singles(options: Options) -> Generator[int]:
-    dreams = gymnasium.make_vec(
-        "VideoGPTDream-v0",
-        4,
-        vectorization_mode="sync",
-        checkpoint=options.checkpoint,
-        horizon=HORIZON,
-        device=options.device,
-    )
-    dreams.reset(seed=0)
-    dreams.action_space.seed(0)
-    while True:
-        dreams.step(dreams.action_space.sample())
-        yield 4
 
 
 def _real(options: Options) -> Generator[int]:

@@ -18,6 +18,7 @@ import envs  # noqa: F401  registers the environments
 from collect.recorder import POLICY, Behaviour, action_spec
 from collect.recording import Options, World, record_set, report_errors
 from collect.score import Measure
+from envs.errors import in_a_line
 from envs.pixels import PixelsEnv
 from worldmodel.data import DataError
 from worldmodel.data.progress import console
@@ -127,14 +128,14 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     try:
         env = gymnasium.make("Pixels-v0", disable_env_checker=True, **env_kwargs)
     except ValueError as error:
-        raise DataError(_in_a_line(error)) from None
+        raise DataError(in_a_line(error)) from None
     pixels = env.unwrapped
     assert isinstance(pixels, PixelsEnv)
     try:
         action_spec(env)
         (once, names), (again, _) = _played(pixels), _played(pixels)
     except Exception as error:  # a foreign environment raises what it likes
-        raise DataError(f"{env_kwargs['env_id']} can't be recorded: {_in_a_line(error)}") from None
+        raise DataError(f"{env_kwargs['env_id']} can't be recorded: {in_a_line(error)}") from None
     finally:
         env.close()
     if unknown := set(pixels.variable_names) - names:
@@ -172,10 +173,6 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"--env-kwargs must be a JSON object such as {{}}, not {text}")
     return value
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

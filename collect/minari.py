@@ -22,6 +22,7 @@ import tyro
 import envs  # noqa: F401  registers the environments, for the descriptions of them
 from collect.recorder import action_spec_of
 from collect.recording import report_errors
+from envs.errors import in_a_line
 from envs.flat_actions import FlatActions, flat_actions
 from envs.spaces import space_of
 from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeReader, EpisodeWriter
@@ -225,7 +226,7 @@ def _described(
     height, width, *channels = shape if len(shape) > 1 else (0, 0, 0)
     if channels not in ([], [1], [3]):
         raise DataError(
-            f"observations of {metadata.get('dataset_id')} are {' '.join(str(seen).split())}, not "
+            f"observations of {metadata.get('dataset_id')} are {in_a_line(seen)}, not "
             "pictures: uint8 (H, W, 3), (H, W, 1) or (H, W)"
         )
     first = next(iter(storage.get_episodes([0])), None) if storage.total_episodes else None
@@ -298,7 +299,7 @@ def _readable(source: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # Minari raises what its parts do
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_a_line(error)
         raise DataError(f"{source} cannot be read as a Minari data set: {reason}") from None
 
 

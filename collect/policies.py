@@ -101,9 +101,8 @@ class SaveAndReport(BaseCallback):
 
 def kept_policies(path: Path) -> dict[int, Path]:
     """What the policy of `path` was on the way: steps that it had learned for, and where it is."""
-    return {
-        int(kept.stem.rpartition("-")[2]): kept for kept in path.parent.glob(f"{path.stem}-*.zip")
-    }
+    files = {kept.stem.rpartition("-")[2]: kept for kept in path.parent.glob(f"{path.stem}-*.zip")}
+    return {int(steps): kept for steps, kept in files.items() if steps.isdecimal()}
 
 
 def _kept_at(path: Path, num_steps: int) -> Path:

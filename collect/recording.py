@@ -31,6 +31,7 @@ from collect.recorder import (
 )
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
+from envs.errors import in_a_line
 from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.progress import console, progress_bar
@@ -177,7 +178,7 @@ def _check_policy(path: Path, world: World) -> None:
         load_policy(path, env)
     except PolicyFileError as error:
         # Spaces are written over several lines.
-        raise DataError(" ".join(str(error).split())) from None
+        raise DataError(in_a_line(error)) from None
     finally:
         env.close()
 

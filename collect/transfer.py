@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+import envs
 from collect.recording import report_errors
 from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
 from collect.transfer_report import Arm, Scored, write_report
@@ -22,12 +23,6 @@ from worldmodel.data import DataError, EpisodeReader
 from worldmodel.data.progress import console, progress_bar
 from worldmodel.files import written_whole
 
-REAL_WORLDS = {
-    "doom-hgs": "DoomHealthGatheringSupreme-v0",
-    "doom-battle2": "DoomBattle2-v0",
-    "doom-take-cover": "DoomTakeCover-v0",
-    "robot-pushing": "RobotPushing-v0",
-}
 # What to learn by where the environment's own reward comes late or seldom.
 RULES: dict[str, Rule] = {
     "DoomHealthGatheringSupreme-v0": pickup_reward,
@@ -91,7 +86,7 @@ def transfer(options: Transfer) -> None:
     from collect.transfer_worlds import DreamWorlds, TransferError
 
     try:
-        worlds = DreamWorlds(options.dream, REAL_WORLDS.get(options.real or "", options.real))
+        worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
         worlds.check(arms, device=options.device)
         rule = RULES.get(worlds.env_id)
         _check_same(options, worlds, rule)

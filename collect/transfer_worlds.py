@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from collect.rewards import Rule
 from collect.transfer_report import Arm
 from envs.dream import CheckpointError, DreamEnv
 from envs.dream_world import Moment
+from envs.errors import in_a_line
 from envs.sb3 import DreamVecEnv
 from worldmodel.files import written_whole
 
@@ -43,7 +45,9 @@ class DreamWorlds:
 
     Attributes:
         env_id, env_kwargs: of the real game.
-        digest: of the dream's weights.
+        digest: of the dream's files.
+        first, timeout: moments at first frames of real games, and the steps that a whole game
+            may last; from `first_moments`.
 
     Raises:
         TransferError: there is no such dream, or the real game is another one.
@@ -63,6 +67,7 @@ class DreamWorlds:
         self.env_id = env_id or recorded_id
         self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
         self.first: list[Moment] = []
+        self.timeout = LONGEST_GAME
 
     def check(self, arms: Sequence[Arm], *, device: str) -> None:
         """Raises TransferError where the worlds differ, or an arm's dream can't be made."""
@@ -81,15 +86,20 @@ class DreamWorlds:
                     f"policies look at frames of at least {SMALLEST_FRAME} pixels; this dream has "
                     f"{self.spaces[0].shape}"
                 )
-            for arm in arms:
-                if arm.where == "dream":
-                    self._dreams(arm, 1, device=device).close()
+            for arm in {replace(arm, seed=0) for arm in arms if arm.where == "dream"}:
+                self._dreams(arm, 1, device=device).close()
         except (gymnasium.error.Error, ValueError, ImportError) as error:
-            raise TransferError(" ".join(str(error).split())) from None
+            raise TransferError(in_a_line(error)) from None
 
     def first_moments(self, count: int, seed: int) -> None:
-        """First frames of real games, for dreams to begin from as real games do."""
+        """First frames of real games, for dreams to begin from as real games do, and how long
+        these may last."""
         real = self.make_real()
+        limits = (
+            getattr(real.unwrapped, "most_steps", None),
+            real.spec and real.spec.max_episode_steps,
+        )
+        self.timeout = next((limit for limit in limits if limit), LONGEST_GAME)
         self.first = []
         for i in range(count):
             frame, info = real.reset(seed=seed + i)
@@ -111,22 +121,15 @@ class DreamWorlds:
 
     def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
         """Environments with their own rewards. Dreams begin and time out as real games do."""
-        real = self.make_real()
-        limits = (
-            getattr(real.unwrapped, "most_steps", None),
-            real.spec and real.spec.max_episode_steps,
-        )
-        timeout = next((limit for limit in limits if limit), LONGEST_GAME)
-        real.close()
         if where == "real":
             return VecMonitor(
-                DummyVecEnv([lambda: TimeLimit(self.make_real(), timeout)] * num_envs)
+                DummyVecEnv([lambda: TimeLimit(self.make_real(), self.timeout)] * num_envs)
             )
         return VecMonitor(
             DreamVecEnv(
                 num_envs,
                 checkpoint=self.checkpoint,
-                horizon=timeout,
+                horizon=self.timeout,
                 temperature=SCORING_TEMPERATURE,
                 starts=self.first,
                 device=device,

@@ -8,6 +8,14 @@ import gymnasium
 
 from worldmodel.shipped import shipped_names as shipped_names
 
+# What commands call the real ones that come with the project.
+REAL_WORLDS = {
+    "doom-hgs": "DoomHealthGatheringSupreme-v0",
+    "doom-battle2": "DoomBattle2-v0",
+    "doom-take-cover": "DoomTakeCover-v0",
+    "robot-pushing": "RobotPushing-v0",
+}
+
 gymnasium.register(
     id="DoomHealthGatheringSupreme-v0",
     entry_point="envs.doom:DoomEnv",

@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.errors import in_a_line
+
 
 class ActionSpaceError(ValueError):
     """An action space can't be recorded; the message is one line that says why."""
@@ -70,7 +72,7 @@ def flat_actions(own: gymnasium.Space[Any], *, limit: float | None = None) -> Fl
     if isinstance(own, spaces.Box):
         return FlatActions(own, _flat_box(own, limit))
     raise ActionSpaceError(
-        f"actions in {_in_a_line(own)} cannot be recorded: a Discrete, MultiDiscrete, MultiBinary "
+        f"actions in {in_a_line(own)} cannot be recorded: a Discrete, MultiDiscrete, MultiBinary "
         "or Box space is needed"
     )
 
@@ -85,13 +87,9 @@ def _flat_box(own: spaces.Box, limit: float | None) -> spaces.Box:
         span = high - low
     if not np.isfinite(span).all():
         raise ActionSpaceError(
-            f"actions in {_in_a_line(own)} have no bounds: choose some for what has none, as "
+            f"actions in {in_a_line(own)} have no bounds: choose some for what has none, as "
             "--action-limit 1 for -1 to 1"
         )
     if len(span) == 0 or span.min() <= 0:
-        raise ActionSpaceError(f"actions in {_in_a_line(own)} leave no choice in a number")
+        raise ActionSpaceError(f"actions in {in_a_line(own)} leave no choice in a number")
     return spaces.Box(low, high)
-
-
-def _in_a_line(space: gymnasium.Space[Any]) -> str:
-    return " ".join(str(space).split())

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.controls import controls_of
+from envs.errors import in_a_line
 from envs.flat_actions import ActionSpaceError, flat_actions
 from worldmodel.resize import area_resized
 
@@ -211,13 +212,13 @@ def _open(
             return env, False
         env.close()
         raise PixelsError(
-            f"{env_id} observes {_in_a_line(seen)}, which is no picture: uint8 (H, W, 3), "
+            f"{env_id} observes {in_a_line(seen)}, which is no picture: uint8 (H, W, 3), "
             "(H, W, 1) or (H, W) from 0 to 255; try --source render"
         )
     env.close()
     if "rgb_array" not in modes:
         raise PixelsError(
-            f"{env_id} has no pixels: it observes {_in_a_line(seen)} and has no render mode "
+            f"{env_id} has no pixels: it observes {in_a_line(seen)} and has no render mode "
             f"rgb_array, only {', '.join(map(str, modes)) or 'none'}"
         )
     return _made(env_id, {**env_kwargs, "render_mode": "rgb_array"}), True
@@ -227,7 +228,7 @@ def _made(env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
     except Exception as error:  # a foreign constructor raises what it likes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_a_line(error)
         raise PixelsError(f"{env_id} can't be made: {reason}") from error
 
 
@@ -251,7 +252,3 @@ def _action_meanings(
         meanings = tuple(getattr(own, "action_meanings", ()))
     expected = int(flat.n) if isinstance(flat, spaces.Discrete) else flat.shape[0]
     return tuple(map(str, meanings)) if len(meanings) == expected else ()
-
-
-def _in_a_line(space: gymnasium.Space[Any]) -> str:
-    return " ".join(str(space).split())

@@ -141,9 +141,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         options = dict(options or {})
         rows = self._rows_of_mask(options.pop("reset_mask", None))
-        for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
-            if seed_of_i is not None and i in rows:
-                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
+        self._seed(seed, rows)
         infos: dict[str, Any] = {}
         self._begin(rows, infos, options)
         return self._frames.copy(), self._with_variables(infos, rows)
@@ -226,9 +224,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         Returns:
             The moment's observation and info, N times.
         """
-        for i, seed_of_i in zip(range(self.num_envs), self._seeds(seed), strict=True):
-            if seed_of_i is not None:
-                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
+        self._seed(seed, np.arange(self.num_envs))
         self._dream = state.dream.repeated(self.num_envs)
         self._frames = np.repeat(state.frame[None], self.num_envs, 0)
         self._num_steps = np.full(self.num_envs, state.num_steps)
@@ -245,14 +241,17 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self._rngs[i] = rng
         return rng
 
-    def _seeds(self, seed: Seeds) -> Sequence[int | None]:
+    def _seed(self, seed: Seeds, rows: np.ndarray) -> None:
+        """New generators for the dreams at `rows` that get a seed."""
         if seed is None:
-            return [None] * self.num_envs
+            return
         if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
+            seed = [int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
-        return seed
+        for i in rows:
+            if (seed_of_i := seed[i]) is not None:
+                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
 
     def _rows_of_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

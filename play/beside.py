@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.errors import in_a_line
 from envs.recorded import env_ids
 from play.actions import Action, Actions
 
@@ -107,4 +108,4 @@ class RealBeside:
         if env is not None:
             with contextlib.suppress(Exception):  # a broken game may not even close
                 env.close()
-        return RealGameError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
+        return RealGameError(f"{what}: {in_a_line(error)}")

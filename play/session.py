@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import tyro
 
+import envs
 from play import PlayError, command_line
 from play.commands import COMMAND_KEYS
 from play.controls import Announced, read_keys_file
@@ -19,7 +20,7 @@ from play.headless import replay, walk
 from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
-from play.worlds import REAL_WORLDS, UnopenedWorld, choose_world, is_local, load_policy
+from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
 
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
@@ -279,12 +280,12 @@ def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
     if session is None:
         name = options.env or DEFAULT_ENV
         return choose_world(name, temperature=options.temperature, top_k=options.top_k)
-    real_names = {env_id: name for name, env_id in REAL_WORLDS.items()}
+    real_names = {env_id: name for name, env_id in envs.REAL_WORLDS.items()}
     recorded = session.checkpoint or real_names.get(session.env_id)
     if recorded is None:
         raise PlayError(f"{options.replay} was played in {session.env_id!r}, unknown here")
     name = options.env or recorded
-    if options.env is None and recorded not in REAL_WORLDS and not is_local(recorded):
+    if options.env is None and recorded not in envs.REAL_WORLDS and not is_local(recorded):
         raise PlayError(
             f"{options.replay} was played in {recorded!r}, which is not on this machine; if you "
             f"trust it, say so: --env {recorded}"

@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 import envs
+from envs.errors import in_a_line
 from play import PlayError
 
 if TYPE_CHECKING:
     from play.pilot import Policy
 
-REAL_WORLDS = {
-    "doom-hgs": "DoomHealthGatheringSupreme-v0",
-    "doom-battle2": "DoomBattle2-v0",
-    "doom-take-cover": "DoomTakeCover-v0",
-    "robot-pushing": "RobotPushing-v0",
-}
 # A person isn't hurried: the bin's episodes of 30 steps are over in 2.4 seconds.
 UNHURRIED: dict[str, dict[str, Any]] = {"RobotPushing-v0": {"length": 10_000}}
 DREAM_ID = "VideoGPTDream-v0"
@@ -87,14 +82,14 @@ def choose_world(
     Raises:
         PlayError: no such world, or sampling options for one that samples nothing.
     """
-    if name in REAL_WORLDS:
+    if name in envs.REAL_WORLDS:
         if temperature is not None or top_k is not None:
             raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
-        return UnopenedWorld(REAL_WORLDS[name])
+        return UnopenedWorld(envs.REAL_WORLDS[name])
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if is_local(name) or is_hub_id:
         return UnopenedWorld(DREAM_ID, name, temperature, top_k)
-    known = ", ".join([*REAL_WORLDS, *envs.shipped_names()])
+    known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
     raise PlayError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "
         "python -m worldmodel.train made, or a Hugging Face Hub id (owner/name)"
@@ -113,4 +108,4 @@ def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "Policy":
     try:
         return policy.load_policy(path, env, seed=seed)
     except policy.PolicyFileError as error:
-        raise PlayError(f"--policy: {' '.join(str(error).split())}") from error
+        raise PlayError(f"--policy: {in_a_line(error)}") from error

@@ -22,9 +22,8 @@ def begin(tiny, rows: slice = slice(0, 2)) -> Dream:
 
 def go_on(tiny, dream: Dream, *, num_steps: int = 5, seed: int = 0):
     actions = torch.ones(len(dream.codes), num_steps, dtype=torch.int64)
-    return dream_along(
-        tiny.model, dream, actions, rng=np.random.default_rng(seed), sampling=Sampling()
-    )
+    rng = np.random.default_rng(seed)
+    return list(dream_along(tiny.model, dream, actions, rng=rng, sampling=Sampling()))
 
 
 def test_the_same_numbers_give_the_same_dream(tiny):

@@ -6,6 +6,7 @@
 A dream's state is an argument: it is passed in and passed on, never kept on the module.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ class Step(NamedTuple):
     """What one action brought in each of B dreams."""
 
     frames: UInt8[Tensor, "B H W C"]
+    codes: Int[Tensor, "B h w q"]  # of the frames
     reward: Float[Tensor, " B"]  # expected
     terminated: Bool[Tensor, " B"]  # drawn
     end_probability: Float[Tensor, " B"]
@@ -138,6 +140,7 @@ class WorldModel(nn.Module):
         )
         step = Step(
             frames=self.decode(outcome.codes),
+            codes=outcome.codes,
             reward=outcome.reward,
             terminated=uniforms[:, -1] < outcome.terminated,
             end_probability=outcome.terminated,
@@ -186,11 +189,9 @@ def dream_along(
     *,
     rng: np.random.Generator,
     sampling: Sampling,
-) -> list[Step]:
+) -> Iterator[Step]:
     """Dream T steps under given actions; ends are passed over."""
-    steps = []
     for t in range(actions.shape[1]):
         uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))
         step, dream = model.step(dream, actions[:, t], uniforms.to(actions.device), sampling)
-        steps.append(step)
-    return steps
+        yield step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.data import Clips
-from worldmodel.model import WorldModel
+from worldmodel.model import WorldModel, dream_along
 from worldmodel.prior.sampling import Sampling
 
 
@@ -59,14 +59,12 @@ def dream_on(
         tensor(clips.variables[:, :num_given]),
     )
     steps = []
-    for t in range(actions.shape[1]):
-        uniforms = tensor(rng.random((len(actions), model.num_uniforms), np.float32))
-        step, dream = model.step(dream, tensor(actions[:, t]), uniforms, sampling)
-        steps.append({**step._asdict(), "codes": dream.codes})
+    for step in dream_along(model, dream, tensor(actions), rng=rng, sampling=sampling):
+        steps.append(step)
         advance()
 
     def gathered(name: str) -> np.ndarray:
-        return torch.stack([step[name].cpu() for step in steps], 1).numpy()
+        return torch.stack([getattr(step, name).cpu() for step in steps], 1).numpy()
 
     return Dreamed(**{field.name: gathered(field.name) for field in fields(Dreamed)})
 
