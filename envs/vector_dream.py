@@ -291,13 +291,16 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def _begin_at_once(self, ended: np.ndarray, infos: dict[str, Any]) -> None:
         """Begin dreams in the step that ended them; how they ended goes into `infos`."""
         final_info = self._with_variables({}, ended)
-        self._put(final_info, "surprise", infos["surprise"].copy(), ended)
+        surprise = infos.pop("surprise")
+        del infos["_surprise"]
+        self._put(final_info, "surprise", surprise, ended)
+        if len(going_on := np.setdiff1d(np.arange(self.num_envs), ended)):
+            self._put(infos, "surprise", surprise.copy(), going_on)
         final_frames = np.full(self.num_envs, None, object)
         for i in ended:
             final_frames[i] = self._frames[i].copy()
         self._put(infos, "final_obs", final_frames, ended)
         self._put(infos, "final_info", final_info, ended)
-        infos["_surprise"][ended] = False
         self._begin(ended, infos, {})
 
     def _step_all(self, actions: np.ndarray, stepping: np.ndarray) -> Step:

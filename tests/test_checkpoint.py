@@ -87,6 +87,21 @@ def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
             assert ((weights[name] - tensor).abs() <= largest / 127 * 0.51 + 1e-6).all(), name
 
 
+def test_what_an_older_format_lacks_is_zeros(copy: Path):
+    """So it dreams as it did: format 2 told the outcomes nothing of the steps before."""
+    weights = load_file(copy / "weights.safetensors")
+    added = {name: weights.pop(name) for name in list(weights) if ".recent." in name}
+    save_file(weights, copy / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"disagree about prior\.outcome\.recent"):
+        load_checkpoint(str(copy))
+    change_config(copy, lambda c: c.update(format_version=2))
+    state = load_checkpoint(str(copy)).model.state_dict()
+    assert len(added) == 2
+    for name in state:
+        expected = 0 * added[name] if name in added else weights[name]
+        np.testing.assert_array_equal(state[name].numpy(), expected)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(CheckpointError, match="unknown checkpoint 'dream-dom'"):
         load_checkpoint("dream-dom")

@@ -159,7 +159,7 @@ def test_token_nats_are_those_that_training_minimises(held_out: HeldOut) -> None
     with torch.no_grad():
         losses = prior_losses(
             model.prior,
-            model.prior.outcome,
+            model.prior,
             codes=held_out.real_codes,
             past_codes=held_out.real_codes[:, :-1],
             actions=model.config.actions.encode(tensors["action"]),

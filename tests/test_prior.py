@@ -1,10 +1,13 @@
 """The prior's invariants: causal, cached as uncached, batched as single, exact likelihood."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
@@ -12,7 +15,7 @@ from worldmodel.prior import FrameGPT
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
 from worldmodel.prior.layers import ConditionalNorm, frames_visible
-from worldmodel.prior.outcomes import OutcomeHead
+from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.sampling import Sampling, draw_codes
 
 NUM_ACTIONS, NUM_CODES = 3, 16
@@ -252,11 +255,20 @@ def test_sampling_out_of_range_is_refused(wrong):
         Sampling(**wrong)
 
 
+def some_recent(head: OutcomeHead, batch_size: int):
+    return torch.randn(batch_size, head.recent.in_features)
+
+
+def no_limits(values):
+    anything = torch.full_like(values, torch.inf)
+    return -anything, anything
+
+
 def test_outcome_values_are_those_of_the_data():
     prior = make_prior()
     head = prior.outcome
     assert head.bins[1][: int(head.num_used[1])].tolist() == [-8.0, 0.0, 20.0]
-    logits = head(torch.randn(500, 4, 32))
+    logits = head(torch.randn(500, 4, 32), some_recent(head, 500))
     drawn = head.draw(logits, 1, torch.rand(500))
     assert set(drawn.tolist()) <= {-8.0, 0.0, 20.0}
     assert head.expected(logits, 0).min() >= 0
@@ -267,7 +279,7 @@ def test_common_values_survive_rare_ones():
     """Like changes of health: mostly none, a drain, some medikits, and 34 oddities."""
     values = np.arange(-34.0, 34.0, 2)
     common = np.concatenate([np.zeros(9000), np.full(900, -8.0), np.full(100, 20.0)])
-    head = OutcomeHead(width=8, num_variables=0, num_bins=32)
+    head = OutcomeHead(width=8, num_variables=0, num_bins=32, window=2)
     head.set_bins([np.concatenate([common, values])])
     assert {0.0, -8.0, 20.0} <= set(head.bins[0].tolist())
     assert int(head.num_used[0]) == 32
@@ -275,10 +287,70 @@ def test_common_values_survive_rare_ones():
 
 def test_continuous_values_become_quantiles():
     samples = np.random.default_rng(0).normal(size=10_000)
-    head = OutcomeHead(width=8, num_variables=0, num_bins=5)
+    head = OutcomeHead(width=8, num_variables=0, num_bins=5, window=2)
     head.set_bins([samples])
     expected = np.quantile(samples, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32)
     assert head.bins[0].tolist() == expected.tolist()
+
+
+def test_new_values_take_over_from_the_nearest_old_ones():
+    """With other data what was learned of a value goes on, wherever in the list it now stands."""
+    prior = make_prior()  # knows -8, 0 and 20
+    head, before = prior.outcome, copy.deepcopy(prior.outcome)
+    head.set_bins([np.array([0.0, 1.0]), np.array([-38.0, -8.0, 0.0, 2.0, 20.0]), np.array([0.0])])
+    features, recent = torch.randn(3, 4, 32), some_recent(head, 3)
+    old, new = before(features, recent), head(features, recent)
+    torch.testing.assert_close(new.values[:, 0], old.values[:, 0])
+    torch.testing.assert_close(new.values[:, 1, :5], old.values[:, 1][:, [0, 0, 1, 1, 2]])
+    torch.testing.assert_close(new.terminated, old.terminated)
+
+
+def test_a_change_beyond_the_limits_counts_as_the_limit():
+    """Who has 4 left loses 4 of 8: to foretell -8 is no mistake. Who has 10 left loses 8."""
+    torch.manual_seed(0)
+    prior = make_prior()
+    prior.outcome.set_bins([np.zeros(1), np.array([-8.0, -4.0, 0.0]), np.zeros(1)])
+    prior.variable_high.fill_(100.0)
+    values = torch.full((2, 3, 32), -torch.inf)
+    values[:, :, 0] = 0.0
+    values[:, 1, :3] = torch.tensor([0.6, 0.3, 0.1]).log()
+    before, after = torch.tensor([[4.0, 0], [10, 0]]), torch.tensor([[0.0, 0], [2, 0]])
+    zeros = torch.zeros(2)
+    for weights, expected in (((2.0, 0.0), 0.9), ((0.0, 2.0), 0.6)):
+        nats, _ = prior.outcome_losses(
+            OutcomeLogits(values, zeros), zeros, zeros, before, after, torch.tensor(weights)
+        )
+        assert float(nats[1].neg().exp()) == pytest.approx(expected)
+
+
+def test_what_drains_every_eight_steps_is_foretold_to_the_step():
+    """From how it went lately alone, whatever else came; before the first drain it can't be."""
+    torch.manual_seed(0)
+    prior = make_prior(window=12)
+    prior.outcome.set_bins([np.zeros(1), np.array([-8.0, 0, 12, 20]), np.zeros(1)])
+    prior.variable_mean.fill_(50.0)
+    prior.variable_std.fill_(30.0)
+    prior.variable_low.fill_(-1000.0)
+    optimizer = torch.optim.Adam(prior.outcome.parameters(), lr=3e-3)
+
+    def health_nats(batch_size: int):
+        phases = torch.randint(8, (batch_size, 1))
+        time = torch.arange(33)
+        health = 100.0 - 8 * ((time + phases) // 8) + 20.0 * (time > 13)
+        variables = torch.stack([health, torch.zeros_like(health)], -1)
+        logits = prior.outcome(torch.zeros(batch_size, 32, 4, 32), prior._recent(variables[:, :-1]))
+        changes = variables.diff(dim=1)
+        targets = prior.outcome.nearest_bins(F.pad(changes, (1, 0)))[..., 1]
+        return F.cross_entropy(logits.values[:, :, 1].mT, targets, reduction="none")
+
+    for _ in range(500):
+        optimizer.zero_grad()
+        health_nats(32).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        nats = health_nats(256)
+    assert nats[:, 16:].mean() < 0.05
+    assert nats[:, :8].sum(1).mean() > 1.5  # log 8 = 2.08 at best, over the steps of a period
 
 
 def test_reward_and_end_follow_from_what_the_variables_have_become():
@@ -296,14 +368,16 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
         before = torch.randint(0, 4, (num_steps, 2)).float()
         after = torch.randint(0, 4, (num_steps, 2)).float()
         with torch.no_grad():
-            foretold = head(torch.randn(num_steps, 4, 32))
+            foretold = head(torch.randn(num_steps, 4, 32), some_recent(head, num_steps))
         rewards, ends = (after[:, 1] > before[:, 1]).float(), after[:, 0] == 0
         return prior.once_arrived(foretold, before, after), rewards, ends
 
     for _ in range(400):
         logits, rewards, ends = steps(256)
         values = torch.stack([rewards, *torch.zeros(2, 256)], -1)
-        value_nats, end_nats = head.losses(logits, values, ends.float(), torch.ones(256))
+        value_nats, end_nats = head.losses(
+            logits, values, ends.float(), torch.ones(256), no_limits(values)
+        )
         optimizer.zero_grad()
         (value_nats[0] + end_nats).backward()
         optimizer.step()
@@ -335,12 +409,13 @@ def test_outcomes_count_by_their_weights():
     """A weight of 3 is what three such frames would be."""
     prior = make_prior()
     head = prior.outcome
-    logits = head(torch.randn(2, 4, 32))
+    logits = head(torch.randn(2, 4, 32), some_recent(head, 2))
     values, ends = torch.zeros(2, 3), torch.tensor([1.0, 0.0])
-    weighted = head.losses(logits, values, ends, torch.tensor([3.0, 1.0]))
+    weighted = head.losses(logits, values, ends, torch.tensor([3.0, 1.0]), no_limits(values))
     again = torch.tensor([0, 0, 0, 1])
     thrice = head.losses(
-        type(logits)(*(each[again] for each in logits)), values[again], ends[again], torch.ones(4)
-    )
+        type(logits)(*(each[again] for each in logits)),
+        values[again], ends[again], torch.ones(4), no_limits(values[again]),
+    )  # fmt: skip
     for a, b in zip(weighted, thrice, strict=True):
         torch.testing.assert_close(a / 4 * 2, b)

@@ -135,7 +135,7 @@ def _dream(preset: Preset) -> dict[str, Any]:
     def loss_of_prior() -> Tensor:
         return prior_losses(
             model.prior,
-            model.prior.outcome,
+            model.prior,
             codes=codes,
             past_codes=codes[:, :-1],
             actions=torch.zeros(1, num_frames - 1, preset.actions.vector_size),

@@ -152,7 +152,7 @@ class WorldModel(nn.Module):
 
 def prior_losses(
     prior: nn.Module,
-    outcome_head: nn.Module,
+    frame_gpt: FrameGPT,
     *,
     codes: Int[Tensor, "B T h w q"],
     past_codes: Int[Tensor, "B T-1 h w q"],
@@ -166,7 +166,7 @@ def prior_losses(
 
     Args:
         prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
-        outcome_head: the `outcome` of that FrameGPT.
+        frame_gpt: that FrameGPT itself.
         codes: of the real frames.
         past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
         actions: encoded.
@@ -174,9 +174,13 @@ def prior_losses(
     """
     prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
-    values = torch.cat([reward[..., None], variables.diff(dim=1)], -1)
-    value_nats, end_nats = outcome_head.losses(  # type: ignore[operator]
-        prediction.outcomes, values, terminated.float(), weights
+    value_nats, end_nats = frame_gpt.outcome_losses(
+        prediction.outcomes,
+        reward,
+        terminated.float(),
+        variables[:, :-1],
+        variables[:, 1:],
+        weights,
     )
     loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
     return PriorLosses(loss, token_nats, value_nats, end_nats)

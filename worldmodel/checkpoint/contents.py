@@ -8,7 +8,12 @@ import numpy as np
 from worldmodel.model import WorldModel
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# Tensors that a format does without: zeros where it is read.
+ADDED_SINCE = {
+    2: frozenset({"prior.outcome.recent.weight", "prior.outcome.recent.bias"}),
+    3: frozenset(),
+}
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix

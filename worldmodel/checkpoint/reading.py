@@ -17,8 +17,8 @@ from safetensors.numpy import load_file as load_numpy
 
 from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.checkpoint.contents import (
+    ADDED_SINCE,
     FILES,
-    FORMAT_VERSION,
     SCALE_SUFFIX,
     VIDEOGPT,
     Checkpoint,
@@ -126,8 +126,8 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
             "clips with `python -m worldmodel.sample`, or train a dream (preset dream-doom)"
         )
     with _reading(folder):
-        config, world = _read_config(folder / "config.json")
-        weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config))
+        config, world, added = _read_config(folder / "config.json")
+        weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
         model = WorldModel(config)
         model.load_state_dict(weights)
         starts = _read_starts(folder / "starts.safetensors", config)
@@ -194,10 +194,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     """The JSON object of a config, and the world in it."""
     data = _read_json(path)
-    if data.get("format_version") != FORMAT_VERSION:
+    if data.get("format_version") not in ADDED_SINCE:
         raise CheckpointError(
-            f"{path}: format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
-            "the one read here"
+            f"{path}: format version {data.get('format_version')!r} is none of those read here, "
+            f"{', '.join(map(str, ADDED_SINCE))}"
         )
     world = data["world"]
     if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
@@ -216,7 +216,8 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     )
 
 
-def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
+def _read_config(path: Path) -> tuple[WorldModelConfig, World, frozenset[str]]:
+    """Sizes, world, and the tensors that may be missing."""
     data, world = _read_common(path)
     tokenizer = dict(data["tokenizer"])
     tokenizer["frame_shape"] = tuple(tokenizer["frame_shape"])
@@ -228,7 +229,7 @@ def _read_config(path: Path) -> tuple[WorldModelConfig, World]:
     )
     if config.prior.window > MAX_WINDOW:
         raise CheckpointError(f"{path}: the window must be at most {MAX_WINDOW} frames")
-    return config, world
+    return config, world, ADDED_SINCE[data["format_version"]]
 
 
 def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
@@ -248,8 +249,12 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
     return config, world
 
 
-def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict[str, torch.Tensor]:
-    """Every tensor that such a model has, with the shape that the config gives it."""
+def _read_weights(
+    path: Path, make_model: Callable[[], torch.nn.Module], added: frozenset[str] = frozenset()
+) -> dict[str, torch.Tensor]:
+    """Every tensor that such a model has, with the shape that the config gives it; those `added`
+    since the file was written are zeros.
+    """
     try:
         with torch.device("meta"):  # shapes only: a hostile config takes no memory
             expected = make_model().state_dict()
@@ -263,10 +268,13 @@ def _read_weights(path: Path, make_model: Callable[[], torch.nn.Module]) -> dict
     weights = {}
     with safe_open(path, "pt") as file:
         names = {name for name in file.keys() if not name.endswith(SCALE_SUFFIX)}  # noqa: SIM118
-        if names != set(expected):
-            odd = ", ".join(sorted(names ^ set(expected))[:3])
-            raise CheckpointError(f"{path}: config and tensors disagree about {odd}")
+        if odd := names ^ (set(expected) - added):
+            listed = ", ".join(sorted(odd)[:3])
+            raise CheckpointError(f"{path}: config and tensors disagree about {listed}")
         for name, wanted in expected.items():
+            if name in added:
+                weights[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
+                continue
             shape = tuple(file.get_slice(name).get_shape())
             if shape != tuple(wanted.shape):
                 raise CheckpointError(

@@ -75,8 +75,9 @@ class ClipSampler:
                 "episodes, or take shorter clips"
             )
         lengths = lengths[lengths >= num_frames]
-        self._window_ends = np.cumsum(lengths - num_frames + 1)
-        self.num_windows = int(self._window_ends[-1])
+        self._last_starts = lengths - num_frames
+        self._beyond = max(0, num_frames - 2)  # a window there still holds one of its steps
+        self.num_windows = int((self._last_starts + 1).sum())
         self._num_steps = int((lengths - 1).sum())
 
         # Where each episode of the whole set begins in the flat arrays below; -1: nowhere.
@@ -105,28 +106,36 @@ class ClipSampler:
             int64 (batch_size, 2): the episode's position in the reader's index, and the
             window's first frame.
         """
-        window = rng.integers(self.num_windows, size=batch_size)
-        which = np.searchsorted(self._window_ends, window, side="right")
-        begins = np.concatenate([[0], self._window_ends[:-1]])
-        return np.stack([self.episodes[which], window - begins[which]], axis=1)
+        return self._drawn(rng, batch_size, beyond=0)
 
-    def step_weights(self, rows: np.ndarray) -> np.ndarray:
-        """How much each step of drawn windows must count so that all steps count alike.
+    def draw_evenly(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
+        """Windows drawn so that an episode's first and last steps come about as often as others.
 
-        A step in the middle of an episode lies in T - 1 windows, its last one in a single one:
-        unweighted, deaths would be learned as T - 1 times rarer than they are.
+        Of windows drawn uniformly, a step in the middle lies in T - 1, the last one, perhaps a
+        death, in one alone. Here the first and the last window also stand for those that would
+        begin before the episode, or end after it; a step then comes at most three times as often as
+        another. `step_weights` makes up for that.
 
         Returns:
-            float32 (B, T-1), inverse to the number of windows that hold the step; the mean over
-            all windows is 1.
+            As `draw`.
+        """
+        return self._drawn(rng, batch_size, beyond=self._beyond)
+
+    def step_weights(self, rows: np.ndarray) -> np.ndarray:
+        """How much each step of windows from `draw_evenly` must count so that all count alike.
+
+        Returns:
+            float32 (B, T-1), inverse to how often the step is drawn; their mean is 1.
         """
         episode, start = np.asarray(rows).T
         step = start[:, None] + np.arange(self.num_frames - 1)
         last_start = (self.reader.index["episode_length"][episode] + 1 - self.num_frames)[:, None]
-        first_holding = (step - (self.num_frames - 2)).clip(0)
-        num_holding = np.minimum(step, last_start) - first_holding + 1
-        num_drawn = self.num_windows * (self.num_frames - 1)
-        return (num_drawn / self._num_steps / num_holding).astype(np.float32)
+        in_first, in_last = step <= self._beyond, step >= last_start
+        num_holding = np.minimum(step, last_start) - (step - self._beyond).clip(0) + 1
+        num_holding = num_holding + self._beyond * (in_first.astype(int) + in_last)
+        num_drawn = self.num_windows + 2 * self._beyond * len(self.episodes)
+        mean = num_drawn * (self.num_frames - 1) / self._num_steps
+        return (mean / num_holding).astype(np.float32)
 
     def read(self, rows: np.ndarray) -> Clips:
         """The windows at `rows` (B, 2) as `draw` gives them.
@@ -156,6 +165,15 @@ class ClipSampler:
             terminated=self._steps["terminated"][step],
             variables=self._steps["variables"][frame],
         )
+
+    def _drawn(self, rng: np.random.Generator, batch_size: int, *, beyond: int) -> np.ndarray:
+        """Windows drawn where they may begin so far outside their episode, and pushed into it."""
+        num_begins = self._last_starts + 1 + 2 * beyond
+        ends = np.cumsum(num_begins)
+        drawn = rng.integers(ends[-1], size=batch_size)
+        which = np.searchsorted(ends, drawn, side="right")
+        start = drawn - (ends - num_begins)[which] - beyond
+        return np.stack([self.episodes[which], start.clip(0, self._last_starts[which])], axis=1)
 
     def _load(self, split: Split) -> dict[str, np.ndarray]:
         """Fill the frames when they are held; return everything else, flat."""

@@ -17,7 +17,7 @@ from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
 from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, linear, turn
-from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
+from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits, recent_changes
 from worldmodel.prior.sampling import Sampling
 
 CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
@@ -43,15 +43,18 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of the last frames; `slot` = time modulo window is overwritten next.
+    """Of the last frames their keys, values and game variables; `slot` = time modulo window is
+    overwritten next.
 
     Attributes:
         keys_values: (layers, 2, B, heads, window, P, head size).
+        variables: (B, window, V).
         filled: (B, window), which slots hold a frame.
         time: (B,), the number of frames remembered so far, forgotten ones included.
     """
 
     keys_values: Float[Tensor, "L two B nh window P hs"]
+    variables: Float[Tensor, "B window V"]
     filled: Tensor
     time: Tensor
 
@@ -62,6 +65,7 @@ class Memory:
         """The memory of one dream as that of so many alike."""
         return Memory(
             self.keys_values.repeat_interleave(times, 2),
+            self.variables.repeat(times, 1, 1),
             self.filled.repeat(times, 1),
             self.time.repeat(times),
         )
@@ -69,6 +73,7 @@ class Memory:
     def write(self, rows: Int[Tensor, " R"], others: "Memory") -> None:
         """Put the memory of R other dreams in the place of those at `rows`."""
         self.keys_values[:, :, rows] = others.keys_values
+        self.variables[rows] = others.variables
         self.filled[rows] = others.filled
         self.time[rows] = others.time
 
@@ -116,7 +121,7 @@ class FrameGPT(nn.Module):
             condition_size=condition_size,
         )
         self.next_code = nn.Linear(block_tokens * CODE_WIDTH, config.width)
-        self.outcome = OutcomeHead(config.width, num_variables, config.num_bins)
+        self.outcome = OutcomeHead(config.width, num_variables, config.num_bins, config.window)
         nn.init.normal_(self.code.weight)
         nn.init.normal_(self.position, std=0.1)
         # Game variables come in standardised and go out clipped to what the data has shown.
@@ -145,7 +150,7 @@ class FrameGPT(nn.Module):
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
-        foretold = self._foretell(states, next_codes)
+        foretold = self._foretell(states, next_codes, self._recent(variables))
         outcomes = foretold
         if next_variables is not None:
             outcomes = self.once_arrived(foretold, variables, next_variables)
@@ -164,6 +169,24 @@ class FrameGPT(nn.Module):
         change = torch.stack(changes, -1) if changes else torch.zeros_like(variables)
         return (variables + change).clamp(self.variable_low, self.variable_high)
 
+    def outcome_losses(
+        self,
+        outcomes: OutcomeLogits,
+        reward: Float[Tensor, "*batch"],
+        terminated: Float[Tensor, "*batch"],
+        variables: Float[Tensor, "*batch V"],
+        next_variables: Float[Tensor, "*batch V"],
+        weights: Float[Tensor, "*batch"],
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
+        """Nats a frame of the reward and each variable's change, and of the end."""
+        anything = torch.full_like(reward[..., None], torch.inf)
+        limits = (
+            torch.cat([-anything, self.variable_low - variables], -1),
+            torch.cat([anything, self.variable_high - variables], -1),
+        )
+        values = torch.cat([reward[..., None], next_variables - variables], -1)
+        return self.outcome.losses(outcomes, values, terminated, weights, limits)
+
     def once_arrived(
         self,
         foretold: OutcomeLogits,
@@ -172,7 +195,7 @@ class FrameGPT(nn.Module):
     ) -> OutcomeLogits:
         """Rewards and ends of steps on which the variables change so."""
         arrival = [
-            (next_variables - self.variable_mean) / self.variable_std,
+            self._standardised(next_variables),
             (next_variables - variables) / self.variable_std,
             (next_variables <= self.variable_low).float(),
             (next_variables >= self.variable_high).float(),
@@ -186,6 +209,7 @@ class FrameGPT(nn.Module):
         shape = (c.layers, 2, batch_size, c.heads, c.window, len(self.position), c.width // c.heads)
         return Memory(
             keys_values=weight.new_zeros(shape),
+            variables=weight.new_zeros(batch_size, c.window, len(self.variable_mean)),
             filled=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
             time=torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
         )
@@ -206,6 +230,7 @@ class FrameGPT(nn.Module):
         window = self.config.window
         for t in range(max(0, num_frames - window), num_frames):
             memory.keys_values[:, :, :, :, t % window] = keys_values[:, :, :, :, t]
+            memory.variables[:, t % window] = variables[:, t]
             memory.filled[:, t % window] = True
         return replace(memory, time=memory.time + num_frames)
 
@@ -232,6 +257,7 @@ class FrameGPT(nn.Module):
         dreams = torch.arange(len(codes), device=codes.device)
         slots = memory.time % self.config.window
         memory.filled[dreams, slots] = True
+        memory.variables[dreams, slots] = variables
         positions_filled = memory.filled.repeat_interleave(len(self.position), 1)[:, None, None]
         x = self._embed(codes[:, None], variables[:, None])[:, 0]
         for block, (all_keys, all_values) in zip(self.blocks, memory.keys_values, strict=True):
@@ -252,7 +278,7 @@ class FrameGPT(nn.Module):
         num_tokens = self.head.num_tokens
         flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling)
         next_codes = flat.view_as(codes)
-        foretold = self._foretell(states, next_codes[:, None])
+        foretold = self._foretell(states, next_codes[:, None], self._remembered(memory)[:, None])
         before = variables[:, None]
         after = self.draw_variables(foretold, before, uniforms[:, None, num_tokens:])
         logits = self.once_arrived(foretold, before, after)
@@ -316,9 +342,11 @@ class FrameGPT(nn.Module):
         return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)
 
     def _embed(self, codes: Tensor, variables: Tensor) -> Float[Tensor, "B T P D"]:
-        standardised = (variables - self.variable_mean) / self.variable_std
         x = self.merge(self._blocks_of(self._code_vectors(codes))) + self.position
-        return x + self.variable(standardised)[:, :, None]
+        return x + self.variable(self._standardised(variables))[:, :, None]
+
+    def _standardised(self, variables: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+        return (variables - self.variable_mean) / self.variable_std
 
     def _context(self, states: Tensor, codes: Tensor) -> Float[Tensor, "B T n D"]:
         """What the head is told of each token of the next frame."""
@@ -330,6 +358,24 @@ class FrameGPT(nn.Module):
         context = far.reshape(near.shape) + near
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
 
-    def _foretell(self, states: Tensor, next_codes: Tensor) -> OutcomeLogits:
+    def _recent(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
+        """What the outcomes after each frame are told of the variables up to it."""
+        time, window = torch.arange(variables.shape[1]), self.config.window
+        known = time[:, None] + torch.arange(window) >= window - 1  # (T, window), the newest last
+        padded = F.pad(self._standardised(variables), (0, 0, window - 1, 0))
+        last = padded.unfold(1, window, 1).mT  # (B, T, window, V)
+        return recent_changes(last, known.to(last.device).expand(last.shape[:-1]))
+
+    def _remembered(self, memory: Memory) -> Float[Tensor, "B changes"]:
+        """`_recent` at the newest frame of a memory."""
+        window, device = self.config.window, memory.time.device
+        slots = (memory.time[:, None] + torch.arange(1, window + 1, device=device)) % window
+        dreams = torch.arange(len(slots), device=device)[:, None]
+        standardised = self._standardised(memory.variables[dreams, slots])
+        return recent_changes(standardised, memory.filled[dreams, slots])
+
+    def _foretell(
+        self, states: Tensor, next_codes: Tensor, recent: Float[Tensor, "B T changes"]
+    ) -> OutcomeLogits:
         arrived = self.next_code(self._blocks_of(self._code_vectors(next_codes)))
-        return self.outcome(states + arrived)
+        return self.outcome(states + arrived, recent)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +12,7 @@ from worldmodel.prior.layers import linear
 from worldmodel.prior.sampling import Sampling, draw_codes
 
 COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
+RECENT_FEATURES = 3  # of a variable at a past step: its change, whether it rose, whether it fell
 ARRIVAL_FEATURES = 4  # of a variable: its value, its change, whether it is at its lowest, highest
 ARRIVAL_WIDTH = 64
 
@@ -23,8 +24,24 @@ class OutcomeLogits(NamedTuple):
     terminated: Float[Tensor, "*batch"]
 
 
+def recent_changes(
+    values: Float[Tensor, "*batch W V"], known: Bool[Tensor, "*batch W"]
+) -> Float[Tensor, "*batch features"]:
+    """How each variable went lately, step by step, and where it is now.
+
+    Args:
+        values: of the last W frames, standardised, the newest last.
+        known: which of these frames there are.
+    """
+    told = (known[..., 1:] & known[..., :-1])[..., None]
+    change = values.diff(dim=-2) * told
+    steps = torch.cat([change, change > 0, change < 0, told], -1)
+    return torch.cat([steps.flatten(-2), values[..., -1, :]], -1)
+
+
 class OutcomeHead(nn.Module):
-    """Predicts what a step brings from the state before it and the codes of the frame after it.
+    """Predicts what a step brings from the state before it, the codes of the frame after it, and
+    how the variables went lately: what drains every eight steps is due after eight.
 
     First come the changes of the variables, then, knowing them, the reward and the end: who
     has no health left is dead, and a kill more is a point more.
@@ -34,11 +51,13 @@ class OutcomeHead(nn.Module):
     20 health and not the mean of 20 and nothing.
     """
 
-    def __init__(self, width: int, num_variables: int, num_bins: int) -> None:
+    def __init__(self, width: int, num_variables: int, num_bins: int, window: int) -> None:
         super().__init__()
         self.num_rows, self.num_bins = 1 + num_variables, num_bins
         self.each_position = nn.Linear(width, width)
         self.whole_frame = nn.Linear(width, width)
+        steps_back = (window - 1) * (RECENT_FEATURES * num_variables + 1)
+        self.recent = linear(steps_back + num_variables, width)
         self.logits = nn.Linear(width, self.num_rows * num_bins + 1)
         self.arrival = linear(ARRIVAL_FEATURES * num_variables, ARRIVAL_WIDTH)
         self.consequences = nn.Linear(ARRIVAL_WIDTH, num_bins + 1)
@@ -52,7 +71,11 @@ class OutcomeHead(nn.Module):
 
     @torch.no_grad()
     def set_bins(self, rows: list[np.ndarray]) -> None:
-        """Choose the values of each row from samples of the data."""
+        """Choose the values of each row from samples of the data.
+
+        What was learned goes on: a new value takes over from the old one nearest to it.
+        """
+        before = self.bins.clone()
         for row, samples in enumerate(rows):
             values, counts = np.unique(samples, return_counts=True)
             if len(values) > self.num_bins:
@@ -64,9 +87,29 @@ class OutcomeHead(nn.Module):
             self.num_used[row] = len(values)
             padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
             self.bins[row] = torch.from_numpy(padded.astype(np.float32))
+        places = torch.arange(self.num_bins, device=self.bins.device)
+        nearest = (self.bins[..., None] - before[:, None]).abs().argmin(-1)  # (rows, bins)
+        nearest = torch.where(places < self.num_used[:, None], nearest, places)
+        rows_of_logits = nearest + self.num_bins * torch.arange(len(nearest))[:, None].to(nearest)
+        for layer, old in (
+            (self.logits, rows_of_logits.flatten()),
+            (self.consequences, nearest[0]),
+        ):
+            for parameter in (layer.weight, layer.bias):
+                parameter[:-1] = parameter[:-1][old]  # the last is the end's
 
-    def forward(self, features: Float[Tensor, "*batch P D"]) -> OutcomeLogits:
-        pooled = self.each_position(features).relu().square().mean(-2)
+    def forward(
+        self,
+        features: Float[Tensor, "*batch P D"],
+        recent: Float[Tensor, "*batch changes"],
+    ) -> OutcomeLogits:
+        """What is foretold.
+
+        Args:
+            features: of each position.
+            recent: what `recent_changes` gives.
+        """
+        pooled = self.each_position(features).relu().square().mean(-2) + self.recent(recent)
         logits = self.logits(pooled + self.whole_frame(pooled).relu().square())
         values = logits[..., :-1].unflatten(-1, (self.num_rows, self.num_bins))
         unused = torch.arange(self.num_bins, device=logits.device) >= self.num_used[:, None]
@@ -96,16 +139,20 @@ class OutcomeHead(nn.Module):
         values: Float[Tensor, "*batch rows"],
         terminated: Float[Tensor, "*batch"],
         weights: Float[Tensor, "*batch"],
+        limits: tuple[Float[Tensor, "*batch rows"], Float[Tensor, "*batch rows"]],
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
         """Cross-entropy in nats a frame, of each row of values and of the end.
 
         Args:
             weights: how much each frame counts; their mean is about 1.
+            limits: the lowest and highest that each value can be; those foretold beyond count
+                as these, so that 8 health less may be said of who has 4 left.
         """
-        targets = self.nearest_bins(values)
-        value_losses = F.cross_entropy(
-            logits.values.flatten(0, -2), targets.flatten(), reduction="none"
-        ).unflatten(0, targets.shape)
+        lowest, highest = (limit[..., None] for limit in limits)
+        brought = self.bins.clamp(lowest, highest)
+        came = brought.gather(-1, self.nearest_bins(values)[..., None])
+        alike = logits.values.log_softmax(-1).masked_fill(brought != came, -torch.inf)
+        value_losses = -alike.logsumexp(-1)
         end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated, weights)
         return (value_losses * weights[..., None]).flatten(0, -2).mean(0), end_loss
 

@@ -129,7 +129,8 @@ class PriorStage:
         self.clips = ClipSampler(reader, "train", recipe.num_frames, frames_of=codes_of)
         validation = ClipSampler(reader, "validation", recipe.num_frames, frames_of=codes_of)
         self.validation = validation
-        self.validation_rows = validation.draw(np.random.default_rng(0), NUM_VALIDATION_CLIPS)
+        rng = np.random.default_rng(0)
+        self.validation_rows = validation.draw_evenly(rng, NUM_VALIDATION_CLIPS)
         self._measure_outcomes()
 
     def losses(
@@ -137,7 +138,7 @@ class PriorStage:
     ) -> dict[str, Tensor]:
         # Drawn for the whole batch, so that the share of one process is what it would be in
         # a single one.
-        rows = self.clips.draw(rng, self.recipe.batch_size)
+        rows = self.clips.draw_evenly(rng, self.recipe.batch_size)
         clips, weights = self.clips.read(rows[share]), self.clips.step_weights(rows[share])
         shape = (len(rows), *clips.frames.shape[1:])
         rates = rng.random((*shape[:2], 1, 1, 1)) * self.recipe.corruption
@@ -191,7 +192,7 @@ class PriorStage:
 
         losses = prior_losses(
             module,
-            self.module.outcome,
+            self.module,
             codes=tensor(clips.frames.astype(np.int64)),
             past_codes=tensor(past.astype(np.int64)),
             actions=self.model.config.actions.encode(tensor(clips.action)),
