@@ -104,7 +104,10 @@ def transfer(options: Transfer) -> None:
 
 
 def _arms(options: Transfer) -> list[Arm]:
-    """All trainings: in the real game with each seed, in each kind of dream with each seed."""
+    """All trainings: in the real game with each seed, in each kind of dream with each seed.
+
+    The real ones first: they need no dream, and stay where a folder gets a better one.
+    """
     for name in ("steps", "num_envs", "episodes", "curve_every", "curve_episodes"):
         if getattr(options, name) < 1:
             raise DataError(f"--{name.replace('_', '-')} must be at least 1")
@@ -119,7 +122,7 @@ def _arms(options: Transfer) -> list[Arm]:
         for horizon, temperature, start in product(horizons, temperatures, starts)
         for seed in seeds
     ]
-    arms = [*dreams, *(Arm("real", seed) for seed in seeds)]
+    arms = [*(Arm("real", seed) for seed in seeds), *dreams]
     if len({arm.name for arm in arms}) < len(arms):
         raise DataError("--seeds, --horizon, --temperature and --starts may not repeat a value")
     return arms
@@ -144,18 +147,25 @@ def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
         "rule": None if rule is None else rule.__name__,
     }
     path = options.out / "settings.json"
-    if any(options.out.glob("*/policy*.zip")):
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            found = None
-        for name, value in settings.items():
-            before = found.get(name) if isinstance(found, dict) else None
-            if before != value:
-                raise DataError(
-                    f"{options.out} holds policies that learned otherwise ({name} was {before}): "
-                    "choose another --out, or remove it"
-                )
+    learned = {policy.parent for policy in options.out.glob("*/policy*.zip")}
+    in_dreams = sorted(folder.name for folder in learned if folder.name.startswith("dream-"))
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = {}
+    found = found if isinstance(found, dict) else {}
+    differing = [name for name in settings if found.get(name) != settings[name]]
+    if in_dreams and differing == ["dream"]:
+        raise DataError(
+            f"{options.out} holds policies that learned in another dream: remove "
+            f"{', '.join(in_dreams)} there, or choose another --out"
+        )
+    if learned and set(differing) - {"dream"}:
+        name = next(name for name in differing if name != "dream")
+        raise DataError(
+            f"{options.out} holds policies that learned otherwise ({name} was {found.get(name)}): "
+            "choose another --out, or remove it"
+        )
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(settings))
 
