@@ -99,8 +99,9 @@ class DreamWorld:
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder
         self.model, self.world = loaded.model, loaded.world
-        own = self.world.temperature if temperature is None else temperature
-        self.sampling = Sampling(own, top_k, top_p)
+        if temperature is None:
+            temperature = self.world.temperature
+        self.sampling = Sampling(temperature, top_k, top_p)
         self.config = self.model.config
         self.observation_space = gymnasium.spaces.Box(
             0, 255, self.config.tokenizer.frame_shape, np.uint8
@@ -173,11 +174,13 @@ class DreamWorld:
         """How the real environment gets to where dreams from `start` begin.
 
         Raises:
-            ValueError: as `recorded_env`; or the starts are the caller's own.
+            ValueError: as `recorded_env`; the starts are the caller's own, or there is no such.
         """
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
             raise ValueError("how the real environment gets to moments of one's own isn't known")
+        if not 0 <= start < len(self.moments):
+            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
         length = self.starts.prefix_lengths[start]
         return RealMoment(
             env_id=env_id,
@@ -228,8 +231,11 @@ class DreamWorld:
         if len(frames) == 0:
             raise ValueError("frames must hold at least one frame")
         none = np.zeros((0, *config.actions.shape), config.actions.dtype)
-        actions = np.asarray(options.get("actions", none)).astype(config.actions.dtype)
-        if len(actions) != len(frames) - 1 or not config.actions.contains(actions):
+        actions = np.asarray(options.get("actions", none))
+        # [] is of floating numbers.
+        fitting = not actions.size or np.can_cast(actions.dtype, config.actions.dtype, "same_kind")
+        stored = actions.astype(config.actions.dtype)
+        if not fitting or len(stored) != len(frames) - 1 or not config.actions.contains(stored):
             raise ValueError(
                 f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
                 f"{self.action_space}"
@@ -238,7 +244,7 @@ class DreamWorld:
         variables = np.asarray(options.get("variables", np.tile(mean, (len(frames), 1))))
         if variables.shape != (len(frames), len(mean)) or not np.isfinite(variables).all():
             raise ValueError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
-        return Moment(frames, actions, variables.astype(np.float32), None)
+        return Moment(frames, stored, variables.astype(np.float32), None)
 
 
 def _moments(starts: Starts) -> list[Moment]:

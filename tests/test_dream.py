@@ -128,7 +128,7 @@ def test_a_moment_of_ones_own_is_dreamed_on(dream):
     shipped, _ = dream.reset(seed=0, options={"start": 0})
     np.testing.assert_array_equal(frame, shipped)
     assert "start" not in info
-    dream.reset(options={"frames": frames[-1:]})
+    dream.reset(options={"frames": frames[-1:], "actions": []})
     assert dream.observation_space.contains(dream.step(0)[0])
 
 
@@ -142,6 +142,7 @@ def test_a_moment_of_ones_own_is_dreamed_on(dream):
         ({"frames": np.zeros((0, 64, 64, 3), np.uint8)}, "at least one"),
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8)}, "need the 1 actions"),
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [7]}, "actions"),
+        ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [0.6]}, "each in Discrete"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "variables": [[np.nan]]}, "finite"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "seed": 1}, "don't go with"),
     ],
@@ -200,6 +201,12 @@ def test_the_real_moment_is_where_the_start_was_recorded(dream):
     assert len(moment.actions) == dream.starts.prefix_lengths[0]
     given = dream.starts.actions[0]
     np.testing.assert_array_equal(moment.actions[len(moment.actions) - len(given) :], given)
+
+
+@pytest.mark.parametrize("start", [-1, 10_000])
+def test_there_is_no_real_moment_beyond_the_starts(dream, start: int):
+    with pytest.raises(ValueError, match="start must be from 0 to"):
+        dream.real_moment(start)
 
 
 def test_a_checkpoint_imports_no_module_that_was_not_imported_before(tiny_run: Path, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress, track
+from rich.progress import track
 from torch import Tensor
 
 from worldmodel.data import ClipSampler
@@ -180,24 +180,25 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
     chances = [held_out.dreams.end_probability]
     happened = [held_out.clips.terminated[:, given - 1 :]]
     episodes = [held_out.episodes]
-    if ending:
-        clips = sampler.read(np.asarray(ending))
-        rng = np.random.default_rng([settings.seed, 4])
-        actions = clips.action[:, given - 1 :]
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("dreaming up to ends", total=actions.shape[1])
-            dreamed = dream_on(
-                held_out.model,
-                clips,
-                given,
-                actions,
-                rng=rng,
-                sampling=settings.sampling,
-                advance=lambda: progress.advance(task),
-            )
+    batches = [
+        np.asarray(ending[i : i + settings.batch_size])
+        for i in range(0, len(ending), settings.batch_size)
+    ]
+    for b, rows in enumerate(
+        track(batches, "dreaming up to ends", console=console, transient=True)
+    ):
+        clips = sampler.read(rows)
+        dreamed = dream_on(
+            held_out.model,
+            clips,
+            given,
+            clips.action[:, given - 1 :],
+            rng=np.random.default_rng([settings.seed, 4, b]),
+            sampling=settings.sampling,
+        )
         chances.append(dreamed.end_probability)
         happened.append(clips.terminated[:, given - 1 :])
-        episodes.append(np.asarray(ending)[:, 0])
+        episodes.append(rows[:, 0])
     return _ordered_well(
         np.concatenate(chances), np.concatenate(happened), np.concatenate(episodes), settings.seed
     )
