@@ -22,7 +22,7 @@ from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, rando
 from worldmodel.evaluation.horizon import measure_horizon
 from worldmodel.evaluation.likelihood import measure_likelihood
 from worldmodel.evaluation.parts import DREAM_PARTS
-from worldmodel.evaluation.stability import block_statistics
+from worldmodel.evaluation.stability import block_statistics, rarest
 from worldmodel.inverse_dynamics import InverseDynamics, train_inverse_dynamics
 from worldmodel.model import prior_losses
 
@@ -214,11 +214,22 @@ def test_a_dream_of_the_future_itself_is_the_ceiling(
 def test_block_statistics_by_hand() -> None:
     still = np.full((4, 6, 6, 3), 77, np.uint8)
     codes = np.zeros((4, 2, 2, 1), int)
-    np.testing.assert_allclose(block_statistics(still, codes, 8), [0, 0, 1, 0], atol=1e-6)
+    rare = np.arange(8)[None] == 5
+    by_hand = [0, 0, 1, 0, 0]
+    np.testing.assert_allclose(block_statistics(still, codes, rare), by_hand, atol=1e-6)
     blinking = still.copy()
     blinking[::2], blinking[1::2] = 0, 255
     codes[:, 0], codes[:, 1] = 3, 5
-    np.testing.assert_allclose(block_statistics(blinking, codes, 8), [0, 0.5, 2, 1], atol=1e-6)
+    by_hand = [0, 0.5, 2, 1, 0.5]
+    np.testing.assert_allclose(block_statistics(blinking, codes, rare), by_hand, atol=1e-6)
+
+
+def test_the_rarest_codes_make_up_a_tenth() -> None:
+    """Of 100 tokens: 60 zeros, 31 ones, 5 twos, 4 threes; the other codebook holds one code."""
+    codes = np.repeat([0, 1, 2, 3], [60, 31, 5, 4])
+    codes = np.random.default_rng(0).permutation(codes).reshape(4, 5, 5)
+    rare = rarest(np.stack([codes, np.full_like(codes, 3)], -1), 5)
+    assert rare.tolist() == [[False, False, True, True, True], [True, True, True, False, True]]
 
 
 def test_frames_are_drawn_once_each_with_their_episode(toy_data: Path) -> None:

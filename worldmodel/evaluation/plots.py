@@ -110,9 +110,9 @@ def draw_stability(
         real: (real blocks, S).
         dreamed: (dreams, blocks, S).
     """
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
     steps = (np.arange(dreamed.shape[1]) + 1) * block_steps
-    for s, (name, axes) in enumerate(zip(names, figure.subplots(2, 2).flat, strict=True)):
+    for s, (name, axes) in enumerate(zip(names, figure.subplots(1, len(names)), strict=True)):
         low, high = np.quantile(real[:, s], (0.05, 0.95))
         axes.axhspan(
             low, high, color="tab:green", alpha=0.2, label="real, reconstructed, 5 to 95 %"

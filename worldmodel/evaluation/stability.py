@@ -23,7 +23,14 @@ BLOCK_STEPS = 100
 MIN_REAL_BLOCKS = 16  # of data with shorter episodes, shorter blocks
 MAX_REAL_BLOCKS = 128
 LIKE_THE_DREAMS = b"random"  # what `collect` calls those who act as `wander` does
-STATISTICS = ("spread_over_space", "spread_over_time", "code_perplexity", "frame_change")
+STATISTICS = (
+    "spread_over_space",
+    "spread_over_time",
+    "code_perplexity",
+    "frame_change",
+    "rare_codes",
+)
+RARE_SHARE = 0.1  # of the real frames' tokens: what the rarest codes make up together
 # A dream has collapsed when, in its last block, it is far outside what real blocks show.
 # Real blocks as the tokenizer gives them back: its blur is no fault of the dream.
 COLLAPSE = (
@@ -57,13 +64,15 @@ def measure_stability(
     long_enough = np.sort(lengths)[-min(MIN_REAL_BLOCKS, len(lengths))]
     block = int(min(BLOCK_STEPS, num_steps, long_enough))
     members = members[lengths >= block]
-    real, reconstructed = _real_blocks(model, reader, members, block, seed)
+    real, reconstructed, rare = _real_blocks(model, reader, members, block, seed)
     dreamed, strips, ends = _dream_blocks(
-        model, reader, block, sampling=sampling, seed=seed, num_steps=num_steps
+        model, reader, block, rare, sampling=sampling, seed=seed, num_steps=num_steps
     )  # (dreams, blocks, statistics)
     low, high = np.quantile(reconstructed, (0.05, 0.95), axis=0)
-    ceiling = np.where(np.asarray(STATISTICS) == "frame_change", 2 * high, np.inf)
-    outside = ((dreamed < low / 2) | (dreamed > ceiling)).any(-1)  # (dreams, blocks)
+    names = np.asarray(STATISTICS)
+    floor = np.where(names == "rare_codes", -np.inf, low / 2)
+    ceiling = np.where(names == "frame_change", 2 * high, np.inf)
+    outside = ((dreamed < floor) | (dreamed > ceiling)).any(-1)  # (dreams, blocks)
     plots.draw_stability(out / "stability.png", STATISTICS, reconstructed, dreamed, block)
     save_png(out / "long-dreams.png", sheet(list(strips), scale=2))
     return {
@@ -84,33 +93,54 @@ def measure_stability(
     }
 
 
-def block_statistics(frames: np.ndarray, codes: np.ndarray, num_codes: int) -> np.ndarray:
+def block_statistics(frames: np.ndarray, codes: np.ndarray, rare: np.ndarray) -> np.ndarray:
     """STATISTICS of one block.
 
     Args:
         frames: uint8 (T, H, W, C), T >= 2.
         codes: (T, h, w, q).
-        num_codes: K.
+        rare: bool (q, K), of the codes.
 
     Returns:
-        float64 (4,): the mean standard deviation of pixels inside a frame, that of a pixel
-        over the block, exp(entropy) of the block's codes, mean over codebooks, and the mean
-        absolute change of a pixel a step; pixels in [0, 1].
+        float64 (5,): the mean standard deviation of pixels inside a frame, that of a pixel
+        over the block, exp(entropy) of the block's codes, mean over codebooks, the mean
+        absolute change of a pixel a step, pixels in [0, 1], and the share of rare codes: small
+        things are made of them, which a dream may lose while all else stays as rich.
     """
     pixels = frames.astype(np.float32) / 255
-    nats = [
-        entropy(np.bincount(codes[..., q].ravel(), minlength=num_codes))
-        for q in range(codes.shape[-1])
-    ]
+    nats = [entropy(counts) for counts in _counts(codes, rare.shape[1])]
     return np.asarray(
         [
             pixels.std((1, 2)).mean(),
             pixels.std(0).mean(),
             math.exp(np.mean(nats)),
             np.abs(np.diff(pixels, axis=0)).mean(),
+            np.mean([rare_codes[codes[..., q]].mean() for q, rare_codes in enumerate(rare)]),
         ],
         np.float64,
     )
+
+
+def rarest(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """The rarest codes of each codebook that make up at most RARE_SHARE of its tokens together.
+
+    Args:
+        codes: (..., q).
+        num_codes: K.
+
+    Returns:
+        bool (q, K).
+    """
+    rare = np.zeros((codes.shape[-1], num_codes), bool)
+    for of_book, counts in zip(rare, _counts(codes, num_codes), strict=True):
+        order = np.argsort(counts, kind="stable")
+        of_book[order[np.cumsum(counts[order]) <= RARE_SHARE * counts.sum()]] = True
+    return rare
+
+
+def _counts(codes: np.ndarray, num_codes: int) -> list[np.ndarray]:
+    """How often each code of each codebook comes."""
+    return [np.bincount(codes[..., q].ravel(), minlength=num_codes) for q in range(codes.shape[-1])]
 
 
 def _like_the_dreams(reader: EpisodeReader) -> np.ndarray:
@@ -122,26 +152,30 @@ def _like_the_dreams(reader: EpisodeReader) -> np.ndarray:
 
 def _real_blocks(
     model: WorldModel, reader: EpisodeReader, members: np.ndarray, block: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(blocks, statistics) of the first frames of episodes, one block an episode: as they
-    are, and as the tokenizer gives them back."""
+    are, and as the tokenizer gives them back. And which of their codes are rare."""
     chosen = np.random.default_rng(seed).permutation(members)[:MAX_REAL_BLOCKS]
     device = next(model.parameters()).device
-    num_codes = model.config.tokenizer.num_codes
-    real, reconstructed = [], []
+    frames, codes, again = [], [], []
     for i in track(chosen.tolist(), "real blocks", console=console, transient=True):
-        frames = reader.frames(i, 0, block)
-        codes = model.encode(torch.from_numpy(frames).to(device))
-        again = model.decode(codes).cpu().numpy()
-        real.append(block_statistics(frames, codes.cpu().numpy(), num_codes))
-        reconstructed.append(block_statistics(again, codes.cpu().numpy(), num_codes))
-    return np.stack(real), np.stack(reconstructed)
+        frames.append(reader.frames(i, 0, block))
+        tokens = model.encode(torch.from_numpy(frames[-1]).to(device))
+        again.append(model.decode(tokens).cpu().numpy())
+        codes.append(tokens.cpu().numpy())
+    rare = rarest(np.stack(codes), model.config.tokenizer.num_codes)
+    real, reconstructed = (
+        np.stack([block_statistics(f, c, rare) for f, c in zip(shown, codes, strict=True)])
+        for shown in (frames, again)
+    )
+    return real, reconstructed, rare
 
 
 def _dream_blocks(
     model: WorldModel,
     reader: EpisodeReader,
     block: int,
+    rare: np.ndarray,
     *,
     sampling: Sampling,
     seed: int,
@@ -154,7 +188,6 @@ def _dream_blocks(
     rng = np.random.default_rng([seed, 2])
     actions = wander(rng, model.config.actions, num_dreams, num_blocks * block)
     device = next(model.parameters()).device
-    num_codes = model.config.tokenizer.num_codes
     blocks, strip, ends = [], [first], 0
     frames, codes = [], []
     for t in track(range(num_blocks * block), "long dreams", console=console, transient=True):
@@ -168,7 +201,7 @@ def _dream_blocks(
         codes.append(dream.codes.cpu().numpy())
         if (t + 1) % block == 0:
             of_block = zip(np.stack(frames, 1), np.stack(codes, 1), strict=True)
-            blocks.append([block_statistics(f, c, num_codes) for f, c in of_block])
+            blocks.append([block_statistics(f, c, rare) for f, c in of_block])
             strip.append(frames[-1])
             frames, codes = [], []
     return np.asarray(blocks).swapaxes(0, 1), np.stack(strip, 1), ends
