@@ -72,7 +72,7 @@ def measure_stability(
     names = np.asarray(STATISTICS)
     floor = np.where(names == "rare_codes", -np.inf, low / 2)
     ceiling = np.where(names == "frame_change", 2 * high, np.inf)
-    outside = ((dreamed < floor) | (dreamed > ceiling)).any(-1)  # (dreams, blocks)
+    outside = np.any((dreamed < floor) | (dreamed > ceiling), axis=-1)  # (dreams, blocks)
     plots.draw_stability(out / "stability.png", STATISTICS, reconstructed, dreamed, block)
     save_png(out / "long-dreams.png", sheet(list(strips), scale=2))
     return {
