@@ -19,6 +19,7 @@ from worldmodel.checkpoint import (
     choose_starts,
     find_checkpoint,
     load_checkpoint,
+    read_world,
 )
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
@@ -93,15 +94,14 @@ class DreamWorld:
             raise ValueError(f"starts_at must be anywhere or reset, not {starts_at!r}")
         if starts_at == "reset" and not isinstance(starts, str | Path):
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
-        Sampling(1.0 if temperature is None else temperature, top_k, top_p)  # or ValueError
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
+        if temperature is None:
+            temperature = read_world(str(folder)).temperature
+        self.sampling = Sampling(temperature, top_k, top_p)  # or ValueError, before the weights
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder
         self.model, self.world = loaded.model, loaded.world
-        if temperature is None:
-            temperature = self.world.temperature
-        self.sampling = Sampling(temperature, top_k, top_p)
         self.config = self.model.config
         self.observation_space = gymnasium.spaces.Box(
             0, 255, self.config.tokenizer.frame_shape, np.uint8
@@ -144,8 +144,7 @@ class DreamWorld:
                 "and variables"
             )
         start = int(rng.integers(len(self.moments))) if start is None else int(start)
-        if not 0 <= start < len(self.moments):
-            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
+        self._check_start(start)
         return replace(self.moments[start], start=start)
 
     def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
@@ -179,8 +178,7 @@ class DreamWorld:
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
             raise ValueError("how the real environment gets to moments of one's own isn't known")
-        if not 0 <= start < len(self.moments):
-            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
+        self._check_start(start)
         length = self.starts.prefix_lengths[start]
         return RealMoment(
             env_id=env_id,
@@ -188,6 +186,10 @@ class DreamWorld:
             seed=int(self.starts.seeds[start]),
             actions=self.starts.prefixes[start, :length],
         )
+
+    def _check_start(self, start: int) -> None:
+        if not 0 <= start < len(self.moments):
+            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
 
     def _recorded_starts(self, folder: Path, starts_at: StartsAt) -> Starts:
         try:

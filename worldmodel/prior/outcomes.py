@@ -75,7 +75,7 @@ class OutcomeHead(nn.Module):
 
         What was learned goes on: a new value takes over from the old one nearest to it.
         """
-        before = self.bins.clone()
+        new = torch.empty_like(self.bins)
         for row, samples in enumerate(rows):
             values, counts = np.unique(samples, return_counts=True)
             if len(values) > self.num_bins:
@@ -86,17 +86,15 @@ class OutcomeHead(nn.Module):
                     values = np.unique(np.quantile(samples, np.linspace(0, 1, self.num_bins)))
             self.num_used[row] = len(values)
             padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
-            self.bins[row] = torch.from_numpy(padded.astype(np.float32))
-        places = torch.arange(self.num_bins, device=self.bins.device)
-        nearest = (self.bins[..., None] - before[:, None]).abs().argmin(-1)  # (rows, bins)
+            new[row] = torch.from_numpy(padded.astype(np.float32))
+        nearest = self.nearest_bins(new.T).T  # (rows, bins)
+        self.bins.copy_(new)
+        places = torch.arange(self.num_bins, device=new.device)
         nearest = torch.where(places < self.num_used[:, None], nearest, places)
-        rows_of_logits = nearest + self.num_bins * torch.arange(len(nearest))[:, None].to(nearest)
-        for layer, old in (
-            (self.logits, rows_of_logits.flatten()),
-            (self.consequences, nearest[0]),
-        ):
+        for layer, taken in ((self.logits, nearest), (self.consequences, nearest[:1])):
             for parameter in (layer.weight, layer.bias):
-                parameter[:-1] = parameter[:-1][old]  # the last is the end's
+                of_bins = parameter[:-1].unflatten(0, taken.shape)  # the last is the end's
+                of_bins.copy_(of_bins[torch.arange(len(taken))[:, None], taken])
 
     def forward(
         self,
