@@ -59,6 +59,7 @@ from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
+from worldmodel.same_world import check_same_world
 from worldmodel.shipped import shipped_names
 from worldmodel.videogpt import VideoGPT
 
@@ -163,7 +164,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     load = load_videogpt if published else load_checkpoint
     checkpoint = load(str(folder), device=options.device)
     reader = EpisodeReader(data)
-    _check_fit(checkpoint.model, reader, options)
+    check_same_world(checkpoint.model.config, reader, options.checkpoint)
     out = options.out or _report_folder(folder, options.checkpoint)
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
@@ -218,7 +219,7 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     assert options.score is not None
     reader = EpisodeReader(options.score)
     checkpoint = load_checkpoint(str(folder), device=options.device)
-    _check_fit(checkpoint.model, reader, options)
+    check_same_world(checkpoint.model.config, reader, options.checkpoint)
     out = options.out or _report_folder(folder, options.checkpoint)
     source = {
         "checkpoint": options.checkpoint,
@@ -360,26 +361,6 @@ def _data(options: Evaluate) -> Path:
         f"--data is needed: the folder of episodes whose test split {options.checkpoint} is to be "
         "measured on"
     )
-
-
-def _check_fit(model: WorldModel | VideoGPT, reader: EpisodeReader, options: Evaluate) -> None:
-    info = reader.info
-    if isinstance(model, VideoGPT):
-        shape = model.config.tokenizer.clip_shape[1:]
-        others = ("classes", model.config.class_names, info.class_names)
-    else:
-        shape = model.config.tokenizer.frame_shape
-        others = ("variables", model.config.variable_names, info.variable_names)
-    for what, learned, recorded in (
-        ("frames", shape, info.frame_shape),
-        ("actions", model.config.actions, info.actions),
-        others,
-    ):
-        if learned != recorded:
-            raise EvaluationError(
-                f"{options.checkpoint} has learned other {what} than {reader.folder} holds: "
-                f"{learned} against {recorded}"
-            )
 
 
 def _report_folder(folder: Path, name: str) -> Path:

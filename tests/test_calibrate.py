@@ -1,0 +1,109 @@
+"""Calibration: dreams hold each code as often as the data do."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_line_error
+
+from worldmodel import calibrate as command
+from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
+from worldmodel.checkpoint import CheckpointError, load_checkpoint
+from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
+
+
+@pytest.fixture
+def options(tiny_run: Path, toy_data: Path, tmp_path: Path) -> Calibrate:
+    return Calibrate(
+        checkpoint=str(tiny_run),
+        data=toy_data,
+        out=tmp_path / "calibrated",
+        rounds=2,
+        dreams=6,
+        steps=4,
+        device="cpu",
+    )
+
+
+def test_a_prior_without_context_learns_the_shares_of_the_data(tiny_run: Path, toy_data: Path):
+    # Where a token hangs on the bias alone, the answer is known: the log of each code's share.
+    model = load_checkpoint(str(tiny_run)).model
+    torch.nn.init.zeros_(model.prior.head.logits.weight)
+    torch.nn.init.zeros_(model.prior.head.logits.bias)
+    window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
+    clips = ClipSampler(EpisodeReader(toy_data), "train", window + 4)
+    move_biases(model, clips, rounds=24, num_dreams=16, rng=np.random.default_rng(0))
+    rows = clips.draw(np.random.default_rng(1), 256)
+    codes = model.encode(torch.from_numpy(clips.read(rows).frames[:, window:]))
+    shares = torch.bincount(codes.flatten(), minlength=num_codes) / codes.numel()
+    found = model.prior.head.logits.bias.softmax(0)
+    common = shares > 0.01
+    assert common.sum() > 1
+    torch.testing.assert_close(found[common], shares[common], rtol=0.2, atol=0)
+
+
+def test_what_was_lost_comes_back(tiny_run: Path, toy_data: Path):
+    model = load_checkpoint(str(tiny_run)).model
+    clips = ClipSampler(EpisodeReader(toy_data), "validation", model.config.prior.window + 4)
+    rows = clips.draw(np.random.default_rng(0), 16)
+    with torch.no_grad():  # every other code is dreamed too seldom
+        model.prior.head.logits.bias[::2] -= 2
+    before = measure_drift(model, clips, rows, seed=0)
+    train = ClipSampler(EpisodeReader(toy_data), "train", model.config.prior.window + 4)
+    move_biases(model, train, rounds=10, num_dreams=16, rng=np.random.default_rng(0))
+    after = measure_drift(model, clips, rows, seed=0)
+    assert after.apart < before.apart / 2
+    assert after.nats < before.nats
+
+
+def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path, capsys):
+    calibrate(options)
+    told = capsys.readouterr().out
+    assert "is calibrated: on 6 validation clips, 4 steps ahead" in told
+    before, after = load_checkpoint(str(tiny_run)), load_checkpoint(str(options.out))
+    weights = after.model.state_dict()
+    changed = [
+        name
+        for name, weight in before.model.state_dict().items()
+        if not torch.equal(weight, weights[name])
+    ]
+    assert changed == ["prior.head.logits.bias"]
+    assert after.world == before.world
+    np.testing.assert_equal(vars(after.starts), vars(before.starts))
+    assert options.out is not None
+    for name in ("README.md", "config.json"):
+        assert (options.out / name).read_text() == (tiny_run / name).read_text()
+
+
+def test_the_same_seed_gives_the_same_checkpoint(options: Calibrate, tmp_path: Path):
+    again = replace(options, out=tmp_path / "again")
+    for each in (options, again):
+        calibrate(each)
+    first, second = (load_checkpoint(str(each.out)).model for each in (options, again))
+    assert torch.equal(first.prior.head.logits.bias, second.prior.head.logits.bias)
+
+
+def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="isn't yours to write over: give --out"):
+        calibrate(replace(options, checkpoint="dream-doom", out=None))
+    with pytest.raises(CheckpointError, match="--rounds must be at least 1"):
+        calibrate(replace(options, rounds=0))
+    with pytest.raises(DataError, match="take shorter clips"):
+        calibrate(replace(options, steps=1000))
+    reader = EpisodeReader(toy_data)
+    other = replace(reader.info, variable_names=("row",))
+    with EpisodeWriter(tmp_path / "other", other) as writer:
+        writer.append(replace(reader.episode(0), variables=reader.episode(0).variables))
+    with pytest.raises(DataError, match="has learned other variables than"):
+        calibrate(replace(options, data=tmp_path / "other"))
+    assert options.out is not None
+    assert not options.out.exists()
+
+
+def test_the_command_fails_in_one_line(monkeypatch, toy_data: Path, tmp_path: Path):
+    arguments = ["calibrate", str(tmp_path / "nothing"), "--data", str(toy_data)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert "nothing" in one_line_error(command.main)
