@@ -29,7 +29,7 @@ SAVE_EVERY = 20_000  # environment steps
 
 
 def _falling_learning_rate(remaining: float) -> float:
-    return 5e-4 * remaining
+    return 5e-4 * max(remaining, 0.0)  # the last rollout goes beyond the end
 
 
 FRAME_RECIPE: dict[str, Any] = {
@@ -89,12 +89,15 @@ class SaveAndReport(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        # Between an update and the next rollout: where a resumed run takes up.
+        # Between an update and the next rollout: where a resumed run takes up, also when a policy
+        # is kept, or what is kept would not be on the way to what comes of it.
+        keeping = False
         if self.kept_every is not None:
             newest = max(kept_policies(self.path), default=0)
-            if self.num_timesteps // self.kept_every > newest // self.kept_every:
-                save_whole(self.model, _kept_at(self.path, self.num_timesteps))
-        if self.num_timesteps - self._saved_at >= SAVE_EVERY:
+            keeping = self.num_timesteps // self.kept_every > newest // self.kept_every
+        if keeping:
+            save_whole(self.model, _kept_at(self.path, self.num_timesteps))
+        if keeping or self.num_timesteps - self._saved_at >= SAVE_EVERY:
             self._saved_at = self.num_timesteps
             save_whole(self.model, self.path)
 

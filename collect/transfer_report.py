@@ -249,6 +249,11 @@ def _draw_curves(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def _lengths(of: Interval) -> list[list[float]]:
+    """Of error bars; none is negative where all games gave the same, up to its last bit."""
+    return [[max(0.0, of.value - of.low)], [max(0.0, of.high - of.value)]]
+
+
 def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -262,8 +267,8 @@ def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
             axes.errorbar(
                 real.value,
                 dream.value,
-                xerr=[[real.value - real.low], [real.high - real.value]],
-                yerr=[[dream.value - dream.low], [dream.high - dream.value]],
+                xerr=_lengths(real),
+                yerr=_lengths(dream),
                 fmt="o",
                 color=color,
                 alpha=0.7,

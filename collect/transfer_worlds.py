@@ -99,7 +99,7 @@ class DreamWorlds:
             getattr(real.unwrapped, "most_steps", None),
             real.spec and real.spec.max_episode_steps,
         )
-        self.timeout = next((limit for limit in limits if limit), LONGEST_GAME)
+        self.timeout = min((limit for limit in limits if limit), default=LONGEST_GAME)
         self.first = []
         for i in range(count):
             frame, info = real.reset(seed=seed + i)
@@ -159,11 +159,7 @@ class Scores:
 
     def __init__(self, path: Path, worlds: DreamWorlds, *, device: str) -> None:
         self.path, self.worlds, self.device = path, worlds, device
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):  # not there yet, or cut short: played again
-            known = {}
-        self.known: dict[str, list[float]] = known if isinstance(known, dict) else {}
+        self.known = self._read()
 
     def of(
         self,
@@ -180,15 +176,24 @@ class Scores:
             on_episodes: called with the number of games played.
         """
         who = "random" if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
-        place = self.worlds.digest if where == "dream" else self.worlds.env_id
-        key = f"{who} {where} {place} {episodes}"
+        real = json.dumps([self.worlds.env_id, self.worlds.env_kwargs], sort_keys=True)
+        place = f"{self.worlds.digest} of {real}" if where == "dream" else real
+        key = f"{who} in {place}, {episodes} games"
         if key in self.known:
             on_episodes(episodes)
         else:
-            self.known[key] = self._play(policy, where, episodes, on_episodes)
+            played = self._play(policy, where, episodes, on_episodes)
+            self.known = self._read() | {key: played}  # another process may score other policies
             with written_whole(self.path) as unfinished:
                 unfinished.write_text(json.dumps(self.known))
         return self.known[key]
+
+    def _read(self) -> dict[str, list[float]]:
+        try:
+            known = json.loads(self.path.read_text())
+        except (OSError, ValueError):  # not there yet, or cut short: played again
+            return {}
+        return known if isinstance(known, dict) else {}
 
     def _play(
         self,

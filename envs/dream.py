@@ -192,7 +192,11 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Returns:
             Its observation and info. To branch into another future, give
             `env.np_random` another generator afterwards.
+
+        Raises:
+            ValueError: it is a moment of another checkpoint.
         """
+        self._dreamed.check_fit(state.dream)
         self._dream = state.dream.clone()
         self._frame = state.frame.copy()
         self._num_steps, self._over = state.num_steps, False

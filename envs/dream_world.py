@@ -14,6 +14,7 @@ from envs.recorded import refuse_imports
 from envs.spaces import space_of
 from worldmodel.checkpoint import (
     FILES,
+    Checkpoint,
     Starts,
     StartsAt,
     choose_starts,
@@ -24,6 +25,7 @@ from worldmodel.checkpoint import (
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
 from worldmodel.prior.sampling import Sampling
+from worldmodel.same_world import check_same_world
 
 MAX_RECORDED_STARTS = 512
 
@@ -109,7 +111,7 @@ class DreamWorld:
         self.action_space = space_of(self.config.actions)
         self.starts: Starts | None = loaded.starts  # None: moments of one's own
         if isinstance(starts, str | Path):
-            self.starts = self._recorded_starts(Path(starts), starts_at)
+            self.starts = self._recorded_starts(loaded, Path(starts), starts_at)
         if starts is None or isinstance(starts, str | Path):
             self.moments = _moments(self.starts)
         else:
@@ -187,30 +189,24 @@ class DreamWorld:
             actions=self.starts.prefixes[start, :length],
         )
 
+    def check_fit(self, dream: Dream) -> None:
+        """Raises ValueError for a dream of a model of other sizes."""
+        own = self.model.prior.no_memory(1).keys_values
+        theirs = dream.memory.keys_values[:, :, :1]
+        if theirs.shape != own.shape:
+            raise ValueError("this is a moment of another checkpoint")
+
     def _check_start(self, start: int) -> None:
         if not 0 <= start < len(self.moments):
             raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
 
-    def _recorded_starts(self, folder: Path, starts_at: StartsAt) -> Starts:
+    def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
         try:
             reader = EpisodeReader(folder)
-            info, config = reader.info, self.config
-            learned = (config.tokenizer.frame_shape, config.actions, config.variable_names)
-            place = (self.world.env_id, self.world.env_kwargs)
-            if (*learned, *place) != (
-                info.frame_shape,
-                info.actions,
-                info.variable_names,
-                info.env_id,
-                info.env_kwargs,
-            ):
-                raise ValueError(
-                    f"{folder} was not recorded in the world of this checkpoint: its environment, "
-                    "frames, actions or variables are others"
-                )
+            check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
             return choose_starts(
                 reader,
-                num_frames=config.prior.window,
+                num_frames=self.config.prior.window,
                 num_starts=MAX_RECORDED_STARTS,
                 split="train",
                 starts_at=starts_at,
@@ -234,18 +230,27 @@ class DreamWorld:
             raise ValueError("frames must hold at least one frame")
         none = np.zeros((0, *config.actions.shape), config.actions.dtype)
         actions = np.asarray(options.get("actions", none))
-        # [] is of floating numbers.
-        fitting = not actions.size or np.can_cast(actions.dtype, config.actions.dtype, "same_kind")
-        stored = actions.astype(config.actions.dtype)
-        if not fitting or len(stored) != len(frames) - 1 or not config.actions.contains(stored):
+        if not actions.size:
+            actions = none  # [] is of floating numbers, and of another shape
+        expected = (len(frames) - 1, *config.actions.shape)
+        if (
+            actions.shape != expected
+            or not np.can_cast(actions.dtype, config.actions.dtype, "same_kind")
+            or not config.actions.contains(actions.astype(config.actions.dtype))
+        ):
             raise ValueError(
                 f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
                 f"{self.action_space}"
             )
         mean = self.model.prior.variable_mean.cpu().numpy()
         variables = np.asarray(options.get("variables", np.tile(mean, (len(frames), 1))))
-        if variables.shape != (len(frames), len(mean)) or not np.isfinite(variables).all():
+        if (
+            variables.shape != (len(frames), len(mean))
+            or not np.issubdtype(variables.dtype, np.number)
+            or not np.isfinite(variables).all()
+        ):
             raise ValueError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
+        stored = actions.astype(config.actions.dtype)
         return Moment(frames, stored, variables.astype(np.float32), None)
 
 

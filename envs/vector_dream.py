@@ -202,12 +202,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             Its observations and infos.
 
         Raises:
-            ValueError: it is a moment of another number of dreams.
+            ValueError: it is a moment of another number of dreams, or of another checkpoint.
         """
         if len(state.frames) != self.num_envs:
             raise ValueError(
                 f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}"
             )
+        self._dreamed.check_fit(state.dream)
         self._dream, self._frames = state.dream.clone(), state.frames.copy()
         self._num_steps, self._over = state.num_steps.copy(), state.over.copy()
         for rng, rng_state in zip(self.np_random, state.rng_states, strict=True):
@@ -223,9 +224,14 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
         Returns:
             The moment's observation and info, N times.
+
+        Raises:
+            ValueError: it is a moment of another checkpoint.
         """
+        dream = state.dream.repeated(self.num_envs)
+        self._dreamed.check_fit(dream)
         self._seed(seed, np.arange(self.num_envs))
-        self._dream = state.dream.repeated(self.num_envs)
+        self._dream = dream
         self._frames = np.repeat(state.frame[None], self.num_envs, 0)
         self._num_steps = np.full(self.num_envs, state.num_steps)
         self._over = np.zeros(self.num_envs, bool)

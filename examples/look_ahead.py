@@ -51,6 +51,9 @@ def main() -> None:
         play(options)
     except (CheckpointError, ValueError, gymnasium.error.Error) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        console.print("stopped")
+        raise SystemExit(130) from None
 
 
 def play(options: LookAhead) -> list[float]:

@@ -1,5 +1,6 @@
 """Calibration: dreams hold each code as often as the data do."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -74,8 +75,7 @@ def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path,
     assert after.world == before.world
     np.testing.assert_equal(vars(after.starts), vars(before.starts))
     assert options.out is not None
-    for name in ("README.md", "config.json"):
-        assert (options.out / name).read_text() == (tiny_run / name).read_text()
+    assert (options.out / "config.json").read_text() == (tiny_run / "config.json").read_text()
 
 
 def test_the_same_seed_gives_the_same_checkpoint(options: Calibrate, tmp_path: Path):
@@ -86,9 +86,49 @@ def test_the_same_seed_gives_the_same_checkpoint(options: Calibrate, tmp_path: P
     assert torch.equal(first.prior.head.logits.bias, second.prior.head.logits.bias)
 
 
-def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
+def test_a_run_is_calibrated_in_its_own_folder(options: Calibrate, tiny_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    few = ["--rounds", "1", "--dreams", "4", "--steps", "4"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["calibrate", str(run), "--data", str(options.data), *few])
+        command.main()
+    before, after = (load_checkpoint(str(folder)).model for folder in (tiny_run, run))
+    assert not torch.equal(before.prior.head.logits.bias, after.prior.head.logits.bias)
+    card = (run / "README.md").read_text()
+    assert card == command.NOTE + (tiny_run / "README.md").read_text()
+
+
+def test_a_stop_leaves_the_run_as_it_was(options: Calibrate, tiny_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    steps = iter(range(9))
+
+    def stop_in_the_second_round(*_):
+        if next(steps) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rich.progress.Progress.advance", stop_in_the_second_round)
+    monkeypatch.setattr(
+        sys, "argv", ["calibrate", str(run), "--data", str(options.data), "--steps", "4"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 130
+    for path in tiny_run.iterdir():
+        if path.is_file():
+            assert (run / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_path, monkeypatch):
+    # A shipped name goes before a folder that happens to be called alike.
+    shutil.copytree(tiny_run, tmp_path / "dream-doom")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="isn't yours to write over: give --out"):
         calibrate(replace(options, checkpoint="dream-doom", out=None))
+
+
+def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="--rounds must be at least 1"):
         calibrate(replace(options, rounds=0))
     with pytest.raises(DataError, match="take shorter clips"):
@@ -96,9 +136,14 @@ def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_pa
     reader = EpisodeReader(toy_data)
     other = replace(reader.info, variable_names=("row",))
     with EpisodeWriter(tmp_path / "other", other) as writer:
-        writer.append(replace(reader.episode(0), variables=reader.episode(0).variables))
+        writer.append(reader.episode(0))
     with pytest.raises(DataError, match="has learned other variables than"):
         calibrate(replace(options, data=tmp_path / "other"))
+    elsewhere = replace(reader.info, env_kwargs={"frame_skip": 2})
+    with EpisodeWriter(tmp_path / "elsewhere", elsewhere) as writer:
+        writer.append(reader.episode(0))
+    with pytest.raises(DataError, match="has learned other environment than"):
+        calibrate(replace(options, data=tmp_path / "elsewhere"))
     assert options.out is not None
     assert not options.out.exists()
 

@@ -143,7 +143,9 @@ def test_a_moment_of_ones_own_is_dreamed_on(dream):
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8)}, "need the 1 actions"),
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [7]}, "actions"),
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [0.6]}, "each in Discrete"),
+        ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [[0]]}, "need the 1 actions"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "variables": [[np.nan]]}, "finite"),
+        ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "variables": [["full"]]}, "finite"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "seed": 1}, "don't go with"),
     ],
 )

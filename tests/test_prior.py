@@ -289,7 +289,7 @@ def test_continuous_values_become_quantiles():
     samples = np.random.default_rng(0).normal(size=10_000)
     head = OutcomeHead(width=8, num_variables=0, num_bins=5, window=2)
     head.set_bins([samples])
-    expected = np.quantile(samples, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32)
+    expected = np.sort(samples)[[0, 2499, 4999, 7499, 9999]].astype(np.float32)  # all were seen
     assert head.bins[0].tolist() == expected.tolist()
 
 
@@ -306,7 +306,7 @@ def test_new_values_take_over_from_the_nearest_old_ones():
 
 
 def test_a_change_beyond_the_limits_counts_as_the_limit():
-    """Who has 4 left loses 4 of 8: to foretell -8 is no mistake. Who has 10 left loses 8."""
+    """Who has 3 left loses 3 of 8: to foretell -8 is no mistake. Who has 10 left loses 8."""
     torch.manual_seed(0)
     prior = make_prior()
     prior.outcome.set_bins([np.zeros(1), np.array([-8.0, -4.0, 0.0]), np.zeros(1)])
@@ -314,7 +314,7 @@ def test_a_change_beyond_the_limits_counts_as_the_limit():
     values = torch.full((2, 3, 32), -torch.inf)
     values[:, :, 0] = 0.0
     values[:, 1, :3] = torch.tensor([0.6, 0.3, 0.1]).log()
-    before, after = torch.tensor([[4.0, 0], [10, 0]]), torch.tensor([[0.0, 0], [2, 0]])
+    before, after = torch.tensor([[3.0, 0], [10, 0]]), torch.tensor([[0.0, 0], [2, 0]])
     zeros = torch.zeros(2)
     for weights, expected in (((2.0, 0.0), 0.9), ((0.0, 2.0), 0.6)):
         nats, _ = prior.outcome_losses(

@@ -118,6 +118,18 @@ def test_each_dream_has_its_seed_and_its_start(make):
     np.testing.assert_array_equal(one_start[1], frames[2])
 
 
+def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
+    dreams = make()
+    dreams.reset(seed=0)
+    single = DreamEnv("dream-doom")
+    single.reset(seed=0)
+    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+        dreams.branch(single.get_state())
+    own = DreamEnv(str(tiny_run))
+    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+        own.set_state(single.get_state())
+
+
 def test_a_state_given_back_goes_on_as_if_never_left(make):
     batch = make()
     batch.reset(seed=0)

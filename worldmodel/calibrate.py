@@ -3,9 +3,9 @@
 A prior that foretells single steps well still drifts when it dreams on: what is small and rare goes
 a little more often than it comes, and after a few dozen steps it is gone. Here dreams go on from
 recorded moments under the recorded actions, and the bias of each code's logit moves until dreamed
-frames hold each code as often as the frames that were recorded in their place. The dream is tilted
-no more than its own long run asks for, as Braverman et al. 2020 (Calibration, Entropy Rates, and
-Memory in Language Models) do for the entropy of text.
+frames hold each code as often as the frames that were recorded in their place, drawn at temperature
+1, the model's own distribution. It is tilted no more than its own long run asks for, as Braverman
+et al. 2020 (Calibration, Entropy Rates, and Memory in Language Models) do for the entropy of text.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from worldmodel.data.progress import console, progress_bar
 from worldmodel.device import usable_device
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
+from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
 from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.same_world import check_same_world
@@ -32,6 +33,7 @@ from worldmodel.same_world import check_same_world
 RATE = 0.4  # a share of what is missing: dreams respond to more than a single step's bias
 LARGEST_MOVE = 1.0  # nats a round, before the rate: of codes that dreams never show
 DREAMS_AT_ONCE = 64
+NOTE = "Calibrated since (`worldmodel.calibrate`): numbers below are of the weights before.\n\n"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def calibrate(options: Calibrate) -> None:
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or an option is not usable.
         DataError: the data are missing, damaged, of another world, or their episodes too short.
-        OSError: the checkpoint can't be written.
+        OSError: the checkpoint can't be written; the one that is there stays.
     """
     for name in ("rounds", "dreams", "steps"):
         if getattr(options, name) < 1:
@@ -90,7 +92,8 @@ def calibrate(options: Calibrate) -> None:
     if options.seed < 0:
         raise CheckpointError("--seed must be at least 0")
     folder = find_checkpoint(options.checkpoint)
-    if options.out is None and not Path(options.checkpoint).is_dir():
+    out = options.out or folder
+    if options.out is None and folder != Path(options.checkpoint):
         raise CheckpointError(f"{options.checkpoint} isn't yours to write over: give --out")
     try:
         device = usable_device(options.device, or_auto=True)
@@ -99,10 +102,13 @@ def calibrate(options: Calibrate) -> None:
     checkpoint = load_checkpoint(str(folder), device=device)
     model, window = checkpoint.model, checkpoint.model.config.prior.window
     reader = EpisodeReader(options.data)
-    check_same_world(model.config, reader, options.checkpoint)
+    check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)
     train, validation = (
         ClipSampler(reader, split, window + options.steps) for split in ("train", "validation")
     )
+    out.mkdir(parents=True, exist_ok=True)  # or fail before minutes of dreams
+    card = folder / "README.md"
+    old_card = card.read_text() if card.exists() else ""
 
     def drift() -> Drift:
         rows = validation.draw(np.random.default_rng(options.seed), options.dreams)
@@ -125,8 +131,7 @@ def calibrate(options: Calibrate) -> None:
             advance=advance,
         )
         after = drift()
-    out = options.out or folder
-    save_checkpoint(out, checkpoint, card=(folder / "README.md").read_text(), compact=False)
+    save_checkpoint(out, checkpoint, card=NOTE + old_card.removeprefix(NOTE), compact=False)
     print(
         f"{out} is calibrated: on {options.dreams} validation clips, {options.steps} steps ahead, "
         f"dreams' codes are {after.apart:.4f} nats a token from those recorded "
@@ -146,6 +151,8 @@ def move_biases(
     advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Move the biases of the codes' logits until dreams hold each code as often as clips do.
+
+    Codebooks share these logits: code k of one counts with code k of another.
 
     Args:
         clips: of more frames than the model's window; dreams begin where it is full.
@@ -178,7 +185,7 @@ def measure_drift(
     recorded, dreamed = _code_shares(model, clips, rows, rng=rng, advance=advance)
     device, window = recorded.device, model.config.prior.window
     nats = []
-    for part in _parts(rows):
+    for part in _parts(rows, TEACHER_FORCED_CLIPS):
         windows = clips.read(part)
         codes = model.encode(torch.from_numpy(windows.frames).to(device))
         foretold = foretell(
@@ -203,17 +210,21 @@ def _code_shares(
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
     """How often each code comes in the clips' frames beyond the window, and in dreams instead.
 
-    No share is zero: each code is counted once more than it came.
+    A frame counts, in a clip as in its dream, by the chance that the dream hasn't ended before: no
+    data show what comes after an end. No share is zero: each code counts once more than it came.
     """
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     device = next(model.parameters()).device
     counts = torch.ones(2, num_codes, device=device)
-    model.eval()  # drops the compiled head's copies of the biases, which may have moved
+    model.eval()  # drops the compiled head: its biases may be copies, and have moved
 
-    def count(codes: Int[Tensor, "*any"]) -> Int[Tensor, " K"]:
-        return torch.bincount(codes.flatten().to(device), minlength=num_codes)
+    def count(
+        codes: Int[Tensor, "B T h w q"], weights: Float[Tensor, "B T"]
+    ) -> Float[Tensor, " K"]:
+        of_each = weights[..., None, None, None].expand(codes.shape)
+        return torch.bincount(codes.flatten(), of_each.flatten(), num_codes)
 
-    for part in _parts(rows):
+    for part in _parts(rows, DREAMS_AT_ONCE):
         windows = clips.read(part)
         dreamed = dream_on(
             model,
@@ -224,14 +235,17 @@ def _code_shares(
             sampling=Sampling(),
             advance=advance,
         )
-        counts[0] += count(model.encode(torch.from_numpy(windows.frames[:, window:]).to(device)))
-        counts[1] += count(torch.from_numpy(dreamed.codes))
+        going_on = torch.from_numpy(1 - dreamed.end_probability).cumprod(1).roll(1, 1).to(device)
+        going_on[:, 0] = 1
+        real = model.encode(torch.from_numpy(windows.frames[:, window:]).to(device))
+        counts[0] += count(real, going_on)
+        counts[1] += count(torch.from_numpy(dreamed.codes).to(device), going_on)
     recorded, dreamed = counts / counts.sum(1, keepdim=True)
     return recorded, dreamed
 
 
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, -(-len(rows) // DREAMS_AT_ONCE))
+def _parts(rows: np.ndarray, at_once: int) -> list[np.ndarray]:
+    return np.array_split(rows, -(-len(rows) // at_once))
 
 
 if __name__ == "__main__":

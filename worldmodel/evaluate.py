@@ -164,7 +164,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     load = load_videogpt if published else load_checkpoint
     checkpoint = load(str(folder), device=options.device)
     reader = EpisodeReader(data)
-    check_same_world(checkpoint.model.config, reader, options.checkpoint)
+    check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
     out = options.out or _report_folder(folder, options.checkpoint)
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
@@ -219,7 +219,7 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     assert options.score is not None
     reader = EpisodeReader(options.score)
     checkpoint = load_checkpoint(str(folder), device=options.device)
-    check_same_world(checkpoint.model.config, reader, options.checkpoint)
+    check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
     out = options.out or _report_folder(folder, options.checkpoint)
     source = {
         "checkpoint": options.checkpoint,

@@ -15,6 +15,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         OSError: the folder can't be made, or the file can't be put there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    # Of this process alone: another may be writing the same file.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     yield unfinished
     os.replace(unfinished, path)

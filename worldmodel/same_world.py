@@ -1,31 +1,44 @@
 """A checkpoint and a data set must be of the same world."""
 
-from worldmodel.configs import VideoGPTConfig, WorldModelConfig
+from worldmodel.checkpoint import Checkpoint, VideoGPTCheckpoint
+from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import DataError, EpisodeReader
 
 
 def check_same_world(
-    config: WorldModelConfig | VideoGPTConfig, reader: EpisodeReader, checkpoint: str
+    checkpoint: Checkpoint | VideoGPTCheckpoint,
+    reader: EpisodeReader,
+    name: str,
+    *,
+    same_environment: bool,
 ) -> None:
     """Raises DataError where frames, actions, or variables or classes differ.
 
     Args:
-        checkpoint: its name, for the message.
+        name: of the checkpoint, for the message.
+        same_environment: whether its id and arguments must be the same, too. What was learned in
+            one can be measured in its like.
     """
-    info = reader.info
+    config, info = checkpoint.model.config, reader.info
     if isinstance(config, VideoGPTConfig):
         shape = config.tokenizer.clip_shape[1:]
         others = ("classes", config.class_names, info.class_names)
     else:
         shape = config.tokenizer.frame_shape
         others = ("variables", config.variable_names, info.variable_names)
+    environments = (
+        "environment",
+        (checkpoint.world.env_id, checkpoint.world.env_kwargs),
+        (info.env_id, info.env_kwargs),
+    )
     for what, learned, recorded in (
         ("frames", shape, info.frame_shape),
         ("actions", config.actions, info.actions),
         others,
+        *([environments] if same_environment else []),
     ):
         if learned != recorded:
             raise DataError(
-                f"{checkpoint} has learned other {what} than {reader.folder} holds: "
+                f"{name} has learned other {what} than {reader.folder} holds: "
                 f"{learned} against {recorded}"
             )

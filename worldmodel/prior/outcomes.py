@@ -83,7 +83,8 @@ class OutcomeHead(nn.Module):
                 if counts[commonest].sum() > COMMON_SHARE * counts.sum():
                     values = np.sort(values[commonest])
                 else:
-                    values = np.unique(np.quantile(samples, np.linspace(0, 1, self.num_bins)))
+                    shares = np.linspace(0, 1, self.num_bins)
+                    values = np.unique(np.quantile(samples, shares, method="inverted_cdf"))
             self.num_used[row] = len(values)
             padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
             new[row] = torch.from_numpy(padded.astype(np.float32))
@@ -148,7 +149,7 @@ class OutcomeHead(nn.Module):
         """
         lowest, highest = (limit[..., None] for limit in limits)
         brought = self.bins.clamp(lowest, highest)
-        came = brought.gather(-1, self.nearest_bins(values)[..., None])
+        came = brought.gather(-1, (values[..., None] - brought).abs().argmin(-1, keepdim=True))
         alike = logits.values.log_softmax(-1).masked_fill(brought != came, -torch.inf)
         value_losses = -alike.logsumexp(-1)
         end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated, weights)
