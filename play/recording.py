@@ -19,7 +19,7 @@ class Recording:
     Both appear whole at `finish`, or not at all.
 
     Args:
-        path: ends in .mp4; its folder exists.
+        path: ends in .mp4; its folder is made.
         size: height of the film in pixels, rounded down to an even number.
         fps: frames a second of the film; None may be replaced until the first frame comes.
 
@@ -37,6 +37,7 @@ class Recording:
         self._size = size
         self._unfinished = path.with_name(path.name + ".tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(self._unfinished), "w", format="mp4")
         except OSError as error:
             raise PlayError(f"can't write {path}: {error.strerror}") from error

@@ -298,14 +298,16 @@ def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
 
 @contextlib.contextmanager
 def _interrupts_set(stop: threading.Event) -> Iterator[None]:
-    """Within, the first Ctrl-C sets `stop`, so that files are finished; a second one kills."""
+    """Within, the first Ctrl-C or TERM sets `stop`, so files are finished; a second one kills."""
 
     def on_interrupt(*_: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {of: signal.signal(of, on_interrupt) for of in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for of, handler in before.items():
+            signal.signal(of, handler)

@@ -47,6 +47,14 @@ def test_contains(spec, actions, inside):
     assert spec.contains(actions) is inside
 
 
+def test_a_space_tells_people_what_it_is():
+    discrete = ActionSpec("discrete", (2,), meanings=("noop", "left"))
+    assert str(discrete) == "2 choices (noop, left)"
+    assert str(ActionSpec("multi_discrete", (3, 2))) == "choices of 3 x 2"
+    box = ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 0.5), meanings=("steer", "gas"))
+    assert str(box) == "2 numbers (steer, gas: -1 to 1, 0 to 0.5)"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -96,8 +96,9 @@ def test_other_actions_are_found_out(recorded: tuple[Path, str], tmp_path: Path)
     assert "NOT the recorded ones" in done.stdout
 
 
-def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
-    film = tmp_path / "long.mp4"
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_both_files_whole(tmp_path: Path, stop: signal.Signals) -> None:
+    film = tmp_path / "films" / "long.mp4"  # a folder that is made
     arguments = ["--env", "doom-hgs", "--headless", "--steps", "1000000", "--size", "64"]
     playing = subprocess.Popen(
         [sys.executable, "-m", "play", *arguments, "--record", str(film)],
@@ -106,14 +107,14 @@ def test_ctrl_c_leaves_both_files_whole(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    unfinished = tmp_path / "long.mp4.tmp"
+    unfinished = film.with_name("long.mp4.tmp")
     while playing.poll() is None and not (unfinished.exists() and unfinished.stat().st_size):
         time.sleep(0.05)
-    playing.send_signal(signal.SIGINT)
+    playing.send_signal(stop)
     _, errors = playing.communicate(timeout=60)
     assert playing.returncode == 0, errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.json", "long.mp4"]
-    session = read_session(tmp_path / "long.json")
+    assert sorted(path.name for path in film.parent.iterdir()) == ["long.json", "long.mp4"]
+    session = read_session(film.with_suffix(".json"))
     assert len(film_frames(film)) == session.num_frames > 1
 
 
@@ -158,7 +159,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "doom-hgs", "--seed", -1), "--seed must be"),
         (("--env", "doom-hgs", "--steps", 5), "goes with --headless"),
         (("--env", "doom-hgs", "--headless", "--record", "walk.avi"), "must end in .mp4"),
-        (("--env", "doom-hgs", "--headless", "--record", "no/such/walk.mp4"), "can't write"),
+        (("--env", "doom-hgs", "--headless", "--record", "/dev/null/walk.mp4"), "can't write"),
         (("--env", "doom-hgs", "--headless", "--policy", "none.zip"), "there is no policy file"),
         (("--env", "doom-hgs", "--keys", "none.json", "--headless"), "none.json: No such file"),
         (("--replay", "none.json"), "No such file"),

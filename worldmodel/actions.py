@@ -50,7 +50,18 @@ class ActionSpec:
             valid = valid and (self.kind == "multi_discrete" or len(self.sizes) == 1)
         valid = valid and self.kind in ("discrete", "multi_discrete", "box")
         if not valid or len(self.meanings) not in (0, components):
-            raise ValueError(f"not an action space: {self}")
+            raise ValueError(f"not an action space: {self!r}")
+
+    def __str__(self) -> str:
+        """For people: "4 choices (noop, left, right, forward)"."""
+        named = f" ({', '.join(self.meanings)})" if self.meanings else ""
+        if self.kind == "discrete":
+            return f"{self.sizes[0]} choices{named}"
+        if self.kind == "multi_discrete":
+            return f"choices of {' x '.join(map(str, self.sizes))}{named}"
+        low, high = ([f"{end:g}" for end in ends] for ends in (self.low, self.high))
+        ranges = ", ".join(f"{a} to {b}" for a, b in zip(low, high, strict=True))
+        return f"{len(self.low)} numbers ({', '.join(self.meanings) or 'unnamed'}: {ranges})"
 
     @property
     def shape(self) -> tuple[int, ...]:

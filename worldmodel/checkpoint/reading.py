@@ -72,7 +72,7 @@ def find_checkpoint(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
     except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
         raise CheckpointError(
-            f"checkpoint {name!r} can't be fetched from the Hugging Face Hub "
+            f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); {hint}"
         ) from None
 
