@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
 from collect.rewards import LearningReward, Rule
 from collect.training import Training
-from envs.policy import StateObservation
+from envs.policy import StateObservation, load_ppo
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
@@ -160,8 +160,12 @@ def train_ppo(
 
 
 def is_trained(path: Path, num_steps: int) -> bool:
-    """Whether a policy is there that has learned for so many steps."""
-    return path.exists() and PPO.load(path, device="cpu").num_timesteps >= num_steps
+    """Whether a policy is there that has learned for so many steps.
+
+    Raises:
+        PolicyFileError: what is there is no policy.
+    """
+    return path.exists() and load_ppo(path).num_timesteps >= num_steps
 
 
 def learn_ppo(

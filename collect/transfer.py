@@ -19,6 +19,7 @@ import envs
 from collect.recording import report_errors
 from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
 from collect.transfer_report import Arm, Scored, write_report
+from envs.errors import in_a_line
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.data.progress import console, progress_bar
 from worldmodel.files import written_whole
@@ -84,6 +85,7 @@ def transfer(options: Transfer) -> None:
     """
     arms = _arms(options)  # errors in options first: the next imports take seconds
     from collect.transfer_worlds import DreamWorlds, TransferError
+    from envs.policy import PolicyFileError
 
     try:
         worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
@@ -97,6 +99,8 @@ def transfer(options: Transfer) -> None:
         report = write_report(options.out, options, worlds.env_id, scored)
     except TransferError as error:
         raise DataError(str(error)) from None
+    except PolicyFileError as error:
+        raise DataError(f"{in_a_line(error)}: remove it, and it is learned anew") from None
     except OSError as error:
         raise DataError(f"{options.out} can't be written: {error}") from None
     print(report.read_text())

@@ -191,9 +191,11 @@ class DreamWorld:
 
     def check_fit(self, dream: Dream) -> None:
         """Raises ValueError for a dream of a model of other sizes."""
-        own = self.model.prior.no_memory(1).keys_values
-        theirs = dream.memory.keys_values[:, :, :1]
-        if theirs.shape != own.shape:
+        own, theirs = self.model.prior.no_memory(1), dream.memory
+        if (
+            theirs.keys_values[:, :, :1].shape != own.keys_values.shape
+            or theirs.variables[:1].shape != own.variables.shape
+        ):
             raise ValueError("this is a moment of another checkpoint")
 
     def _check_start(self, start: int) -> None:

@@ -73,6 +73,17 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
         transfer(options)
 
 
+def test_a_damaged_policy_is_told_in_a_line(options: Transfer):
+    path = options.out / "real-seed0" / "policy.zip"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK but no policy")
+    settings = {"dream": "", "real": ["MovingSquare", {}], "steps": 512, "num_envs": 2}
+    (options.out / "settings.json").write_text(json.dumps({**settings, "rule": None}))
+    with pytest.raises(DataError, match=r"policy.zip is not a stable-baselines3 policy.*remove it"):
+        transfer(options)
+    assert path.read_bytes() == b"PK but no policy"
+
+
 def test_a_better_dream_stands_beside_the_real_policies_that_are_there(
     options: Transfer, tiny_run: Path, tmp_path: Path
 ):

@@ -128,6 +128,9 @@ def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
     own = DreamEnv(str(tiny_run))
     with pytest.raises(ValueError, match="a moment of another checkpoint"):
         own.set_state(single.get_state())
+    alike = DreamEnv("dream-battle2")  # of the same sizes but for the variables
+    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+        alike.set_state(single.get_state())
 
 
 def test_a_state_given_back_goes_on_as_if_never_left(make):

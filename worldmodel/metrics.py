@@ -77,6 +77,20 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
+def code_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """How often each code of each codebook comes.
+
+    Args:
+        codes: (..., q).
+        num_codes: K.
+
+    Returns:
+        int64 (q, K).
+    """
+    books = codes.reshape(-1, codes.shape[-1]).T
+    return np.stack([np.bincount(book, minlength=num_codes) for book in books])
+
+
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     """Probability that a random positive scores above a random negative; ties count half.
 

@@ -13,7 +13,7 @@ from worldmodel.data import DataError, EpisodeReader
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import console, wander
 from worldmodel.film import save_png, sheet
-from worldmodel.metrics import entropy
+from worldmodel.metrics import code_counts, entropy
 from worldmodel.model import Dream, WorldModel
 from worldmodel.prior.sampling import Sampling
 
@@ -108,7 +108,7 @@ def block_statistics(frames: np.ndarray, codes: np.ndarray, rare: np.ndarray) ->
         things are made of them, which a dream may lose while all else stays as rich.
     """
     pixels = frames.astype(np.float32) / 255
-    nats = [entropy(counts) for counts in _counts(codes, rare.shape[1])]
+    nats = [entropy(counts) for counts in code_counts(codes, rare.shape[1])]
     return np.asarray(
         [
             pixels.std((1, 2)).mean(),
@@ -132,15 +132,10 @@ def rarest(codes: np.ndarray, num_codes: int) -> np.ndarray:
         bool (q, K).
     """
     rare = np.zeros((codes.shape[-1], num_codes), bool)
-    for of_book, counts in zip(rare, _counts(codes, num_codes), strict=True):
+    for of_book, counts in zip(rare, code_counts(codes, num_codes), strict=True):
         order = np.argsort(counts, kind="stable")
         of_book[order[np.cumsum(counts[order]) <= RARE_SHARE * counts.sum()]] = True
     return rare
-
-
-def _counts(codes: np.ndarray, num_codes: int) -> list[np.ndarray]:
-    """How often each code of each codebook comes."""
-    return [np.bincount(codes[..., q].ravel(), minlength=num_codes) for q in range(codes.shape[-1])]
 
 
 def _like_the_dreams(reader: EpisodeReader) -> np.ndarray:

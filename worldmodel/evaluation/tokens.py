@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
 
 from worldmodel.evaluation.held_out import HeldOut, console, draw_frames
-from worldmodel.metrics import entropy, psnr_interval, squared_errors
-from worldmodel.model import WorldModel
+from worldmodel.metrics import code_counts, entropy, psnr_interval, squared_errors
 
 
 def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
         errors.append(squared_errors(again, part.numpy()))
         codes.append(part_codes.cpu())
     error = np.concatenate(errors)
-    counts = _counts(torch.cat(codes), model)  # (q, K)
+    counts = code_counts(torch.cat(codes).numpy(), model.config.tokenizer.num_codes)
     nats = float(np.mean([entropy(of_book) for of_book in counts]))
     return {
         "num_frames": len(frames),
@@ -37,10 +35,3 @@ def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
         "unigram_nats": nats,
         "perplexity": math.exp(nats),
     }
-
-
-def _counts(codes: Tensor, model: WorldModel) -> np.ndarray:
-    """How often each code occurs in codes (..., q), by codebook: (q, K)."""
-    num_codes = model.config.tokenizer.num_codes
-    books = codes.flatten(0, -2).T
-    return np.stack([torch.bincount(book, minlength=num_codes).numpy() for book in books])

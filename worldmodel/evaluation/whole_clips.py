@@ -23,6 +23,7 @@ from worldmodel.evaluation.published import (
     measure_reconstruction,
 )
 from worldmodel.film import coloured, enlarged, save_gif, save_png, sheet, stacked, with_given
+from worldmodel.metrics import code_counts
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import clip_tensors, sample_clips
 from worldmodel.videogpt import VideoGPT
@@ -56,14 +57,12 @@ class WholeClips:
 
     def reconstruction(self) -> dict[str, Any]:
         """How well the tokenizer gives clips back."""
-        codes = self.codes.reshape(-1, self.codes.shape[-1])
-        num_codes = self.model.config.tokenizer.num_codes
         return measure_reconstruction(
             self.clips.frames,
             self.reconstructed,
             self.rows[:, 0],
             data_variance=float(self.model.tokenizer.data_variance),
-            counts=np.stack([np.bincount(of_book, minlength=num_codes) for of_book in codes.T]),
+            counts=code_counts(self.codes, self.model.config.tokenizer.num_codes),
             seed=self.settings.seed,
         )
 
