@@ -14,6 +14,7 @@ from worldmodel import calibrate as command
 from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
 from worldmodel.checkpoint import CheckpointError, load_checkpoint
 from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
+from worldmodel.prior.sampling import Sampling
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def test_a_prior_without_context_learns_the_shares_of_the_data(tiny_run: Path, t
     torch.nn.init.zeros_(model.prior.head.logits.bias)
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     clips = ClipSampler(EpisodeReader(toy_data), "train", window + 4)
-    move_biases(model, clips, rounds=24, num_dreams=16, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    move_biases(model, clips, rounds=24, num_dreams=16, rng=rng, sampling=Sampling())
     rows = clips.draw(np.random.default_rng(1), 256)
     codes = model.encode(torch.from_numpy(clips.read(rows).frames[:, window:]))
     shares = torch.bincount(codes.flatten(), minlength=num_codes) / codes.numel()
@@ -46,16 +48,19 @@ def test_a_prior_without_context_learns_the_shares_of_the_data(tiny_run: Path, t
     torch.testing.assert_close(found[common], shares[common], rtol=0.2, atol=0)
 
 
-def test_what_was_lost_comes_back(tiny_run: Path, toy_data: Path):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_what_was_lost_comes_back(temperature: float, tiny_run: Path, toy_data: Path):
+    sampling = Sampling(temperature)
     model = load_checkpoint(str(tiny_run)).model
     clips = ClipSampler(EpisodeReader(toy_data), "validation", model.config.prior.window + 4)
     rows = clips.draw(np.random.default_rng(0), 16)
     with torch.no_grad():  # every other code is dreamed too seldom
         model.prior.head.logits.bias[::2] -= 2
-    before = measure_drift(model, clips, rows, seed=0)
+    before = measure_drift(model, clips, rows, seed=0, sampling=sampling)
     train = ClipSampler(EpisodeReader(toy_data), "train", model.config.prior.window + 4)
-    move_biases(model, train, rounds=10, num_dreams=16, rng=np.random.default_rng(0))
-    after = measure_drift(model, clips, rows, seed=0)
+    rng = np.random.default_rng(0)
+    move_biases(model, train, rounds=10, num_dreams=16, rng=rng, sampling=sampling)
+    after = measure_drift(model, clips, rows, seed=0, sampling=sampling)
     assert after.apart < before.apart / 2
     assert after.nats < before.nats
 
@@ -72,10 +77,18 @@ def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path,
         if not torch.equal(weight, weights[name])
     ]
     assert changed == ["prior.head.logits.bias"]
-    assert after.world == before.world
+    assert after.world == replace(before.world, temperature=1.0)
     np.testing.assert_equal(vars(after.starts), vars(before.starts))
-    assert options.out is not None
-    assert (options.out / "config.json").read_text() == (tiny_run / "config.json").read_text()
+
+
+def test_dreams_are_drawn_at_the_temperature_they_were_calibrated_for(options: Calibrate):
+    calibrate(options)
+    at_one = load_checkpoint(str(options.out))
+    calibrate(replace(options, temperature=0.7))
+    cooler = load_checkpoint(str(options.out))
+    assert (at_one.world.temperature, cooler.world.temperature) == (1.0, 0.7)
+    biases = [each.model.prior.head.logits.bias for each in (at_one, cooler)]
+    assert not torch.equal(*biases)
 
 
 def test_the_same_seed_gives_the_same_checkpoint(options: Calibrate, tmp_path: Path):
@@ -131,6 +144,8 @@ def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_pa
 def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="--rounds must be at least 1"):
         calibrate(replace(options, rounds=0))
+    with pytest.raises(CheckpointError, match="--temperature must be above 0"):
+        calibrate(replace(options, temperature=0.0))
     with pytest.raises(DataError, match="take shorter clips"):
         calibrate(replace(options, steps=1000))
     reader = EpisodeReader(toy_data)

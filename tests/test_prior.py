@@ -14,7 +14,7 @@ from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.prior import FrameGPT
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
-from worldmodel.prior.layers import ConditionalNorm, frames_visible
+from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.sampling import Sampling, draw_codes
 
@@ -208,6 +208,21 @@ def test_conditional_norm_starts_as_a_plain_one_whatever_the_condition():
     x = torch.randn(5, 4, 8)
     expected = torch.nn.functional.layer_norm(x, (8,))
     torch.testing.assert_close(norm(x, torch.ones(5, 60)), expected)
+
+
+def test_attention_in_training_is_that_of_a_dream():
+    torch.manual_seed(0)
+    visible = frames_visible(5, 3)
+    q, k, v = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in range(3))
+    trained = attend_where(visible, q, k, v)
+    fused = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    torch.testing.assert_close(trained, fused)
+    with torch.no_grad():
+        torch.testing.assert_close(attend_where(visible, q, k, v), trained)
+    gradients, expected = (
+        torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (trained, fused)
+    )
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_frames_see_themselves_and_the_window_before_them():

@@ -16,6 +16,7 @@ import tyro
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data.progress import console
 from worldmodel.device import usable_device
 from worldmodel.evaluation.ablation import (
     ABLATIONS,
@@ -33,7 +34,6 @@ from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 from worldmodel.train import Train, train_preset
 from worldmodel.training import TrainingError
-from worldmodel.training.curves import console
 from worldmodel.training.projects import VideoGPTProject
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.state import load_state

@@ -3,13 +3,13 @@
 A prior that foretells single steps well still drifts when it dreams on: what is small and rare goes
 a little more often than it comes, and after a few dozen steps it is gone. Here dreams go on from
 recorded moments under the recorded actions, and the bias of each code's logit moves until dreamed
-frames hold each code as often as the frames that were recorded in their place, drawn at temperature
-1, the model's own distribution. It is tilted no more than its own long run asks for, as Braverman
-et al. 2020 (Calibration, Entropy Rates, and Memory in Language Models) do for the entropy of text.
+frames hold each code as often as the frames that were recorded in their place. It is tilted no more
+than its own long run asks for, as Braverman et al. 2020 (Calibration, Entropy Rates, and Memory in
+Language Models) do for the entropy of text. Biases hold for the temperature they were found at.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,8 @@ class Calibrate:
     """Dreams a round, each from another recorded moment."""
     steps: int = 32
     """Steps that each goes on."""
+    temperature: float = 1.0
+    """That dreams are drawn at, here and by default from then on."""
     device: str = "auto"
     """auto, cpu or cuda."""
     seed: int = 0
@@ -91,6 +93,9 @@ def calibrate(options: Calibrate) -> None:
             raise CheckpointError(f"--{name} must be at least 1")
     if options.seed < 0:
         raise CheckpointError("--seed must be at least 0")
+    if not 0 < options.temperature < float("inf"):
+        raise CheckpointError(f"--temperature must be above 0, not {options.temperature}")
+    sampling = Sampling(options.temperature)
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
     if options.out is None and folder != Path(options.checkpoint):
@@ -112,7 +117,9 @@ def calibrate(options: Calibrate) -> None:
 
     def drift() -> Drift:
         rows = validation.draw(np.random.default_rng(options.seed), options.dreams)
-        return measure_drift(model, validation, rows, seed=options.seed, advance=advance)
+        return measure_drift(
+            model, validation, rows, seed=options.seed, sampling=sampling, advance=advance
+        )
 
     with progress_bar() as bar:
         total = (options.rounds + 2) * -(-options.dreams // DREAMS_AT_ONCE) * options.steps
@@ -128,9 +135,12 @@ def calibrate(options: Calibrate) -> None:
             rounds=options.rounds,
             num_dreams=options.dreams,
             rng=np.random.default_rng(options.seed),
+            sampling=sampling,
             advance=advance,
         )
         after = drift()
+    world = replace(checkpoint.world, temperature=options.temperature)
+    checkpoint = replace(checkpoint, world=world)
     save_checkpoint(out, checkpoint, card=NOTE + old_card.removeprefix(NOTE), compact=False)
     print(
         f"{out} is calibrated: on {options.dreams} validation clips, {options.steps} steps ahead, "
@@ -148,6 +158,7 @@ def move_biases(
     rounds: int,
     num_dreams: int,
     rng: np.random.Generator,
+    sampling: Sampling,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Move the biases of the codes' logits until dreams hold each code as often as clips do.
@@ -158,15 +169,18 @@ def move_biases(
         clips: of more frames than the model's window; dreams begin where it is full.
         rounds: of dreaming and moving; the biases end at their mean over the last half.
         num_dreams: in a round.
+        sampling: how dreams are drawn, at a temperature above 0.
         advance: called after each step of a batch of dreams.
     """
     bias = model.prior.head.logits.bias
     found = []
     for _ in range(rounds):
         rows = clips.draw(rng, num_dreams)
-        recorded, dreamed = _code_shares(model, clips, rows, rng=rng, advance=advance)
+        recorded, dreamed = _code_shares(
+            model, clips, rows, rng=rng, sampling=sampling, advance=advance
+        )
         move = (recorded / dreamed).log().clamp(-LARGEST_MOVE, LARGEST_MOVE)
-        bias += RATE * move
+        bias += RATE * sampling.temperature * move
         found.append(bias.clone())
     bias.copy_(torch.stack(found[rounds // 2 :]).mean(0))
 
@@ -177,12 +191,15 @@ def measure_drift(
     rows: np.ndarray,
     *,
     seed: int,
+    sampling: Sampling,
     advance: Callable[[], object] = lambda: None,
 ) -> Drift:
     """How far dreams are from the clips that they go on from, and how well single steps are
     foretold."""
     rng = np.random.default_rng(seed)
-    recorded, dreamed = _code_shares(model, clips, rows, rng=rng, advance=advance)
+    recorded, dreamed = _code_shares(
+        model, clips, rows, rng=rng, sampling=sampling, advance=advance
+    )
     device, window = recorded.device, model.config.prior.window
     nats = []
     for part in _parts(rows, TEACHER_FORCED_CLIPS):
@@ -206,6 +223,7 @@ def _code_shares(
     rows: np.ndarray,
     *,
     rng: np.random.Generator,
+    sampling: Sampling,
     advance: Callable[[], object],
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
     """How often each code comes in the clips' frames beyond the window, and in dreams instead.
@@ -232,7 +250,7 @@ def _code_shares(
             window,
             windows.action[:, window - 1 :],
             rng=rng,
-            sampling=Sampling(),
+            sampling=sampling,
             advance=advance,
         )
         going_on = torch.from_numpy(1 - dreamed.end_probability).cumprod(1).roll(1, 1).to(device)

@@ -1,26 +1,63 @@
-"""The bar of what stores episodes one by one: how many, how long already, how long still."""
+"""Progress of long work: a bar on a terminal, a line a minute in a log."""
+
+import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+LOG_EVERY = 60.0  # seconds
 console = Console(stderr=True)
 
 
-def progress_bar() -> Progress:
-    """On stderr, beside `console`'s lines."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+class Bar(Progress):
+    """A bar with the time that is left, beside `console`'s lines.
+
+    Where stderr is no terminal, but a log or a pipe, a line says the same once in a while.
+
+    Args:
+        amount: what tells how much is done.
+    """
+
+    def __init__(self, amount: ProgressColumn, *, disable: bool = False) -> None:
+        self._next_line = time.monotonic() + LOG_EVERY
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            amount,
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=disable,
+        )
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._log(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._log(task_id)
+
+    def _log(self, task_id: TaskID) -> None:
+        if self.disable or self.console.is_terminal or time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + LOG_EVERY
+        task = self.tasks[self.task_ids.index(task_id)]
+        left = TimeRemainingColumn().render(task)
+        self.console.print(f"{task.description}: {task.percentage:.0f} %, {left} left")
+
+
+def progress_bar() -> Bar:
+    """Of what is done one by one."""
+    return Bar(MofNCompleteColumn())

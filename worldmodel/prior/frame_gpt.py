@@ -16,7 +16,15 @@ from torch.nn import functional as F
 from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead
-from worldmodel.prior.layers import Block, ConditionalNorm, Rotary, frames_visible, linear, turn
+from worldmodel.prior.layers import (
+    Block,
+    ConditionalNorm,
+    Rotary,
+    attend_where,
+    frames_visible,
+    linear,
+    turn,
+)
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits, recent_changes
 from worldmodel.prior.sampling import Sampling
 
@@ -321,9 +329,7 @@ class FrameGPT(nn.Module):
             q, k = (turn(x, cosines[:, None], sines[:, None]).transpose(1, 2) for x in (q, k))
             v = v.transpose(1, 2)  # (B, nh, T, P, hs)
             remembered.append(torch.stack([k, v]))
-            y = F.scaled_dot_product_attention(
-                q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask
-            )
+            y = attend_where(mask, *(x.flatten(2, 3) for x in (q, k, v)))
             return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
 
         x = self._embed(codes, variables)

@@ -5,13 +5,11 @@ import math
 import signal
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.data.progress import Bar, console
 from worldmodel.training.schedule import Progressed
-
-console = Console(stderr=True)
 
 
 class Interruption:
@@ -52,15 +50,7 @@ class Curves:
             kept = [line for line in lines if _step_of(line) <= step]
             self.path.write_text("".join(line + "\n" for line in kept))
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not shown,
-        )
+        self.bar = Bar(TextColumn("{task.percentage:.0f} %"), disable=not shown)
         self.task = self.bar.add_task(name, total=1.0)
 
     def __enter__(self) -> "Curves":

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
+from worldmodel.data.progress import console
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training import TrainingError
-from worldmodel.training.curves import console
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from worldmodel.configs import StageRecipe
+from worldmodel.data.progress import console
 from worldmodel.training import TrainingError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
@@ -168,7 +169,10 @@ def _validate(
     with learner.whole(here=main_process):
         if main_process:
             stage.module.eval()
-            curves.write(progressed, stage.validate(), prefix="validation/")
+            numbers = stage.validate()
+            curves.write(progressed, numbers, prefix="validation/")
+            told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            console.print(f"{stage.name} at step {progressed.step}, held-out episodes: {told}")
             stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
 
 

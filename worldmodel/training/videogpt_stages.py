@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
+from worldmodel.data.progress import console
 from worldmodel.film import save_png, sheet
 from worldmodel.prior.sampling import Sampling
-from worldmodel.training.curves import console
 from worldmodel.videogpt import VideoGPT
 
 NUM_VALIDATION_TOKENS = 2**16

@@ -1,0 +1,37 @@
+"""Progress: a log tells what a terminal draws."""
+
+import pytest
+
+from worldmodel.data import progress
+
+
+@pytest.fixture
+def told_always(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+
+
+def test_a_log_gets_lines(told_always, capsys):
+    with progress.progress_bar() as bar:
+        task = bar.add_task("recording", total=4)
+        bar.advance(task)
+        bar.update(task, completed=2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("recording: 25 %, ")
+    assert lines[1].startswith("recording: 50 %, ")
+    assert lines[0].endswith(" left")
+
+
+def test_it_does_so_once_a_minute(capsys):
+    with progress.progress_bar() as bar:
+        task = bar.add_task("recording", total=1000)
+        for _ in range(1000):
+            bar.advance(task)
+    assert "%" not in capsys.readouterr().err
+
+
+def test_a_terminal_gets_the_bar_alone(told_always, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress, "console", progress.Console(stderr=True, force_terminal=True))
+    with progress.progress_bar() as bar:
+        bar.advance(bar.add_task("recording", total=4))
+    assert "25 %" not in capsys.readouterr().err
