@@ -31,11 +31,13 @@ def battle_reward(
     return own + (0.005 if gained > 0 else 0.003) * gained - 0.5 * terminated
 
 
-def survival_reward(
+def dodging_reward(
     before: Mapping[str, float], after: Mapping[str, float], own: float, terminated: bool
 ) -> float:
-    """For Take Cover, whose own is a point a tic alive: 0.1 a step, and -1 at death."""
-    return 0.1 - float(terminated)
+    """For Take Cover, whose own is a point a tic alive: 0.02 a step, -0.02 a point of health lost,
+    and -1 at death."""
+    lost = max(0.0, before["health"] - after["health"])
+    return 0.02 - 0.02 * lost - float(terminated)
 
 
 class LearningReward(gymnasium.Wrapper):

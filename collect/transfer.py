@@ -17,7 +17,7 @@ import tyro
 
 import envs
 from collect.recording import report_errors
-from collect.rewards import Rule, battle_reward, pickup_reward, survival_reward
+from collect.rewards import Rule, battle_reward, dodging_reward, pickup_reward
 from collect.transfer_report import Arm, Scored, write_report
 from envs.errors import in_a_line
 from worldmodel.data import DataError, EpisodeReader
@@ -28,7 +28,7 @@ from worldmodel.files import written_whole
 RULES: dict[str, Rule] = {
     "DoomHealthGatheringSupreme-v0": pickup_reward,
     "DoomBattle2-v0": battle_reward,
-    "DoomTakeCover-v0": survival_reward,
+    "DoomTakeCover-v0": dodging_reward,
 }
 NUM_FIRST_FRAMES = 64  # of real games, for dreams to begin from
 STARTS = ("own", "resets")

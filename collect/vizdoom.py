@@ -13,7 +13,7 @@ import tyro
 from collect.battle2_bot import Battle2Bot
 from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, World, record_set, report_errors
-from collect.rewards import battle_reward, pickup_reward, survival_reward
+from collect.rewards import battle_reward, dodging_reward, pickup_reward
 from collect.score import Measure
 from collect.training import Training
 from worldmodel.data import DataError, DatasetInfo, Episode
@@ -94,7 +94,7 @@ SCENARIOS = {
             "tics": Measure(_tics, is_main=True),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 300_000, reward=survival_reward),
+        training=Training("frames", 300_000, reward=dodging_reward),
     ),
     "battle2": World(
         env_id="DoomBattle2-v0",

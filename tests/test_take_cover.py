@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env as check_env_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  registers the environments
-from collect.rewards import survival_reward
+from collect.rewards import dodging_reward
 from envs.doom import DoomEnv
 
 
@@ -51,6 +51,9 @@ def test_a_tic_alive_is_a_point_and_the_same_game_comes_again(env):
         assert a[1:] == b[1:]
 
 
-def test_death_is_what_to_learn_from():
-    alive, dead = (survival_reward({}, {}, 4.0, terminated) for terminated in (False, True))
-    assert alive > 0 > dead
+def test_hits_and_death_are_what_to_learn_from():
+    full, hit = {"health": 100.0}, {"health": 82.0}
+    alive = dodging_reward(full, full, 4.0, False)
+    hurt = dodging_reward(full, hit, 4.0, False)
+    dead = dodging_reward(hit, {"health": 0.0}, 4.0, True)
+    assert alive > 0 > hurt > dead
