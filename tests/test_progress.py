@@ -12,12 +12,13 @@ def told_always(monkeypatch):
 
 def test_a_log_gets_lines(told_always, capsys):
     with progress.progress_bar() as bar:
-        task = bar.add_task("recording", total=4)
+        what = "recording " + "a set with a long name " * 5
+        task = bar.add_task(what, total=4)
         bar.advance(task)
         bar.update(task, completed=2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("recording: 25 %, ")
-    assert lines[1].startswith("recording: 50 %, ")
+    assert lines[0].startswith(f"{what}: 25 %, ")
+    assert lines[1].startswith(f"{what}: 50 %, ")
     assert lines[0].endswith(" left")
 
 

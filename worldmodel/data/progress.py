@@ -55,7 +55,8 @@ class Bar(Progress):
         self._next_line = time.monotonic() + LOG_EVERY
         task = self.tasks[self.task_ids.index(task_id)]
         left = TimeRemainingColumn().render(task)
-        self.console.print(f"{task.description}: {task.percentage:.0f} %, {left} left")
+        line = f"{task.description}: {task.percentage:.0f} %, {left} left"
+        self.console.print(line, soft_wrap=True)
 
 
 def progress_bar() -> Bar:
