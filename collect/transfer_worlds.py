@@ -215,7 +215,8 @@ class Scores:
             set_random_seed(SCORING_SEED)  # of the actions drawn: loading a policy sets its own
 
             def report(state: dict[str, Any], _: dict[str, Any]) -> None:
-                on_episodes(int(state["done"]))
+                if state["done"]:
+                    on_episodes(1)
 
             returns, _ = evaluate_policy(
                 player,

@@ -194,7 +194,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             `env.np_random` another generator afterwards.
 
         Raises:
-            ValueError: it is a moment of another checkpoint.
+            ValueError: it is a moment of a checkpoint of other sizes.
         """
         self._dreamed.check_fit(state.dream)
         self._dream = state.dream.clone()

@@ -196,7 +196,7 @@ class DreamWorld:
             theirs.keys_values[:, :, :1].shape != own.keys_values.shape
             or theirs.variables[:1].shape != own.variables.shape
         ):
-            raise ValueError("this is a moment of another checkpoint")
+            raise ValueError("this is a moment of a checkpoint of other sizes")
 
     def _check_start(self, start: int) -> None:
         if not 0 <= start < len(self.moments):

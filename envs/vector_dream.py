@@ -202,7 +202,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             Its observations and infos.
 
         Raises:
-            ValueError: it is a moment of another number of dreams, or of another checkpoint.
+            ValueError: it is a moment of another number of dreams, or of other sizes.
         """
         if len(state.frames) != self.num_envs:
             raise ValueError(
@@ -226,7 +226,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             The moment's observation and info, N times.
 
         Raises:
-            ValueError: it is a moment of another checkpoint.
+            ValueError: it is a moment of a checkpoint of other sizes.
         """
         dream = state.dream.repeated(self.num_envs)
         self._dreamed.check_fit(dream)

@@ -15,6 +15,7 @@ from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biase
 from worldmodel.checkpoint import CheckpointError, load_checkpoint
 from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
 from worldmodel.prior.sampling import Sampling
+from worldmodel.train import Train, train
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def options(tiny_run: Path, toy_data: Path, tmp_path: Path) -> Calibrate:
     )
 
 
-def test_a_prior_without_context_learns_the_shares_of_the_data(tiny_run: Path, toy_data: Path):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_prior_without_context_learns_the_shares_of_the_data(
+    temperature: float, tiny_run: Path, toy_data: Path
+):
     # Where a token hangs on the bias alone, the answer is known: the log of each code's share.
     model = load_checkpoint(str(tiny_run)).model
     torch.nn.init.zeros_(model.prior.head.logits.weight)
@@ -38,11 +42,11 @@ def test_a_prior_without_context_learns_the_shares_of_the_data(tiny_run: Path, t
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     clips = ClipSampler(EpisodeReader(toy_data), "train", window + 4)
     rng = np.random.default_rng(0)
-    move_biases(model, clips, rounds=24, num_dreams=16, rng=rng, sampling=Sampling())
+    move_biases(model, clips, rounds=24, num_dreams=16, rng=rng, sampling=Sampling(temperature))
     rows = clips.draw(np.random.default_rng(1), 256)
     codes = model.encode(torch.from_numpy(clips.read(rows).frames[:, window:]))
     shares = torch.bincount(codes.flatten(), minlength=num_codes) / codes.numel()
-    found = model.prior.head.logits.bias.softmax(0)
+    found = (model.prior.head.logits.bias / temperature).softmax(0)
     common = shares > 0.01
     assert common.sum() > 1
     torch.testing.assert_close(found[common], shares[common], rtol=0.2, atol=0)
@@ -68,7 +72,7 @@ def test_what_was_lost_comes_back(temperature: float, tiny_run: Path, toy_data: 
 def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path, capsys):
     calibrate(options)
     told = capsys.readouterr().out
-    assert "is calibrated: on 6 validation clips, 4 steps ahead" in told
+    assert "is calibrated for temperature 1: on 6 validation clips, 4 steps ahead" in told
     before, after = load_checkpoint(str(tiny_run)), load_checkpoint(str(options.out))
     weights = after.model.state_dict()
     changed = [
@@ -110,6 +114,20 @@ def test_a_run_is_calibrated_in_its_own_folder(options: Calibrate, tiny_run, tmp
     assert not torch.equal(before.prior.head.logits.bias, after.prior.head.logits.bias)
     card = (run / "README.md").read_text()
     assert card == command.NOTE + (tiny_run / "README.md").read_text()
+
+
+def test_training_leaves_a_calibrated_run_as_it_is(options: Calibrate, tiny_run, tmp_path, capsys):
+    run, begun = tmp_path / "run", tmp_path / "begun"
+    shutil.copytree(tiny_run, run)
+    calibrate(replace(options, checkpoint=str(run), out=run, temperature=0.7))
+    weights = (run / "weights.safetensors").read_bytes()
+    again = Train(preset="tiny", data=options.data, out=run, device="cpu", precision="fp32")
+    train(again)
+    assert "was trained to its end before" in capsys.readouterr().err
+    assert (run / "weights.safetensors").read_bytes() == weights
+    # What begins from it is drawn as it is.
+    train(replace(again, init=str(run), out=begun, stage="prior"))
+    assert load_checkpoint(str(begun)).world.temperature == 0.7
 
 
 def test_a_stop_leaves_the_run_as_it_was(options: Calibrate, tiny_run, tmp_path, monkeypatch):

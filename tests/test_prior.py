@@ -211,18 +211,19 @@ def test_conditional_norm_starts_as_a_plain_one_whatever_the_condition():
 
 
 def test_attention_in_training_is_that_of_a_dream():
+    # In bf16 on a CPU it is worked out another way.
     torch.manual_seed(0)
     visible = frames_visible(5, 3)
     q, k, v = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in range(3))
-    trained = attend_where(visible, q, k, v)
-    fused = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    torch.testing.assert_close(trained, fused)
-    with torch.no_grad():
-        torch.testing.assert_close(attend_where(visible, q, k, v), trained)
+    dreamed = attend_where(visible, q, k, v)
+    torch.testing.assert_close(dreamed, F.scaled_dot_product_attention(q, k, v, attn_mask=visible))
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = attend_where(visible, q, k, v)
+    torch.testing.assert_close(trained.float(), dreamed, rtol=0.02, atol=0.02)
     gradients, expected = (
-        torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (trained, fused)
+        torch.autograd.grad(y.float().square().sum(), (q, k, v)) for y in (trained, dreamed)
     )
-    torch.testing.assert_close(gradients, expected)
+    torch.testing.assert_close(gradients, expected, rtol=0.05, atol=0.05)
 
 
 def test_frames_see_themselves_and_the_window_before_them():

@@ -123,13 +123,13 @@ def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
     dreams.reset(seed=0)
     single = DreamEnv("dream-doom")
     single.reset(seed=0)
-    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
         dreams.branch(single.get_state())
     own = DreamEnv(str(tiny_run))
-    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
         own.set_state(single.get_state())
     alike = DreamEnv("dream-battle2")  # of the same sizes but for the variables
-    with pytest.raises(ValueError, match="a moment of another checkpoint"):
+    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
         alike.set_state(single.get_state())
 
 

@@ -143,7 +143,8 @@ def calibrate(options: Calibrate) -> None:
     checkpoint = replace(checkpoint, world=world)
     save_checkpoint(out, checkpoint, card=NOTE + old_card.removeprefix(NOTE), compact=False)
     print(
-        f"{out} is calibrated: on {options.dreams} validation clips, {options.steps} steps ahead, "
+        f"{out} is calibrated for temperature {options.temperature:g}: on {options.dreams} "
+        f"validation clips, {options.steps} steps ahead, "
         f"dreams' codes are {after.apart:.4f} nats a token from those recorded "
         f"({before.apart:.4f} before); one step ahead of real frames a code costs "
         f"{after.nats:.3f} nats ({before.nats:.3f} before)"

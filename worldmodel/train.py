@@ -193,6 +193,7 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     model.to(fabric.device)
     memory_limit_bytes = int(options.memory_gb * 2**30)
     tokenizer_state = training / "tokenizer.state.safetensors"
+    prior_state = training / "prior.state.safetensors"
     if options.stage != "prior":
         done = run(
             TokenizerStage(
@@ -217,14 +218,22 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     if fabric.global_rank == 0:
         fabric.barrier()
     done = run(stage, options.prior_minutes)
-    if fabric.global_rank == 0:
-        project.save(out)
-        so_far = "" if done else "; the same command trains on"
-        console.print(
-            f"{out} is a checkpoint now: python -m worldmodel.sample {out} --out futures.png"
-            f"{so_far}",
-            soft_wrap=True,
-        )
+    if fabric.global_rank > 0:
+        return
+    if _newer(out / "weights.safetensors", prior_state):
+        console.print(f"{out} was trained to its end before: it stays as it is", soft_wrap=True)
+        return
+    project.save(out)
+    so_far = "" if done else "; the same command trains on"
+    console.print(
+        f"{out} is a checkpoint now: python -m worldmodel.sample {out} --out futures.png{so_far}",
+        soft_wrap=True,
+    )
+
+
+def _newer(path: Path, than: Path) -> bool:
+    """Whether a file was written after another one: a checkpoint may have been calibrated since."""
+    return path.exists() and path.stat().st_mtime_ns >= than.stat().st_mtime_ns
 
 
 def _data(preset: Preset | PublishedPreset, options: Train) -> Path:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 LOG_EVERY = 60.0  # seconds
+SPEED_OVER = 600.0  # seconds: single steps may take a minute
 console = Console(stderr=True)
 
 
@@ -39,6 +40,7 @@ class Bar(Progress):
             TimeRemainingColumn(),
             console=console,
             disable=disable,
+            speed_estimate_period=SPEED_OVER,
         )
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
@@ -56,7 +58,7 @@ class Bar(Progress):
         task = self.tasks[self.task_ids.index(task_id)]
         left = TimeRemainingColumn().render(task)
         line = f"{task.description}: {task.percentage:.0f} %, {left} left"
-        self.console.print(line, soft_wrap=True)
+        self.console.print(line, soft_wrap=True, markup=False)
 
 
 def progress_bar() -> Bar:

@@ -68,6 +68,7 @@ class DreamProject:
 
     def __init__(self, preset: Preset, reader: EpisodeReader) -> None:
         self.preset, self.reader = preset, reader
+        self.temperature = World.temperature  # or that of the checkpoint it begins from
         self.config = _made_for(
             reader,
             lambda: WorldModelConfig(
@@ -86,7 +87,8 @@ class DreamProject:
         return self.model
 
     def load_model(self, checkpoint: str) -> WorldModel:
-        self.model = load_checkpoint(checkpoint).model.train()
+        loaded = load_checkpoint(checkpoint)
+        self.model, self.temperature = loaded.model.train(), loaded.world.temperature
         return self.model
 
     def prior_stage(
@@ -97,7 +99,8 @@ class DreamProject:
         return PriorStage(self.model, self.reader, recipe, codes_path=path, device=device)
 
     def save(self, out: Path) -> None:
-        checkpoint = Checkpoint(self.model, _world(self.reader), self.starts)
+        world = replace(_world(self.reader), temperature=self.temperature)
+        checkpoint = Checkpoint(self.model, world, self.starts)
         card = _card(f"A dream of {self.reader.info.env_id}", out)
         save_checkpoint(out, checkpoint, card=card, compact=False)
 

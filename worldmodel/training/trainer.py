@@ -172,9 +172,8 @@ def _validate(
             numbers = stage.validate()
             curves.write(progressed, numbers, prefix="validation/")
             told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            console.print(
-                f"{stage.name} at step {progressed.step}, held-out episodes: {told}", soft_wrap=True
-            )
+            line = f"{stage.name} at step {progressed.step}, held-out episodes: {told}"
+            console.print(line, soft_wrap=True, markup=False)
             stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
 
 
