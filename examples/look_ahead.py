@@ -12,14 +12,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import track
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import CheckpointError, DreamEnv
 from envs.vector_dream import DreamVectorEnv
+from worldmodel.data.progress import console, track
 
-console = Console(stderr=True)
 PER_STEP = 0.97  # what a step later is worth
 
 
@@ -141,7 +139,7 @@ def _play_game(
     frames, actions = deque([frame], window), deque(maxlen=window - 1)
     variables = deque([_numbers(info, planner)], window)
     total, plan = 0.0, np.zeros(0)
-    for t in track(range(options.steps), "playing", console=console, transient=True):
+    for t in track(range(options.steps), "playing"):
         if t % options.commit == 0:
             moment = {"frames": np.stack(frames), "variables": np.stack(variables)}
             if actions:

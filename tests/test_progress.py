@@ -42,3 +42,9 @@ def test_a_terminal_gets_the_bar_alone(told_always, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "recording" in told
     assert "25 %" not in told
+
+
+def test_what_is_tracked_tells_a_log_too(told_always, capsys):
+    assert list(progress.track(range(3), "counting")) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("counting: 100 %, ") for line in lines)

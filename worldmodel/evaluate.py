@@ -27,6 +27,7 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data.progress import console
 from worldmodel.device import usable_device
 from worldmodel.evaluation.features import (
     FVD_PROTOCOLS,
@@ -34,7 +35,7 @@ from worldmodel.evaluation.features import (
     load_c3d,
     load_i3d,
 )
-from worldmodel.evaluation.held_out import Settings, console
+from worldmodel.evaluation.held_out import Settings
 from worldmodel.evaluation.parts import (
     C3D_PART,
     CLIP_PARTS,

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from torch.nn import functional as F
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.progress import track
 from worldmodel.frames import to_float
 from worldmodel.model import WorldModel
 
@@ -125,7 +124,6 @@ def train_inverse_dynamics(
     *,
     steps: int,
     seed: int = 0,
-    console: Console | None = None,
 ) -> None:
     """Train on pairs of consecutive frames, from all of `films` alike.
 
@@ -140,9 +138,7 @@ def train_inverse_dynamics(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     num_films, num_pairs = actions.shape[:2]
     network.train()
-    for _ in track(
-        range(steps), "inverse dynamics", console=console, transient=True, disable=console is None
-    ):
+    for _ in track(range(steps), "inverse dynamics"):
         version = rng.integers(len(films), size=BATCH_SIZE)
         film, t = rng.integers(num_films, size=BATCH_SIZE), rng.integers(num_pairs, size=BATCH_SIZE)
         before, after = (
@@ -160,7 +156,7 @@ def train_inverse_dynamics(
 
 
 def inverse_dynamics_of(
-    model: WorldModel, reader: EpisodeReader, cache: Path, *, steps: int, console: Console
+    model: WorldModel, reader: EpisodeReader, cache: Path, *, steps: int
 ) -> InverseDynamics:
     """The network for a model's world, trained on the train split, or read from `cache`.
 
@@ -192,12 +188,10 @@ def inverse_dynamics_of(
         for part in track(
             torch.from_numpy(clips.frames).split(8),
             "inverse dynamics: reconstructing frames",
-            console=console,
-            transient=True,
         )
     ]
     films = [clips.frames, np.concatenate(reconstructed)]
-    train_inverse_dynamics(network, films, clips.action, steps=steps, console=console)
+    train_inverse_dynamics(network, films, clips.action, steps=steps)
     cache.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, cache, metadata={"key": key})

@@ -1,13 +1,12 @@
 """Draw short windows of frames out of a set of episodes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from worldmodel.data.episodes import DataError
+from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader, Split
 
 
@@ -178,7 +177,7 @@ class ClipSampler:
     def _load(self, split: Split) -> dict[str, np.ndarray]:
         """Fill the frames when they are held; return everything else, flat."""
         parts: dict[str, list[np.ndarray]] = {}
-        for i in _with_progress(self.episodes, f"reading the {split} split"):
+        for i in track(self.episodes.tolist(), f"reading the {split} split"):
             if self.in_memory:
                 first = self._frame_start[i]
                 frames = self._frames_of(i)
@@ -186,9 +185,3 @@ class ClipSampler:
             for name, array in self.reader.steps(i).items():
                 parts.setdefault(name, []).append(array)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def _with_progress(episodes: np.ndarray, what: str) -> Iterator[int]:
-    yield from track(
-        episodes.tolist(), description=what, console=Console(stderr=True), transient=True
-    )

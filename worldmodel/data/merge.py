@@ -4,10 +4,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from worldmodel.data.episodes import UNFINISHED, DataError, DatasetInfo, Episode, read_info
+from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
 
@@ -53,8 +51,6 @@ def merge(folders: list[Path], out: Path) -> tuple[int, int]:
         for (reader, i), episode_id in track(
             list(zip(jobs, new_ids, strict=True)),
             "merging",
-            console=Console(stderr=True),
-            transient=True,
         ):
             episode = reader.episode(i)
             content = _digest(episode)

@@ -1,7 +1,8 @@
 """Progress of long work: a bar on a terminal, a line a minute in a log."""
 
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+T = TypeVar("T")
 LOG_EVERY = 60.0  # seconds
 SPEED_OVER = 600.0  # seconds: single steps may take a minute
 console = Console(stderr=True)
@@ -27,9 +29,12 @@ class Bar(Progress):
 
     Args:
         amount: what tells how much is done.
+        transient: whether it goes away at its end.
     """
 
-    def __init__(self, amount: ProgressColumn, *, disable: bool = False) -> None:
+    def __init__(
+        self, amount: ProgressColumn, *, disable: bool = False, transient: bool = False
+    ) -> None:
         self._next_line = time.monotonic() + LOG_EVERY
         super().__init__(
             TextColumn("{task.description}"),
@@ -40,6 +45,7 @@ class Bar(Progress):
             TimeRemainingColumn(),
             console=console,
             disable=disable,
+            transient=transient,
             speed_estimate_period=SPEED_OVER,
         )
 
@@ -61,6 +67,12 @@ class Bar(Progress):
         self.console.print(line, soft_wrap=True, markup=False)
 
 
-def progress_bar() -> Bar:
+def progress_bar(*, transient: bool = False) -> Bar:
     """Of what is done one by one."""
-    return Bar(MofNCompleteColumn())
+    return Bar(MofNCompleteColumn(), transient=transient)
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items one by one, under a bar that goes away at the end."""
+    with progress_bar(transient=True) as bar:
+        yield from bar.track(items, description=what)

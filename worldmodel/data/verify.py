@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from worldmodel.data.episodes import (
     CLASS_VARIABLE,
@@ -19,6 +17,7 @@ from worldmodel.data.episodes import (
     episode_problems,
     read_info,
 )
+from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.shards import open_shard, read_episode, read_index, row_problem
 
@@ -99,7 +98,7 @@ def verify(folder: str | Path) -> Report:
         report.problems.append(
             f"{folder} is not whole: its import still runs or was stopped; the same command goes on"
         )
-    for path in track(shards, "checking shards", console=Console(stderr=True), transient=True):
+    for path in track(shards, "checking shards"):
         _check_shard(path, info, tally, report)
     for episode_id, count in sorted(tally.ids.items()):
         if count > 1:

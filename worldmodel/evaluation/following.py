@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler
-from worldmodel.evaluation.held_out import HeldOut, console, random_actions
+from worldmodel.data.progress import track
+from worldmodel.evaluation.held_out import HeldOut, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.inverse_dynamics import InverseDynamics, inverse_dynamics_of
 from worldmodel.metrics import (
@@ -40,7 +40,6 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         held_out.reader,
         out / "inverse-dynamics.safetensors",
         steps=training_steps,
-        console=console,
     )
     actions, given = held_out.actions, held_out.num_given
     seen = {
@@ -140,7 +139,7 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
     rows = sampler.draw(rng, 16 * POLICY_CLIPS)
     found = {}
     policies = np.unique(names[rows[:, 0]]).tolist()
-    for policy in track(policies, "actions by who acted", console=console, transient=True):
+    for policy in track(policies, "actions by who acted"):
         clips = sampler.read(rows[names[rows[:, 0]] == policy][:POLICY_CLIPS])
         found[policy.decode(errors="replace")] = float(
             network.agreement(clips.frames, clips.action).mean()

@@ -7,12 +7,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress, track
 from torch import Tensor
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.data.progress import progress_bar, track
 from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
 from worldmodel.evaluation.foretelling import Foretold, foretell, joined
 from worldmodel.model import WorldModel
@@ -22,7 +21,6 @@ FRAMES_AT_ONCE = 128  # of a tokenizer
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
 COMMON_SHARE = 0.5  # of steps at least that bring the reward which is no event
 STAY_PROBABILITY = 0.8  # of a wanderer's last action: about half a second of Doom
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -111,8 +109,6 @@ class HeldOut:
         parts = track(
             torch.from_numpy(np.ascontiguousarray(frames)).split(at_once),
             what,
-            console=console,
-            transient=True,
         )
         return torch.cat([self.model.encode(part.to(self.device)).cpu() for part in parts])
 
@@ -127,9 +123,7 @@ class HeldOut:
     @cached_property
     def reconstructions(self) -> np.ndarray:
         """The clips' frames as the tokenizer gives them back, like `clips.frames`."""
-        parts = track(
-            self.real_codes.split(4), "decoding the clips", console=console, transient=True
-        )
+        parts = track(self.real_codes.split(4), "decoding the clips")
         return torch.cat([self.model.decode(part.to(self.device)).cpu() for part in parts]).numpy()
 
     @cached_property
@@ -192,7 +186,7 @@ class HeldOut:
                 asked[part, 1:].to(self.device),
                 common_reward=self.common_reward,
             )
-            for part in track(rows, what, console=console, transient=True)
+            for part in track(rows, what)
         ]
         return joined(parts, 0)
 
@@ -220,7 +214,7 @@ class HeldOut:
             what: said beside the progress bar.
             sample: dreams of another sample are others; those of the same one the same.
         """
-        with Progress(console=console, transient=True) as progress:
+        with progress_bar(transient=True) as progress:
             task = progress.add_task(what, total=len(self.batches()) * actions.shape[1])
             return join(
                 self.dream_batch(

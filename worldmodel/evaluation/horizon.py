@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
+from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.features import FeatureNetwork, MetricError
-from worldmodel.evaluation.held_out import HeldOut, console
+from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.published import measure_fvd
 from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
 from worldmodel.metrics import (
@@ -107,7 +107,7 @@ def _similarity(frames: np.ndarray, real: np.ndarray, what: str) -> np.ndarray:
     """SSIM of each frame (clips, horizon); NaN for pictures smaller than its window."""
     if min(real.shape[2:4]) < SSIM_WINDOW:
         return np.full(real.shape[:2], np.nan)
-    parts = track(range(len(real)), what, console=console, transient=True)
+    parts = track(range(len(real)), what)
     return np.stack([ssim(frames[i], real[i]) for i in parts])
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from worldmodel.data import ClipSampler
+from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
-from worldmodel.evaluation.held_out import HeldOut, console
+from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.metrics import (
     auroc_interval,
@@ -111,7 +111,7 @@ def _next_steps(held_out: HeldOut) -> NextSteps:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)[None]
 
-    for i in track(chosen.tolist(), "outcomes", console=console, transient=True):
+    for i in track(chosen.tolist(), "outcomes"):
         first = max(0, int(reader.index["episode_length"][i]) - MAX_STEPS)
         steps = {name: array[first:] for name, array in reader.steps(i).items()}
         frames = torch.from_numpy(reader.frames(i, first))
@@ -184,9 +184,7 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
         np.asarray(ending[i : i + settings.batch_size])
         for i in range(0, len(ending), settings.batch_size)
     ]
-    for b, rows in enumerate(
-        track(batches, "dreaming up to ends", console=console, transient=True)
-    ):
+    for b, rows in enumerate(track(batches, "dreaming up to ends")):
         clips = sampler.read(rows)
         dreamed = dream_on(
             held_out.model,

@@ -7,12 +7,11 @@ import math
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
+from worldmodel.data.progress import track
 from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.features import FeatureNetwork, MetricError
 from worldmodel.evaluation.frechet import frechet_distance, inception_score
-from worldmodel.evaluation.held_out import console
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
 from worldmodel.metrics import (
     Interval,
@@ -301,10 +300,7 @@ def samples_blocks(n: dict[str, Any]) -> Blocks:
 
 def _describe(clips: np.ndarray, network: FeatureNetwork, what: str) -> np.ndarray:
     starts = range(0, len(clips), CLIPS_AT_ONCE)
-    parts = [
-        network.features(clips[i : i + CLIPS_AT_ONCE])
-        for i in track(starts, what, console=console, transient=True)
-    ]
+    parts = [network.features(clips[i : i + CLIPS_AT_ONCE]) for i in track(starts, what)]
     return np.concatenate(parts)
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data.progress import console, track
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.evaluation.foretelling import foretell_long, joined
-from worldmodel.evaluation.held_out import console
 from worldmodel.evaluation.tables import Blocks, Table, number
 from worldmodel.files import written_whole
 from worldmodel.model import WorldModel
@@ -86,7 +85,7 @@ def score_episodes(
     saved_at = time.monotonic()
     left = [(int(i), episode_id) for i, episode_id in zip(chosen, ids, strict=True)]
     left = [(i, episode_id) for i, episode_id in left if episode_id not in found]
-    for i, episode_id in track(left, "scoring episodes", console=console, transient=True):
+    for i, episode_id in track(left, "scoring episodes"):
         found[episode_id] = score_episode(model, reader, i)
         if time.monotonic() - saved_at > SAVE_EVERY_S:
             written()

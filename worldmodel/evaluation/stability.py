@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
-from worldmodel.evaluation.held_out import console, wander
+from worldmodel.evaluation.held_out import wander
 from worldmodel.film import save_png, sheet
 from worldmodel.metrics import code_counts, entropy
 from worldmodel.model import Dream, WorldModel
@@ -153,7 +153,7 @@ def _real_blocks(
     chosen = np.random.default_rng(seed).permutation(members)[:MAX_REAL_BLOCKS]
     device = next(model.parameters()).device
     frames, codes, again = [], [], []
-    for i in track(chosen.tolist(), "real blocks", console=console, transient=True):
+    for i in track(chosen.tolist(), "real blocks"):
         frames.append(reader.frames(i, 0, block))
         tokens = model.encode(torch.from_numpy(frames[-1]).to(device))
         again.append(model.decode(tokens).cpu().numpy())
@@ -185,7 +185,7 @@ def _dream_blocks(
     device = next(model.parameters()).device
     blocks, strip, ends = [], [first], 0
     frames, codes = [], []
-    for t in track(range(num_blocks * block), "long dreams", console=console, transient=True):
+    for t in track(range(num_blocks * block), "long dreams"):
         uniforms = torch.from_numpy(rng.random((num_dreams, model.num_uniforms), np.float32))
         action = torch.from_numpy(np.ascontiguousarray(actions[:, t])).to(device)
         step, dream = model.step(dream, action, uniforms.to(device), sampling)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
-from worldmodel.evaluation.held_out import HeldOut, console, draw_frames
+from worldmodel.data.progress import track
+from worldmodel.evaluation.held_out import HeldOut, draw_frames
 from worldmodel.metrics import code_counts, entropy, psnr_interval, squared_errors
 
 
@@ -16,9 +16,7 @@ def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:
     settings, model = held_out.settings, held_out.model
     frames, episodes = draw_frames(held_out.reader, "test", settings.num_frames, seed=settings.seed)
     errors, codes = [], []
-    for part in track(
-        torch.from_numpy(frames).split(64), "tokenizer", console=console, transient=True
-    ):
+    for part in track(torch.from_numpy(frames).split(64), "tokenizer"):
         part_codes = model.encode(part.to(held_out.device))
         again = model.decode(part_codes).cpu().numpy()
         errors.append(squared_errors(again, part.numpy()))

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.data.progress import track
 from worldmodel.evaluation.features import FeatureNetwork
-from worldmodel.evaluation.held_out import console, spread_windows
+from worldmodel.evaluation.held_out import spread_windows
 from worldmodel.evaluation.published import (
     measure_fvd,
     measure_inception_score,
@@ -186,7 +186,7 @@ class WholeClips:
         """Numbers below `count`, as many at a time as a batch has."""
         num_batches = math.ceil(count / self.settings.batch_size)
         parts = np.array_split(np.arange(count), num_batches)
-        return track(parts, what, console=console, transient=True)
+        return track(parts, what)
 
 
 def next_of_another(kinds: np.ndarray) -> np.ndarray | None:

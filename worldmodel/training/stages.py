@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
-from worldmodel.data.progress import console
+from worldmodel.data.progress import track
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
@@ -246,7 +245,7 @@ def encode_all(
         pass  # not made yet, or cut short: made now
     tokenizer.eval()
     parts = []
-    for i in track(range(len(reader)), "encoding the episodes", console=console, transient=True):
+    for i in track(range(len(reader)), "encoding the episodes"):
         frames = torch.from_numpy(reader.frames(i))
         parts += [tokenizer.encode(to_float(part.to(device))).cpu() for part in frames.split(128)]
     codes = torch.cat(parts).to(torch.int16)

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
-from worldmodel.data.progress import console
+from worldmodel.data.progress import progress_bar
 from worldmodel.film import save_png, sheet
 from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
@@ -115,7 +114,7 @@ def sample_clips(
     frames, actions, classes = given
     num_tokens = math.prod(model.config.tokenizer.latent_shape)
     uniforms = torch.from_numpy(rng.random((len(frames), num_tokens), np.float32))
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(transient=True) as bar:
         task = bar.add_task("sampling", total=num_tokens)
         codes = model.prior.sample(
             model.conditions(frames, actions, classes),

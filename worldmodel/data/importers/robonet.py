@@ -15,8 +15,6 @@ import h5py
 import numpy as np
 import tyro
 from jaxtyping import Float32, Float64, UInt8
-from rich.console import Console
-from rich.progress import Progress
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DataError, DatasetInfo
@@ -31,6 +29,7 @@ from worldmodel.data.importers.hdf5 import (
 )
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
 from worldmodel.data.importers.writing import Recording, Source, import_sources
+from worldmodel.data.progress import track
 from worldmodel.resize import area_resized
 
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
@@ -130,10 +129,7 @@ def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]
     paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
     if not paths:
         raise DataError(f"{source} holds no files {files}")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        trajectories = [
-            survey(path, camera) for path in bar.track(paths, description="reading actions")
-        ]
+    trajectories = [survey(path, camera) for path in track(paths, "reading actions")]
     first = trajectories[0]
     for other in trajectories:
         sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
