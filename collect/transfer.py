@@ -55,9 +55,10 @@ class Transfer:
     """Dreams, or real games, that are trained in at once."""
     horizon: str = "300"
     """Steps after which a dream is cut off in training; several are swept: 100,300."""
-    temperature: str = "1.0"
-    """Of the dream that is trained in: a higher one is harder to exploit (Ha and Schmidhuber 2018,
-    Sec. 4.2). Several are swept: 0.8,1.0,1.2."""
+    temperature: str = "own"
+    """Of the dream that is trained in: the checkpoint's own, at which it is also scored, or a
+    number: a higher one is harder to exploit (Ha and Schmidhuber 2018, Sec. 4.2). Several are
+    swept: own,1.0,1.2."""
     starts: str = "resets"
     """Where dreams begin in training. own: at the checkpoint's moments; resets: at first frames of
     real games; or a folder of episodes, at moments of these. Several are swept."""
@@ -117,8 +118,10 @@ def _arms(options: Transfer) -> list[Arm]:
             raise DataError(f"--{name.replace('_', '-')} must be at least 1")
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
-    temperatures = _numbers(options.temperature, "temperature", float)
-    if not (min(horizons) >= 1 and min(temperatures) >= 0 and min(seeds) >= 0):
+    temperatures = _numbers(options.temperature, "temperature", _temperature)
+    if not (
+        min(horizons) >= 1 and min(seeds) >= 0 and all(t is None or t >= 0 for t in temperatures)
+    ):
         raise DataError("--horizon must be at least 1, --temperature and --seeds at least 0")
     starts = {start.strip(): _starts_name(start.strip()) for start in options.starts.split(",")}
     dreams = [
@@ -130,6 +133,11 @@ def _arms(options: Transfer) -> list[Arm]:
     if len({arm.name for arm in arms}) < len(arms):
         raise DataError("--seeds, --horizon, --temperature and --starts may not repeat a value")
     return arms
+
+
+def _temperature(text: str) -> float | None:
+    """None stands for the checkpoint's own."""
+    return None if text.strip() == "own" else float(text)
 
 
 def _starts_name(starts: str) -> str:

@@ -24,14 +24,15 @@ class Arm:
     Attributes:
         where: it learned; "random": nowhere.
         seed: of the training.
-        horizon, temperature: of the dream that it learned in.
+        horizon, temperature: of the dream that it learned in; without a temperature it was the
+            checkpoint's own.
         starts: "own", "resets", or a folder; `starts_name` stands for it in names.
     """
 
     where: Literal["real", "dream", "random"]
     seed: int
     horizon: int = 0
-    temperature: float = 0.0
+    temperature: float | None = None
     starts: str = ""
     starts_name: str = ""
 
@@ -40,7 +41,8 @@ class Arm:
         """What it has in common with its like of other seeds; also the beginning of a file name."""
         if self.where != "dream":
             return self.where
-        return f"dream-horizon{self.horizon}-temperature{self.temperature:g}-{self.starts_name}"
+        temperature = "-own" if self.temperature is None else f"{self.temperature:g}"
+        return f"dream-horizon{self.horizon}-temperature{temperature}-{self.starts_name}"
 
     @property
     def name(self) -> str:
@@ -186,7 +188,7 @@ def _markdown(report: dict[str, Any], options: Any) -> str:
         "",
         f"PPO for {options.steps:,} steps; returns by the environment's own rewards; 95 % "
         "intervals by drawing seeds, where there are several, and games again. Score in the dream: "
-        "at temperature 1, from first frames of real games.",
+        "at the checkpoint's own temperature, from first frames of real games.",
         "",
         "| who | seeds | games | score in the real game | score in the dream | dream over real | "
         "(score - random) / (real-trained - random) |",

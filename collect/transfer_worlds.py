@@ -27,7 +27,6 @@ from worldmodel.files import written_whole
 Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
 SCORED_AT_ONCE = {"real": 4, "dream": 16}
-SCORING_TEMPERATURE = 1.0  # the model's own distribution
 LONGEST_GAME = 1000  # steps, where the real game sets no limit
 SMALLEST_FRAME = 36  # of stable-baselines3's CNN
 
@@ -120,7 +119,8 @@ class DreamWorlds:
         return VecMonitor(environments if rule is None else VecLearningReward(environments, rule))
 
     def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
-        """Environments with their own rewards. Dreams begin and time out as real games do."""
+        """Environments with their own rewards. Dreams begin and time out as real games do, drawn
+        at the checkpoint's own temperature."""
         if where == "real":
             return VecMonitor(
                 DummyVecEnv([lambda: TimeLimit(self.make_real(), self.timeout)] * num_envs)
@@ -130,7 +130,6 @@ class DreamWorlds:
                 num_envs,
                 checkpoint=self.checkpoint,
                 horizon=self.timeout,
-                temperature=SCORING_TEMPERATURE,
                 starts=self.first,
                 device=device,
             )

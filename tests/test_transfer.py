@@ -45,7 +45,7 @@ def options(tiny_run: Path, tmp_path: Path) -> Transfer:
 def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, capsys):
     transfer(options)
     report = json.loads((options.out / "report.json").read_text())
-    kinds = ["random", "dream-horizon12-temperature1-resets"]
+    kinds = ["random", "dream-horizon12-temperature-own-resets"]
     assert sorted(report["summary"]) == sorted([*kinds, "real"])
     games = {entry["policy"]: len(entry["in_dream"]) for entry in report["scored"]}
     assert games == {f"{kind}-seed0": 4 for kind in (*kinds, "real")}
@@ -226,6 +226,7 @@ def test_an_interval_of_the_dream_over_the_game_is_of_the_same_trainings(tmp_pat
         (["--horizon", "0"], "--horizon must be at least 1"),
         (["--seeds", "0,0"], "may not repeat a value"),
         (["--temperature", "nan"], "--temperature"),
+        (["--temperature", "own,own"], "may not repeat a value"),
         (["--temperature", "inf"], "temperature must be at least 0"),
         (["--real", "no_such_module:X-v0"], "no_such_module"),
         (["--starts", "there"], "--starts must be own, resets or a folder"),
