@@ -30,10 +30,16 @@ class Bar(Progress):
     Args:
         amount: what tells how much is done.
         transient: whether it goes away at its end.
+        auto_refresh: whether a thread draws it anew, ten times a second.
     """
 
     def __init__(
-        self, amount: ProgressColumn, *, disable: bool = False, transient: bool = False
+        self,
+        amount: ProgressColumn,
+        *,
+        disable: bool = False,
+        transient: bool = False,
+        auto_refresh: bool = True,
     ) -> None:
         self._next_line = time.monotonic() + LOG_EVERY
         super().__init__(
@@ -46,6 +52,7 @@ class Bar(Progress):
             console=console,
             disable=disable,
             transient=transient,
+            auto_refresh=auto_refresh,
             speed_estimate_period=SPEED_OVER,
         )
 
@@ -74,5 +81,7 @@ def progress_bar(*, transient: bool = False) -> Bar:
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
     """The items one by one, under a bar that goes away at the end."""
-    with progress_bar(transient=True) as bar:
+    # Drawn item by item, by no thread: an error in the caller's loop leaves the bar open for a
+    # while, and processes forked then would wait for a lock that a thread held.
+    with Bar(MofNCompleteColumn(), transient=True, auto_refresh=False) as bar:
         yield from bar.track(items, description=what)

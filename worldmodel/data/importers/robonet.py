@@ -29,7 +29,7 @@ from worldmodel.data.importers.hdf5 import (
 )
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
 from worldmodel.data.importers.writing import Recording, Source, import_sources
-from worldmodel.data.progress import progress_bar
+from worldmodel.data.progress import track
 from worldmodel.resize import area_resized
 
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
@@ -129,11 +129,7 @@ def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]
     paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
     if not paths:
         raise DataError(f"{source} holds no files {files}")
-    # Its end is here, also where a file is damaged: a bar left alive hangs the workers that follow.
-    with progress_bar(transient=True) as bar:
-        trajectories = [
-            survey(path, camera) for path in bar.track(paths, description="reading actions")
-        ]
+    trajectories = [survey(path, camera) for path in track(paths, "reading actions")]
     first = trajectories[0]
     for other in trajectories:
         sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
