@@ -26,7 +26,6 @@ from worldmodel.model import Dream, WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 
-SAMPLING = Sampling(temperature=0.8)
 WARM_UP_STEPS = 3  # the first compiles
 STEPS_A_TURN = 5
 BATCH_SIZES = (1, 4, 16)
@@ -74,6 +73,7 @@ class Dreamer:
         starts = checkpoint.starts
         given = (starts.frames[rows], starts.actions[rows], starts.variables[rows])
         self.dream: Dream = model.start(*map(torch.from_numpy, given))
+        self.sampling = checkpoint.world.sampling
         self.rng = np.random.default_rng(0)
         self.batch_size = batch_size
 
@@ -84,7 +84,7 @@ class Dreamer:
             self.dream,
             torch.from_numpy(np.ascontiguousarray(actions)),
             torch.from_numpy(uniforms),
-            SAMPLING,
+            self.sampling,
         )
 
 
@@ -113,7 +113,7 @@ class PlainDreamer:
         uniforms = torch.from_numpy(self.rng.random((1, num_tokens), np.float32))
         first_slot = self.num_drawn % self.model.config.prior.window * num_tokens
         codes = self.gpt.sample_frame(
-            first_slot, self.last_code, spec.encode(actions), uniforms, SAMPLING
+            first_slot, self.last_code, spec.encode(actions), uniforms, Sampling()
         )
         self.num_drawn, self.last_code = self.num_drawn + 1, codes[:, -1]
         grid, num_books = (
@@ -235,7 +235,9 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     )
     context = torch.zeros(1, num_tokens, model.config.prior.head_width)
     uniforms = torch.rand(1, num_tokens)
-    head_flops = _flops(lambda: head.sample(context, action, uniforms, SAMPLING))
+    head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
+    if checkpoint.world.guidance:  # two contexts, whose weights are read once
+        head_flops *= 2
     decoder_flops = _flops(lambda: model.decode(codes))
     head_bytes = FLOAT_BYTES * sum(
         p.numel() for p in [*head.blocks.parameters(), *head.logits.parameters()]

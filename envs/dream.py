@@ -44,8 +44,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until `truncated`; None: never.
-        temperature, top_k, top_p: how tokens are drawn, as in `Sampling`; without a temperature
-            at the checkpoint's own.
+        temperature, top_k, top_p, guidance: how tokens are drawn, as in `Sampling`; temperature
+            and guidance by default as the checkpoint says.
         device: of torch, for example "cpu" or "cuda".
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own few.
@@ -68,6 +68,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float | None = None,
         device: str = "cpu",
         starts: str | Path | Sequence[Moment] | None = None,
         starts_at: StartsAt = "anywhere",
@@ -81,6 +82,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            guidance=guidance,
             device=device,
             starts=starts,
             starts_at=starts_at,

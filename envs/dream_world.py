@@ -66,8 +66,8 @@ class DreamWorld:
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until a dream is truncated; None: never.
-        temperature, top_k, top_p: how tokens are drawn, as in `Sampling`; without a temperature
-            at the checkpoint's own.
+        temperature, top_k, top_p, guidance: how tokens are drawn, as in `Sampling`; temperature
+            and guidance by default as the checkpoint says.
         device: of torch.
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own.
@@ -86,6 +86,7 @@ class DreamWorld:
         temperature: float | None,
         top_k: int | None,
         top_p: float | None,
+        guidance: float | None,
         device: str,
         starts: "str | Path | Sequence[Moment] | None",
         starts_at: StartsAt,
@@ -98,9 +99,13 @@ class DreamWorld:
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
-        if temperature is None:
-            temperature = read_world(str(folder)).temperature
-        self.sampling = Sampling(temperature, top_k, top_p)  # or ValueError, before the weights
+        own = read_world(str(folder)).sampling
+        self.sampling = Sampling(  # or ValueError, before the weights are read
+            own.temperature if temperature is None else temperature,
+            top_k,
+            top_p,
+            own.guidance if guidance is None else guidance,
+        )
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder
         self.model, self.world = loaded.model, loaded.world

@@ -51,7 +51,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             info are in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
             `reset(options={"reset_mask": ...})`.
         render_mode: None, or "rgb_array": the frames themselves.
-        checkpoint, horizon, temperature, top_k, top_p, device, starts, starts_at: as `DreamEnv`.
+        checkpoint, horizon, temperature, top_k, top_p, guidance, device, starts, starts_at: as
+            `DreamEnv`.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
@@ -69,6 +70,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float | None = None,
         device: str = "cpu",
         starts: str | Path | Sequence[Moment] | None = None,
         starts_at: StartsAt = "anywhere",
@@ -85,6 +87,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            guidance=guidance,
             device=device,
             starts=starts,
             starts_at=starts_at,

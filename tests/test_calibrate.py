@@ -72,7 +72,7 @@ def test_what_was_lost_comes_back(temperature: float, tiny_run: Path, toy_data: 
 def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path, capsys):
     calibrate(options)
     told = capsys.readouterr().out
-    assert "is calibrated for temperature 1: on 6 validation clips, 4 steps ahead" in told
+    assert "is calibrated for temperature 1 and guidance 0: on 6 validation clips, 4 steps" in told
     before, after = load_checkpoint(str(tiny_run)), load_checkpoint(str(options.out))
     weights = after.model.state_dict()
     changed = [
@@ -85,13 +85,15 @@ def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path,
     np.testing.assert_equal(vars(after.starts), vars(before.starts))
 
 
-def test_dreams_are_drawn_at_the_temperature_they_were_calibrated_for(options: Calibrate):
+@pytest.mark.parametrize("other", [{"temperature": 0.7}, {"guidance": 1e4}], ids=str)
+def test_dreams_are_drawn_as_they_were_calibrated_for(options: Calibrate, other: dict):
     calibrate(options)
-    at_one = load_checkpoint(str(options.out))
-    calibrate(replace(options, temperature=0.7))
-    cooler = load_checkpoint(str(options.out))
-    assert (at_one.world.temperature, cooler.world.temperature) == (1.0, 0.7)
-    biases = [each.model.prior.head.logits.bias for each in (at_one, cooler)]
+    plain = load_checkpoint(str(options.out))
+    calibrate(replace(options, **other))
+    changed = load_checkpoint(str(options.out))
+    assert plain.world.sampling == Sampling()
+    assert changed.world.sampling == replace(Sampling(), **other)
+    biases = [each.model.prior.head.logits.bias for each in (plain, changed)]
     assert not torch.equal(*biases)
 
 
@@ -119,7 +121,7 @@ def test_a_run_is_calibrated_in_its_own_folder(options: Calibrate, tiny_run, tmp
 def test_training_leaves_a_calibrated_run_as_it_is(options: Calibrate, tiny_run, tmp_path, capsys):
     run, begun = tmp_path / "run", tmp_path / "begun"
     shutil.copytree(tiny_run, run)
-    calibrate(replace(options, checkpoint=str(run), out=run, temperature=0.7))
+    calibrate(replace(options, checkpoint=str(run), out=run, temperature=0.7, guidance=0.2))
     weights = (run / "weights.safetensors").read_bytes()
     again = Train(preset="tiny", data=options.data, out=run, device="cpu", precision="fp32")
     train(again)
@@ -127,7 +129,7 @@ def test_training_leaves_a_calibrated_run_as_it_is(options: Calibrate, tiny_run,
     assert (run / "weights.safetensors").read_bytes() == weights
     # What begins from it is drawn as it is.
     train(replace(again, init=str(run), out=begun, stage="prior"))
-    assert load_checkpoint(str(begun)).world.temperature == 0.7
+    assert load_checkpoint(str(begun)).world.sampling == Sampling(0.7, guidance=0.2)
 
 
 def test_a_stop_leaves_the_run_as_it_was(options: Calibrate, tiny_run, tmp_path, monkeypatch):
@@ -164,6 +166,8 @@ def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_pa
         calibrate(replace(options, rounds=0))
     with pytest.raises(CheckpointError, match="--temperature must be above 0"):
         calibrate(replace(options, temperature=0.0))
+    with pytest.raises(CheckpointError, match="--guidance must be at least 0"):
+        calibrate(replace(options, guidance=-0.5))
     with pytest.raises(DataError, match="take shorter clips"):
         calibrate(replace(options, steps=1000))
     reader = EpisodeReader(toy_data)

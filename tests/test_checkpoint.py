@@ -19,6 +19,7 @@ from worldmodel.checkpoint import (
     read_world,
     save_checkpoint,
 )
+from worldmodel.prior.sampling import Sampling
 from worldmodel.ship import Ship, ship
 from worldmodel.shipped import shipped_names
 
@@ -167,6 +168,7 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["world"].update(env_id="os:Doom-v0"),
         lambda c: c["world"].update(fps=0),
         lambda c: c["world"].update(temperature=-1),
+        lambda c: c["world"].update(guidance=float("nan")),
         lambda c: c["world"].update(temperature=float("inf")),
         lambda c: c["world"].update(controls=["w"]),
         lambda c: c["world"].update(controls={"keys": "w" * 2**16}),
@@ -241,11 +243,11 @@ def test_weights_that_are_not_finite_are_refused(copy: Path):
         load_checkpoint(str(copy))
 
 
-def test_a_checkpoint_says_at_what_temperature_its_dreams_are_drawn(tiny_run: Path, tmp_path: Path):
-    ship(Ship(str(tiny_run), tmp_path / "warm", temperature=1.5))
-    assert load_checkpoint(str(tmp_path / "warm")).world.temperature == 1.5
+def test_a_checkpoint_says_how_its_dreams_are_drawn(tiny_run: Path, tmp_path: Path):
+    ship(Ship(str(tiny_run), tmp_path / "warm", temperature=1.5, guidance=0.5))
+    assert load_checkpoint(str(tmp_path / "warm")).world.sampling == Sampling(1.5, guidance=0.5)
     assert read_world(str(tmp_path / "warm")) == load_checkpoint(str(tmp_path / "warm")).world
-    assert load_checkpoint(str(tiny_run)).world.temperature == 0.8
+    assert load_checkpoint(str(tiny_run)).world.sampling == Sampling(0.8)
 
     def dreamed(checkpoint: Path, **arguments) -> list[np.ndarray]:
         env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(checkpoint), **arguments)
@@ -253,7 +255,11 @@ def test_a_checkpoint_says_at_what_temperature_its_dreams_are_drawn(tiny_run: Pa
         return [env.step(0)[0] for _ in range(2)]
 
     own = dreamed(tmp_path / "warm")
-    np.testing.assert_array_equal(own, dreamed(tmp_path / "warm", temperature=1.5))
+    given = {"temperature": 1.5, "guidance": 0.5}
+    np.testing.assert_array_equal(own, dreamed(tmp_path / "warm", **given))
     assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", temperature=0.3))).any()
+    assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", guidance=1e4))).any()
     with pytest.raises(CheckpointError, match="temperature must be at least 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", temperature=-1.0))
+    with pytest.raises(CheckpointError, match="guidance must be at least 0"):
+        ship(Ship(str(tiny_run), tmp_path / "cold", guidance=-1.0))

@@ -167,6 +167,7 @@ def test_what_gymnasium_refuses_is_refused(dream):
     [
         {"horizon": 0},
         {"temperature": -1.0},
+        {"guidance": -1.0},
         {"render_mode": "ansi"},
         {"device": "abacus"},
         {"device": "cuda:99"},

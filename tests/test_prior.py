@@ -13,7 +13,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.prior import FrameGPT
 from worldmodel.prior.fast_head import FastHead
-from worldmodel.prior.head import TokenHead
+from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.sampling import Sampling, draw_codes
@@ -27,6 +27,7 @@ SAMPLINGS = [
     Sampling(top_p=0.6),
     Sampling(temperature=1.3, top_k=9, top_p=0.9),
 ]
+GUIDED = [Sampling(guidance=1.5), Sampling(temperature=0.7, top_p=0.9, guidance=0.4)]
 
 
 def make_prior(*, num_codebooks: int = 1, window: int = 3) -> FrameGPT:
@@ -39,7 +40,14 @@ def make_prior(*, num_codebooks: int = 1, window: int = 3) -> FrameGPT:
             frame_shape=(32, 32, 3), num_codes=NUM_CODES, num_codebooks=num_codebooks
         ),
         prior=FrameGPTConfig(
-            width=32, layers=2, heads=2, window=window, head_width=16, head_heads=2, head_layers=2
+            width=32,
+            layers=2,
+            heads=2,
+            window=window,
+            fine_layers=1,
+            head_width=16,
+            head_heads=2,
+            head_layers=2,
         ),
     )
     prior = FrameGPT(world).eval()
@@ -139,7 +147,8 @@ def test_what_lies_behind_the_window_of_every_layer_is_forgotten():
     torch.testing.assert_close(after, before)
 
 
-def test_a_batch_of_dreams_equals_single_dreams():
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(guidance=0.7)], ids=str)
+def test_a_batch_of_dreams_equals_single_dreams(sampling):
     prior = make_prior()
     codes, actions, variables = make_clips(prior, batch_size=3)
     uniforms = torch.rand(3, prior.head.num_tokens + 2)
@@ -147,7 +156,7 @@ def test_a_batch_of_dreams_equals_single_dreams():
     def dream(rows: slice):
         memory = prior.prefill(codes[rows, :4], actions[rows, :4], variables[rows, :4])
         return prior.step(
-            memory, codes[rows, 4], actions[rows, 4], variables[rows, 4], uniforms[rows], Sampling()
+            memory, codes[rows, 4], actions[rows, 4], variables[rows, 4], uniforms[rows], sampling
         )[0]
 
     together = dream(slice(None))
@@ -158,7 +167,33 @@ def test_a_batch_of_dreams_equals_single_dreams():
         torch.testing.assert_close(alone.nats[0], together.nats[i])
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_guidance_leads_away_from_no_action_in_particular():
+    prior = make_prior()
+    codes, actions, variables = make_clips(prior, num_frames=5)
+    undirected = actions.clone()
+    undirected[:, -1] = 1 / NUM_ACTIONS
+
+    def dream(sampling: Sampling):
+        memory = prior.prefill(codes[:, :3], actions[:, :3], variables[:, :3])
+        last = (codes[:, 3], actions[:, 3], variables[:, 3])
+        return prior.step(memory, *last, torch.zeros(2, prior.head.num_tokens + 2), sampling)
+
+    plain, memory = dream(Sampling(temperature=0))
+    guided, guided_memory = dream(Sampling(temperature=0, guidance=3))
+    codes[:, 4] = guided.codes
+    told, untold = (
+        predict(prior, codes, a, variables).logits[:, -1] for a in (actions, undirected)
+    )
+    expected = (told + 3 * (told - untold)).argmax(-1)
+    assert torch.equal(guided.codes.flatten(1), expected)
+    assert not torch.equal(guided.codes, plain.codes)
+    # What is remembered is what was done, and how unexpected a frame is stays the prior's to say.
+    torch.testing.assert_close(guided_memory.keys_values, memory.keys_values)
+    nats = F.cross_entropy(told.mT, guided.codes.flatten(1), reduction="none").mean(1)
+    torch.testing.assert_close(guided.nats, nats)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS + GUIDED, ids=str)
 def test_the_compiled_head_equals_the_one_in_torch(sampling):
     torch.manual_seed(0)
     head = TokenHead(
@@ -170,11 +205,14 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
     torch.nn.init.normal_(head.logits.weight, std=0.5)
     context, actions = torch.randn(8, 20, 16), torch.rand(8, 3)
     uniforms = torch.rand(8, 20)
-    codes, nats = head.sample(context, actions, uniforms, sampling)
+    away = Undirected(torch.randn(8, 20, 16), torch.rand(8, 3)) if sampling.guidance else None
+    codes, nats = head.sample(context, actions, uniforms, sampling, away)
     fast = FastHead(head)
     for i in range(8):
         row = slice(i, i + 1)
-        fast_codes, fast_nats = fast.sample(context[row], actions[row], uniforms[row], sampling)
+        given = (context[row], actions[row], uniforms[row])
+        away_here = None if away is None else Undirected(away.context[row], away.actions[row])
+        fast_codes, fast_nats = fast.sample(*given, sampling, away_here)
         assert torch.equal(fast_codes, codes[row])
         torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
 
@@ -210,10 +248,10 @@ def test_conditional_norm_starts_as_a_plain_one_whatever_the_condition():
     torch.testing.assert_close(norm(x, torch.ones(5, 60)), expected)
 
 
-def test_attention_in_training_is_that_of_a_dream():
+@pytest.mark.parametrize("visible", [frames_visible(5, 3), None])
+def test_attention_in_training_is_that_of_a_dream(visible):
     # In bf16 on a CPU it is worked out another way.
     torch.manual_seed(0)
-    visible = frames_visible(5, 3)
     q, k, v = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in range(3))
     dreamed = attend_where(visible, q, k, v)
     torch.testing.assert_close(dreamed, F.scaled_dot_product_attention(q, k, v, attn_mask=visible))
@@ -265,7 +303,10 @@ def test_a_code_outside_the_k_likeliest_is_never_drawn(logits, uniform, top_k):
     assert (row > row[drawn]).sum() < top_k
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}, {"guidance": -1}],
+)
 def test_sampling_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         Sampling(**wrong)

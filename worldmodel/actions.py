@@ -92,6 +92,12 @@ class ActionSpec:
         ]
         return torch.cat(one_hots, -1).float()
 
+    def no_action_in_particular(self) -> Float[Tensor, " A"]:
+        """As an encoded action: the mean of all indices, the middle of a box."""
+        if self.kind == "box":
+            return torch.zeros(len(self.low))
+        return torch.cat([torch.full((size,), 1 / size) for size in self.sizes])
+
     def contains(self, actions: np.ndarray) -> bool:
         """Whether every one of the actions (..., *shape) lies in the space."""
         if actions.shape[actions.ndim - len(self.shape) :] != self.shape:

@@ -115,6 +115,8 @@ class Evaluate:
     """Sample each token among its k likeliest."""
     top_p: float | None = None
     """Sample each token among the fewest that together have this probability."""
+    guidance: float | None = None
+    """How far dreams go beyond what the action asks for; by default the dream's own."""
     seed: int = 0
     """Of clips, dreams and intervals."""
     device: str = "cpu"
@@ -157,9 +159,12 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
-    if options.temperature is None:
-        own = 1.0 if published else read_world(str(folder)).temperature
-        options = replace(options, temperature=own)
+    if published and options.guidance:
+        raise EvaluationError("--guidance is for dreams, which are stepped; these are whole clips")
+    own = Sampling() if published else read_world(str(folder)).sampling
+    for name in ("temperature", "guidance"):
+        if getattr(options, name) is None:
+            options = replace(options, **{name: getattr(own, name)})
     names = _check(options, published=published)
     data = _data(options)
     load = load_videogpt if published else load_checkpoint
@@ -216,7 +221,7 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
         )
     if options.parts is not None:
         raise EvaluationError("--score writes no report: leave --parts out")
-    _check(replace(options, temperature=1.0), published=False)
+    _check(replace(options, temperature=1.0, guidance=0.0), published=False)
     assert options.score is not None
     reader = EpisodeReader(options.score)
     checkpoint = load_checkpoint(str(folder), device=options.device)
@@ -299,7 +304,8 @@ def _source(reader: EpisodeReader, options: Evaluate, command: str) -> dict[str,
 
 def _sampling(options: Evaluate) -> Sampling:
     assert options.temperature is not None  # set by `evaluate`
-    return Sampling(options.temperature, options.top_k, options.top_p)
+    assert options.guidance is not None
+    return Sampling(options.temperature, options.top_k, options.top_p, options.guidance)
 
 
 def _settings(options: Evaluate, part: Part) -> dict[str, Any]:

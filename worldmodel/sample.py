@@ -86,6 +86,8 @@ class Sample:
     """Sample each token among its k likeliest."""
     top_p: float | None = None
     """Sample each token among the fewest that together have this probability."""
+    guidance: float | None = None
+    """How far dreams go beyond what the action asks for; by default the dream's own."""
     scale: int = 2
     """Pixels of the picture for a pixel of a frame."""
     seed: int = 0
@@ -113,10 +115,12 @@ def sample(options: Sample) -> None:
     """
     folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
     if is_videogpt(folder):
-        sampling = _check(options, temperature=1.0)
+        if options.guidance:
+            raise SampleError("--guidance is for dreams, which are stepped; these are whole clips")
+        sampling = _check(options, Sampling())
         _sample_clips(load_videogpt(folder, device=options.device), options, sampling)
     else:
-        sampling = _check(options, temperature=read_world(folder).temperature)
+        sampling = _check(options, read_world(folder).sampling)
         _sample_dreams(load_checkpoint(folder, device=options.device), options, sampling)
 
 
@@ -186,7 +190,8 @@ def _save(films: np.ndarray, options: Sample, fps: float) -> None:
     print(f"{options.out}: {options.futures} futures of {len(options.starts)} starts")
 
 
-def _check(options: Sample, *, temperature: float) -> Sampling:
+def _check(options: Sample, own: Sampling) -> Sampling:
+    """How to draw: as asked for, else as the checkpoint says."""
     if options.out.suffix not in SAVERS:
         raise SampleError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
     for name in ("futures", "steps", "scale"):
@@ -197,8 +202,12 @@ def _check(options: Sample, *, temperature: float) -> Sampling:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
     try:
         usable_device(options.device)
-        given = options.temperature
-        return Sampling(temperature if given is None else given, options.top_k, options.top_p)
+        return Sampling(
+            own.temperature if options.temperature is None else options.temperature,
+            options.top_k,
+            options.top_p,
+            own.guidance if options.guidance is None else options.guidance,
+        )
     except ValueError as error:
         raise SampleError(str(error)) from None
 

@@ -41,6 +41,8 @@ class Ship:
     """Folder of the small checkpoint; its name is the model's."""
     temperature: float | None = None
     """That its dreams are drawn at by default; as in the run if not given."""
+    guidance: float | None = None
+    """The same of guidance."""
     report: Path | None = None
     """report.md that `python -m worldmodel.evaluate OUT` wrote, for the model card."""
 
@@ -61,13 +63,13 @@ def ship(options: Ship) -> None:
         OSError: the report can't be read, or the folder not written.
     """
     checkpoint = load_checkpoint(options.checkpoint)
-    if options.temperature is not None:
-        try:
-            Sampling(options.temperature)
-        except ValueError as error:
-            raise CheckpointError(f"--{error}") from None
-        world = replace(checkpoint.world, temperature=options.temperature)
-        checkpoint = replace(checkpoint, world=world)
+    drawn = {name: getattr(options, name) for name in ("temperature", "guidance")}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    try:
+        Sampling(**drawn)
+    except ValueError as error:
+        raise CheckpointError(f"--{error}") from None
+    checkpoint = replace(checkpoint, world=replace(checkpoint.world, **drawn))
     config = checkpoint.model.config
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4  # with fine layers, which earlier readers don't know
 # Tensors that a format does without: zeros where it is read.
 ADDED_SINCE = {
     2: frozenset({"prior.outcome.recent.weight", "prior.outcome.recent.bias"}),
     3: frozenset(),
+    4: frozenset(),
 }
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
@@ -31,7 +33,7 @@ class World:
         env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
         fps: steps a second of its own time.
         controls: which keys choose the actions, as JSON, for people who play; may be empty.
-        temperature: that dreams are drawn at where nothing else is said.
+        temperature, guidance: that dreams are drawn with where nothing else is said.
     """
 
     env_id: str
@@ -39,6 +41,12 @@ class World:
     fps: float
     controls: dict[str, Any] = field(default_factory=dict)
     temperature: float = 0.8
+    guidance: float = 0.0
+
+    @property
+    def sampling(self) -> Sampling:
+        """How dreams are drawn where nothing else is said."""
+        return Sampling(self.temperature, guidance=self.guidance)
 
 
 @dataclass(frozen=True)

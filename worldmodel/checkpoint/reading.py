@@ -205,14 +205,16 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     fps = float(world["fps"])
     if not 0 < fps <= MAX_FPS:
         raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
-    temperature = float(world.get("temperature", World.temperature))  # older ones have none
-    Sampling(temperature)  # raises ValueError where it is none
+    temperature = float(world.get("temperature", World.temperature))  # older ones have none,
+    guidance = float(world.get("guidance", World.guidance))  # nor of this
+    Sampling(temperature, guidance=guidance)  # raises ValueError where they are none
     return data, World(
         env_id=str(world["env_id"]),
         env_kwargs=dict(world["env_kwargs"]),
         fps=fps,
         controls=checked_controls(world.get("controls", {})),  # older checkpoints have none
         temperature=temperature,
+        guidance=guidance,
     )
 
 

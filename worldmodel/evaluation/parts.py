@@ -23,7 +23,7 @@ from worldmodel.videogpt import VideoGPT
 
 # With weights of others only.
 I3D_PART, C3D_PART = "fvd", "inception"
-_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_SAMPLING = ("temperature", "top_k", "top_p", "guidance", "seed")
 _DREAMS = ("clips", "horizon", *_SAMPLING, "batch_size")  # a batch shares its random numbers
 DREAM_PARTS = (
     "tokenizer",

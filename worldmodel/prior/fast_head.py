@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
-from worldmodel.prior.head import TokenHead
+from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block
 from worldmodel.prior.sampling import Sampling
 
@@ -53,16 +53,21 @@ class FastHead:
         actions: Float[Tensor, "1 A"],
         uniforms: Float[Tensor, "1 n"],
         sampling: Sampling,
+        undirected: Undirected | None = None,
     ) -> tuple[Int[Tensor, "1 n"], Float[Tensor, "1"]]:
         """The same as `TokenHead.sample`, for a batch of one."""
-        gains_and_biases = torch.stack([linear(actions[0]) for linear in self.norms])
+        if undirected is not None:
+            context = torch.cat([context, undirected.context])
+            actions = torch.cat([actions, undirected.actions])
+        gains_and_biases = torch.stack([linear(actions) for linear in self.norms], 1)
         codes = np.empty(self.head.num_tokens, np.int64)
         nats = _draw_frame(
-            np.ascontiguousarray((context[0] + self.head.position).numpy()),
+            np.ascontiguousarray((context + self.head.position).numpy()),
             gains_and_biases.numpy(),
             *self.weights,
             self.head.heads,
             np.ascontiguousarray(uniforms[0].numpy()),
+            sampling.guidance,
             sampling.temperature,
             sampling.top_k or self.num_codes,
             sampling.top_p or 1.0,
@@ -179,47 +184,56 @@ def _draw_frame(
     logit_bias,
     heads,
     uniforms,
+    guidance,
     temperature,
     top_k,
     top_p,
     codes,
 ):
-    """Fill `codes`; return their mean negative log-likelihood, nats a token."""
-    num_tokens, width = context.shape
+    """Fill `codes`; return their mean negative log-likelihood, nats a token.
+
+    Contexts (1 or 2, n, D): a second one is what guidance leads away from.
+    """
+    num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
     num_codes = logit_weight.shape[0]
-    keys = np.empty((num_layers, num_tokens, width), np.float32)
-    values = np.empty((num_layers, num_tokens, width), np.float32)
+    keys = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
+    values = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
     normed = np.empty(width, np.float32)
     qkv = np.empty(3 * width, np.float32)
     attended = np.empty(width, np.float32)
     branch = np.empty(width, np.float32)
     hidden = np.empty(4 * width, np.float32)
-    logits = np.empty(num_codes, np.float32)
+    logits = np.empty((num_contexts, num_codes), np.float32)
     x = np.empty(width, np.float32)
     nats = 0.0
     previous = num_codes
     for i in range(num_tokens):
-        for c in range(width):
-            x[c] = context[i, c] + previous_code[previous, c]
-        for layer in range(num_layers):
-            _conditional_norm(x, gains_and_biases[2 * layer], normed)
-            _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
-            _attend(qkv, keys[layer], values[layer], i, heads, attended)
-            _linear(attention_weight[layer], attention_bias[layer], attended, branch)
+        for told in range(num_contexts):
+            affines = gains_and_biases[told]
             for c in range(width):
-                x[c] += branch[c]
-            _conditional_norm(x, gains_and_biases[2 * layer + 1], normed)
-            _linear(expand_weight[layer], expand_bias[layer], normed, hidden)
-            for c in range(hidden.shape[0]):
-                hidden[c] = max(hidden[c], np.float32(0)) ** 2
-            _linear(contract_weight[layer], contract_bias[layer], hidden, branch)
-            for c in range(width):
-                x[c] += branch[c]
-        _conditional_norm(x, gains_and_biases[2 * num_layers], normed)
-        _linear(logit_weight, logit_bias, normed, logits)
-        previous = _draw_code(logits, uniforms[i], temperature, top_k, top_p)
+                x[c] = context[told, i, c] + previous_code[previous, c]
+            for layer in range(num_layers):
+                _conditional_norm(x, affines[2 * layer], normed)
+                _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
+                _attend(qkv, keys[told, layer], values[told, layer], i, heads, attended)
+                _linear(attention_weight[layer], attention_bias[layer], attended, branch)
+                for c in range(width):
+                    x[c] += branch[c]
+                _conditional_norm(x, affines[2 * layer + 1], normed)
+                _linear(expand_weight[layer], expand_bias[layer], normed, hidden)
+                for c in range(hidden.shape[0]):
+                    hidden[c] = max(hidden[c], np.float32(0)) ** 2
+                _linear(contract_weight[layer], contract_bias[layer], hidden, branch)
+                for c in range(width):
+                    x[c] += branch[c]
+            _conditional_norm(x, affines[2 * num_layers], normed)
+            _linear(logit_weight, logit_bias, normed, logits[told])
+        guided = logits[0]
+        if num_contexts > 1:
+            guided = logits[0] + np.float32(guidance) * (logits[0] - logits[1])
+        previous = _draw_code(guided, uniforms[i], temperature, top_k, top_p)
         codes[i] = previous
-        highest = logits.max()
-        nats += math.log(np.exp(logits - highest).sum()) + highest - logits[previous]
+        highest = logits[0].max()
+        nats += math.log(np.exp(logits[0] - highest).sum()) + highest - logits[0, previous]
     return nats / num_tokens

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
-from worldmodel.prior.head import TokenHead
+from worldmodel.prior.fine import FineLayers
+from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import (
     Block,
     ConditionalNorm,
@@ -120,6 +121,13 @@ class FrameGPT(nn.Module):
         # a shift of the view moves by a token or two.
         self.split = nn.Linear(config.width, block_tokens * config.head_width)
         self.nearby = nn.Conv2d(CODE_WIDTH, config.head_width, 3, padding=1)
+        self.fine = FineLayers(
+            layers=config.fine_layers,
+            grid=self.grid,
+            width=config.head_width,
+            heads=config.head_heads,
+            condition_size=condition_size,
+        )
         self.head = TokenHead(
             num_tokens=self.grid[0] * self.grid[1] * self.num_codebooks,
             num_codes=self.num_codes,
@@ -139,6 +147,10 @@ class FrameGPT(nn.Module):
         self.variable_high: Tensor
         for name, value in (("mean", 0.0), ("std", 1.0), ("low", 0.0), ("high", 0.0)):
             self.register_buffer(f"variable_{name}", torch.full((num_variables,), value))
+        # No weight: it follows from the action space.
+        no_action = world.actions.no_action_in_particular()
+        self.no_action: Tensor
+        self.register_buffer("no_action", no_action, persistent=False)
         self._fast_head: FastHead | None = None  # compiled weights, made when first needed
 
     def forward(
@@ -154,7 +166,7 @@ class FrameGPT(nn.Module):
         No row sees a later one. Where the next variables aren't known, outcomes are as foretold.
         """
         states, _ = self._backbone(codes, actions, variables)
-        context = self._context(states, codes)
+        context = self._context(states, codes, actions)
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
@@ -260,6 +272,34 @@ class FrameGPT(nn.Module):
             actions: taken there.
             uniforms: in [0, 1): one for each token of the frame, then one for each variable.
         """
+        undirected = None
+        if sampling.guidance:  # looked at first: what is remembered is what was done
+            no_action = self.no_action.expand_as(actions)
+            states = self._newest(memory, codes, no_action, variables)
+            context = self._context(states, codes[:, None], no_action[:, None])[:, 0]
+            undirected = Undirected(context, no_action)
+        states = self._newest(memory, codes, actions, variables)
+        context = self._context(states, codes[:, None], actions[:, None])[:, 0]
+        num_tokens = self.head.num_tokens
+        flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling, undirected)
+        next_codes = flat.view_as(codes)
+        foretold = self._foretell(states, next_codes[:, None], self._remembered(memory)[:, None])
+        before = variables[:, None]
+        after = self.draw_variables(foretold, before, uniforms[:, None, num_tokens:])
+        logits = self.once_arrived(foretold, before, after)
+        outcome = Outcome(
+            codes=next_codes,
+            reward=self.outcome.expected(logits, 0)[:, 0],
+            terminated=logits.terminated[:, 0].sigmoid(),
+            variables=after[:, 0],
+            nats=nats,
+        )
+        return outcome, replace(memory, time=memory.time + 1)
+
+    def _newest(
+        self, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor
+    ) -> Float[Tensor, "B 1 P D"]:
+        """States of the newest frame, which is written into the memory's storage."""
         cosines, sines = self.rotary.turns(memory.time)  # (B, P, hs / 2)
         cosines, sines = cosines[:, None], sines[:, None]
         dreams = torch.arange(len(codes), device=codes.device)
@@ -281,33 +321,22 @@ class FrameGPT(nn.Module):
                 )
 
             x = block(x, actions, attend)
-        states = self.norm(x, actions)[:, None]
-        context = self._context(states, codes[:, None])[:, 0]
-        num_tokens = self.head.num_tokens
-        flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling)
-        next_codes = flat.view_as(codes)
-        foretold = self._foretell(states, next_codes[:, None], self._remembered(memory)[:, None])
-        before = variables[:, None]
-        after = self.draw_variables(foretold, before, uniforms[:, None, num_tokens:])
-        logits = self.once_arrived(foretold, before, after)
-        outcome = Outcome(
-            codes=next_codes,
-            reward=self.outcome.expected(logits, 0)[:, 0],
-            terminated=logits.terminated[:, 0].sigmoid(),
-            variables=after[:, 0],
-            nats=nats,
-        )
-        return outcome, replace(memory, time=memory.time + 1)
+        return self.norm(x, actions)[:, None]
 
     def _draw(
-        self, context: Tensor, actions: Tensor, uniforms: Tensor, sampling: Sampling
+        self,
+        context: Tensor,
+        actions: Tensor,
+        uniforms: Tensor,
+        sampling: Sampling,
+        undirected: Undirected | None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens of the next frames, by the compiled head for one dream on a CPU."""
         if len(context) > 1 or context.device.type != "cpu":
-            return self.head.sample(context, actions, uniforms, sampling)
+            return self.head.sample(context, actions, uniforms, sampling, undirected)
         if self._fast_head is None:
             self._fast_head = FastHead(self.head)
-        return self._fast_head.sample(context, actions, uniforms, sampling)
+        return self._fast_head.sample(context, actions, uniforms, sampling, undirected)
 
     def train(self, mode: bool = True) -> "FrameGPT":
         self._fast_head = None  # its copies of the weights are about to be out of date
@@ -354,15 +383,15 @@ class FrameGPT(nn.Module):
     def _standardised(self, variables: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         return (variables - self.variable_mean) / self.variable_std
 
-    def _context(self, states: Tensor, codes: Tensor) -> Float[Tensor, "B T n D"]:
+    def _context(self, states: Tensor, codes: Tensor, actions: Tensor) -> Float[Tensor, "B T n D"]:
         """What the head is told of each token of the next frame."""
         m, (height, width) = self.config.merge, self.grid
         tiles = self.split(states).unflatten(-1, (m, m, -1)).unflatten(2, (height // m, width // m))
         far = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (B, T, h, w, D) after the next
         vectors = self._code_vectors(codes).flatten(0, 1).permute(0, 3, 1, 2)
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
-        context = far.reshape(near.shape) + near
-        return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
+        context = (far.reshape(near.shape) + near).flatten(2, 3)
+        return self.fine(context, actions).repeat_interleave(self.num_codebooks, 2)
 
     def _recent(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
         """What the outcomes after each frame are told of the variables up to it."""

@@ -1,7 +1,7 @@
 """The head: draws the tokens of one frame one by one, given what the backbone made of the past."""
 
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,13 @@ from torch.nn import functional as F
 
 from worldmodel.prior.layers import Block, ConditionalNorm, normalise
 from worldmodel.prior.sampling import Sampling, draw_codes
+
+
+class Undirected(NamedTuple):
+    """What frames would be drawn from under no action in particular."""
+
+    context: Float[Tensor, "F n D"]
+    actions: Float[Tensor, "F A"]
 
 
 class TokenHead(nn.Module):
@@ -66,13 +73,24 @@ class TokenHead(nn.Module):
         actions: Float[Tensor, "F A"],
         uniforms: Float[Tensor, "F n"],
         sampling: Sampling,
+        undirected: Undirected | None = None,
     ) -> tuple[Int[Tensor, "F n"], Float[Tensor, " F"]]:
         """Draw the frames' tokens.
+
+        Args:
+            context, actions: of each frame.
+            uniforms: in [0, 1), one for each token.
+            sampling: how to draw.
+            undirected: what guidance leads away from; needed where there is guidance.
 
         Returns:
             The codes, and the mean negative log-likelihood of a frame's tokens in nats a
             token, under the model itself whatever the sampling.
         """
+        own = slice(len(context))
+        if undirected is not None:  # behind the frames' own, token by token beside them
+            context = torch.cat([context, undirected.context])
+            actions = torch.cat([actions, undirected.actions])
         num_frames, _, width = context.shape
         shape = (num_frames, self.heads, self.num_tokens, width // self.heads)
         blocks = [cast(Block, block) for block in self.blocks]
@@ -80,16 +98,21 @@ class TokenHead(nn.Module):
         affines = [block.affines(actions) for block in blocks]
         last_affine = self.norm.affine(actions)
         placed = context + self.position
-        previous = torch.full_like(uniforms[:, 0], self.logits.out_features, dtype=torch.int64)
+        previous = actions.new_full((num_frames,), self.logits.out_features, dtype=torch.int64)
         codes, logits = [], []
         for i in range(self.num_tokens):
             x = placed[:, i : i + 1] + self.previous_code(previous)[:, None]
             for block, affine, (keys, values) in zip(blocks, affines, caches, strict=True):
                 attend = partial(_attend_to_earlier, keys=keys, values=values, i=i)
                 x = block.told(x, affine, attend)
-            logits.append(self.logits(normalise(x, last_affine))[:, 0])
-            previous = draw_codes(logits[-1], uniforms[:, i], sampling)
-            codes.append(previous)
+            told = self.logits(normalise(x, last_affine))[:, 0]
+            logits.append(told[own])
+            guided = told
+            if undirected is not None:
+                directed, away_from = told.chunk(2)
+                guided = directed + sampling.guidance * (directed - away_from)
+            codes.append(draw_codes(guided, uniforms[:, i], sampling))
+            previous = codes[-1] if undirected is None else codes[-1].repeat(2)
         drawn = torch.stack(codes, 1)
         nats = F.cross_entropy(torch.stack(logits, 2), drawn, reduction="none")
         return drawn, nats.mean(1)

@@ -1,4 +1,5 @@
-"""How a code is drawn from its distribution: temperature, top-k, top-p, and one uniform number."""
+"""How a code is drawn from its distribution: guidance, temperature, top-k, top-p, and one uniform
+number."""
 
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ class Sampling:
         temperature: divides the logits; 1 draws from the model itself, 0 takes the likeliest.
         top_k: only the k likeliest codes may be drawn; None: all.
         top_p: only the fewest codes that together have this probability; None: all.
+        guidance: how far beyond what the action asks for, away from what no action in particular
+            would bring (classifier-free guidance, Ho and Salimans 2022); 0: not at all. Of
+            dreams that are stepped alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -23,6 +27,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -31,6 +36,8 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be at least 0, not {self.guidance}")
 
 
 def draw_codes(

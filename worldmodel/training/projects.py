@@ -68,7 +68,7 @@ class DreamProject:
 
     def __init__(self, preset: Preset, reader: EpisodeReader) -> None:
         self.preset, self.reader = preset, reader
-        self.temperature = World.temperature  # or that of the checkpoint it begins from
+        self.world = _world(reader)  # dreamed as the checkpoint that it begins from is
         self.config = _made_for(
             reader,
             lambda: WorldModelConfig(
@@ -88,8 +88,17 @@ class DreamProject:
 
     def load_model(self, checkpoint: str) -> WorldModel:
         loaded = load_checkpoint(checkpoint)
-        self.model, self.temperature = loaded.model.train(), loaded.world.temperature
-        return self.model
+        self.model = loaded.model
+        self.world = replace(
+            self.world, temperature=loaded.world.temperature, guidance=loaded.world.guidance
+        )
+        fine_layers = self.config.prior.fine_layers
+        if loaded.model.config.prior.fine_layers < fine_layers:  # the new ones change nothing yet
+            config = loaded.model.config
+            config = replace(config, prior=replace(config.prior, fine_layers=fine_layers))
+            self.model = WorldModel(config)
+            self.model.load_state_dict(loaded.model.state_dict(), strict=False)
+        return self.model.train()
 
     def prior_stage(
         self, folder: Path, *, memory_limit_bytes: int, device: torch.device
@@ -99,8 +108,7 @@ class DreamProject:
         return PriorStage(self.model, self.reader, recipe, codes_path=path, device=device)
 
     def save(self, out: Path) -> None:
-        world = replace(_world(self.reader), temperature=self.temperature)
-        checkpoint = Checkpoint(self.model, world, self.starts)
+        checkpoint = Checkpoint(self.model, self.world, self.starts)
         card = _card(f"A dream of {self.reader.info.env_id}", out)
         save_checkpoint(out, checkpoint, card=card, compact=False)
 
