@@ -236,7 +236,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     context = torch.zeros(1, num_tokens, model.config.prior.head_width)
     uniforms = torch.rand(1, num_tokens)
     head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
-    if checkpoint.world.guidance:  # two contexts, whose weights are read once
+    if checkpoint.world.guidance:  # two contexts, for which weights could be read once
         head_flops *= 2
     decoder_flops = _flops(lambda: model.decode(codes))
     head_bytes = FLOAT_BYTES * sum(

@@ -58,7 +58,7 @@ class Transfer:
     temperature: str = "own"
     """Of the dream that is trained in: the checkpoint's own, at which it is also scored, or a
     number: a higher one is harder to exploit (Ha and Schmidhuber 2018, Sec. 4.2). Several are
-    swept: own,1.0,1.2."""
+    swept: own,1.0,1.2. Guidance is always the checkpoint's own."""
     starts: str = "resets"
     """Where dreams begin in training. own: at the checkpoint's moments; resets: at first frames of
     real games; or a folder of episodes, at moments of these. Several are swept."""

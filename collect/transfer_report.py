@@ -188,7 +188,7 @@ def _markdown(report: dict[str, Any], options: Any) -> str:
         "",
         f"PPO for {options.steps:,} steps; returns by the environment's own rewards; 95 % "
         "intervals by drawing seeds, where there are several, and games again. Score in the dream: "
-        "at the checkpoint's own temperature, from first frames of real games.",
+        "at the checkpoint's own temperature and guidance, from first frames of real games.",
         "",
         "| who | seeds | games | score in the real game | score in the dream | dream over real | "
         "(score - random) / (real-trained - random) |",

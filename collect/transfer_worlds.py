@@ -120,7 +120,7 @@ class DreamWorlds:
 
     def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
         """Environments with their own rewards. Dreams begin and time out as real games do, drawn
-        at the checkpoint's own temperature."""
+        as the checkpoint says."""
         if where == "real":
             return VecMonitor(
                 DummyVecEnv([lambda: TimeLimit(self.make_real(), self.timeout)] * num_envs)

@@ -24,7 +24,6 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.model import Dream
-from worldmodel.prior.sampling import Sampling
 from worldmodel.same_world import check_same_world
 
 MAX_RECORDED_STARTS = 512
@@ -99,12 +98,8 @@ class DreamWorld:
             raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
-        own = read_world(str(folder)).sampling
-        self.sampling = Sampling(  # or ValueError, before the weights are read
-            own.temperature if temperature is None else temperature,
-            top_k,
-            top_p,
-            own.guidance if guidance is None else guidance,
+        self.sampling = read_world(str(folder)).sampling.changed(  # or ValueError, before weights
+            temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
         )
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder

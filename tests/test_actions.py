@@ -20,6 +20,14 @@ def test_encodings_by_hand():
     assert BOX.encode(torch.tensor([[0.5, 1.0]])).tolist() == [[0.5, -0.5]]
 
 
+def test_no_action_in_particular_is_the_mean_of_all():
+    all_choices = torch.cartesian_prod(torch.arange(3), torch.arange(2))
+    torch.testing.assert_close(MULTI.mean_vector(), MULTI.encode(all_choices).mean(0))
+    torch.testing.assert_close(DISCRETE.mean_vector(), DISCRETE.encode(torch.arange(4)).mean(0))
+    ends = torch.tensor([BOX.low, BOX.high])
+    torch.testing.assert_close(BOX.mean_vector(), BOX.encode(ends).mean(0))
+
+
 @pytest.mark.parametrize("spec", [DISCRETE, MULTI, BOX])
 def test_a_vector_has_the_size_said(spec):
     actions = torch.zeros(

@@ -16,10 +16,9 @@ from conftest import write_toy_data
 from data_samples import INFO, sample_episode
 from safetensors.torch import load_file
 
-from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import EpisodeWriter
 from worldmodel.presets import PRESETS
-from worldmodel.train import Train, train, train_preset
+from worldmodel.train import Train, train
 from worldmodel.training import TrainingError
 from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
 
@@ -122,24 +121,6 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
     with pytest.raises(TrainingError, match="other tokenizer, prior than this preset"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
-
-
-def test_fine_layers_join_a_checkpoint_without_them(toy_data: Path, tiny_run: Path, tmp_path: Path):
-    options = Train(preset="tiny", data=toy_data, device="cpu", precision="fp32")
-    options = replace(options, stage="prior", init=str(tiny_run), out=tmp_path / "run")
-    tiny = PRESETS["tiny"]
-    recipe = replace(tiny.prior_recipe, steps=1, learning_rate=1e-9)
-    more = replace(tiny.prior, fine_layers=tiny.prior.fine_layers + 1)
-    train_preset(replace(tiny, prior=more, prior_recipe=recipe), options)
-    before = load_checkpoint(str(tiny_run)).model.prior
-    after = load_checkpoint(str(tmp_path / "run")).model.prior
-    codes = torch.randint(32, (1, 5, 8, 8, 1))
-    clip = (codes[:, :-1], torch.eye(2)[None, [0, 1, 1, 0]], torch.randn(1, 4, 1), codes[:, 1:])
-    with torch.no_grad():
-        torch.testing.assert_close(after(*clip).logits, before(*clip).logits, rtol=0, atol=1e-4)
-    fewer = replace(tiny, prior=replace(tiny.prior, fine_layers=0))
-    with pytest.raises(TrainingError, match="other prior than this preset"):
-        train_preset(fewer, replace(options, out=tmp_path / "fewer"))
 
 
 def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):

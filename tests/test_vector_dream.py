@@ -58,11 +58,15 @@ def assert_same_step(left: tuple, right: tuple) -> None:
     assert_same_infos(left[-1], right[-1])
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_a_batch_is_what_single_dreams_are(make, mode):
+@pytest.mark.parametrize(
+    ("mode", "guidance"), [*((mode, 0.0) for mode in AutoresetMode), (AutoresetMode.NEXT_STEP, 2.0)]
+)
+def test_a_batch_is_what_single_dreams_are(make, mode, guidance):
     """Held against Gymnasium's own vector of single dreams, through ends and new beginnings."""
-    batch = make(autoreset_mode=mode)
-    singles = make(vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
+    batch = make(autoreset_mode=mode, guidance=guidance)
+    singles = make(
+        vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, guidance=guidance
+    )
     assert batch.metadata["autoreset_mode"] is mode
     assert batch.observation_space == singles.observation_space
     assert batch.action_space == singles.action_space
@@ -133,8 +137,9 @@ def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
         alike.set_state(single.get_state())
 
 
-def test_a_state_given_back_goes_on_as_if_never_left(make):
-    batch = make()
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_state_given_back_goes_on_as_if_never_left(make, guidance):
+    batch = make(guidance=guidance)
     batch.reset(seed=0)
     batch.step([0, 1, 1])
     state = batch.get_state()

@@ -92,8 +92,8 @@ class ActionSpec:
         ]
         return torch.cat(one_hots, -1).float()
 
-    def no_action_in_particular(self) -> Float[Tensor, " A"]:
-        """As an encoded action: the mean of all indices, the middle of a box."""
+    def mean_vector(self) -> Float[Tensor, " A"]:
+        """No action in particular, encoded: the mean of all choices, the middle of a box."""
         if self.kind == "box":
             return torch.zeros(len(self.low))
         return torch.cat([torch.full((size,), 1 / size) for size in self.sizes])

@@ -108,8 +108,6 @@ class FrameGPTConfig:
         layers, heads: of the backbone.
         merge: the backbone sees blocks of merge x merge tokens as one position.
         window: frames that a frame can look back on, itself included.
-        fine_layers: over single tokens, between the backbone and the head: they move what the
-            newest frame shows to where the action takes it.
         head_width, head_layers, head_heads: of the head that draws a frame's tokens.
         num_bins: most values that a predicted reward or change of a variable can take.
     """
@@ -119,14 +117,13 @@ class FrameGPTConfig:
     heads: int = 4
     merge: int = 2
     window: int = 12
-    fine_layers: int = 0
     head_width: int = 256
     head_layers: int = 1
     head_heads: int = 4
     num_bins: int = 32
 
     def __post_init__(self) -> None:
-        _check_fields(self, may_be_zero=("fine_layers",))
+        _check_fields(self)
         if self.width % (8 * self.heads):
             raise ValueError(
                 f"a width of {self.width} can't be shared by {self.heads} heads of a size "
@@ -135,11 +132,6 @@ class FrameGPTConfig:
         if self.head_width % self.head_heads:
             raise ValueError(
                 f"a head_width of {self.head_width} can't be shared by {self.head_heads} heads"
-            )
-        if self.fine_layers and self.head_width % (8 * self.head_heads):
-            raise ValueError(
-                f"fine_layers need heads of a size divisible by 8, which a head_width of "
-                f"{self.head_width} doesn't give {self.head_heads} heads"
             )
 
 

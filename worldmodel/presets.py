@@ -66,7 +66,6 @@ PRESETS: dict[str, Preset] = {
         get=_RECORD_BATTLE2,
         actions=_BATTLE2_ACTIONS,
         variable_names=("health", "ammo", "kills"),
-        prior=FrameGPTConfig(fine_layers=1),  # turns of up to five tokens a step
     ),
     "dream-pushing": replace(
         _DREAM_DOOM,
@@ -84,14 +83,7 @@ PRESETS: dict[str, Preset] = {
             hidden_units=32, residual_units=16, residual_layers=1, num_codes=32, code_dim=8
         ),
         prior=FrameGPTConfig(
-            width=32,
-            layers=2,
-            heads=2,
-            window=4,
-            fine_layers=1,
-            head_width=32,
-            head_heads=2,
-            num_bins=8,
+            width=32, layers=2, heads=2, window=4, head_width=32, head_heads=2, num_bins=8
         ),
         tokenizer_recipe=StageRecipe(
             steps=20, batch_size=8, num_frames=1, learning_rate=1e-3, warmup=2

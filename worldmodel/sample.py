@@ -202,11 +202,11 @@ def _check(options: Sample, own: Sampling) -> Sampling:
         raise SampleError(f"--seed must be at least 0, not {options.seed}")
     try:
         usable_device(options.device)
-        return Sampling(
-            own.temperature if options.temperature is None else options.temperature,
-            options.top_k,
-            options.top_p,
-            own.guidance if options.guidance is None else options.guidance,
+        return own.changed(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            guidance=options.guidance,
         )
     except ValueError as error:
         raise SampleError(str(error)) from None

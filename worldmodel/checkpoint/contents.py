@@ -9,12 +9,11 @@ from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 4  # with fine layers, which earlier readers don't know
+FORMAT_VERSION = 3
 # Tensors that a format does without: zeros where it is read.
 ADDED_SINCE = {
     2: frozenset({"prior.outcome.recent.weight", "prior.outcome.recent.bias"}),
     3: frozenset(),
-    4: frozenset(),
 }
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")

@@ -267,6 +267,6 @@ def surprise_blocks(n: dict[str, Any]) -> Blocks:
         "inverted and noisy clips are altered throughout, their given frames too, and keep their "
         "actions; a spliced frame follows the real past; noise by its standard deviation, pixels "
         "in [0, 1]. Dreams are drawn with the settings below: a temperature under 1 lowers their "
-        "surprise.",
+        "surprise, guidance may raise it.",
         "surprise-frames.png, rows from the top: " + ", ".join(n["shown"]) + ".",
     ]

@@ -23,8 +23,9 @@ from worldmodel.videogpt import VideoGPT
 
 # With weights of others only.
 I3D_PART, C3D_PART = "fvd", "inception"
-_SAMPLING = ("temperature", "top_k", "top_p", "guidance", "seed")
-_DREAMS = ("clips", "horizon", *_SAMPLING, "batch_size")  # a batch shares its random numbers
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_DREAMING = (*_SAMPLING, "guidance")
+_DREAMS = ("clips", "horizon", *_DREAMING, "batch_size")  # a batch shares its random numbers
 DREAM_PARTS = (
     "tokenizer",
     "likelihood",
@@ -90,7 +91,7 @@ def dream_parts(
                 seed=settings.seed,
                 num_steps=stability_steps,
             ),
-            (*_SAMPLING, "stability_steps"),
+            (*_DREAMING, "stability_steps"),
         ),
         "outcomes": Part(lambda: measure_outcomes(held_out(), out), _DREAMS),
         "surprise": Part(lambda: measure_surprise(held_out(), out), _DREAMS),

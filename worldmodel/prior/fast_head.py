@@ -67,8 +67,8 @@ class FastHead:
             *self.weights,
             self.head.heads,
             np.ascontiguousarray(uniforms[0].numpy()),
-            sampling.guidance,
-            sampling.temperature,
+            0.0 if undirected is None else float(undirected.guidance),
+            float(sampling.temperature),
             sampling.top_k or self.num_codes,
             sampling.top_p or 1.0,
             codes,
@@ -209,14 +209,14 @@ def _draw_frame(
     nats = 0.0
     previous = num_codes
     for i in range(num_tokens):
-        for told in range(num_contexts):
-            affines = gains_and_biases[told]
+        for which in range(num_contexts):
+            affines = gains_and_biases[which]
             for c in range(width):
-                x[c] = context[told, i, c] + previous_code[previous, c]
+                x[c] = context[which, i, c] + previous_code[previous, c]
             for layer in range(num_layers):
                 _conditional_norm(x, affines[2 * layer], normed)
                 _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
-                _attend(qkv, keys[told, layer], values[told, layer], i, heads, attended)
+                _attend(qkv, keys[which, layer], values[which, layer], i, heads, attended)
                 _linear(attention_weight[layer], attention_bias[layer], attended, branch)
                 for c in range(width):
                     x[c] += branch[c]
@@ -228,7 +228,7 @@ def _draw_frame(
                 for c in range(width):
                     x[c] += branch[c]
             _conditional_norm(x, affines[2 * num_layers], normed)
-            _linear(logit_weight, logit_bias, normed, logits[told])
+            _linear(logit_weight, logit_bias, normed, logits[which])
         guided = logits[0]
         if num_contexts > 1:
             guided = logits[0] + np.float32(guidance) * (logits[0] - logits[1])

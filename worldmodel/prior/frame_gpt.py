@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
-from worldmodel.prior.fine import FineLayers
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import (
     Block,
@@ -121,13 +120,6 @@ class FrameGPT(nn.Module):
         # a shift of the view moves by a token or two.
         self.split = nn.Linear(config.width, block_tokens * config.head_width)
         self.nearby = nn.Conv2d(CODE_WIDTH, config.head_width, 3, padding=1)
-        self.fine = FineLayers(
-            layers=config.fine_layers,
-            grid=self.grid,
-            width=config.head_width,
-            heads=config.head_heads,
-            condition_size=condition_size,
-        )
         self.head = TokenHead(
             num_tokens=self.grid[0] * self.grid[1] * self.num_codebooks,
             num_codes=self.num_codes,
@@ -148,9 +140,8 @@ class FrameGPT(nn.Module):
         for name, value in (("mean", 0.0), ("std", 1.0), ("low", 0.0), ("high", 0.0)):
             self.register_buffer(f"variable_{name}", torch.full((num_variables,), value))
         # No weight: it follows from the action space.
-        no_action = world.actions.no_action_in_particular()
-        self.no_action: Tensor
-        self.register_buffer("no_action", no_action, persistent=False)
+        self.mean_action: Tensor
+        self.register_buffer("mean_action", world.actions.mean_vector(), persistent=False)
         self._fast_head: FastHead | None = None  # compiled weights, made when first needed
 
     def forward(
@@ -166,7 +157,7 @@ class FrameGPT(nn.Module):
         No row sees a later one. Where the next variables aren't known, outcomes are as foretold.
         """
         states, _ = self._backbone(codes, actions, variables)
-        context = self._context(states, codes, actions)
+        context = self._context(states, codes)
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
@@ -274,12 +265,12 @@ class FrameGPT(nn.Module):
         """
         undirected = None
         if sampling.guidance:  # looked at first: what is remembered is what was done
-            no_action = self.no_action.expand_as(actions)
-            states = self._newest(memory, codes, no_action, variables)
-            context = self._context(states, codes[:, None], no_action[:, None])[:, 0]
-            undirected = Undirected(context, no_action)
+            any_action = self.mean_action.expand_as(actions)
+            states = self._newest(memory, codes, any_action, variables)
+            context = self._context(states, codes[:, None])[:, 0]
+            undirected = Undirected(context, any_action, sampling.guidance)
         states = self._newest(memory, codes, actions, variables)
-        context = self._context(states, codes[:, None], actions[:, None])[:, 0]
+        context = self._context(states, codes[:, None])[:, 0]
         num_tokens = self.head.num_tokens
         flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling, undirected)
         next_codes = flat.view_as(codes)
@@ -383,15 +374,15 @@ class FrameGPT(nn.Module):
     def _standardised(self, variables: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         return (variables - self.variable_mean) / self.variable_std
 
-    def _context(self, states: Tensor, codes: Tensor, actions: Tensor) -> Float[Tensor, "B T n D"]:
+    def _context(self, states: Tensor, codes: Tensor) -> Float[Tensor, "B T n D"]:
         """What the head is told of each token of the next frame."""
         m, (height, width) = self.config.merge, self.grid
         tiles = self.split(states).unflatten(-1, (m, m, -1)).unflatten(2, (height // m, width // m))
         far = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (B, T, h, w, D) after the next
         vectors = self._code_vectors(codes).flatten(0, 1).permute(0, 3, 1, 2)
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
-        context = (far.reshape(near.shape) + near).flatten(2, 3)
-        return self.fine(context, actions).repeat_interleave(self.num_codebooks, 2)
+        context = far.reshape(near.shape) + near
+        return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
 
     def _recent(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
         """What the outcomes after each frame are told of the variables up to it."""

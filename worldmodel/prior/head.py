@@ -13,10 +13,12 @@ from worldmodel.prior.sampling import Sampling, draw_codes
 
 
 class Undirected(NamedTuple):
-    """What frames would be drawn from under no action in particular."""
+    """What frames would be drawn from under no action in particular, and how far from it
+    guidance leads."""
 
     context: Float[Tensor, "F n D"]
     actions: Float[Tensor, "F A"]
+    guidance: float
 
 
 class TokenHead(nn.Module):
@@ -81,7 +83,7 @@ class TokenHead(nn.Module):
             context, actions: of each frame.
             uniforms: in [0, 1), one for each token.
             sampling: how to draw.
-            undirected: what guidance leads away from; needed where there is guidance.
+            undirected: what guidance leads away from; None: no guidance.
 
         Returns:
             The codes, and the mean negative log-likelihood of a frame's tokens in nats a
@@ -105,12 +107,12 @@ class TokenHead(nn.Module):
             for block, affine, (keys, values) in zip(blocks, affines, caches, strict=True):
                 attend = partial(_attend_to_earlier, keys=keys, values=values, i=i)
                 x = block.told(x, affine, attend)
-            told = self.logits(normalise(x, last_affine))[:, 0]
-            logits.append(told[own])
-            guided = told
+            all_logits = self.logits(normalise(x, last_affine))[:, 0]
+            logits.append(all_logits[own])
+            guided = all_logits
             if undirected is not None:
-                directed, away_from = told.chunk(2)
-                guided = directed + sampling.guidance * (directed - away_from)
+                directed, away_from = all_logits.chunk(2)
+                guided = directed + undirected.guidance * (directed - away_from)
             codes.append(draw_codes(guided, uniforms[:, i], sampling))
             previous = codes[-1] if undirected is None else codes[-1].repeat(2)
         drawn = torch.stack(codes, 1)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+MOST_GUIDANCE = 1e4  # beyond any use; logits stay finite
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -17,8 +19,8 @@ class Sampling:
         top_k: only the k likeliest codes may be drawn; None: all.
         top_p: only the fewest codes that together have this probability; None: all.
         guidance: how far beyond what the action asks for, away from what no action in particular
-            would bring (classifier-free guidance, Ho and Salimans 2022); 0: not at all. Of
-            dreams that are stepped alone.
+            would bring (classifier-free guidance, Ho and Salimans 2022); 0: not at all. Only for
+            dreams, which are stepped; whole clips are drawn without.
 
     Raises:
         ValueError: a value outside its range.
@@ -36,8 +38,26 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance must be at least 0, not {self.guidance}")
+        if not 0 <= self.guidance <= MOST_GUIDANCE:
+            raise ValueError(
+                f"guidance must be at least 0 and at most {MOST_GUIDANCE:g}, not {self.guidance}"
+            )
+
+    def changed(
+        self,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+    ) -> "Sampling":
+        """With what is given in place of its own. Raises ValueError as the class does."""
+        return Sampling(
+            self.temperature if temperature is None else temperature,
+            self.top_k if top_k is None else top_k,
+            self.top_p if top_p is None else top_p,
+            self.guidance if guidance is None else guidance,
+        )
 
 
 def draw_codes(

@@ -68,7 +68,7 @@ class DreamProject:
 
     def __init__(self, preset: Preset, reader: EpisodeReader) -> None:
         self.preset, self.reader = preset, reader
-        self.world = _world(reader)  # dreamed as the checkpoint that it begins from is
+        self.world = _world(reader)  # drawn as the checkpoint that it begins from
         self.config = _made_for(
             reader,
             lambda: WorldModelConfig(
@@ -88,17 +88,11 @@ class DreamProject:
 
     def load_model(self, checkpoint: str) -> WorldModel:
         loaded = load_checkpoint(checkpoint)
-        self.model = loaded.model
+        self.model = loaded.model.train()
         self.world = replace(
             self.world, temperature=loaded.world.temperature, guidance=loaded.world.guidance
         )
-        fine_layers = self.config.prior.fine_layers
-        if loaded.model.config.prior.fine_layers < fine_layers:  # the new ones change nothing yet
-            config = loaded.model.config
-            config = replace(config, prior=replace(config.prior, fine_layers=fine_layers))
-            self.model = WorldModel(config)
-            self.model.load_state_dict(loaded.model.state_dict(), strict=False)
-        return self.model.train()
+        return self.model
 
     def prior_stage(
         self, folder: Path, *, memory_limit_bytes: int, device: torch.device
