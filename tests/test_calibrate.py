@@ -72,7 +72,10 @@ def test_what_was_lost_comes_back(temperature: float, tiny_run: Path, toy_data: 
 def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path, capsys):
     calibrate(options)
     told = capsys.readouterr().out
-    assert "is calibrated for temperature 1 and guidance 0: on 6 validation clips, 4 steps" in told
+    assert (
+        "is calibrated for temperature 1 and guidance 0: on 6 validation clips, 4 steps ahead"
+        in told
+    )
     before, after = load_checkpoint(str(tiny_run)), load_checkpoint(str(options.out))
     weights = after.model.state_dict()
     changed = [

@@ -87,7 +87,8 @@ class Sample:
     top_p: float | None = None
     """Sample each token among the fewest that together have this probability."""
     guidance: float | None = None
-    """How far dreams go beyond what the action asks for; by default the dream's own."""
+    """How much further dreams follow the action than the model does: 0 not at all, 1 twice as far
+    in logits, and a step takes nearly twice as long. By default the dream's own."""
     scale: int = 2
     """Pixels of the picture for a pixel of a frame."""
     seed: int = 0

@@ -18,9 +18,10 @@ class Sampling:
         temperature: divides the logits; 1 draws from the model itself, 0 takes the likeliest.
         top_k: only the k likeliest codes may be drawn; None: all.
         top_p: only the fewest codes that together have this probability; None: all.
-        guidance: how far beyond what the action asks for, away from what no action in particular
-            would bring (classifier-free guidance, Ho and Salimans 2022); 0: not at all. Only for
-            dreams, which are stepped; whole clips are drawn without.
+        guidance: g of logits + g (logits - logits under the mean action): 0 draws from the model
+            itself, 1 doubles what the action changes (classifier-free guidance, w of Ho and
+            Salimans 2022; elsewhere a scale of 1 + g). Only for dreams, which are stepped; whole
+            clips are drawn without.
 
     Raises:
         ValueError: a value outside its range.
