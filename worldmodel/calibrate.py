@@ -150,8 +150,7 @@ def calibrate(options: Calibrate) -> None:
             advance=advance,
         )
         after = drift()
-    world = replace(checkpoint.world, temperature=sampling.temperature, guidance=sampling.guidance)
-    checkpoint = replace(checkpoint, world=world)
+    checkpoint = replace(checkpoint, world=checkpoint.world.drawn(sampling))
     save_checkpoint(out, checkpoint, card=NOTE + old_card.removeprefix(NOTE), compact=False)
     print(
         f"{out} is calibrated for temperature {sampling.temperature:g} and guidance "

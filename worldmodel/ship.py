@@ -10,7 +10,6 @@ from pathlib import Path
 import tyro
 
 from worldmodel.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from worldmodel.prior.sampling import Sampling
 
 CARD = """# A dream of {env_id}
 
@@ -63,13 +62,13 @@ def ship(options: Ship) -> None:
         OSError: the report can't be read, or the folder not written.
     """
     checkpoint = load_checkpoint(options.checkpoint)
-    drawn = {name: getattr(options, name) for name in ("temperature", "guidance")}
-    drawn = {name: value for name, value in drawn.items() if value is not None}
     try:
-        Sampling(**drawn)
+        sampling = checkpoint.world.sampling.changed(
+            temperature=options.temperature, guidance=options.guidance
+        )
     except ValueError as error:
         raise CheckpointError(f"--{error}") from None
-    checkpoint = replace(checkpoint, world=replace(checkpoint.world, **drawn))
+    checkpoint = replace(checkpoint, world=checkpoint.world.drawn(sampling))
     config = checkpoint.model.config
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6

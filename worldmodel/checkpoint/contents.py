@@ -1,6 +1,6 @@
 """What a checkpoint holds, and what its files are called."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class World:
     def sampling(self) -> Sampling:
         """How dreams are drawn where nothing else is said."""
         return Sampling(self.temperature, guidance=self.guidance)
+
+    def drawn(self, sampling: Sampling) -> "World":
+        """The same world, whose dreams are drawn so where nothing else is said."""
+        return replace(self, temperature=sampling.temperature, guidance=sampling.guidance)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ class DreamProject:
     def load_model(self, checkpoint: str) -> WorldModel:
         loaded = load_checkpoint(checkpoint)
         self.model = loaded.model.train()
-        self.world = replace(
-            self.world, temperature=loaded.world.temperature, guidance=loaded.world.guidance
-        )
+        self.world = self.world.drawn(loaded.world.sampling)
         return self.model
 
     def prior_stage(
