@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from conftest import one_line_error
 
 from worldmodel import evaluate as command
@@ -18,9 +19,10 @@ from worldmodel.data import EpisodeReader
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.held_out import HeldOut, Settings
+from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
-from worldmodel.evaluation.report import to_markdown
+from worldmodel.evaluation.report import FORMAT_VERSION, to_markdown
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -175,9 +177,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(
         "",
         "[1, 2]",
         '{"name": "another program\'s"}',
-        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": {"tokenizer": {}}}',
-        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": {"tokenizer": {"numbers": 5}}}',
-        '{"format_version": 2, "weights_sha256": "DIGEST", "parts": []}',
+        '{BEGINNING, "parts": {"tokenizer": {}}}',
+        '{BEGINNING, "parts": {"tokenizer": {"numbers": 5}}}',
+        '{BEGINNING, "parts": []}',
     ],
     ids=["empty", "list", "foreign", "no numbers", "no table", "no parts"],
 )
@@ -185,7 +187,10 @@ def test_a_damaged_or_foreign_report_is_one_clear_line(
     report: dict, options: Evaluate, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.json"
-    path.write_text(damage.replace("DIGEST", report["weights_sha256"]))
+    beginning = (
+        f'"format_version": {FORMAT_VERSION}, "weights_sha256": "{report["weights_sha256"]}"'
+    )
+    path.write_text(damage.replace("BEGINNING", beginning))
     before = path.read_text()
     own = replace(options, out=tmp_path, parts="tokenizer")
     monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: own)
@@ -241,6 +246,39 @@ def test_events_are_rewards_other_than_the_common_one(held_out: HeldOut) -> None
     assert held_out.common_reward == 1.0
     told = held_out.foretold
     np.testing.assert_allclose(told.event_chance, 1 - told.reward, atol=1e-5)
+
+
+def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
+    prior = held_out.model.prior
+    codes = held_out.real_codes[:4]
+    actions = held_out.model.config.actions.encode(torch.from_numpy(held_out.clips.action[:4]))
+    before = torch.from_numpy(held_out.clips.variables[:4, :-1])
+    with torch.no_grad():
+        foretold = prior(codes[:, :-1], actions, before, codes[:, 1:]).foretold
+        rise, fall = prior.change_chances(foretold, before)
+    uniforms = (torch.arange(2000) + 0.5) / 2000  # every draw there is, evenly
+    draws = [prior.draw_variables(foretold, before, u.expand(before.shape)) for u in uniforms]
+    drawn = torch.stack(draws)
+    torch.testing.assert_close((drawn > before).float().mean(0), rise, atol=2e-3, rtol=0)
+    torch.testing.assert_close((drawn < before).float().mean(0), fall, atol=2e-3, rtol=0)
+    assert rise.max() > 0.1
+
+
+def test_changes_are_those_of_the_recorded_variables(held_out: HeldOut, tmp_path: Path) -> None:
+    numbers = measure_outcomes(held_out, tmp_path)
+    changes = numbers["next_step"]["changes"]["column"]
+    test = [held_out.reader.steps(int(i))["variables"] for i in held_out.reader.split("test")]
+    steps = np.concatenate([np.diff(variables[:, 0]) for variables in test])
+    assert changes["rises"]["count"] == (steps > 0).sum() > 0
+    assert changes["falls"]["recorded"].value == pytest.approx((steps < 0).mean())
+    dreamed = numbers["dreamed"]["changes"]["column"]
+    given = held_out.num_given
+    in_clips = np.diff(held_out.clips.variables[:, given - 1 :, 0], axis=1)
+    assert dreamed["rises"]["recorded"].value == pytest.approx((in_clips > 0).mean())
+    after = held_out.dreams.variables[..., 0]
+    first = after[:, 0] > held_out.clips.variables[:, given - 1, 0]
+    rises = first.sum() + (np.diff(after, axis=1) > 0).sum()
+    assert dreamed["rises"]["dreamed"].value == pytest.approx(rises / after.size)
 
 
 def test_policies_share_the_clips(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,41 @@ def outcomes_blocks(n: dict[str, Any]) -> Blocks:
         + " Along dreams: their chance at the step where the real episode brought one, dreamed "
         f"under the recorded actions ({dreamed['ends']['num_steps']} steps; for ends, with "
         "windows that end real episodes, so only the order counts).",
+        *_changes_blocks(following["changes"], dreamed["changes"]),
+    ]
+
+
+def _changes_blocks(foretold: dict[str, Any], dreamed: dict[str, Any]) -> Blocks:
+    if not foretold:
+        return []
+    header = [
+        "in 100 steps",
+        "recorded",
+        "foretold, given the real past",
+        "AUROC",
+        "in the clips",
+        "in dreams of them",
+    ]
+
+    def times(rate: dict[str, Any]) -> str:
+        return interval({name: end and 100 * end for name, end in rate.items()}, 2)
+
+    rows = [
+        [
+            f"{name} {kind}",
+            times(of["recorded"]),
+            times(of["foretold"]),
+            interval(of["auroc"], 3),
+            times(dreamed[name][kind]["recorded"]),
+            times(dreamed[name][kind]["dreamed"]),
+        ]
+        for name, kinds in foretold.items()
+        for kind, of in kinds.items()
+    ]
+    return [
+        Table(header, rows),
+        "Dreams go under the recorded actions: what a player goes after or keeps away from comes "
+        "less surely there than in the clips.",
     ]
 
 

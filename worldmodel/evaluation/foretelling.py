@@ -19,7 +19,8 @@ NUM_DRAWS = 64  # of the next variables
 
 @dataclass(frozen=True)
 class Foretold:
-    """What B clips' frames 1..T were to the prior, each given the frames before it; all (B, T).
+    """What B clips' frames 1..T were to the prior, each given the frames before it; (B, T) unless
+    said otherwise.
 
     Attributes:
         nats: -log p of the frame's codes, in nats a token, float64.
@@ -27,6 +28,7 @@ class Foretold:
         reward: expected.
         end_chance: probability of an end.
         event_chance: probability of another reward than the common one; NaN where there is none.
+        rise_chance, fall_chance: probability that a variable rises, and that it falls, (B, T, V).
     """
 
     nats: np.ndarray
@@ -34,6 +36,8 @@ class Foretold:
     reward: np.ndarray
     end_chance: np.ndarray
     event_chance: np.ndarray
+    rise_chance: np.ndarray
+    fall_chance: np.ndarray
 
     def steps(self, chosen: slice) -> "Foretold":
         """Some of the steps of every clip."""
@@ -65,12 +69,15 @@ def foretell(
         truth.shape
     )
     reward, end, event = _chances(model.prior, prediction.foretold, variables, common_reward)
+    rise, fall = model.prior.change_chances(prediction.foretold, variables)
     return Foretold(
         nats.double().mean(-1).cpu().numpy(),
         (prediction.logits.argmax(-1) == truth).float().mean(-1).cpu().numpy(),
         reward.cpu().numpy(),
         end.cpu().numpy(),
         event.cpu().numpy(),
+        rise.cpu().numpy(),
+        fall.cpu().numpy(),
     )
 
 

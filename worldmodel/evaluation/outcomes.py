@@ -16,6 +16,7 @@ from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.metrics import (
+    Interval,
     auroc_interval,
     brier,
     calibration,
@@ -36,15 +37,20 @@ class NextSteps:
     Attributes:
         episodes: (S,), the episode of each.
         reward, ended: what came.
+        changes: of the variables, (S, V).
         expected, end_chance, event_chance: what was foretold, as in `Foretold`.
+        rise_chance, fall_chance: the same of each variable, (S, V).
     """
 
     episodes: np.ndarray
     reward: np.ndarray
     ended: np.ndarray
+    changes: np.ndarray
     expected: np.ndarray
     end_chance: np.ndarray
     event_chance: np.ndarray
+    rise_chance: np.ndarray
+    fall_chance: np.ndarray
 
 
 def measure_outcomes(held_out: HeldOut, out: Path) -> dict[str, Any]:
@@ -74,9 +80,11 @@ def measure_outcomes(held_out: HeldOut, out: Path) -> dict[str, Any]:
             "reward_mae_unless_ended": float(missed[~steps.ended].mean()),
             "ends": _plain(ends),
             "events": None if events is None else _plain(events),
+            "changes": _foretold_changes(steps, held_out.model.config.variable_names, seed),
         },
         "dreamed": {
             **_dreamed_values(held_out),
+            "changes": _dreamed_changes(held_out),
             "ends": _dreamed_ends(held_out),
             "events": None if common is None else _dreamed_events(held_out, common),
         },
@@ -129,9 +137,12 @@ def _next_steps(held_out: HeldOut) -> NextSteps:
                 np.full(len(steps["reward"]), i),
                 steps["reward"],
                 steps["terminated"],
+                np.diff(steps["variables"], axis=0),
                 foretold.reward[0],
                 foretold.end_chance[0],
                 foretold.event_chance[0],
+                foretold.rise_chance[0],
+                foretold.fall_chance[0],
             )
         )
     return NextSteps(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -161,6 +172,50 @@ def _dreamed_values(held_out: HeldOut) -> dict[str, Any]:
     return {
         "reward_mae": means(np.abs(held_out.dreams.reward - reward)),
         "variable_mae": variables,
+    }
+
+
+def _foretold_changes(
+    steps: NextSteps, names: tuple[str, ...], seed: int
+) -> dict[str, dict[str, Any]]:
+    """How often each variable rose and fell, how often it was said to, and whether when it did."""
+
+    def of(happened: np.ndarray, chances: np.ndarray) -> dict[str, Any]:
+        return {
+            "count": int(happened.sum()),
+            "recorded": mean_interval(happened.astype(np.float64), steps.episodes, seed=seed),
+            "foretold": mean_interval(chances, steps.episodes, seed=seed),
+            "auroc": auroc_interval(chances, happened, steps.episodes, seed=seed),
+        }
+
+    return {
+        name: {
+            "rises": of(steps.changes[:, v] > 0, steps.rise_chance[:, v]),
+            "falls": of(steps.changes[:, v] < 0, steps.fall_chance[:, v]),
+        }
+        for v, name in enumerate(names)
+    }
+
+
+def _dreamed_changes(held_out: HeldOut) -> dict[str, dict[str, Any]]:
+    """How often each variable rises and falls a step, in the clips and in dreams of them."""
+    given, seed = held_out.num_given, held_out.settings.seed
+    recorded = held_out.clips.variables[:, given - 1 :]
+    dreamed = np.concatenate([recorded[:, :1], held_out.dreams.variables], 1)
+    recorded_changes, dreamed_changes = np.diff(recorded, axis=1), np.diff(dreamed, axis=1)
+
+    def rate(happened: np.ndarray) -> Interval:
+        return mean_interval(happened.mean(1), held_out.episodes, seed=seed)
+
+    return {
+        name: {
+            kind: {
+                "recorded": rate(sign * recorded_changes[..., v] > 0),
+                "dreamed": rate(sign * dreamed_changes[..., v] > 0),
+            }
+            for kind, sign in (("rises", 1), ("falls", -1))
+        }
+        for v, name in enumerate(held_out.model.config.variable_names)
     }
 
 

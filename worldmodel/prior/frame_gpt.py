@@ -180,6 +180,16 @@ class FrameGPT(nn.Module):
         change = torch.stack(changes, -1) if changes else torch.zeros_like(variables)
         return (variables + change).clamp(self.variable_low, self.variable_high)
 
+    def change_chances(
+        self, foretold: OutcomeLogits, variables: Float[Tensor, "*batch V"]
+    ) -> tuple[Float[Tensor, "*batch V"], Float[Tensor, "*batch V"]]:
+        """The chances that each variable rises, and that it falls, as `draw_variables` draws."""
+        before = variables[..., None]
+        low, high = self.variable_low[:, None], self.variable_high[:, None]
+        after = (before + self.outcome.bins[1:]).clamp(low, high)
+        chances = foretold.values[..., 1:, :].softmax(-1)
+        return (chances * (after > before)).sum(-1), (chances * (after < before)).sum(-1)
+
     def outcome_losses(
         self,
         outcomes: OutcomeLogits,
