@@ -88,16 +88,19 @@ def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
             assert ((weights[name] - tensor).abs() <= largest / 127 * 0.51 + 1e-6).all(), name
 
 
-def test_what_an_older_format_lacks_is_zeros(copy: Path):
-    """So it dreams as it did: format 2 told the outcomes nothing of the steps before."""
+@pytest.mark.parametrize(("version", "lacks"), [(2, ("recent", "in_turn")), (3, ("in_turn",))])
+def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tuple[str, ...]):
+    """So it dreams as it did: format 2 told the outcomes nothing of the steps before, format 3
+    told no variable of the others."""
     weights = load_file(copy / "weights.safetensors")
-    added = {name: weights.pop(name) for name in list(weights) if ".recent." in name}
+    names = [name for name in weights if name.startswith("prior.outcome.")]
+    added = {name: weights.pop(name) for name in names if name.split(".")[2] in lacks}
     save_file(weights, copy / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"disagree about prior\.outcome\.recent"):
+    with pytest.raises(CheckpointError, match=rf"disagree about prior\.outcome\.{lacks[-1]}"):
         load_checkpoint(str(copy))
-    change_config(copy, lambda c: c.update(format_version=2))
+    change_config(copy, lambda c: c.update(format_version=version))
     state = load_checkpoint(str(copy)).model.state_dict()
-    assert len(added) == 2
+    assert len(added) == 2 * len(lacks)
     for name in state:
         expected = 0 * added[name] if name in added else weights[name]
         np.testing.assert_array_equal(state[name].numpy(), expected)

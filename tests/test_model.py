@@ -48,13 +48,15 @@ def test_a_cloned_dream_goes_on_as_if_the_other_had_never_moved(tiny):
 def test_dreams_of_one_batch_do_not_touch_each_other(tiny):
     model = tiny.model
     both = begin(tiny)
-    uniforms = torch.rand(2, model.num_uniforms)
+    uniforms = torch.rand(2, model.num_uniforms, generator=torch.Generator().manual_seed(0))
     actions = torch.tensor([0, 1])
     together, _ = model.step(both, actions, uniforms, Sampling())
     for i in range(2):
         row = slice(i, i + 1)
         alone, _ = model.step(begin(tiny, row), actions[row], uniforms[row], Sampling())
-        assert torch.equal(alone.frames[0], together.frames[i])
+        assert torch.equal(alone.codes[0], together.codes[i])
+        apart = alone.frames[0].int() - together.frames[i].int()
+        assert apart.abs().max() <= 1  # a batch rounds otherwise
 
 
 def test_variables_stay_in_the_range_of_the_data(tiny):

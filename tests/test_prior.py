@@ -410,6 +410,45 @@ def test_what_drains_every_eight_steps_is_foretold_to_the_step():
     assert nats[:, :8].sum(1).mean() > 1.5  # log 8 = 2.08 at best, over the steps of a period
 
 
+def test_a_variable_follows_from_the_change_of_one_before_it():
+    """The second rises by 1 just when the first rises, and falls when it falls by more than the
+    drain: chance alone from the state, certain once the first is known, in draws as in losses."""
+    torch.manual_seed(0)
+    prior = make_prior()
+    changes = torch.tensor([-38.0, -30, -8, 0, 12, 20])
+    prior.outcome.set_bins([np.zeros(1), changes.numpy(), np.array([-1.0, 0, 1])])
+    prior.variable_std.fill_(25.0)
+    prior.variable_low.fill_(-1000.0)
+    prior.variable_high.fill_(1000.0)
+    optimizer = torch.optim.Adam(prior.outcome.in_turn.parameters(), lr=0.05)
+    foretold = OutcomeLogits(torch.zeros(256, 3, 32), torch.zeros(256))
+    for row, num_used in enumerate((1, 6, 3)):
+        foretold.values[:, row, num_used:] = -torch.inf
+    before = torch.zeros(256, 2)
+
+    def second(first: torch.Tensor) -> torch.Tensor:
+        return (first > 0).float() - (first < -8).float()
+
+    for _ in range(300):
+        first = changes[torch.randint(6, (256,))]
+        after = torch.stack([first, second(first)], -1)
+        outcomes = prior.once_arrived(foretold, before, after)
+        nats, _ = prior.outcome_losses(
+            outcomes, torch.zeros(256), torch.zeros(256), before, after, torch.ones(256)
+        )
+        optimizer.zero_grad()
+        nats.sum().backward()
+        optimizer.step()
+    assert nats[2] < 0.1
+    assert nats[1].item() == pytest.approx(
+        np.log(6), abs=0.05
+    )  # the first stays a matter of chance
+    with torch.no_grad():
+        drawn = prior.draw_variables(foretold, before, torch.rand(256, 2))
+    assert set(drawn[:, 0].tolist()) == set(changes.tolist())
+    assert (drawn[:, 1] == second(drawn[:, 0])).float().mean() > 0.9
+
+
 def test_reward_and_end_follow_from_what_the_variables_have_become():
     """Points for a change of the second variable, and an end where the first is at its lowest:
     neither can be told from the state, both can be told from the variables.

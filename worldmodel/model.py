@@ -24,7 +24,7 @@ from worldmodel.prior.sampling import Sampling
 from worldmodel.vqvae import VQVAE
 
 FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
-OUTCOME_WEIGHT = 0.1  # of the nats a frame of reward, end and variables, beside nats a token
+OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
 
 
 @dataclass(frozen=True)

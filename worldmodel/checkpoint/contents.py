@@ -9,11 +9,13 @@ from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+_IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that a format does without: zeros where it is read.
 ADDED_SINCE = {
-    2: frozenset({"prior.outcome.recent.weight", "prior.outcome.recent.bias"}),
-    3: frozenset(),
+    2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
+    3: _IN_TURN,
+    4: frozenset(),
 }
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")

@@ -68,16 +68,11 @@ def foretell(
     nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
         truth.shape
     )
-    reward, end, event = _chances(model.prior, prediction.foretold, variables, common_reward)
-    rise, fall = model.prior.change_chances(prediction.foretold, variables)
+    chances = _chances(model.prior, prediction.foretold, variables, common_reward)
     return Foretold(
         nats.double().mean(-1).cpu().numpy(),
         (prediction.logits.argmax(-1) == truth).float().mean(-1).cpu().numpy(),
-        reward.cpu().numpy(),
-        end.cpu().numpy(),
-        event.cpu().numpy(),
-        rise.cpu().numpy(),
-        fall.cpu().numpy(),
+        *(array.cpu().numpy() for array in chances),
     )
 
 
@@ -128,22 +123,21 @@ def joined(parts: list[Foretold], axis: int) -> Foretold:
 
 def _chances(
     prior: FrameGPT, foretold: OutcomeLogits, variables: Tensor, common_reward: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Expected reward, probability of an end, and of another reward than the common one.
+) -> tuple[Tensor, ...]:
+    """What `Foretold` holds of outcomes, in its order.
 
     They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
     """
     head, generator = prior.outcome, torch.Generator().manual_seed(0)
-    rewards, ends, events = [], [], []
+    draws = []
     for _ in range(NUM_DRAWS):
         uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
         drawn = prior.draw_variables(foretold, variables, uniforms)
         outcomes = prior.once_arrived(foretold, variables, drawn)
-        rewards.append(head.expected(outcomes, 0))
-        ends.append(outcomes.terminated.sigmoid())
+        event = torch.full_like(outcomes.terminated, torch.nan)
         if common_reward is not None:
             common_bin = int((head.bins[0] - common_reward).abs().argmin())
-            events.append(1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin])
-    reward, end = (torch.stack(draws).mean(0) for draws in (rewards, ends))
-    event = torch.stack(events).mean(0) if events else torch.full_like(end, torch.nan)
-    return reward, end, event
+            event = 1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin]
+        changes = prior.change_chances(outcomes, variables)
+        draws.append((head.expected(outcomes, 0), outcomes.terminated.sigmoid(), event, *changes))
+    return tuple(torch.stack(of_draws).mean(0) for of_draws in zip(*draws, strict=True))

@@ -174,20 +174,24 @@ class FrameGPT(nn.Module):
         uniforms: Float[Tensor, "*batch V"],
     ) -> Float[Tensor, "*batch V"]:
         """The next variables, within what the data has shown: one number in [0, 1) for each."""
-        changes = [
-            self.outcome.draw(foretold, 1 + v, uniforms[..., v]) for v in range(variables.shape[-1])
-        ]
-        change = torch.stack(changes, -1) if changes else torch.zeros_like(variables)
-        return (variables + change).clamp(self.variable_low, self.variable_high)
+        after = variables.clone()
+        for v in range(variables.shape[-1]):
+            known = self.once_arrived(foretold, variables, after)  # in the variables before v
+            change = self.outcome.draw(known, 1 + v, uniforms[..., v])
+            after[..., v] = (variables[..., v] + change).clamp(
+                self.variable_low[v], self.variable_high[v]
+            )
+        return after
 
     def change_chances(
-        self, foretold: OutcomeLogits, variables: Float[Tensor, "*batch V"]
+        self, logits: OutcomeLogits, variables: Float[Tensor, "*batch V"]
     ) -> tuple[Float[Tensor, "*batch V"], Float[Tensor, "*batch V"]]:
-        """The chances that each variable rises, and that it falls, as `draw_variables` draws."""
+        """The chances that each variable rises, and that it falls, within what the data has
+        shown."""
         before = variables[..., None]
         low, high = self.variable_low[:, None], self.variable_high[:, None]
         after = (before + self.outcome.bins[1:]).clamp(low, high)
-        chances = foretold.values[..., 1:, :].softmax(-1)
+        chances = logits.values[..., 1:, :].softmax(-1)
         return (chances * (after > before)).sum(-1), (chances * (after < before)).sum(-1)
 
     def outcome_losses(
@@ -214,14 +218,15 @@ class FrameGPT(nn.Module):
         variables: Float[Tensor, "*batch V"],
         next_variables: Float[Tensor, "*batch V"],
     ) -> OutcomeLogits:
-        """Rewards and ends of steps on which the variables change so."""
+        """Outcomes of steps on which the variables change so; each variable's change knows
+        of those before it only."""
         arrival = [
             self._standardised(next_variables),
             (next_variables - variables) / self.variable_std,
             (next_variables <= self.variable_low).float(),
             (next_variables >= self.variable_high).float(),
         ]
-        return self.outcome.once_arrived(foretold, torch.cat(arrival, -1))
+        return self.outcome.once_arrived(foretold, torch.stack(arrival, -2))
 
     def no_memory(self, batch_size: int) -> Memory:
         """The memory of dreams that have seen nothing yet."""

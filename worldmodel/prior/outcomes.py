@@ -43,8 +43,9 @@ class OutcomeHead(nn.Module):
     """Predicts what a step brings from the state before it, the codes of the frame after it, and
     how the variables went lately: what drains every eight steps is due after eight.
 
-    First come the changes of the variables, then, knowing them, the reward and the end: who
-    has no health left is dead, and a kill more is a point more.
+    First come the changes of the variables, one after the other, each knowing those before it: a
+    medikit more is health more. Then, knowing them all, the reward and the end: who has no health
+    left is dead, and a kill more is a point more.
 
     Rewards and changes of variables are drawn from a few values seen in the data (all of
     them or the commonest if those are nearly all, else quantiles), so that a medikit is worth
@@ -61,7 +62,8 @@ class OutcomeHead(nn.Module):
         self.logits = nn.Linear(width, self.num_rows * num_bins + 1)
         self.arrival = linear(ARRIVAL_FEATURES * num_variables, ARRIVAL_WIDTH)
         self.consequences = nn.Linear(ARRIVAL_WIDTH, num_bins + 1)
-        for last in (self.logits, self.consequences):
+        self.in_turn = linear((ARRIVAL_FEATURES + 2) * num_variables, num_variables * num_bins)
+        for last in (self.logits, self.consequences, self.in_turn):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         self.bins: Tensor
@@ -92,9 +94,13 @@ class OutcomeHead(nn.Module):
         self.bins.copy_(new)
         places = torch.arange(self.num_bins, device=new.device)
         nearest = torch.where(places < self.num_used[:, None], nearest, places)
-        for layer, taken in ((self.logits, nearest), (self.consequences, nearest[:1])):
+        for layer, taken in (
+            (self.logits, nearest),
+            (self.consequences, nearest[:1]),
+            (self.in_turn, nearest[1:]),
+        ):
             for parameter in (layer.weight, layer.bias):
-                of_bins = parameter[:-1].unflatten(0, taken.shape)  # the last is the end's
+                of_bins = parameter[: taken.numel()].unflatten(0, taken.shape)  # then the end's
                 of_bins.copy_(of_bins[torch.arange(len(taken))[:, None], taken])
 
     def forward(
@@ -115,18 +121,30 @@ class OutcomeHead(nn.Module):
         return OutcomeLogits(values.masked_fill(unused, -torch.inf), logits[..., -1])
 
     def once_arrived(
-        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features"]
+        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features V"]
     ) -> OutcomeLogits:
-        """The reward and the end once the variables have changed, which stay as foretold.
+        """What comes once the variables have changed: of each variable, knowing those before it;
+        the reward and the end, knowing all.
 
         Args:
             foretold: what `forward` gave.
             arrival: `ARRIVAL_FEATURES` of each variable.
         """
-        told = self.consequences(self.arrival(arrival).relu())
+        told = self.consequences(self.arrival(arrival.flatten(-2)).relu())
         reward = foretold.values[..., :1, :] + told[..., None, :-1]
-        values = torch.cat([reward, foretold.values[..., 1:, :]], -2)
-        return OutcomeLogits(values, foretold.terminated + told[..., -1])
+        changes = foretold.values[..., 1:, :] + self._knowing_those_before(arrival)
+        return OutcomeLogits(torch.cat([reward, changes], -2), foretold.terminated + told[..., -1])
+
+    def _knowing_those_before(
+        self, arrival: Float[Tensor, "*batch features V"]
+    ) -> Float[Tensor, "*batch V bins"]:
+        num_variables, change = arrival.shape[-1], arrival[..., 1:2, :]
+        features = torch.cat([arrival, change > 0, change < 0], -2)
+        before = torch.ones(num_variables, num_variables, device=arrival.device).tril(-1)
+        of_each = (features[..., None, :, :] * before[:, None]).flatten(-2)
+        # What row v of the features says of variable v is all that counts.
+        said = self.in_turn(of_each).unflatten(-1, (num_variables, self.num_bins))
+        return said.diagonal(dim1=-3, dim2=-2).mT
 
     def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
         """Index of the value nearest to each of `values`; the first of equals."""
