@@ -68,7 +68,7 @@ class Transfer:
     """Steps of training between the policies that are kept for curves and for the ranking; at least
     a rollout of 128 steps of all environments lies between them."""
     curve_episodes: int = 20
-    """Games that each of these is scored on."""
+    """Games that each of these is scored on; 0 leaves them out."""
     device: str = "cpu"
     """Of the dream: cpu or cuda. Policies learn on the CPU."""
 
@@ -113,9 +113,11 @@ def _arms(options: Transfer) -> list[Arm]:
 
     The real ones first: they need no dream, and stay where a folder gets a better one.
     """
-    for name in ("steps", "num_envs", "episodes", "curve_every", "curve_episodes"):
+    for name in ("steps", "num_envs", "episodes", "curve_every"):
         if getattr(options, name) < 1:
             raise DataError(f"--{name.replace('_', '-')} must be at least 1")
+    if options.curve_episodes < 0:
+        raise DataError("--curve-episodes must be at least 0")
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)
@@ -223,7 +225,7 @@ def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
     ]
     for arm in arms:
         path = options.out / arm.name / "policy.zip"
-        on_the_way = kept_policies(path)
+        on_the_way = kept_policies(path) if options.curve_episodes else {}
         for at in sorted(steps for steps in on_the_way if steps < options.steps):
             jobs.append((arm, at, on_the_way[at], options.curve_episodes))
         jobs.append((arm, options.steps, path, options.episodes))

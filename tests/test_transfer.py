@@ -65,6 +65,9 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
     transfer(options)
     assert before == {path: path.stat().st_mtime_ns for path in files}
     assert json.loads((options.out / "report.json").read_text())["scored"] == report["scored"]
+    transfer(replace(options, curve_episodes=0))
+    finished = json.loads((options.out / "report.json").read_text())["scored"]
+    assert finished == [entry for entry in report["scored"] if entry["steps"] in (0, 512)]
     for changed in ({"steps": 1024}, {"num_envs": 4}):
         with pytest.raises(DataError, match=f"{next(iter(changed))} was"):
             transfer(replace(options, **changed))
