@@ -176,8 +176,9 @@ class FrameGPT(nn.Module):
         """The next variables, within what the data has shown: one number in [0, 1) for each."""
         after = variables.clone()
         for v in range(variables.shape[-1]):
-            known = self.once_arrived(foretold, variables, after)  # in the variables before v
-            change = self.outcome.draw(known, 1 + v, uniforms[..., v])
+            # Only what became of the variables before v tells of its change.
+            logits = self.outcome.in_order(foretold, self._arrival(variables, after))
+            change = self.outcome.draw(logits, 1 + v, uniforms[..., v])
             after[..., v] = (variables[..., v] + change).clamp(
                 self.variable_low[v], self.variable_high[v]
             )
@@ -220,13 +221,7 @@ class FrameGPT(nn.Module):
     ) -> OutcomeLogits:
         """Outcomes of steps on which the variables change so; each variable's change knows
         of those before it only."""
-        arrival = [
-            self._standardised(next_variables),
-            (next_variables - variables) / self.variable_std,
-            (next_variables <= self.variable_low).float(),
-            (next_variables >= self.variable_high).float(),
-        ]
-        return self.outcome.once_arrived(foretold, torch.stack(arrival, -2))
+        return self.outcome.once_arrived(foretold, self._arrival(variables, next_variables))
 
     def no_memory(self, batch_size: int) -> Memory:
         """The memory of dreams that have seen nothing yet."""
@@ -398,6 +393,18 @@ class FrameGPT(nn.Module):
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
         context = far.reshape(near.shape) + near
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
+
+    def _arrival(
+        self, variables: Float[Tensor, "*batch V"], next_variables: Float[Tensor, "*batch V"]
+    ) -> Float[Tensor, "*batch features V"]:
+        """What the outcomes are told of each variable's change, in `ARRIVAL_FEATURES` numbers."""
+        features = [
+            self._standardised(next_variables),
+            (next_variables - variables) / self.variable_std,
+            (next_variables <= self.variable_low).float(),
+            (next_variables >= self.variable_high).float(),
+        ]
+        return torch.stack(features, -2)
 
     def _recent(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
         """What the outcomes after each frame are told of the variables up to it."""

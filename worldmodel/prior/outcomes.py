@@ -130,21 +130,30 @@ class OutcomeHead(nn.Module):
             foretold: what `forward` gave.
             arrival: `ARRIVAL_FEATURES` of each variable.
         """
+        values, terminated = self.in_order(foretold, arrival)
         told = self.consequences(self.arrival(arrival.flatten(-2)).relu())
-        reward = foretold.values[..., :1, :] + told[..., None, :-1]
-        changes = foretold.values[..., 1:, :] + self._knowing_those_before(arrival)
-        return OutcomeLogits(torch.cat([reward, changes], -2), foretold.terminated + told[..., -1])
+        reward = values[..., :1, :] + told[..., None, :-1]
+        return OutcomeLogits(
+            torch.cat([reward, values[..., 1:, :]], -2), terminated + told[..., -1]
+        )
 
-    def _knowing_those_before(
-        self, arrival: Float[Tensor, "*batch features V"]
-    ) -> Float[Tensor, "*batch V bins"]:
+    def in_order(
+        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features V"]
+    ) -> OutcomeLogits:
+        """What was foretold, with each variable's change knowing those of the variables before it.
+
+        Args:
+            foretold, arrival: as of `once_arrived`.
+        """
         num_variables, change = arrival.shape[-1], arrival[..., 1:2, :]
         features = torch.cat([arrival, change > 0, change < 0], -2)
         before = torch.ones(num_variables, num_variables, device=arrival.device).tril(-1)
         of_each = (features[..., None, :, :] * before[:, None]).flatten(-2)
         # What row v of the features says of variable v is all that counts.
         said = self.in_turn(of_each).unflatten(-1, (num_variables, self.num_bins))
-        return said.diagonal(dim1=-3, dim2=-2).mT
+        changes = foretold.values[..., 1:, :] + said.diagonal(dim1=-3, dim2=-2).mT
+        values = torch.cat([foretold.values[..., :1, :], changes], -2)
+        return OutcomeLogits(values, foretold.terminated)
 
     def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
         """Index of the value nearest to each of `values`; the first of equals."""
