@@ -18,6 +18,7 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import EpisodeReader
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.by_policy import measure_by_policy
+from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.outcomes import measure_outcomes
@@ -25,6 +26,7 @@ from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
 from worldmodel.evaluation.report import FORMAT_VERSION, to_markdown
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
+from worldmodel.inverse_dynamics import inverse_dynamics_of
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -247,6 +249,25 @@ def test_events_are_rewards_other_than_the_common_one(held_out: HeldOut) -> None
     assert held_out.common_reward == 1.0
     told = held_out.foretold
     np.testing.assert_allclose(told.event_chance, 1 - told.reward, atol=1e-5)
+
+
+def test_players_together_are_followed_as_all_clips_are(report: dict) -> None:
+    numbers = report["parts"]["actions"]["numbers"]
+    (of_all,) = numbers["ratio_by_policy"].values()  # the toy has one player
+    assert of_all["num_clips"] == numbers["num_clips"]
+    assert of_all["all"] == numbers["ratio"]
+
+
+def test_still_is_what_a_frame_shown_twice_gives_away(held_out: HeldOut, tmp_path: Path) -> None:
+    numbers = measure_actions(held_out, tmp_path, training_steps=20)
+    cache = tmp_path / "inverse-dynamics.safetensors"
+    network = inverse_dynamics_of(held_out.model, held_out.reader, cache, steps=20)
+    frames, actions = held_out.clips.frames[:, held_out.num_given - 1 :], held_out.actions
+    each = [
+        network.agreement(frames[:, [t, t]], actions[:, [t]]).mean()
+        for t in range(actions.shape[1])
+    ]
+    assert numbers["still"].value == pytest.approx(np.mean(each))
 
 
 def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:

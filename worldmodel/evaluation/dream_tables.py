@@ -123,7 +123,7 @@ def horizon_blocks(n: dict[str, Any]) -> Blocks:
 
 
 def actions_blocks(n: dict[str, Any]) -> Blocks:
-    kinds = ["real", "reconstructed", "dreamed"]
+    kinds = ["still", "real", "reconstructed", "dreamed"]
     edge = n["edge_frames"]
     rows = [
         ["all", *[interval(n[kind], 3) for kind in kinds], interval(n["ratio"], 3)],
@@ -137,7 +137,7 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
             ]
             for name, each in n["each"].items()
         ],
-        ["uniformly random actions", "", "", number(n["random_actions"]["dreamed"], 3), ""],
+        ["uniformly random actions", "", "", "", number(n["random_actions"]["dreamed"], 3), ""],
     ]
     by_policy = ", ".join(f"{k} {number(v, 3)}" for k, v in n["real_by_policy"].items())
     lost = ", ".join(f"{k}: {interval(v, 1)}" for k, v in n["shuffled"]["db_lost"].items())
@@ -146,8 +146,28 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
         f"{n['num_clips']} clips, {n['num_pairs']} pairs of frames. Real frames by who acted: "
         f"{by_policy}. With the actions of another clip, the prior loses "
         f"{interval(n['shuffled']['nats_lost'], 3)} nats a token, and dreams lose, in dB at "
-        f"steps ahead, {lost}.",
+        f"steps ahead, {lost}. Still: the first frame of a real pair twice, which shows habits "
+        "but no motion.",
+        _by_who_acted(n["ratio_by_policy"]),
+        "Players act for reasons that can be seen; a dream that has gone elsewhere lost them, and "
+        "so shows fewer habits. Random players have none.",
     ]
+
+
+def _by_who_acted(n: dict[str, Any]) -> Table:
+    factors = list(next(iter(n.values()))["each"])
+    return Table(
+        ["dreamed over real, by who acted", "clips", "all", *factors],
+        [
+            [
+                policy,
+                str(of["num_clips"]),
+                interval(of["all"]),
+                *[interval(of["each"][factor]) for factor in factors],
+            ]
+            for policy, of in n.items()
+        ],
+    )
 
 
 def _how_common(each: dict[str, Any]) -> str:

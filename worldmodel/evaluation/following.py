@@ -29,8 +29,9 @@ POLICY_FRAMES = 9  # in each
 def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dict[str, Any]:
     """Accuracy of an inverse-dynamics network on real frames and on dreams under their actions.
 
-    For a box, "accuracy" is the share of the actions' variance that it explains. The network
-    is kept at out/inverse-dynamics.safetensors.
+    For a box, "accuracy" is the share of the actions' variance that it explains. "still" is that
+    of the first frame of each real pair, shown twice: what habits tell without any motion. The
+    network is kept at out/inverse-dynamics.safetensors.
 
     Args:
         training_steps: of the network.
@@ -42,8 +43,12 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         steps=training_steps,
     )
     actions, given = held_out.actions, held_out.num_given
+    real = held_out.clips.frames[:, given - 1 :]
+    # Each frame twice: every second pair stands still.
+    twice = network.agreement(np.repeat(real[:, :-1], 2, 1), np.repeat(actions, 2, 1)[:, :-1])
     seen = {
-        "real": network.agreement(held_out.clips.frames[:, given - 1 :], actions),
+        "still": twice[:, ::2],
+        "real": network.agreement(real, actions),
         "reconstructed": network.agreement(held_out.reconstructions[:, given - 1 :], actions),
         "dreamed": _agreement(network, held_out, held_out.dreams.frames, actions),
     }
@@ -61,6 +66,7 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         "last": {name: float(values[:, -edge:].mean()) for name, values in seen.items()},
         "each": _each(network, seen, actions, groups, seed),
         "real_by_policy": _real_by_policy(network, held_out),
+        "ratio_by_policy": _ratio_by_policy(network.spec, held_out, seen),
         "random_actions": _under_random_actions(network, held_out),
         "shuffled": _shuffled(held_out),
     }
@@ -144,6 +150,28 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
         found[policy.decode(errors="replace")] = float(
             network.agreement(clips.frames, clips.action).mean()
         )
+    return found
+
+
+def _ratio_by_policy(
+    spec: ActionSpec, held_out: HeldOut, seen: dict[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Dreamed over real in the clips of each player: all factors, and where there are several,
+    each. A habit whose reason the dream has lost counts against it, an order doesn't."""
+    names = held_out.reader.index["policy"][held_out.episodes]
+    found = {}
+    for policy in np.unique(names).tolist():
+        rows = np.flatnonzero(names == policy)
+        groups, seed = held_out.episodes[rows], held_out.settings.seed
+        dreamed, real = (seen[name][rows].mean(1) for name in ("dreamed", "real"))  # (n, factors)
+        factors = range(dreamed.shape[1]) if dreamed.shape[1] > 1 else []
+        found[policy.decode(errors="replace")] = {
+            "num_clips": len(rows),
+            "all": _ratio(dreamed.mean(1), real.mean(1), groups, seed),
+            "each": {
+                _name(spec, d): _ratio(dreamed[:, d], real[:, d], groups, seed) for d in factors
+            },
+        }
     return found
 
 
