@@ -36,6 +36,11 @@ def make(tiny_run: Path):
         env.close()
 
 
+def assert_same_frames(left: np.ndarray, right: np.ndarray) -> None:
+    """Up to the last bit of a pixel: a batch rounds otherwise than a single dream."""
+    assert np.abs(left.astype(int) - right.astype(int)).max() <= 1
+
+
 def assert_same_infos(left: dict, right: dict) -> None:
     assert set(left) == set(right)
     for name, value in left.items():
@@ -43,7 +48,9 @@ def assert_same_infos(left: dict, right: dict) -> None:
             assert_same_infos(value, right[name])
         elif name == "final_obs":
             for a, b in zip(value, right[name], strict=True):
-                np.testing.assert_array_equal(a, b)
+                assert (a is None) == (b is None)
+                if a is not None:
+                    assert_same_frames(a, b)
         else:
             assert value.dtype == right[name].dtype, name
             mask = left.get(f"_{name}", np.ones(NUM_ENVS, bool))
@@ -51,7 +58,7 @@ def assert_same_infos(left: dict, right: dict) -> None:
 
 
 def assert_same_step(left: tuple, right: tuple) -> None:
-    np.testing.assert_array_equal(left[0], right[0])
+    assert_same_frames(left[0], right[0])
     for a, b in zip(left[1:-1], right[1:-1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
         assert a.dtype == b.dtype
