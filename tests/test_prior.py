@@ -440,9 +440,8 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
         nats.sum().backward()
         optimizer.step()
     assert nats[2] < 0.1
-    assert nats[1].item() == pytest.approx(
-        np.log(6), abs=0.05
-    )  # the first stays a matter of chance
+    # The first stays a matter of chance.
+    assert nats[1].item() == pytest.approx(np.log(6), abs=0.05)
     with torch.no_grad():
         drawn = prior.draw_variables(foretold, before, torch.rand(256, 2))
     assert set(drawn[:, 0].tolist()) == set(changes.tolist())

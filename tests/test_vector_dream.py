@@ -5,6 +5,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
@@ -86,6 +87,9 @@ def test_a_batch_is_what_single_dreams_are(make, mode, guidance):
         steps = batch.step(actions), singles.step(actions)
         assert_same_step(*steps)
         over = steps[0][2] | steps[0][3]
+        codes = batch.get_state().dream.codes
+        for i in np.flatnonzero(~over):  # what is dreamed is the same to the bit
+            assert torch.equal(codes[i], singles.envs[i].unwrapped.get_state().dream.codes[0])
         some_ended |= over.any() and not over.all()
         if mode is AutoresetMode.DISABLED and over.any():
             with pytest.raises(gymnasium.error.ResetNeeded):

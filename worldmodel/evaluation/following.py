@@ -44,10 +44,8 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
     )
     actions, given = held_out.actions, held_out.num_given
     real = held_out.clips.frames[:, given - 1 :]
-    # Each frame twice: every second pair stands still.
-    twice = network.agreement(np.repeat(real[:, :-1], 2, 1), np.repeat(actions, 2, 1)[:, :-1])
     seen = {
-        "still": twice[:, ::2],
+        "still": _agreement_when_still(network, real[:, :-1], actions),
         "real": network.agreement(real, actions),
         "reconstructed": network.agreement(held_out.reconstructions[:, given - 1 :], actions),
         "dreamed": _agreement(network, held_out, held_out.dreams.frames, actions),
@@ -82,6 +80,17 @@ def _agreement(
     """
     before = held_out.reconstructions[:, held_out.num_given - 1, None]
     return network.agreement(np.concatenate([before, dreamed], 1), actions)
+
+
+def _agreement_when_still(
+    network: InverseDynamics, frames: np.ndarray, actions: np.ndarray
+) -> np.ndarray:
+    """Of pairs that are the same frame twice, each with the action taken there."""
+    pairs = np.stack([frames, frames], 2)  # (clips, steps, 2, H, W, C)
+    agreement = network.agreement(
+        pairs.reshape(-1, *pairs.shape[2:]), actions.reshape(-1, 1, *actions.shape[2:])
+    )
+    return agreement.reshape(*actions.shape[:2], -1)
 
 
 def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int) -> Interval:

@@ -14,6 +14,7 @@ from worldmodel.prior.sampling import Sampling, draw_codes
 COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
 RECENT_FEATURES = 3  # of a variable at a past step: its change, whether it rose, whether it fell
 ARRIVAL_FEATURES = 4  # of a variable: its value, its change, whether it is at its lowest, highest
+ORDER_FEATURES = ARRIVAL_FEATURES + 2  # and whether it rose, whether it fell
 ARRIVAL_WIDTH = 64
 
 
@@ -62,7 +63,7 @@ class OutcomeHead(nn.Module):
         self.logits = nn.Linear(width, self.num_rows * num_bins + 1)
         self.arrival = linear(ARRIVAL_FEATURES * num_variables, ARRIVAL_WIDTH)
         self.consequences = nn.Linear(ARRIVAL_WIDTH, num_bins + 1)
-        self.in_turn = linear((ARRIVAL_FEATURES + 2) * num_variables, num_variables * num_bins)
+        self.in_turn = linear(ORDER_FEATURES * num_variables, num_variables * num_bins)
         for last in (self.logits, self.consequences, self.in_turn):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -145,7 +146,7 @@ class OutcomeHead(nn.Module):
         Args:
             foretold, arrival: as of `once_arrived`.
         """
-        num_variables, change = arrival.shape[-1], arrival[..., 1:2, :]
+        num_variables, change = arrival.shape[-1], arrival[..., 1:2, :]  # second of its features
         features = torch.cat([arrival, change > 0, change < 0], -2)
         before = torch.ones(num_variables, num_variables, device=arrival.device).tril(-1)
         of_each = (features[..., None, :, :] * before[:, None]).flatten(-2)
