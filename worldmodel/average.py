@@ -1,0 +1,104 @@
+"""The mean of checkpoints' weights: python -m worldmodel.average RUN RUN --out DIR
+
+What was trained on from a checkpoint gains on the new data and loses a little elsewhere. The mean
+of both often has the best of each, and costs a step nothing (Wortsman et al. 2022, Robust
+fine-tuning of zero-shot models; of several runs they call it a model soup). It works between
+weights of one lineage: one was trained on from the other, or all from the same beginning. Measure
+the result, and calibrate it: what was found for the parts needn't hold for their mean.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.prior import FrameGPT
+
+CARD = "The mean of {names} (`worldmodel.average`). Not measured yet.\n"
+
+
+@dataclass(frozen=True)
+class Average:
+    """Take the mean of checkpoints' weights."""
+
+    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    """Two or more: runs' folders, shipped names or Hugging Face Hub ids, with one tokenizer. The
+    mean begins from the moments of the first, and is drawn as it is."""
+    out: Path
+    """Folder of the mean."""
+    shares: tuple[float, ...] = ()
+    """How much of each, in their order; they are scaled to sum to 1. The same of all by default."""
+
+
+def main() -> None:
+    options = tyro.cli(Average, prog="python -m worldmodel.average", description=__doc__)
+    try:
+        average(options)
+    except CheckpointError as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        raise SystemExit(f"error: the checkpoint can't be written: {error}") from None
+
+
+def average(options: Average) -> None:
+    """Do what `Average` says.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or damaged, or of another model, world or
+            tokenizer than the first; or the shares don't fit.
+        OSError: the mean can't be written; a checkpoint that is there stays.
+    """
+    names = options.checkpoints
+    if len(names) < 2:
+        raise CheckpointError(f"a mean takes two checkpoints or more, not {len(names)}")
+    shares = options.shares or (1.0,) * len(names)
+    if len(shares) != len(names):
+        raise CheckpointError(f"--shares: {len(shares)} are given for {len(names)} checkpoints")
+    if not all(0 < share < float("inf") for share in shares):
+        raise CheckpointError(f"--shares must be above 0, not {' '.join(map(str, shares))}")
+    first, *others = [load_checkpoint(name) for name in names]
+    for name, other in zip(names[1:], others, strict=True):
+        _check_alike(first, other, names[0], name)
+    mean_prior([checkpoint.model.prior for checkpoint in (first, *others)], shares)
+    what = ", ".join(
+        f"{share / sum(shares):.2f} of {name}" for share, name in zip(shares, names, strict=True)
+    )
+    save_checkpoint(options.out, first, card=CARD.format(names=what), compact=False)
+    print(f"{options.out}: {what}")
+
+
+@torch.no_grad()
+def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
+    """Make the first prior the weighted mean of all; the others are changed, too.
+
+    Which changes of a variable are foretold differs with the data that a prior was trained on: the
+    others' are put in the first one's order.
+    """
+    outcome = priors[0].outcome
+    values = [
+        bins[:used].numpy() for bins, used in zip(outcome.bins, outcome.num_used, strict=True)
+    ]
+    for prior in priors[1:]:
+        prior.outcome.set_bins(values)
+    for together in zip(*(prior.parameters() for prior in priors), strict=True):
+        mean = sum(share * weights for share, weights in zip(shares, together, strict=True))
+        together[0].copy_(mean / sum(shares))
+
+
+def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: str) -> None:
+    """Raises CheckpointError where the mean of the two would be of nothing."""
+    worlds = [(c.world.env_id, c.world.env_kwargs) for c in (first, other)]
+    digests = [c.model.tokenizer.digest() for c in (first, other)]
+    for what, mine, others in (
+        ("model", first.model.config, other.model.config),
+        ("environment", *worlds),
+        ("tokenizer", *digests),
+    ):
+        if mine != others:
+            raise CheckpointError(f"{name} has another {what} than {first_name}")
+
+
+if __name__ == "__main__":
+    main()
