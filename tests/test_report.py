@@ -19,7 +19,7 @@ from worldmodel.data import EpisodeReader
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.following import measure_actions
-from worldmodel.evaluation.foretelling import foretell
+from worldmodel.evaluation.foretelling import foretell_outcomes
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.page import to_html
@@ -239,15 +239,18 @@ def test_the_prior_says_of_a_dream_what_it_said_while_dreaming(held_out: HeldOut
         held_out.dream_codes, held_out.actions, "", variables=held_out.dream_variables
     ).steps(future)
     np.testing.assert_allclose(told.nats, held_out.dreams.nats, atol=1e-4)
+    outcomes = held_out.foretell_outcomes(held_out.dream_codes, held_out.dream_variables, "")
     # Dreams knew the variables that were drawn; here outcomes are means over draws.
-    np.testing.assert_allclose(told.end_chance, held_out.dreams.end_probability, atol=0.01)
-    np.testing.assert_allclose(told.reward, held_out.dreams.reward, atol=0.02)
+    np.testing.assert_allclose(
+        outcomes.end_chance[:, future], held_out.dreams.end_probability, atol=0.01
+    )
+    np.testing.assert_allclose(outcomes.reward[:, future], held_out.dreams.reward, atol=0.02)
 
 
 def test_events_are_rewards_other_than_the_common_one(held_out: HeldOut) -> None:
     # The square brings 1 for a step to the right, which is 60 % of them, else 0.
     assert held_out.common_reward == 1.0
-    told = held_out.foretold
+    told = held_out.foretell_outcomes(held_out.real_codes, held_out.clips.variables, "")
     np.testing.assert_allclose(told.event_chance, 1 - told.reward, atol=1e-5)
 
 
@@ -274,7 +277,9 @@ def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
     prior = held_out.model.prior
     codes, before = held_out.real_codes[:2], torch.from_numpy(held_out.clips.variables[:2, :-1])
     actions = torch.from_numpy(held_out.clips.action[:2])
-    told = foretell(held_out.model, codes[:, :-1], actions, before, codes[:, 1:])
+    told = foretell_outcomes(
+        held_out.model, codes[:, :-1], actions, before, codes[:, 1:], common_reward=None
+    )
     encoded = held_out.model.config.actions.encode(actions)
     with torch.no_grad():
         foretold = prior(codes[:, :-1], encoded, before, codes[:, 1:]).foretold

@@ -3,6 +3,7 @@ probabilities of its outcomes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,37 +12,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.model import WorldModel
-from worldmodel.prior import FrameGPT
-from worldmodel.prior.outcomes import OutcomeLogits
 
 NUM_DRAWS = 64  # of the next variables
 
 
 @dataclass(frozen=True)
 class Foretold:
-    """What B clips' frames 1..T were to the prior, each given the frames before it; (B, T) unless
-    said otherwise.
+    """What B clips' frames 1..T were to the prior, each given the frames before it; (B, T).
 
     Attributes:
         nats: -log p of the frame's codes, in nats a token, float64.
         hits: share of its tokens that were the likeliest.
+    """
+
+    nats: np.ndarray
+    hits: np.ndarray
+
+    def steps(self, chosen: slice) -> "Foretold":
+        """Some of the steps of every clip."""
+        return Foretold(self.nats[:, chosen], self.hits[:, chosen])
+
+
+@dataclass(frozen=True)
+class ForetoldOutcomes:
+    """What the prior expected to come with B clips' frames 1..T; (B, T) unless said otherwise.
+
+    Attributes:
         reward: expected.
         end_chance: probability of an end.
         event_chance: probability of another reward than the common one; NaN where there is none.
         rise_chance, fall_chance: probability that a variable rises, and that it falls, (B, T, V).
     """
 
-    nats: np.ndarray
-    hits: np.ndarray
     reward: np.ndarray
     end_chance: np.ndarray
     event_chance: np.ndarray
     rise_chance: np.ndarray
     fall_chance: np.ndarray
 
-    def steps(self, chosen: slice) -> "Foretold":
-        """Some of the steps of every clip."""
-        return Foretold(**{name: array[:, chosen] for name, array in vars(self).items()})
+
+Told = TypeVar("Told", Foretold, ForetoldOutcomes)
 
 
 @torch.no_grad()
@@ -51,8 +61,6 @@ def foretell(
     actions: Shaped[Tensor, "B T *shape"],
     variables: Float[Tensor, "B T V"],
     next_codes: Int[Tensor, "B T h w q"],
-    *,
-    common_reward: float | None = None,
 ) -> Foretold:
     """Ask of frames 1..T.
 
@@ -60,20 +68,52 @@ def foretell(
         codes, variables: of frames 0..T-1, the past that the prior is shown.
         actions: taken there, as stored on disk.
         next_codes: of frames 1..T, which need not be those of `codes`.
-        common_reward: the reward that is no event.
     """
-    encoded = model.config.actions.encode(actions)
-    prediction = model.prior(codes, encoded, variables, next_codes)
+    prediction = model.prior(codes, model.config.actions.encode(actions), variables, next_codes)
     truth = next_codes.flatten(2)
     nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
         truth.shape
     )
-    chances = _chances(model.prior, prediction.foretold, variables, common_reward)
     return Foretold(
         nats.double().mean(-1).cpu().numpy(),
         (prediction.logits.argmax(-1) == truth).float().mean(-1).cpu().numpy(),
-        *(array.cpu().numpy() for array in chances),
     )
+
+
+@torch.no_grad()
+def foretell_outcomes(
+    model: WorldModel,
+    codes: Int[Tensor, "B T h w q"],
+    actions: Shaped[Tensor, "B T *shape"],
+    variables: Float[Tensor, "B T V"],
+    next_codes: Int[Tensor, "B T h w q"],
+    *,
+    common_reward: float | None,
+) -> ForetoldOutcomes:
+    """Ask what comes with frames 1..T.
+
+    They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
+
+    Args:
+        codes, actions, variables, next_codes: as in `foretell`.
+        common_reward: the reward that is no event.
+    """
+    prior, head = model.prior, model.prior.outcome
+    foretold = prior(codes, model.config.actions.encode(actions), variables, next_codes).foretold
+    generator = torch.Generator().manual_seed(0)
+    draws = []
+    for _ in range(NUM_DRAWS):
+        uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
+        drawn = prior.draw_variables(foretold, variables, uniforms)
+        outcomes = prior.once_arrived(foretold, variables, drawn)
+        event = torch.full_like(outcomes.terminated, torch.nan)
+        if common_reward is not None:
+            common_bin = int((head.bins[0] - common_reward).abs().argmin())
+            event = 1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin]
+        changes = prior.change_chances(outcomes, variables)
+        draws.append((head.expected(outcomes, 0), outcomes.terminated.sigmoid(), event, *changes))
+    means = (torch.stack(of_draws).mean(0) for of_draws in zip(*draws, strict=True))
+    return ForetoldOutcomes(*(mean.cpu().numpy() for mean in means))
 
 
 def foretell_long(
@@ -83,7 +123,6 @@ def foretell_long(
     variables: Float[Tensor, "B frames V"],
     *,
     max_steps: int,
-    common_reward: float | None = None,
 ) -> Iterator[Foretold]:
     """`foretell` of clips longer than memory allows at once, a stretch of steps after the other.
 
@@ -108,36 +147,13 @@ def foretell_long(
             actions[:, shown],
             variables[:, shown],
             codes[:, shown.start + 1 : shown.stop + 1],
-            common_reward=common_reward,
         )
         yield foretold.steps(slice(first - begin, None))
         first = shown.stop
 
 
-def joined(parts: list[Foretold], axis: int) -> Foretold:
+def joined(parts: list[Told], axis: int) -> Told:
     """Lots of clips (axis 0), or stretches of the same clips (axis 1), as one."""
-    return Foretold(
+    return type(parts[0])(
         **{name: np.concatenate([vars(p)[name] for p in parts], axis) for name in vars(parts[0])}
     )
-
-
-def _chances(
-    prior: FrameGPT, foretold: OutcomeLogits, variables: Tensor, common_reward: float | None
-) -> tuple[Tensor, ...]:
-    """What `Foretold` holds of outcomes, in its order.
-
-    They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
-    """
-    head, generator = prior.outcome, torch.Generator().manual_seed(0)
-    draws = []
-    for _ in range(NUM_DRAWS):
-        uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
-        drawn = prior.draw_variables(foretold, variables, uniforms)
-        outcomes = prior.once_arrived(foretold, variables, drawn)
-        event = torch.full_like(outcomes.terminated, torch.nan)
-        if common_reward is not None:
-            common_bin = int((head.bins[0] - common_reward).abs().argmin())
-            event = 1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin]
-        changes = prior.change_chances(outcomes, variables)
-        draws.append((head.expected(outcomes, 0), outcomes.terminated.sigmoid(), event, *changes))
-    return tuple(torch.stack(of_draws).mean(0) for of_draws in zip(*draws, strict=True))

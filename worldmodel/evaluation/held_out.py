@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,7 +13,14 @@ from worldmodel.actions import ActionSpec
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
 from worldmodel.data.progress import progress_bar, track
 from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
-from worldmodel.evaluation.foretelling import Foretold, foretell, joined
+from worldmodel.evaluation.foretelling import (
+    Foretold,
+    ForetoldOutcomes,
+    Told,
+    foretell,
+    foretell_outcomes,
+    joined,
+)
 from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 
@@ -169,22 +176,46 @@ class HeldOut:
             next_codes: like `codes`, of the frames that are asked for; by default the same.
             variables: like `clips.variables`, shown in place of them.
         """
-        told = np.concatenate([self.clips.action[:, : self.num_given - 1], actions], 1)
         shown = self.clips.variables if variables is None else variables
         asked = codes if next_codes is None else next_codes
+        return self._ask(foretell, codes, actions, shown, asked, what)
+
+    def foretell_outcomes(
+        self, codes: Tensor, variables: np.ndarray, what: str
+    ) -> ForetoldOutcomes:
+        """What the prior expects to come with frames like these, under the recorded actions.
+
+        Args:
+            codes: like `real_codes`; the past that the prior is shown.
+            variables: like `clips.variables`, of that past.
+            what: said beside the progress bar.
+        """
+        asking = partial(foretell_outcomes, common_reward=self.common_reward)
+        return self._ask(asking, codes, self.actions, variables, codes, what)
+
+    def _ask(
+        self,
+        asking: Callable[..., Told],
+        codes: Tensor,
+        actions: np.ndarray,
+        variables: np.ndarray,
+        next_codes: Tensor,
+        what: str,
+    ) -> Told:
+        """`foretell` or `foretell_outcomes` of all clips, some at a time."""
+        told = np.concatenate([self.clips.action[:, : self.num_given - 1], actions], 1)
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.device)
 
         rows = torch.arange(len(self)).split(TEACHER_FORCED_CLIPS)
         parts = [
-            foretell(
+            asking(
                 self.model,
                 codes[part, :-1].to(self.device),
                 tensor(told[part.numpy()]),
-                tensor(shown[part.numpy(), :-1]),
-                asked[part, 1:].to(self.device),
-                common_reward=self.common_reward,
+                tensor(variables[part.numpy(), :-1]),
+                next_codes[part, 1:].to(self.device),
             )
             for part in track(rows, what)
         ]

@@ -12,7 +12,7 @@ from worldmodel.data import ClipSampler
 from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.dreaming import dream_on
-from worldmodel.evaluation.foretelling import foretell
+from worldmodel.evaluation.foretelling import foretell_outcomes
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.metrics import (
@@ -124,7 +124,7 @@ def _next_steps(held_out: HeldOut) -> NextSteps:
         steps = {name: array[first:] for name, array in reader.steps(i).items()}
         frames = torch.from_numpy(reader.frames(i, first))
         codes = torch.cat([model.encode(part.to(device)) for part in frames.split(64)])[None]
-        foretold = foretell(
+        foretold = foretell_outcomes(
             model,
             codes[:, :-1],
             tensor(steps["action"]),
@@ -260,14 +260,11 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
 def _dreamed_events(held_out: HeldOut, common_reward: float) -> dict[str, Any]:
     """Whether dreams bring other rewards than the common one where real episodes did."""
     given = held_out.num_given
-    foretold = held_out.foretell(
-        held_out.dream_codes,
-        held_out.actions,
-        "events along dreams",
-        variables=held_out.dream_variables,
-    ).steps(slice(given - 1, None))
+    chances = held_out.foretell_outcomes(
+        held_out.dream_codes, held_out.dream_variables, "events along dreams"
+    ).event_chance[:, given - 1 :]
     happened = held_out.clips.reward[:, given - 1 :] != common_reward
-    return _ordered_well(foretold.event_chance, happened, held_out.episodes, held_out.settings.seed)
+    return _ordered_well(chances, happened, held_out.episodes, held_out.settings.seed)
 
 
 def _ordered_well(
