@@ -1,5 +1,6 @@
 """The report: kept parts, damaged files, and the page, read as a browser would read it."""
 
+import copy
 import json
 import math
 import shutil
@@ -11,20 +12,21 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import one_line_error
+from conftest import one_line_error, toy_episode
 
 from worldmodel import evaluate as command
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.data import EpisodeReader
+from worldmodel.data import ClipSampler, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.evaluate import Evaluate, evaluate
+from worldmodel.evaluation import following
 from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.foretelling import foretell_outcomes
-from worldmodel.evaluation.held_out import HeldOut, Settings
+from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, Settings
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
-from worldmodel.evaluation.report import FORMAT_VERSION, to_markdown
+from worldmodel.evaluation.report import FORMAT_VERSION, to_json, to_markdown
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 from worldmodel.inverse_dynamics import inverse_dynamics_of
 
@@ -271,6 +273,52 @@ def test_still_is_what_a_frame_shown_twice_gives_away(held_out: HeldOut, tmp_pat
         for t in range(actions.shape[1])
     ]
     assert numbers["still"].value == pytest.approx(np.mean(each))
+
+
+def test_who_learned_from_random_players_alone_knows_no_habits(
+    held_out: HeldOut, toy_data: Path, tmp_path: Path
+) -> None:
+    def pushing_at_a_wall(episode: Episode) -> Episode:
+        """Nothing moves whatever is done, and right is all that is done."""
+        frames = np.broadcast_to(episode.frames[:1, :, ::-1], episode.frames.shape).copy()
+        return replace(episode, frames=frames, action=np.ones_like(episode.action), policy="pusher")
+
+    with EpisodeWriter(tmp_path / "data", EpisodeReader(toy_data).info) as writer:
+        for i in range(40):
+            random = replace(toy_episode(i), policy="random")
+            writer.append(random if i % 2 else pushing_at_a_wall(random))
+    reader = EpisodeReader(tmp_path / "data")
+    read_right = {}
+    for player in (None, RANDOM_PLAYERS):
+        network = inverse_dynamics_of(
+            held_out.model, reader, tmp_path / "network", steps=150, player=player
+        )
+        for policy in ("random", "pusher"):
+            sampler = ClipSampler(reader, "train", 9, player=policy.encode())
+            clips = sampler.read(sampler.draw(np.random.default_rng(0), 32))
+            read_right[player, policy] = network.agreement(clips.frames, clips.action).mean()
+    assert read_right[None, "random"] > 0.9
+    assert read_right[None, "pusher"] > 0.9
+    assert read_right[RANDOM_PLAYERS, "random"] > 0.9
+    assert read_right[RANDOM_PLAYERS, "pusher"] < 0.1
+
+
+def test_two_networks_read_the_clips_where_there_are_random_players(
+    held_out: HeldOut, report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert report["parts"]["actions"]["numbers"]["taught_by_random"] is None
+    title = "taught by random players, accuracy"
+    assert title not in to_markdown(report)
+    # All players are of this name, so that both networks learn the same.
+    monkeypatch.setattr(following, "RANDOM_PLAYERS", b"toy")
+    monkeypatch.setattr(following, "MIN_RANDOM_STEPS", 100)
+    numbers = measure_actions(held_out, tmp_path, training_steps=5)
+    for name in ("still", "real", "dreamed", "ratio"):
+        assert numbers["taught_by_random"][name] == numbers[name]
+    shown = copy.deepcopy(report)
+    shown["parts"]["actions"]["numbers"] = to_json(numbers)
+    assert title in to_markdown(shown)
+    assert title in to_html(shown)
 
 
 def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:

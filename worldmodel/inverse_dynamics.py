@@ -156,7 +156,12 @@ def train_inverse_dynamics(
 
 
 def inverse_dynamics_of(
-    model: WorldModel, reader: EpisodeReader, cache: Path, *, steps: int
+    model: WorldModel,
+    reader: EpisodeReader,
+    cache: Path,
+    *,
+    steps: int,
+    player: bytes | None = None,
 ) -> InverseDynamics:
     """The network for a model's world, trained on the train split, or read from `cache`.
 
@@ -164,12 +169,13 @@ def inverse_dynamics_of(
 
     Args:
         steps: of the optimiser.
+        player: whose episodes alone it learns from, as `ClipSampler` takes it.
 
     Raises:
         DataError: no training episode is long enough.
     """
     device = next(model.parameters()).device
-    key = _key(model, reader, steps)
+    key = _key(model, reader, steps, player)
     torch.manual_seed(0)
     network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
     try:
@@ -180,7 +186,7 @@ def inverse_dynamics_of(
                 return network.eval()
     except (OSError, SafetensorError, RuntimeError):
         pass  # not made yet, or damaged: made now
-    sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0)
+    sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0, player=player)
     count = min(MAX_CLIPS, sampler.num_windows)
     clips = sampler.read(sampler.draw(np.random.default_rng(0), count))
     reconstructed = [
@@ -198,6 +204,7 @@ def inverse_dynamics_of(
     return network
 
 
-def _key(model: WorldModel, reader: EpisodeReader, steps: int) -> str:
-    recipe = (WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE)
-    return json.dumps([model.tokenizer.digest(), reader.digest(), recipe])
+def _key(model: WorldModel, reader: EpisodeReader, steps: int, player: bytes | None) -> str:
+    recipe = [WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE]
+    taught = [] if player is None else [player.decode(errors="replace")]
+    return json.dumps([model.tokenizer.digest(), reader.digest(), recipe + taught])

@@ -42,6 +42,7 @@ class ClipSampler:
         memory_limit_bytes: the most that the unpacked frames may take.
         frames_of: gives what to hold of the i-th episode in place of its pixels, (T+1, ...),
             for example codes. Always held in RAM.
+        player: the index's "policy" of the episodes that count; all count by default.
 
     Attributes:
         num_windows: how many there are.
@@ -58,12 +59,15 @@ class ClipSampler:
         num_frames: int,
         memory_limit_bytes: int = 8 * 2**30,
         frames_of: Callable[[int], np.ndarray] | None = None,
+        player: bytes | None = None,
     ) -> None:
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, not {num_frames}")
         self.reader = reader
         self.num_frames = num_frames
         members = reader.split(split)
+        if player is not None:
+            members = members[reader.index["policy"][members] == player]
         lengths = reader.index["episode_length"][members] + 1  # in frames
         self.episodes = members[lengths >= num_frames]
         if len(self.episodes) == 0:

@@ -126,17 +126,10 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
     kinds = ["still", "real", "reconstructed", "dreamed"]
     edge = n["edge_frames"]
     rows = [
-        ["all", *[interval(n[kind], 3) for kind in kinds], interval(n["ratio"], 3)],
+        _row_of_all(n, kinds),
         [f"first {edge} frames", *[number(n["first"][kind], 3) for kind in kinds], ""],
         [f"last {edge} frames", *[number(n["last"][kind], 3) for kind in kinds], ""],
-        *[
-            [
-                name + _how_common(each),
-                *[number(each[kind], 3) for kind in kinds],
-                interval(each["ratio"], 3),
-            ]
-            for name, each in n["each"].items()
-        ],
+        *_rows_of_each(n["each"], kinds),
         ["uniformly random actions", "", "", "", number(n["random_actions"]["dreamed"], 3), ""],
     ]
     by_policy = ", ".join(f"{k} {number(v, 3)}" for k, v in n["real_by_policy"].items())
@@ -151,6 +144,34 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
         _by_who_acted(n["ratio_by_policy"]),
         "Players act for reasons that can be seen; a dream that has gone elsewhere lost them, and "
         "so shows fewer habits. Random players have none.",
+        *_taught_by_random(n["taught_by_random"], n["measure"], kinds),
+    ]
+
+
+def _row_of_all(n: dict[str, Any], kinds: list[str]) -> list[str]:
+    return ["all", *[interval(n[kind], 3) for kind in kinds], interval(n["ratio"], 3)]
+
+
+def _rows_of_each(each: dict[str, Any], kinds: list[str]) -> list[list[str]]:
+    return [
+        [
+            name + _how_common(of),
+            *[number(of[kind], 3) for kind in kinds],
+            interval(of["ratio"], 3),
+        ]
+        for name, of in each.items()
+    ]
+
+
+def _taught_by_random(n: dict[str, Any] | None, measure: str, kinds: list[str]) -> Blocks:
+    if n is None:
+        return []
+    rows = [_row_of_all(n, kinds), *_rows_of_each(n["each"], kinds)]
+    return [
+        Table([f"taught by random players, {measure}", *kinds, "dreamed over real"], rows),
+        f"The same clips, read by a network that learned from random players alone "
+        f"({n['num_steps']} steps of the train split). It knows nobody's habits: what it tells of "
+        "an action, the action did.",
     ]
 
 

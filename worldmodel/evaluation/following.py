@@ -9,7 +9,7 @@ import numpy as np
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler
 from worldmodel.data.progress import track
-from worldmodel.evaluation.held_out import HeldOut, random_actions
+from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.inverse_dynamics import InverseDynamics, inverse_dynamics_of
 from worldmodel.metrics import (
@@ -24,6 +24,7 @@ from worldmodel.metrics import (
 EDGE_FRAMES = 10  # at the beginning and at the end of a dream
 POLICY_CLIPS = 128  # of the test split, to see whom the network reads best
 POLICY_FRAMES = 9  # in each
+MIN_RANDOM_STEPS = 2000  # of random players in the train split, to teach a network by them alone
 
 
 def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dict[str, Any]:
@@ -31,10 +32,11 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
 
     For a box, "accuracy" is the share of the actions' variance that it explains. "still" is that
     of the first frame of each real pair, shown twice: what habits tell without any motion. The
-    network is kept at out/inverse-dynamics.safetensors.
+    network is kept at out/inverse-dynamics.safetensors; beside it one that random players alone
+    taught, who have no habits, if the data have enough of them.
 
     Args:
-        training_steps: of the network.
+        training_steps: of each network.
     """
     network = inverse_dynamics_of(
         held_out.model,
@@ -42,14 +44,8 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         out / "inverse-dynamics.safetensors",
         steps=training_steps,
     )
-    actions, given = held_out.actions, held_out.num_given
-    real = held_out.clips.frames[:, given - 1 :]
-    seen = {
-        "still": _agreement_when_still(network, real[:, :-1], actions),
-        "real": network.agreement(real, actions),
-        "reconstructed": network.agreement(held_out.reconstructions[:, given - 1 :], actions),
-        "dreamed": _agreement(network, held_out, held_out.dreams.frames, actions),
-    }
+    actions = held_out.actions
+    seen = _seen(network, held_out)
     per_clip = {name: agreement.mean((1, 2)) for name, agreement in seen.items()}
     groups, seed = held_out.episodes, held_out.settings.seed
     edge = min(EDGE_FRAMES, actions.shape[1])
@@ -65,8 +61,49 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         "each": _each(network, seen, actions, groups, seed),
         "real_by_policy": _real_by_policy(network, held_out),
         "ratio_by_policy": _ratio_by_policy(network.spec, held_out, seen),
+        "taught_by_random": _taught_by_random(held_out, out, training_steps),
         "random_actions": _under_random_actions(network, held_out),
         "shuffled": _shuffled(held_out),
+    }
+
+
+def _seen(network: InverseDynamics, held_out: HeldOut) -> dict[str, np.ndarray]:
+    """The network's agreement with the recorded actions, (clips, steps, factors), by what it is
+    shown."""
+    actions, given = held_out.actions, held_out.num_given
+    real = held_out.clips.frames[:, given - 1 :]
+    return {
+        "still": _agreement_when_still(network, real[:, :-1], actions),
+        "real": network.agreement(real, actions),
+        "reconstructed": network.agreement(held_out.reconstructions[:, given - 1 :], actions),
+        "dreamed": _agreement(network, held_out, held_out.dreams.frames, actions),
+    }
+
+
+def _taught_by_random(held_out: HeldOut, out: Path, training_steps: int) -> dict[str, Any] | None:
+    """What a network says of the clips that has seen random players alone; None where there are
+    too few of them."""
+    reader = held_out.reader
+    members = reader.split("train")
+    members = members[reader.index["policy"][members] == RANDOM_PLAYERS]
+    num_steps = int(reader.index["episode_length"][members].sum())
+    if num_steps < MIN_RANDOM_STEPS:
+        return None
+    network = inverse_dynamics_of(
+        held_out.model,
+        reader,
+        out / "inverse-dynamics-random.safetensors",
+        steps=training_steps,
+        player=RANDOM_PLAYERS,
+    )
+    seen = _seen(network, held_out)
+    per_clip = {name: agreement.mean((1, 2)) for name, agreement in seen.items()}
+    groups, seed = held_out.episodes, held_out.settings.seed
+    return {
+        "num_steps": num_steps,
+        **{name: mean_interval(values, groups, seed=seed) for name, values in per_clip.items()},
+        "ratio": _ratio(per_clip["dreamed"], per_clip["real"], groups, seed),
+        "each": _each(network, seen, held_out.actions, groups, seed),
     }
 
 

@@ -27,6 +27,7 @@ from worldmodel.prior.sampling import Sampling
 FRAMES_AT_ONCE = 128  # of a tokenizer
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
 COMMON_SHARE = 0.5  # of steps at least that bring the reward which is no event
+RANDOM_PLAYERS = b"random"  # what `collect` calls those who act as `wander` does
 STAY_PROBABILITY = 0.8  # of a wanderer's last action: about half a second of Doom
 
 

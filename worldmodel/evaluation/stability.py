@@ -11,7 +11,7 @@ import torch
 from worldmodel.data import DataError, EpisodeReader
 from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
-from worldmodel.evaluation.held_out import wander
+from worldmodel.evaluation.held_out import RANDOM_PLAYERS, wander
 from worldmodel.film import save_png, sheet
 from worldmodel.metrics import code_counts, entropy
 from worldmodel.model import Dream, WorldModel
@@ -22,7 +22,6 @@ NUM_STEPS = 1000
 BLOCK_STEPS = 100
 MIN_REAL_BLOCKS = 16  # of data with shorter episodes, shorter blocks
 MAX_REAL_BLOCKS = 128
-LIKE_THE_DREAMS = b"random"  # what `collect` calls those who act as `wander` does
 STATISTICS = (
     "spread_over_space",
     "spread_over_time",
@@ -141,7 +140,7 @@ def rarest(codes: np.ndarray, num_codes: int) -> np.ndarray:
 def _like_the_dreams(reader: EpisodeReader) -> np.ndarray:
     """Test episodes played at random; all test episodes where none was."""
     members = reader.split("test")
-    played_alike = members[reader.index["policy"][members] == LIKE_THE_DREAMS]
+    played_alike = members[reader.index["policy"][members] == RANDOM_PLAYERS]
     return played_alike if len(played_alike) else members
 
 
