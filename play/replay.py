@@ -18,8 +18,9 @@ from play.actions import Action
 from play.checks import check_entries, finite, integer, text
 
 FORMAT = "videogpt-dream session"
-VERSION = 2
-OLD_VERSION = 1  # its actions are indices alone
+VERSION = 3
+WITHOUT_GUIDANCE = 2  # and before: dreams had the guidance of their own
+INDICES_ALONE = 1  # were its actions
 MAX_FILE_BYTES = 64 * 2**20  # about 20 million indices
 MAX_SEED = 2**63 - 1
 MAX_ACTION = 10**6
@@ -49,7 +50,7 @@ class Session:
     Attributes:
         env_id: Gymnasium id of the environment.
         checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
-        temperature, top_k: how the dream was sampled; None was the dream's own choice.
+        temperature, top_k, guidance: how the dream was sampled; None was the dream's own choice.
         frame_size: height and width of a frame, in pixels.
         episodes: in the order played.
         frames_sha256: hex digest of every frame's bytes, each episode's first included.
@@ -59,6 +60,7 @@ class Session:
     checkpoint: str | None
     temperature: float | None
     top_k: int | None
+    guidance: float | None
     frame_size: tuple[int, int]
     episodes: tuple[PlayedEpisode, ...]
     frames_sha256: str
@@ -97,7 +99,13 @@ class SessionLog:
         return self._digest.hexdigest()
 
     def session(
-        self, *, env_id: str, checkpoint: str | None, temperature: float | None, top_k: int | None
+        self,
+        *,
+        env_id: str,
+        checkpoint: str | None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        guidance: float | None = None,
     ) -> Session:
         """What was played so far."""
         return Session(
@@ -105,6 +113,7 @@ class SessionLog:
             checkpoint=checkpoint,
             temperature=temperature,
             top_k=top_k,
+            guidance=guidance,
             frame_size=self.frame_size,
             episodes=tuple(PlayedEpisode(s, k, tuple(a)) for s, k, a in self._episodes),
             frames_sha256=self.frames_sha256,
@@ -160,14 +169,16 @@ def read_session(path: Path) -> Session:
 
 def _session_from(data: Any) -> Session:
     """Raises ValueError with the first thing that is wrong."""
-    check_entries(data, ("format", "version", *Session.__dataclass_fields__), "the file")
+    entries = ["format", "version", *Session.__dataclass_fields__]
+    needed = [name for name in entries if name != "guidance"]
+    check_entries(data, needed, "the file", optional=["guidance"])
     if data["format"] != FORMAT:
         raise ValueError(f"format must be {FORMAT!r}")
     version = integer(data["version"], "version", 0, 2**31)
-    if version not in (OLD_VERSION, VERSION):
-        raise ValueError(
-            f"version {version}, but this program reads versions {OLD_VERSION} and {VERSION}"
-        )
+    if not 1 <= version <= VERSION:
+        raise ValueError(f"version {version}, but this program reads versions 1 to {VERSION}")
+    if version > WITHOUT_GUIDANCE:
+        check_entries(data, entries, "the file")
     size = data["frame_size"]
     if not isinstance(size, list) or len(size) != 2:
         raise ValueError("frame_size must be a list of height and width")
@@ -178,11 +189,13 @@ def _session_from(data: Any) -> Session:
     if not isinstance(data["episodes"], list) or not data["episodes"]:
         raise ValueError("episodes must be a list of at least one episode")
     temperature, top_k, checkpoint = data["temperature"], data["top_k"], data["checkpoint"]
+    guidance = data.get("guidance")
     return Session(
         env_id=text(data["env_id"], "env_id"),
         checkpoint=None if checkpoint is None else text(checkpoint, "checkpoint"),
         temperature=None if temperature is None else _temperature(temperature),
         top_k=None if top_k is None else integer(top_k, "top_k", 1, MAX_ACTION),
+        guidance=None if guidance is None else _guidance(guidance),
         frame_size=(height, width),
         episodes=tuple(_episode_from(item, n, version) for n, item in enumerate(data["episodes"])),
         frames_sha256=digest,
@@ -204,7 +217,7 @@ def _episode_from(data: Any, number: int, version: int) -> PlayedEpisode:
 
 def _action_from(data: Any, episode: str, version: int) -> Action:
     where = f"{episode}: an action"
-    if version == OLD_VERSION or not isinstance(data, list):
+    if version == INDICES_ALONE or not isinstance(data, list):
         return integer(data, where, 0, MAX_ACTION)
     if not 0 < len(data) <= MAX_COMPONENTS:
         raise ValueError(f"{where} must be an integer, or a list of at most {MAX_COMPONENTS}")
@@ -214,4 +227,10 @@ def _action_from(data: Any, episode: str, version: int) -> Action:
 def _temperature(value: Any) -> float:
     if not 0 < finite(value, "temperature") <= 100:
         raise ValueError("temperature must be a number above 0, at most 100")
+    return float(value)
+
+
+def _guidance(value: Any) -> float:
+    if not 0 <= finite(value, "guidance") <= 100:
+        raise ValueError("guidance must be a number from 0 to 100")
     return float(value)

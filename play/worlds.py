@@ -26,13 +26,14 @@ class UnopenedWorld:
     Attributes:
         env_id: its Gymnasium id.
         checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
-        temperature, top_k: how a dream is sampled; None leaves it to the dream.
+        temperature, top_k, guidance: how a dream is sampled; None leaves it to the dream.
     """
 
     env_id: str
     checkpoint: str | None = None
     temperature: float | None = None
     top_k: int | None = None
+    guidance: float | None = None
 
     @property
     def is_dream(self) -> bool:
@@ -46,7 +47,11 @@ class UnopenedWorld:
         """
         if self.checkpoint is None:
             return self._open_real()
-        sampling: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k}
+        sampling: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "guidance": self.guidance,
+        }
         given = {name: value for name, value in sampling.items() if value is not None}
         from envs.dream import CheckpointError  # slow: brings torch
 
@@ -75,7 +80,11 @@ def is_local(name: str) -> bool:
 
 
 def choose_world(
-    name: str, *, temperature: float | None = None, top_k: int | None = None
+    name: str,
+    *,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    guidance: float | None = None,
 ) -> UnopenedWorld:
     """The world called `name`, found without loading anything.
 
@@ -83,12 +92,14 @@ def choose_world(
         PlayError: no such world, or sampling options for one that samples nothing.
     """
     if name in envs.REAL_WORLDS:
-        if temperature is not None or top_k is not None:
-            raise PlayError(f"{name} is a real game: --temperature and --top-k are for dreams")
+        if (temperature, top_k, guidance) != (None, None, None):
+            raise PlayError(
+                f"{name} is a real game: --temperature, --top-k and --guidance are for dreams"
+            )
         return UnopenedWorld(envs.REAL_WORLDS[name])
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if is_local(name) or is_hub_id:
-        return UnopenedWorld(DREAM_ID, name, temperature, top_k)
+        return UnopenedWorld(DREAM_ID, name, temperature, top_k, guidance)
     known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
     raise PlayError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "

@@ -96,6 +96,21 @@ def test_other_actions_are_found_out(recorded: tuple[Path, str], tmp_path: Path)
     assert "NOT the recorded ones" in done.stdout
 
 
+def test_a_dream_is_drawn_as_it_was_told_to_be_and_so_again(tmp_path: Path) -> None:
+    digests = {}
+    for told in ((), ("--guidance", 2)):
+        film = tmp_path / f"{len(digests)}.mp4"
+        done = play(
+            *("--env", "dream-doom", "--headless", "--steps", 4, "--seed", 5),
+            *("--start", 0, "--record", film, *told),
+        )
+        assert done.returncode == 0, done.stderr
+        digests[told] = read_session(film.with_suffix(".json")).frames_sha256
+        again = play("--replay", film.with_suffix(".json"), "--headless")
+        assert again.returncode == 0, again.stderr
+    assert len(set(digests.values())) == 2
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_both_files_whole(tmp_path: Path, stop: signal.Signals) -> None:
     film = tmp_path / "films" / "long.mp4"  # a folder that is made
@@ -122,6 +137,7 @@ def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     session = Session(
         "VideoGPTDream-v0",
         "stranger/dream",
+        None,
         None,
         None,
         (64, 64),
@@ -154,6 +170,8 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "doom-hgs"), "--headless --record out.mp4 --steps 200"),
         (("--env", "doom-hgs", "--start", 1, "--headless"), "for dreams"),
         (("--env", "doom-hgs", "--top-k", 5), "for dreams"),
+        (("--env", "doom-hgs", "--guidance", 0), "for dreams"),
+        (("--env", "dream-doom", "--guidance", -1), "--guidance must be"),
         (("--env", "doom-hgs", "--size", 1), "--size must be"),
         (("--env", "doom-hgs", "--fps", 0), "--fps must be"),
         (("--env", "doom-hgs", "--seed", -1), "--seed must be"),

@@ -347,7 +347,7 @@ def test_a_session_plays_again(world: type[ToyWorld]) -> None:
     summary = walk(pilot, num_steps=30, seed=1, stop=_never())
     assert summary.num_steps == 30
     assert summary.num_episodes > 1
-    session = pilot.log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+    session = pilot.log.session(env_id="x", checkpoint=None)
     assert session.num_frames == len(frames) == 30 + summary.num_episodes
 
     again: list[np.ndarray] = []
@@ -376,7 +376,7 @@ def test_a_session_plays_again(world: type[ToyWorld]) -> None:
 )
 def test_a_session_of_another_world_is_refused(change: dict[str, Any], message: str) -> None:
     pilot = Pilot(ToyDream(), seed=0)
-    session = pilot.log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+    session = pilot.log.session(env_id="x", checkpoint=None)
     episode = dataclasses.replace(session.episodes[0], **change)
     with pytest.raises(PlayError, match=message):
         ReplayPilot(ToyDream(), dataclasses.replace(session, episodes=(episode,)))

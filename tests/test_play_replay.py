@@ -16,6 +16,7 @@ SESSION = Session(
     checkpoint="dream-doom",
     temperature=0.9,
     top_k=None,
+    guidance=0.5,
     frame_size=(64, 48),
     episodes=(PlayedEpisode(seed=2**40, start=3, actions=(0, 3, 1)), PlayedEpisode(5, 0, ())),
     frames_sha256="0" * 64,
@@ -42,9 +43,15 @@ def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(again, np.float32), numbers)
 
 
-def test_a_session_of_the_first_version_is_read(tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text(json.dumps({**as_json(tmp_path), "version": 1}))
-    assert read_session(tmp_path / "old.json") == SESSION
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_session_of_before_there_was_guidance_is_read(tmp_path: Path, version: int) -> None:
+    older = {**as_json(tmp_path), "version": version}
+    del older["guidance"]
+    (tmp_path / "old.json").write_text(json.dumps(older))
+    assert read_session(tmp_path / "old.json") == replace(SESSION, guidance=None)
+    (tmp_path / "new.json").write_text(json.dumps({**older, "version": 3}))
+    with pytest.raises(PlayError, match="lacks guidance"):
+        read_session(tmp_path / "new.json")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +79,7 @@ def test_the_log_hashes_every_frame() -> None:
         log.begin(seed=1, start=None, frame=seen[0])
         log.step(2, seen[1])
         log.step(0, seen[2])
-        session = log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+        session = log.session(env_id="x", checkpoint=None)
         assert session.episodes == (PlayedEpisode(1, None, (2, 0)),)
         assert session.frame_size == (4, 6)
         assert session.num_frames == log.num_frames == 3
@@ -84,7 +91,7 @@ def test_the_log_hashes_every_frame() -> None:
     ("change", "message"),
     [
         ({"format": "zip"}, "format"),
-        ({"version": 3}, "version 3"),
+        ({"version": 4}, "version 4"),
         ({"version": True}, "version"),
         ({"env_id": 3}, "env_id"),
         ({"env_id": "\x1b[2J"}, "printable"),
@@ -93,6 +100,8 @@ def test_the_log_hashes_every_frame() -> None:
         ({"temperature": 1e9}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"top_k": 0}, "top_k"),
+        ({"guidance": -0.1}, "guidance"),
+        ({"guidance": float("inf")}, "guidance"),
         ({"top_k": 1.5}, "top_k"),
         ({"frame_size": [64]}, "frame_size"),
         ({"frame_size": [64, 10**9]}, "frame_size"),

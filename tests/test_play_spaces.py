@@ -89,7 +89,7 @@ def robot() -> gymnasium.Env:
 
 
 def session_of(pilot: Pilot) -> Any:
-    return pilot.log.session(env_id="x", checkpoint=None, temperature=None, top_k=None)
+    return pilot.log.session(env_id="x", checkpoint=None)
 
 
 def play_through(env: gymnasium.Env, session: Any) -> bool | None:
