@@ -12,6 +12,7 @@ from conftest import one_line_error
 from worldmodel import average as command
 from worldmodel.average import Average, average, mean_prior
 from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.prior import FrameGPT
 
 
 def moved(checkpoint: Checkpoint, by: float) -> None:
@@ -36,18 +37,48 @@ def test_weights_are_the_mean_and_all_else_is_the_first_ones(tiny_run: Path, tmp
         np.testing.assert_array_equal(mean.starts.frames, first.starts.frames)
 
 
-def test_a_change_keeps_its_chance_where_the_other_lists_more_changes(tiny_run: Path):
-    first, other = (load_checkpoint(str(tiny_run)).model.prior for _ in range(2))
-    outcome = first.outcome
-    values = [
-        bins[:used].numpy() for bins, used in zip(outcome.bins, outcome.num_used, strict=True)
-    ]
-    other.outcome.set_bins([np.concatenate([[row.min() - 1], row]) for row in values])
-    features = torch.randn(2, 3, 4, outcome.each_position.in_features)
-    recent = torch.zeros(2, 3, outcome.recent.in_features)
-    before = outcome(features, recent)
-    mean_prior([first, other], (1.0, 1.0))
-    torch.testing.assert_close(outcome(features, recent), before)
+def trained_on(tiny_run: Path, changes: list[float], mean: float) -> FrameGPT:
+    """The prior as if trained on from there, where its variable changed by these and was `mean`."""
+    prior = load_checkpoint(str(tiny_run)).model.prior
+    prior.outcome.set_bins([np.array([0.0, 1.0]), np.array(changes)])
+    prior.standardise_by(torch.tensor([mean]), torch.tensor([mean / 2]))
+    return prior
+
+
+def chances(prior: FrameGPT) -> tuple[dict[float, float], torch.Tensor]:
+    """Of each change of the variable, once its change is known or none is before it, and of codes,
+    on two fixed clips."""
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(prior.num_codes, (2, 4, *prior.grid, prior.num_codebooks), generator=rng)
+    actions = torch.eye(2)[torch.tensor([[0, 1, 1], [1, 1, 0]])]
+    variables = torch.tensor([[0.0, 4, 4, 8], [8, 8, 12, 12]])[..., None]
+    with torch.no_grad():
+        told = prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
+    shares = told.outcomes.values[..., 1, :].softmax(-1).mean((0, 1))
+    used = int(prior.outcome.num_used[1])
+    return dict(zip(prior.outcome.bins[1, :used].tolist(), shares.tolist(), strict=False)), (
+        told.logits.softmax(-1)
+    )
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_who_learned_of_other_data_says_the_same_in_a_mean(tiny_run: Path, swapped: bool):
+    """Of one lineage, and alike but for what the data of each held: their mean is as they are."""
+    priors = [trained_on(tiny_run, [0, 4], 20.0), trained_on(tiny_run, [0, 4, 12], 30.0)]
+    # A change that the one doesn't know is rare to the other.
+    logits = priors[1].outcome.logits
+    with torch.no_grad():
+        logits.weight[priors[1].outcome.num_bins + 2] = 0
+        logits.bias[priors[1].outcome.num_bins + 2] = -6
+    if swapped:
+        priors.reverse()
+    before = [chances(prior) for prior in priors]
+    mean_prior(priors, (1.0, 1.0))
+    shares, codes = chances(priors[0])
+    torch.testing.assert_close(codes, before[0][1], atol=1e-4, rtol=1e-3)
+    for change in (0.0, 4.0):
+        for others, _ in before:
+            assert shares[change] == pytest.approx(others[change], abs=0.01)
 
 
 def test_refusals(tiny_run: Path, tmp_path: Path):
@@ -72,6 +103,14 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
         with pytest.raises(CheckpointError, match=problem):
             average(Average(names, out, shares))
     assert not out.exists()
+    for other, problem in (
+        (tiny_run, "one of those"),
+        (tmp_path / "elsewhere" / ".." / "tokenizer", "one of those"),
+        (tmp_path / "running", "goes on"),
+    ):
+        (tmp_path / "running" / "training").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(CheckpointError, match=problem):
+            average(Average((run, str(tmp_path / "tokenizer")), other))
 
 
 def test_it_ends_in_one_line(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -410,6 +410,30 @@ def test_what_drains_every_eight_steps_is_foretold_to_the_step():
     assert nats[:, :8].sum(1).mean() > 1.5  # log 8 = 2.08 at best, over the steps of a period
 
 
+def test_a_prior_says_the_same_of_variables_that_are_standardised_otherwise():
+    torch.manual_seed(0)
+    prior = make_prior(window=4)
+    prior.standardise_by(torch.tensor([50.0, 3.0]), torch.tensor([20.0, 0.5]))
+    codes, actions, variables = make_clips(prior)
+    variables = 50 + 20 * variables
+    before = predict(prior, codes, actions, variables)
+    weights = {name: tensor.clone() for name, tensor in prior.state_dict().items()}
+    prior.standardise_by(torch.tensor([40.0, 5.0]), torch.tensor([30.0, 2.0]))
+    after = predict(prior, codes, actions, variables)
+    torch.testing.assert_close(after.logits, before.logits, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(after.outcomes, before.outcomes, atol=2e-3, rtol=1e-4)
+    assert not torch.equal(prior.state_dict()["variable.weight"], weights["variable.weight"])
+
+
+def test_a_new_prior_keeps_its_random_weights_when_it_hears_of_the_data():
+    prior = make_prior()
+    weights = {name: tensor.clone() for name, tensor in prior.named_parameters()}
+    prior.standardise_by(torch.tensor([50.0, 3.0]), torch.tensor([20.0, 0.5]))
+    for name, tensor in prior.named_parameters():
+        assert torch.equal(tensor, weights[name]), name
+    assert prior.variable_std.tolist() == [20.0, 0.5]
+
+
 def test_a_variable_follows_from_the_change_of_one_before_it():
     """The second rises by 1 just when the first rises, and falls when it falls by more than the
     drain: chance alone from the state, certain once the first is known, in draws as in losses."""

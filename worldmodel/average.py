@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 import tyro
 
-from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from worldmodel.prior import FrameGPT
 
 CARD = "The mean of {names} (`worldmodel.average`). Not measured yet.\n"
@@ -58,7 +64,12 @@ def average(options: Average) -> None:
         raise CheckpointError(f"--shares: {len(shares)} are given for {len(names)} checkpoints")
     if not all(0 < share < float("inf") for share in shares):
         raise CheckpointError(f"--shares must be above 0, not {' '.join(map(str, shares))}")
-    first, *others = [load_checkpoint(name) for name in names]
+    folders = [find_checkpoint(name) for name in names]
+    if options.out.resolve() in [folder.resolve() for folder in folders]:
+        raise CheckpointError(f"--out {options.out} is one of those the mean is of: choose another")
+    if (options.out / "training").exists():
+        raise CheckpointError(f"--out {options.out} is a run that goes on: choose another")
+    first, *others = [load_checkpoint(str(folder)) for folder in folders]
     for name, other in zip(names[1:], others, strict=True):
         _check_alike(first, other, names[0], name)
     mean_prior([checkpoint.model.prior for checkpoint in (first, *others)], shares)
@@ -73,15 +84,13 @@ def average(options: Average) -> None:
 def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
     """Make the first prior the weighted mean of all; the others are changed, too.
 
-    Which changes of a variable are foretold differs with the data that a prior was trained on: the
-    others' are put in the first one's order.
+    What hangs on the data that each was trained on (which changes of a variable are foretold, how
+    variables are standardised) is made the first one's; so are the variables' ranges.
     """
-    outcome = priors[0].outcome
-    values = [
-        bins[:used].numpy() for bins, used in zip(outcome.bins, outcome.num_used, strict=True)
-    ]
+    first = priors[0]
     for prior in priors[1:]:
-        prior.outcome.set_bins(values)
+        prior.standardise_by(first.variable_mean, first.variable_std)
+        prior.outcome.list_values_of(first.outcome)
     for together in zip(*(prior.parameters() for prior in priors), strict=True):
         mean = sum(share * weights for share, weights in zip(shares, together, strict=True))
         together[0].copy_(mean / sum(shares))

@@ -167,6 +167,20 @@ class FrameGPT(nn.Module):
             outcomes = self.once_arrived(foretold, variables, next_variables)
         return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes)
 
+    @torch.no_grad()
+    def standardise_by(self, mean: Float[Tensor, " V"], std: Float[Tensor, " V"]) -> None:
+        """Take variables in standardised by these. A prior that has learned with others goes on
+        saying what it said; a new one, which has none yet, begins with these."""
+        mean, std = mean.to(self.variable_mean), std.to(self.variable_std)
+        scale, shift = std / self.variable_std, (mean - self.variable_mean) / self.variable_std
+        is_new = bool((self.variable_mean == 0).all() and (self.variable_std == 1).all())
+        self.variable_mean.copy_(mean)
+        self.variable_std.copy_(std)
+        if not is_new:
+            self.variable.bias.add_(self.variable.weight @ shift)
+            self.variable.weight.mul_(scale)
+            self.outcome.standardise_anew(scale, shift)
+
     def draw_variables(
         self,
         foretold: OutcomeLogits,

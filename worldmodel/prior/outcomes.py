@@ -104,6 +104,65 @@ class OutcomeHead(nn.Module):
                 of_bins = parameter[: taken.numel()].unflatten(0, taken.shape)  # then the end's
                 of_bins.copy_(of_bins[torch.arange(len(taken))[:, None], taken])
 
+    @torch.no_grad()
+    def list_values_of(self, other: "OutcomeHead") -> None:
+        """Foretell the values that `other` lists, in its order.
+
+        What was learned goes on, as in `set_bins`. Where several of its values take over from one,
+        that one's chance goes to the nearest of them; the others come beside that as often as
+        `other` says.
+        """
+        values = [bins[:used].cpu() for bins, used in zip(other.bins, other.num_used, strict=True)]
+        distances = [
+            (of_row[:, None] - bins[:used].cpu()).abs()
+            for of_row, bins, used in zip(values, self.bins, self.num_used, strict=True)
+        ]
+        self.set_bins([of_row.numpy() for of_row in values])
+        for row, distance in enumerate(distances):
+            nearest, sources = distance.min(1)
+            for i, source in enumerate(sources.tolist()):
+                heirs = torch.nonzero(sources == source).flatten()
+                heir = heirs[nearest[heirs].argmin()]
+                for mine, theirs in zip(self._of_row(row), other._of_row(row), strict=True):
+                    mine[i] = mine[heir] + theirs[i] - theirs[heir]
+
+    def _of_row(self, row: int) -> list[Tensor]:
+        """Weights and biases of a row's values, a value along the first axis."""
+        places = slice(row * self.num_bins, (row + 1) * self.num_bins)
+        parts = [self.logits.weight[places], self.logits.bias[places]]
+        if row == 0:
+            count = self.num_bins  # then the end's
+            parts += [self.consequences.weight[:count], self.consequences.bias[:count]]
+        else:
+            places = slice((row - 1) * self.num_bins, row * self.num_bins)
+            parts += [self.in_turn.weight[places], self.in_turn.bias[places]]
+        return parts
+
+    @torch.no_grad()
+    def standardise_anew(self, scale: Float[Tensor, " V"], shift: Float[Tensor, " V"]) -> None:
+        """Say the same of variables that are standardised otherwise: what x was before is
+        now (x - shift) / scale."""
+        num_variables = len(scale)
+
+        def take(layer: nn.Linear, places: slice, *, moved: bool) -> None:
+            weight = layer.weight[:, places]
+            if moved:
+                layer.bias.add_(weight @ shift)
+            weight.mul_(scale)
+
+        newest = slice(self.recent.in_features - num_variables, None)
+        take(self.recent, newest, moved=True)
+        step = RECENT_FEATURES * num_variables + 1
+        for first in range(0, newest.start, step):
+            take(self.recent, slice(first, first + num_variables), moved=False)
+        take(self.arrival, slice(num_variables), moved=True)
+        take(self.arrival, slice(num_variables, 2 * num_variables), moved=False)
+        in_turn = self.in_turn.weight.view(num_variables, self.num_bins, -1, num_variables)
+        biases = self.in_turn.bias.view(num_variables, self.num_bins)
+        for v in range(num_variables):  # a variable's change knows those before it
+            biases[v].add_(in_turn[v, :, 0, :v] @ shift[:v])
+        in_turn[:, :, :2].mul_(scale)
+
     def forward(
         self,
         features: Float[Tensor, "*batch P D"],

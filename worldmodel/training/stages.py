@@ -218,14 +218,10 @@ class PriorStage:
         prior = self.module
         prior.outcome.set_bins([rewards, *changes.T])
         if variables.shape[1]:
-            numbers = {
-                "mean": variables.mean(0),
-                "std": variables.std(0).clip(1e-3),
-                "low": variables.min(0),
-                "high": variables.max(0),
-            }
-            for name, value in numbers.items():
-                getattr(prior, f"variable_{name}").copy_(torch.from_numpy(value))
+            mean, std = variables.mean(0), variables.std(0).clip(1e-3)
+            prior.standardise_by(torch.from_numpy(mean), torch.from_numpy(std))
+            prior.variable_low.copy_(torch.from_numpy(variables.min(0)))
+            prior.variable_high.copy_(torch.from_numpy(variables.max(0)))
 
 
 @torch.no_grad()
