@@ -170,15 +170,15 @@ def read_session(path: Path) -> Session:
 def _session_from(data: Any) -> Session:
     """Raises ValueError with the first thing that is wrong."""
     entries = ["format", "version", *Session.__dataclass_fields__]
-    needed = [name for name in entries if name != "guidance"]
-    check_entries(data, needed, "the file", optional=["guidance"])
+    check_entries(data, ["format", "version"], "the file", optional=entries[2:])
     if data["format"] != FORMAT:
         raise ValueError(f"format must be {FORMAT!r}")
     version = integer(data["version"], "version", 0, 2**31)
     if not 1 <= version <= VERSION:
         raise ValueError(f"version {version}, but this program reads versions 1 to {VERSION}")
-    if version > WITHOUT_GUIDANCE:
-        check_entries(data, entries, "the file")
+    if version <= WITHOUT_GUIDANCE:
+        entries.remove("guidance")
+    check_entries(data, entries, "the file")
     size = data["frame_size"]
     if not isinstance(size, list) or len(size) != 2:
         raise ValueError("frame_size must be a list of height and width")

@@ -49,6 +49,9 @@ def test_a_session_of_before_there_was_guidance_is_read(tmp_path: Path, version:
     del older["guidance"]
     (tmp_path / "old.json").write_text(json.dumps(older))
     assert read_session(tmp_path / "old.json") == replace(SESSION, guidance=None)
+    (tmp_path / "odd.json").write_text(json.dumps({**older, "guidance": 1.0}))
+    with pytest.raises(PlayError, match="unknown entry 'guidance'"):
+        read_session(tmp_path / "odd.json")
     (tmp_path / "new.json").write_text(json.dumps({**older, "version": 3}))
     with pytest.raises(PlayError, match="lacks guidance"):
         read_session(tmp_path / "new.json")
@@ -128,7 +131,10 @@ def test_the_log_hashes_every_frame() -> None:
 )
 def test_a_hostile_session_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps({**as_json(tmp_path), **change}))
+    session = {**as_json(tmp_path), **change}
+    if session["version"] == 1:
+        del session["guidance"]
+    path.write_text(json.dumps(session))
     with pytest.raises(PlayError, match=message) as refused:
         read_session(path)
     assert "\n" not in str(refused.value)

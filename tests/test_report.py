@@ -303,22 +303,41 @@ def test_who_learned_from_random_players_alone_knows_no_habits(
     assert read_right[RANDOM_PLAYERS, "pusher"] < 0.1
 
 
-def test_two_networks_read_the_clips_where_there_are_random_players(
-    held_out: HeldOut, report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("others", "random_steps", "is_measured"),
+    [("policy", 24, True), ("random", 24, False), ("policy", 6, False)],
+    ids=["some", "all", "too short"],
+)
+def test_a_second_network_learns_from_random_players_where_there_are_some_and_others(
+    others: str,
+    random_steps: int,
+    is_measured: bool,
+    held_out: HeldOut,
+    report: dict,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert report["parts"]["actions"]["numbers"]["taught_by_random"] is None
-    title = "taught by random players, accuracy"
-    assert title not in to_markdown(report)
-    # All players are of this name, so that both networks learn the same.
-    monkeypatch.setattr(following, "RANDOM_PLAYERS", b"toy")
     monkeypatch.setattr(following, "MIN_RANDOM_STEPS", 100)
-    numbers = measure_actions(held_out, tmp_path, training_steps=5)
-    for name in ("still", "real", "dreamed", "ratio"):
-        assert numbers["taught_by_random"][name] == numbers[name]
+    with EpisodeWriter(tmp_path / "data", EpisodeReader(toy_data).info) as writer:
+        for i in range(40):
+            random = replace(toy_episode(i, random_steps), policy="random")
+            writer.append(random if i % 2 else replace(toy_episode(i), policy=others))
+    reader = EpisodeReader(tmp_path / "data")
+    measured = HeldOut(held_out.model, reader, held_out.settings)
+    numbers = measure_actions(measured, tmp_path, training_steps=5)
     shown = copy.deepcopy(report)
     shown["parts"]["actions"]["numbers"] = to_json(numbers)
-    assert title in to_markdown(shown)
-    assert title in to_html(shown)
+    title = "taught by random players, accuracy"
+    assert (title in to_markdown(shown)) == (title in to_html(shown)) == is_measured
+    assert (numbers["taught_by_random"] is not None) == is_measured
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    assert len(set(kept.values())) == 1 + is_measured
+    if is_measured:
+        of_random = numbers["taught_by_random"]
+        assert of_random["ratio"].value == pytest.approx(
+            of_random["dreamed"].value / of_random["real"].value
+        )
 
 
 def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:

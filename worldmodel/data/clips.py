@@ -73,7 +73,8 @@ class ClipSampler:
         if len(self.episodes) == 0:
             longest = int(lengths.max()) if len(members) else 0
             raise DataError(
-                f"{reader.folder}: no episode of the {len(members)} in the {split} split has "
+                f"{reader.folder}: no episode of the {len(members)} in the {split} split"
+                f"{'' if player is None else f' by {player.decode()}'} has "
                 f"{num_frames} frames (the longest has {longest}): record more or longer "
                 "episodes, or take shorter clips"
             )

@@ -143,7 +143,7 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
         "but no motion.",
         _by_who_acted(n["ratio_by_policy"]),
         "Players act for reasons that can be seen; a dream that has gone elsewhere lost them, and "
-        "so shows fewer habits. Random players have none.",
+        "so shows fewer habits. Random players have none but to hold an action for some steps.",
         *_taught_by_random(n["taught_by_random"], n["measure"], kinds),
     ]
 
@@ -169,9 +169,9 @@ def _taught_by_random(n: dict[str, Any] | None, measure: str, kinds: list[str]) 
     rows = [_row_of_all(n, kinds), *_rows_of_each(n["each"], kinds)]
     return [
         Table([f"taught by random players, {measure}", *kinds, "dreamed over real"], rows),
-        f"The same clips, read by a network that learned from random players alone "
-        f"({n['num_steps']} steps of the train split). It knows nobody's habits: what it tells of "
-        "an action, the action did.",
+        "The same clips, read by a network that learned from random players alone, of whose steps "
+        f"the train split has {n['num_steps']}. It knows no habit but theirs, to hold an action "
+        "for some steps: what it tells beyond Still, the action did.",
     ]
 
 

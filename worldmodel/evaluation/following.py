@@ -11,7 +11,7 @@ from worldmodel.data import ClipSampler
 from worldmodel.data.progress import track
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
-from worldmodel.inverse_dynamics import InverseDynamics, inverse_dynamics_of
+from worldmodel.inverse_dynamics import CLIP_FRAMES, InverseDynamics, inverse_dynamics_of
 from worldmodel.metrics import (
     Interval,
     bootstrap_means,
@@ -24,7 +24,7 @@ from worldmodel.metrics import (
 EDGE_FRAMES = 10  # at the beginning and at the end of a dream
 POLICY_CLIPS = 128  # of the test split, to see whom the network reads best
 POLICY_FRAMES = 9  # in each
-MIN_RANDOM_STEPS = 2000  # of random players in the train split, to teach a network by them alone
+MIN_RANDOM_STEPS = 2000  # in the train split: an eighth of the pairs that a network learns from
 
 
 def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
 
     For a box, "accuracy" is the share of the actions' variance that it explains. "still" is that
     of the first frame of each real pair, shown twice: what habits tell without any motion. The
-    network is kept at out/inverse-dynamics.safetensors; beside it one that random players alone
-    taught, who have no habits, if the data have enough of them.
+    network is kept at out/inverse-dynamics.safetensors; beside it one that learned from random
+    players alone, whose actions hang on nothing that is seen, where there are enough of them beside
+    others.
 
     Args:
         training_steps: of each network.
@@ -44,21 +45,16 @@ def measure_actions(held_out: HeldOut, out: Path, *, training_steps: int) -> dic
         out / "inverse-dynamics.safetensors",
         steps=training_steps,
     )
-    actions = held_out.actions
-    seen = _seen(network, held_out)
-    per_clip = {name: agreement.mean((1, 2)) for name, agreement in seen.items()}
-    groups, seed = held_out.episodes, held_out.settings.seed
+    actions, seen = held_out.actions, _seen(network, held_out)
     edge = min(EDGE_FRAMES, actions.shape[1])
     return {
         "num_clips": len(held_out),
         "num_pairs": int(np.prod(actions.shape[:2])),
         "measure": "R^2" if network.spec.kind == "box" else "accuracy",
         "edge_frames": edge,
-        **{name: mean_interval(values, groups, seed=seed) for name, values in per_clip.items()},
-        "ratio": _ratio(per_clip["dreamed"], per_clip["real"], groups, seed),
+        **_measured(network, held_out, seen),
         "first": {name: float(values[:, :edge].mean()) for name, values in seen.items()},
         "last": {name: float(values[:, -edge:].mean()) for name, values in seen.items()},
-        "each": _each(network, seen, actions, groups, seed),
         "real_by_policy": _real_by_policy(network, held_out),
         "ratio_by_policy": _ratio_by_policy(network.spec, held_out, seen),
         "taught_by_random": _taught_by_random(held_out, out, training_steps),
@@ -82,12 +78,13 @@ def _seen(network: InverseDynamics, held_out: HeldOut) -> dict[str, np.ndarray]:
 
 def _taught_by_random(held_out: HeldOut, out: Path, training_steps: int) -> dict[str, Any] | None:
     """What a network says of the clips that has seen random players alone; None where there are
-    too few of them."""
+    too few of them, or no others."""
     reader = held_out.reader
     members = reader.split("train")
-    members = members[reader.index["policy"][members] == RANDOM_PLAYERS]
-    num_steps = int(reader.index["episode_length"][members].sum())
-    if num_steps < MIN_RANDOM_STEPS:
+    lengths = reader.index["episode_length"][members]
+    is_random = reader.index["policy"][members] == RANDOM_PLAYERS
+    num_steps = int(lengths[is_random & (lengths >= CLIP_FRAMES - 1)].sum())
+    if num_steps < MIN_RANDOM_STEPS or is_random.all():
         return None
     network = inverse_dynamics_of(
         held_out.model,
@@ -96,11 +93,16 @@ def _taught_by_random(held_out: HeldOut, out: Path, training_steps: int) -> dict
         steps=training_steps,
         player=RANDOM_PLAYERS,
     )
-    seen = _seen(network, held_out)
+    return {"num_steps": num_steps, **_measured(network, held_out, _seen(network, held_out))}
+
+
+def _measured(
+    network: InverseDynamics, held_out: HeldOut, seen: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Means over all clips of what `_seen` gives, their ratio, and the same of each action."""
     per_clip = {name: agreement.mean((1, 2)) for name, agreement in seen.items()}
     groups, seed = held_out.episodes, held_out.settings.seed
     return {
-        "num_steps": num_steps,
         **{name: mean_interval(values, groups, seed=seed) for name, values in per_clip.items()},
         "ratio": _ratio(per_clip["dreamed"], per_clip["real"], groups, seed),
         "each": _each(network, seen, held_out.actions, groups, seed),
@@ -131,10 +133,10 @@ def _agreement_when_still(
 
 
 def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
-    """Mean over mean; NaN where the others' is zero, as of an action never recognised."""
+    """Mean over mean; NaN where the others' isn't above 0, as of an action never recognised."""
     draws = bootstrap_means(np.stack([values, others], 1), groups, seed=seed)
-    draws = draws[draws[:, 1] != 0]
-    if not (others.mean() and len(draws)):
+    draws = draws[draws[:, 1] > 0]
+    if others.mean() <= 0 or not len(draws):
         return Interval(math.nan, math.nan, math.nan)
     return interval(values.mean() / others.mean(), draws[:, 0] / draws[:, 1])
 

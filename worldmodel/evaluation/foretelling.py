@@ -99,7 +99,7 @@ def foretell_outcomes(
         common_reward: the reward that is no event.
     """
     prior, head = model.prior, model.prior.outcome
-    foretold = prior(codes, model.config.actions.encode(actions), variables, next_codes).foretold
+    foretold = prior.foretell(codes, model.config.actions.encode(actions), variables, next_codes)
     generator = torch.Generator().manual_seed(0)
     draws = []
     for _ in range(NUM_DRAWS):

@@ -38,7 +38,7 @@ class NextSteps:
         episodes: (S,), the episode of each.
         reward, ended: what came.
         changes: of the variables, (S, V).
-        expected, end_chance, event_chance: what was foretold, as in `Foretold`.
+        expected, end_chance, event_chance: what was foretold, as in `ForetoldOutcomes`.
         rise_chance, fall_chance: the same of each variable, (S, V).
     """
 

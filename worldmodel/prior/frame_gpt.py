@@ -167,6 +167,17 @@ class FrameGPT(nn.Module):
             outcomes = self.once_arrived(foretold, variables, next_variables)
         return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes)
 
+    def foretell(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        actions: Float[Tensor, "B T A"],
+        variables: Float[Tensor, "B T V"],
+        next_codes: Int[Tensor, "B T h w q"],
+    ) -> OutcomeLogits:
+        """What comes with frames 1..T: `foretold` of `forward`, without the codes' logits."""
+        states, _ = self._backbone(codes, actions, variables)
+        return self._foretell(states, next_codes, self._recent(variables))
+
     @torch.no_grad()
     def standardise_by(self, mean: Float[Tensor, " V"], std: Float[Tensor, " V"]) -> None:
         """Take variables in standardised by these. A prior that has learned with others goes on
