@@ -224,31 +224,48 @@ def _cell(value: Interval | None) -> str:
 
 
 def _draw_curves(path: Path, scored: Sequence[Scored], env_id: str) -> None:
-    """Scores over training: means over seeds, solid in the real game, dashed in the dream."""
+    """Scores over training, a line for each seed, solid in the real game, dashed in the dream."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    kinds = list(dict.fromkeys(s.arm.kind for s in scored))
-    for k, kind in enumerate(kinds):
+    names = _names_of_kinds(scored)
+    for k, (kind, name) in enumerate(names.items()):
         of_kind = [s for s in scored if s.arm.kind == kind]
         where = of_kind[0].arm.where
-        steps = sorted({s.steps for s in of_kind})
-        for name, style in (("in_real", "-"), ("in_dream", "--")):
-            means = [[getattr(s, name).mean() for s in of_kind if s.steps == at] for at in steps]
-            label = f"{kind}, {'real game' if name == 'in_real' else 'dream'}"
-            color = COLORS[where] if where != "dream" else f"C{1 + k}"
+        color = COLORS[where] if where != "dream" or len(names) <= len(COLORS) else f"C{1 + k}"
+        for world, style in (("in_real", "-"), ("in_dream", "--")):
+            label: str | None = f"{name}, in the {'real game' if world == 'in_real' else 'dream'}"
             if where == "random":
-                axes.axhline(means[0][0], color=color, linestyle=style, label=label)
+                mean = getattr(of_kind[0], world).mean()
+                axes.axhline(mean, color=color, linestyle=style, label=label)
                 continue
-            axes.plot(steps, [np.mean(m) for m in means], style, color=color, label=label)
-            lows, highs = [np.min(m) for m in means], [np.max(m) for m in means]
-            axes.fill_between(steps, lows, highs, color=color, alpha=0.12)
-    axes.set(
-        xlabel="steps of PPO",
-        ylabel="return",
-        title=f"{env_id}: mean over seeds, from the lowest to the highest",
-    )
+            for seed in dict.fromkeys(s.arm.seed for s in of_kind):
+                line = sorted((s for s in of_kind if s.arm.seed == seed), key=lambda s: s.steps)
+                means = [getattr(s, world).mean() for s in line]
+                filled = color if world == "in_real" else "white"
+                axes.plot(
+                    [s.steps for s in line],
+                    means,
+                    style,
+                    marker="o",
+                    markerfacecolor=filled,
+                    color=color,
+                    alpha=0.8,
+                    label=label,
+                )
+                label = None
+    axes.set(xlabel="steps of PPO", ylabel="return", title=f"{env_id}: a line for each seed")
     axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
+
+
+def _names_of_kinds(scored: Sequence[Scored]) -> dict[str, str]:
+    """How pictures call those who learned alike; dreams by their settings where several are."""
+    kinds = list(dict.fromkeys(s.arm.kind for s in scored))
+    names = {"random": "random player", "real": "learned in the real game"}
+    dreams = [kind for kind in kinds if kind not in names]
+    if len(dreams) == 1:
+        names[dreams[0]] = "learned in the dream"
+    return {kind: names.get(kind, kind) for kind in kinds}
 
 
 def _lengths(of: Interval) -> list[list[float]]:
@@ -259,8 +276,10 @@ def _lengths(of: Interval) -> list[list[float]]:
 def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.subplots()
+    names = {"random": "random player", "real": "learned in the real game"}
+    last = {s.arm.name: max(o.steps for o in scored if o.arm == s.arm) for s in scored}
     for where, color in COLORS.items():
-        chosen = [s for s in scored if s.arm.where == where]
+        chosen = sorted((s for s in scored if s.arm.where == where), key=lambda s: -s.steps)
         for s in chosen:
             real, dream = (
                 mean_interval(games, np.arange(len(games)), seed=0)
@@ -273,12 +292,17 @@ def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
                 yerr=_lengths(dream),
                 fmt="o",
                 color=color,
+                markerfacecolor=color if s.steps == last[s.arm.name] else "white",
                 alpha=0.7,
-                label=f"learned in: {where}" if s is chosen[0] else None,
+                label=names.get(where, "learned in the dream") if s is chosen[0] else None,
             )
     ends = (*axes.get_xlim(), *axes.get_ylim())
     low, high = min(ends), max(ends)
     axes.plot([low, high], [low, high], color="black", linewidth=0.5)
-    axes.set(xlabel="return in the real game", ylabel="return in the dream", title=env_id)
+    axes.set(
+        xlabel="return in the real game",
+        ylabel="return in the dream",
+        title=f"{env_id}; hollow: on the way",
+    )
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

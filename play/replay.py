@@ -159,6 +159,10 @@ def read_session(path: Path) -> Session:
         raise PlayError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB: not a session")
     try:
         return _session_from(json.loads(content.decode("utf-8")))
+    except UnicodeDecodeError:
+        raise PlayError(
+            f"{path} is not a session: no text in UTF-8 (a film's session is the .json beside it)"
+        ) from None
     except RecursionError:
         raise PlayError(f"{path} is not a session: nested too deeply") from None
     except json.JSONDecodeError as error:

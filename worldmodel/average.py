@@ -106,7 +106,10 @@ def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: st
         ("tokenizer", *digests),
     ):
         if mine != others:
-            raise CheckpointError(f"{name} has another {what} than {first_name}")
+            raise CheckpointError(
+                f"{name} has another {what} than {first_name}: a mean takes weights of which one "
+                "was trained on from the other, or all from the same beginning"
+            )
 
 
 if __name__ == "__main__":
