@@ -15,6 +15,11 @@ from worldmodel.provenance import git_commit, machine
 
 NUM_DRAWS = 1000  # of the bootstrap
 COLORS = {"random": "tab:gray", "real": "tab:blue", "dream": "tab:orange"}
+NAMES = {  # in pictures, by where a policy learned
+    "random": "random player",
+    "real": "learned in the real game",
+    "dream": "learned in the dream",
+}
 
 
 @dataclass(frozen=True)
@@ -227,11 +232,13 @@ def _draw_curves(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     """Scores over training, a line for each seed, solid in the real game, dashed in the dream."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    names = _names_of_kinds(scored)
-    for k, (kind, name) in enumerate(names.items()):
+    kinds = {s.arm.kind: s.arm.where for s in scored}
+    is_swept = list(kinds.values()).count("dream") > 1  # then settings tell dreams apart
+    for k, (kind, where) in enumerate(kinds.items()):
         of_kind = [s for s in scored if s.arm.kind == kind]
-        where = of_kind[0].arm.where
-        color = COLORS[where] if where != "dream" or len(names) <= len(COLORS) else f"C{1 + k}"
+        name, color = NAMES[where], COLORS[where]
+        if where == "dream" and is_swept:
+            name, color = kind, f"C{1 + k}"
         for world, style in (("in_real", "-"), ("in_dream", "--")):
             label: str | None = f"{name}, in the {'real game' if world == 'in_real' else 'dream'}"
             if where == "random":
@@ -258,16 +265,6 @@ def _draw_curves(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _names_of_kinds(scored: Sequence[Scored]) -> dict[str, str]:
-    """How pictures call those who learned alike; dreams by their settings where several are."""
-    kinds = list(dict.fromkeys(s.arm.kind for s in scored))
-    names = {"random": "random player", "real": "learned in the real game"}
-    dreams = [kind for kind in kinds if kind not in names]
-    if len(dreams) == 1:
-        names[dreams[0]] = "learned in the dream"
-    return {kind: names.get(kind, kind) for kind in kinds}
-
-
 def _lengths(of: Interval) -> list[list[float]]:
     """Of error bars; none is negative where all games gave the same, up to its last bit."""
     return [[max(0.0, of.value - of.low)], [max(0.0, of.high - of.value)]]
@@ -276,7 +273,6 @@ def _lengths(of: Interval) -> list[list[float]]:
 def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.subplots()
-    names = {"random": "random player", "real": "learned in the real game"}
     last = {s.arm.name: max(o.steps for o in scored if o.arm == s.arm) for s in scored}
     for where, color in COLORS.items():
         chosen = sorted((s for s in scored if s.arm.where == where), key=lambda s: -s.steps)
@@ -294,7 +290,7 @@ def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
                 color=color,
                 markerfacecolor=color if s.steps == last[s.arm.name] else "white",
                 alpha=0.7,
-                label=names.get(where, "learned in the dream") if s is chosen[0] else None,
+                label=NAMES[where] if s is chosen[0] else None,
             )
     ends = (*axes.get_xlim(), *axes.get_ylim())
     low, high = min(ends), max(ends)

@@ -100,6 +100,9 @@ def foretell_outcomes(
     """
     prior, head = model.prior, model.prior.outcome
     foretold = prior.foretell(codes, model.config.actions.encode(actions), variables, next_codes)
+    common_bin = None
+    if common_reward is not None:
+        common_bin = int((head.bins[0] - common_reward).abs().argmin())
     generator = torch.Generator().manual_seed(0)
     draws = []
     for _ in range(NUM_DRAWS):
@@ -107,8 +110,7 @@ def foretell_outcomes(
         drawn = prior.draw_variables(foretold, variables, uniforms)
         outcomes = prior.once_arrived(foretold, variables, drawn)
         event = torch.full_like(outcomes.terminated, torch.nan)
-        if common_reward is not None:
-            common_bin = int((head.bins[0] - common_reward).abs().argmin())
+        if common_bin is not None:
             event = 1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin]
         changes = prior.change_chances(outcomes, variables)
         draws.append((head.expected(outcomes, 0), outcomes.terminated.sigmoid(), event, *changes))
