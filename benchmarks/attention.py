@@ -19,6 +19,8 @@ import tyro
 from torch import Tensor
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 from worldmodel.prior.attention import (
     LatentShape,
     dense_attention,
@@ -54,8 +56,13 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.attention", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if complaint := _complaint(options):
-        raise SystemExit(f"error: {complaint}")
+        raise UserError(f"{complaint}")
     torch.set_num_threads(1)
     if options.variant is not None:
         print(json.dumps(measure_here(options, options.variant)))

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from worldmodel.errors import UserError
+
 PROC_STATUS = Path("/proc/self/status")
 MEBIBYTE = 2**20
 
@@ -21,7 +23,7 @@ def in_a_process(module: str, arguments: list[str], variant: str) -> dict[str, A
     child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode != 0:
         last_line = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SystemExit(f"error: {variant} failed (status {child.returncode}): {last_line}")
+        raise UserError(f"{variant} failed (status {child.returncode}): {last_line}")
     return json.loads(child.stdout)
 
 
@@ -50,7 +52,7 @@ def memory_peak(device: str) -> int:
 
 def _resident(field: str) -> int:
     if not PROC_STATUS.exists():
-        raise SystemExit(f"error: memory is read from {PROC_STATUS}, which only Linux has")
+        raise UserError(f"memory is read from {PROC_STATUS}, which only Linux has")
     lines = PROC_STATUS.read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(field))
     return 1024 * int(line.split()[1])

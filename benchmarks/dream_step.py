@@ -20,7 +20,9 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_gpt import PlainGPT
-from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from worldmodel.checkpoint import Checkpoint, load_checkpoint
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 from worldmodel.evaluation.held_out import wander
 from worldmodel.model import Dream, WorldModel
 from worldmodel.prior.sampling import Sampling
@@ -125,13 +127,15 @@ class PlainDreamer:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.dream_step", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     torch.set_num_threads(1)
-    try:
-        checkpoint = load_checkpoint(options.checkpoint)
-    except CheckpointError as error:
-        raise SystemExit(f"error: {error}") from None
+    checkpoint = load_checkpoint(options.checkpoint)
     if options.steps < 1:
-        raise SystemExit(f"error: --steps must be at least 1, not {options.steps}")
+        raise UserError(f"--steps must be at least 1, not {options.steps}")
     results = {
         "checkpoint": options.checkpoint,
         "commit": git_commit(),

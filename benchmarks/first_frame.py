@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 from worldmodel.provenance import git_commit, machine
 
 ANNOUNCED = "first frame after"
@@ -34,8 +36,13 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.first_frame", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if options.runs < 1:
-        raise SystemExit(f"error: --runs must be at least 1, not {options.runs}")
+        raise UserError(f"--runs must be at least 1, not {options.runs}")
     seconds = [seconds_to_first_frame(options.env) for _ in range(options.runs)]
     results: dict[str, Any] = {
         "env": options.env,
@@ -81,7 +88,7 @@ def seconds_to_first_frame(env: str) -> float:
             complaint = f"it went on for {TIMEOUT_S} s"
     if seconds is None or player.returncode != 0:
         last_line = (complaint.strip().splitlines() or ["no frame came"])[-1]
-        raise SystemExit(f"error: `python {' '.join(command[2:])}` failed: {last_line}")
+        raise UserError(f"`python {' '.join(command[2:])}` failed: {last_line}")
     return seconds
 
 

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import tyro
 
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
+
 # One thread of Mesa's software OpenGL, whatever the machine has.
 os.environ.setdefault("LP_NUM_THREADS", "1")
 
@@ -35,8 +38,13 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.pushing_step", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if options.episodes < 1:
-        raise SystemExit(f"error: --episodes must be at least 1, not {options.episodes}")
+        raise UserError(f"--episodes must be at least 1, not {options.episodes}")
     results = {
         "commit": git_commit(),
         "machine": machine(),

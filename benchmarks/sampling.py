@@ -21,7 +21,9 @@ import tyro
 from torch import Tensor
 
 from worldmodel.actions import ActionSpec
+from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
+from worldmodel.errors import UserError
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior.attention import visible
 from worldmodel.prior.gpt import GPT, Conditions, GPTCache
@@ -91,8 +93,13 @@ class WholeLength:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.sampling", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if complaint := _complaint(options):
-        raise SystemExit(f"error: {complaint}")
+        raise UserError(f"{complaint}")
     torch.set_num_threads(1)
     results = {
         "commit": git_commit(),

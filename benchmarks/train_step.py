@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
+from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import table
 from worldmodel.frames import clips_to_float
 from worldmodel.presets import PUBLISHED
@@ -46,13 +48,18 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.train_step", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
-        raise SystemExit(f"error: unknown preset {options.preset!r}; the known ones are: {known}")
+        raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
     if options.repeats < 1:
-        raise SystemExit(f"error: --repeats must be at least 1, not {options.repeats}")
+        raise UserError(f"--repeats must be at least 1, not {options.repeats}")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device is at hand: leave --device out")
+        raise UserError("no CUDA device is at hand: leave --device out")
     torch.set_num_threads(1)
     if options.variant is not None:
         print(json.dumps(measure_here(options, options.variant)))

@@ -20,7 +20,9 @@ import tyro
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import envs  # noqa: F401  registers the environments
-from envs.dream import CheckpointError, DreamEnv
+from envs.dream import DreamEnv
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 from worldmodel.provenance import git_commit, machine
 
 HORIZON = 100  # a dream begins anew after so many steps, as in training
@@ -48,12 +50,14 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.vector_dream", description=__doc__)
+    run_command(lambda: run(options))
+
+
+def run(options: Options) -> None:
+    """Do what the options say."""
     if min(options.sizes) < 1 or options.seconds <= 0:
-        raise SystemExit("error: --sizes must be at least 1, --seconds above 0")
-    try:
-        results = measure(options)
-    except (CheckpointError, ValueError, gymnasium.error.Error) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise UserError("--sizes must be at least 1, --seconds above 0")
+    results = measure(options)
     print(json.dumps(results, indent=2) if options.json else table(results))
 
 

@@ -16,12 +16,11 @@ import tyro
 
 import envs  # noqa: F401  registers the environments
 from collect.recorder import POLICY, Behaviour, action_spec
-from collect.recording import Options, World, record_set, report_errors
+from collect.recording import Options, World, record_set
 from collect.score import Measure
-from envs.errors import in_a_line
 from envs.pixels import PixelsEnv
-from worldmodel.data import DataError
-from worldmodel.data.progress import console
+from worldmodel.command import run_command, say
+from worldmodel.errors import UserError, one_line
 
 # Numbers of a box at rest half of the time: with gas and brake both pressed no car drives.
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
@@ -64,16 +63,16 @@ class Collect(Options):
 
 def main() -> None:
     options = tyro.cli(Collect, prog="python -m collect.gym", description=__doc__)
-    report_errors(lambda: collect(options))
+    run_command(lambda: collect(options))
 
 
 def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        DataError: an option, the environment, the policy file or the folder is not usable; nothing
+        UserError: an option, the environment, the policy file or the folder is not usable; nothing
             was written.
-        WorkerError: a worker failed. Finished episodes are kept.
+        UserError: a worker failed. Finished episodes are kept.
     """
     env_kwargs = {
         "env_id": options.env_id,
@@ -86,10 +85,9 @@ def collect(options: Collect) -> None:
     }
     seen = look_at(env_kwargs)
     if not seen.repeats_itself:
-        console.print(
+        say(
             f"note: {options.env_id} gives other frames when it is played again from a seed: it "
-            "can be recorded, but its dream and the real one beside it will part",
-            soft_wrap=True,
+            "can be recorded, but its dream and the real one beside it will part"
         )
     world = World(
         env_id="Pixels-v0",
@@ -123,23 +121,23 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     """Make a Pixels environment and play it twice, a little.
 
     Raises:
-        DataError: it can't be made, played or recorded, or its info lacks a variable.
+        UserError: it can't be made, played or recorded, or its info lacks a variable.
     """
     try:
         env = gymnasium.make("Pixels-v0", disable_env_checker=True, **env_kwargs)
     except ValueError as error:
-        raise DataError(in_a_line(error)) from None
+        raise UserError(one_line(error)) from None
     pixels = env.unwrapped
     assert isinstance(pixels, PixelsEnv)
     try:
         action_spec(env)
         (once, names), (again, _) = _played(pixels), _played(pixels)
     except Exception as error:  # a foreign environment raises what it likes
-        raise DataError(f"{env_kwargs['env_id']} can't be recorded: {in_a_line(error)}") from None
+        raise UserError(f"{env_kwargs['env_id']} can't be recorded: {one_line(error)}") from None
     finally:
         env.close()
     if unknown := set(pixels.variable_names) - names:
-        raise DataError(
+        raise UserError(
             f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "
             f"{LOOKED_AT_STEPS} steps; it has: "
             f"{', '.join(sorted(names)) or 'none'}"
@@ -169,9 +167,9 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"--env-kwargs is not JSON: {error}") from None
+        raise UserError(f"--env-kwargs is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"--env-kwargs must be a JSON object such as {{}}, not {text}")
+        raise UserError(f"--env-kwargs must be a JSON object such as {{}}, not {text}")
     return value
 
 

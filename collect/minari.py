@@ -21,13 +21,13 @@ import tyro
 
 import envs  # noqa: F401  registers the environments, for the descriptions of them
 from collect.recorder import action_spec_of
-from collect.recording import report_errors
-from envs.errors import in_a_line
 from envs.flat_actions import FlatActions, flat_actions
 from envs.spaces import space_of
-from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeReader, EpisodeWriter
+from worldmodel.command import run_command
+from worldmodel.data import DatasetInfo, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import POLICY_NAME_BYTES, UNFINISHED
 from worldmodel.data.progress import progress_bar
+from worldmodel.errors import UserError, one_line
 
 OUR_INFO = "videogpt_dream"  # where Minari's metadata hold what our meta.json says
 
@@ -74,7 +74,7 @@ Command = (
 
 def main() -> None:
     command = tyro.cli(Command, prog="python -m collect.minari", description=__doc__)
-    report_errors(command.run)
+    run_command(command.run)
 
 
 def export_set(folder: Path, dataset_id: str, out: Path | None = None) -> Path:
@@ -84,14 +84,14 @@ def export_set(folder: Path, dataset_id: str, out: Path | None = None) -> Path:
         The folder of the Minari set.
 
     Raises:
-        DataError: there is no data set in `folder`, the id is malformed or taken, or the disk is
+        UserError: there is no data set in `folder`, the id is malformed or taken, or the disk is
             full.
     """
     storage_of = _storage_class()
     reader = EpisodeReader(folder)
     path = _place_of(dataset_id, out)
     if path.exists():
-        raise DataError(f"{path} is there already: choose another --id")
+        raise UserError(f"{path} is there already: choose another --id")
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -106,10 +106,10 @@ def export_set(folder: Path, dataset_id: str, out: Path | None = None) -> Path:
         storage.update_metadata(_metadata(dataset_id, reader.info))
         _write_episodes(storage, reader)
         unfinished.rename(path)
-    except DataError:
+    except UserError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # what h5py raises
-        raise DataError(f"cannot write to {path.parent}: {error}") from None
+        raise UserError(f"cannot write to {path.parent}: {error}") from None
     return path
 
 
@@ -163,10 +163,10 @@ def import_set(
         How many episodes the data set holds now.
 
     Raises:
-        DataError: there is no such set, it is damaged, or holds no pictures or unsuitable actions.
+        UserError: there is no such set, it is damaged, or holds no pictures or unsuitable actions.
     """
     if not 0 < fps < float("inf"):
-        raise DataError(f"--fps must be above 0, not {fps}")
+        raise UserError(f"--fps must be above 0, not {fps}")
     storage, metadata = _opened(source)
     actions = _actions_of(storage, action_limit)
     with _readable(source):
@@ -197,7 +197,7 @@ def _opened(source: str) -> tuple[Any, dict[str, Any]]:
     folder = Path(source) if Path(source).is_dir() else _place_of(source, None)
     data = folder / "data" if (folder / "data").is_dir() else folder
     if not (data / "metadata.json").exists():
-        raise DataError(
+        raise UserError(
             f"there is no Minari data set {source}: give its folder, or the id of one in "
             f"{_place_of('', None)}; `minari download` fetches those of others"
         )
@@ -205,7 +205,7 @@ def _opened(source: str) -> tuple[Any, dict[str, Any]]:
         metadata = storage_of.read_raw_metadata(data)
         # Without them Minari makes the environment that a stranger's file names.
         if not {"observation_space", "action_space"} <= metadata.keys():
-            raise DataError(f"{source} doesn't say its spaces: it is of an old Minari")
+            raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
         return storage_of.read(data), metadata
 
 
@@ -213,7 +213,7 @@ def _actions_of(storage: Any, limit: float | None) -> FlatActions:
     try:
         return flat_actions(storage.action_space, limit=limit)
     except ValueError as error:
-        raise DataError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def _described(
@@ -225,13 +225,13 @@ def _described(
     shape: tuple[int, ...] = seen.shape if is_uint8 else ()
     height, width, *channels = shape if len(shape) > 1 else (0, 0, 0)
     if channels not in ([], [1], [3]):
-        raise DataError(
-            f"observations of {metadata.get('dataset_id')} are {in_a_line(seen)}, not "
+        raise UserError(
+            f"observations of {metadata.get('dataset_id')} are {one_line(seen)}, not "
             "pictures: uint8 (H, W, 3), (H, W, 1) or (H, W)"
         )
     first = next(iter(storage.get_episodes([0])), None) if storage.total_episodes else None
     if first is None:
-        raise DataError(f"{metadata.get('dataset_id')} holds no episode")
+        raise UserError(f"{metadata.get('dataset_id')} holds no episode")
     return DatasetInfo(
         env_id=str(metadata.get("dataset_id")),
         # The number is told, for ids follow from it: a set that grew is another source.
@@ -273,7 +273,7 @@ def _episode(
 ) -> Episode:
     numbers, number = _numbers(stored), int(stored["id"])
     if lacking := set(info.variable_names) - numbers.keys():
-        raise DataError(f"episode {number} lacks {min(lacking)!r} in its infos")
+        raise UserError(f"episode {number} lacks {min(lacking)!r} in its infos")
     frames = np.asarray(stored["observations"])
     columns = [numbers[name].astype(np.float32) for name in info.variable_names]
     flat = [actions.from_own(action) for action in stored["actions"]]
@@ -293,18 +293,18 @@ def _episode(
 
 @contextlib.contextmanager
 def _readable(source: str) -> Iterator[None]:
-    """What Minari meets in a damaged set becomes a DataError."""
+    """What Minari meets in a damaged set becomes a UserError."""
     try:
         yield
-    except DataError:
+    except UserError:
         raise
     except Exception as error:  # Minari raises what its parts do
-        reason = in_a_line(error)
-        raise DataError(f"{source} cannot be read as a Minari data set: {reason}") from None
+        reason = one_line(error)
+        raise UserError(f"{source} cannot be read as a Minari data set: {reason}") from None
 
 
 def _place_of(dataset_id: str, out: Path | None) -> Path:
-    """Where a Minari set lies, or shall. Raises DataError for a malformed id."""
+    """Where a Minari set lies, or shall. Raises UserError for a malformed id."""
     from minari.dataset.minari_dataset import (  # pyright: ignore[reportMissingImports]
         parse_dataset_id,
     )
@@ -318,18 +318,18 @@ def _place_of(dataset_id: str, out: Path | None) -> Path:
     try:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):  # TypeError: no version
-        raise DataError(f"{dataset_id!r} is no id of Minari: namespace/name-v0 is needed") from None
+        raise UserError(f"{dataset_id!r} is no id of Minari: namespace/name-v0 is needed") from None
     return root / dataset_id
 
 
 def _storage_class() -> Any:
-    """Minari's storage. Raises DataError where Minari isn't installed."""
+    """Minari's storage. Raises UserError where Minari isn't installed."""
     try:
         from minari.dataset.minari_storage import (  # pyright: ignore[reportMissingImports]
             MinariStorage,
         )
     except ImportError:
-        raise DataError("Minari is not installed: pip install 'minari[hdf5]'") from None
+        raise UserError("Minari is not installed: pip install 'minari[hdf5]'") from None
     return MinariStorage
 
 

@@ -163,7 +163,7 @@ def is_trained(path: Path, num_steps: int) -> bool:
     """Whether a policy is there that has learned for so many steps.
 
     Raises:
-        PolicyFileError: what is there is no policy.
+        UserError: what is there is no policy.
     """
     return path.exists() and load_ppo(path).num_timesteps >= num_steps
 

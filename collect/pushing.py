@@ -11,9 +11,10 @@ from pathlib import Path
 import tyro
 
 from collect.recorder import POLICY, Behaviour
-from collect.recording import Options, World, record_set, report_errors
+from collect.recording import Options, World, record_set
 from collect.score import Measure
 from collect.training import Training
+from worldmodel.command import run_command
 from worldmodel.data import DatasetInfo, Episode
 
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.15, max_hold=2)
@@ -36,15 +37,15 @@ class Collect(Options):
 
 def main() -> None:
     options = tyro.cli(Collect, prog="python -m collect.pushing", description=__doc__)
-    report_errors(lambda: collect(options))
+    run_command(lambda: collect(options))
 
 
 def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        DataError: an option, the policy file or the folder is not usable; nothing was written.
-        WorkerError: a worker failed. Finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable; nothing was written.
+        UserError: a worker failed. Finished episodes are kept.
     """
     world = World(
         env_id="RobotPushing-v0",

@@ -24,16 +24,14 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
+from envs.making import made
 from worldmodel.actions import ActionSpec, checked_controls
-from worldmodel.data import DataError, DatasetInfo, Episode
+from worldmodel.data import DatasetInfo, Episode
+from worldmodel.errors import UserError
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
-
-
-class WorkerError(RuntimeError):
-    """A worker process failed; the message holds its own traceback."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,7 @@ class Workers:
         """Play all jobs; episodes come in the order in which they are done.
 
         Raises:
-            WorkerError: a worker failed or died.
+            UserError: a worker failed or died.
         """
         waiting = iter(jobs)
         unfinished = dict.fromkeys(self._workers, 0)
@@ -262,12 +260,12 @@ class Workers:
         except (EOFError, OSError):
             process = self._workers[connection]
             process.join(GOODBYE_S)
-            raise WorkerError(
+            raise UserError(
                 f"a worker process died (exit code {process.exitcode}; -9 means that it was "
                 "killed, perhaps for want of memory)"
             ) from None
         if isinstance(answer, str):
-            raise WorkerError(f"a worker process failed:\n{answer}")
+            raise UserError(f"a worker process failed:\n{answer}")
         return answer
 
 
@@ -303,7 +301,7 @@ def _work(
     os.set_inheritable(connection.fileno(), False)
     env = None
     try:
-        env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+        env = made(env_id, **env_kwargs)
         actions = action_spec(env)
         actors = _actors(env, policy_path, bot)
         while True:
@@ -345,7 +343,7 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
     """The environment's action space without Gymnasium.
 
     Raises:
-        DataError: the space is of a kind that cannot be recorded.
+        UserError: the space is of a kind that cannot be recorded.
     """
     return action_spec_of(env.action_space, tuple(getattr(env.unwrapped, "action_meanings", ())))
 
@@ -354,7 +352,7 @@ def action_spec_of(space: gymnasium.Space[Any], meanings: tuple[str, ...] = ()) 
     """An action space without Gymnasium; `meanings` as in `ActionSpec`.
 
     Raises:
-        DataError: the space is of a kind that cannot be recorded.
+        UserError: the space is of a kind that cannot be recorded.
     """
     if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
         return ActionSpec("discrete", (int(space.n),), meanings=meanings)
@@ -363,7 +361,7 @@ def action_spec_of(space: gymnasium.Space[Any], meanings: tuple[str, ...] = ()) 
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         low, high = tuple(space.low.tolist()), tuple(space.high.tolist())
         return ActionSpec("box", low=low, high=high, meanings=meanings)
-    raise DataError(
+    raise UserError(
         f"actions in {space} cannot be recorded: a Discrete space from 0, a flat MultiDiscrete, "
         "or a flat bounded Box is needed"
     )
@@ -373,27 +371,27 @@ def announced_controls(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     """The environment's `controls`, as they come back from JSON; empty where it has none.
 
     Raises:
-        DataError: they are no JSON object.
+        UserError: they are no JSON object.
     """
     controls = getattr(env.unwrapped, "controls", {})
     try:
         return checked_controls(json.loads(json.dumps(controls)))
     except (TypeError, ValueError) as error:
-        raise DataError(f"the controls that the environment announces: {error}") from None
+        raise UserError(f"the controls that the environment announces: {error}") from None
 
 
 def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
     """What meta.json will say of episodes of this environment.
 
     Raises:
-        DataError: its observations are not uint8 pictures (H, W, C), its actions are of a
+        UserError: its observations are not uint8 pictures (H, W, C), its actions are of a
             kind that cannot be recorded, or its controls are no JSON.
     """
-    env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+    env = made(env_id, **env_kwargs)
     try:
         shape = env.observation_space.shape or ()
         if env.observation_space.dtype != np.uint8 or len(shape) != 3:
-            raise DataError(
+            raise UserError(
                 f"{env_id} observes {env.observation_space}: uint8 pictures (H, W, C) are needed"
             )
         return DatasetInfo(

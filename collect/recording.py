@@ -7,35 +7,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from rich.console import Console
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
-from collect.recorder import (
-    BOT,
-    POLICY,
-    UNIFORM,
-    Behaviour,
-    Job,
-    WorkerError,
-    Workers,
-    describe,
-    random_seeds,
-)
+from collect.recorder import BOT, POLICY, UNIFORM, Behaviour, Job, Workers, describe, random_seeds
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
-from envs.errors import in_a_line
-from worldmodel.data import DataError, DatasetInfo, Episode, EpisodeWriter
+from envs.making import made
+from worldmodel.command import say
+from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
-from worldmodel.data.progress import console, progress_bar
+from worldmodel.data.progress import progress_bar
 from worldmodel.data.shards import open_shard, read_episode, read_index
+from worldmodel.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -83,26 +74,12 @@ class World:
     repeats_itself: bool = True
 
 
-def report_errors(run: Callable[[], None]) -> None:
-    """Run a command: errors that a user can cause become one line, Ctrl-C an exit of 130.
-
-    Gymnasium's own are of environments that can't be had here.
-    """
-    try:
-        run()
-    except (DataError, WorkerError, gymnasium.error.Error) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on here")
-        raise SystemExit(130) from None
-
-
 def record_set(options: Options, world: World) -> None:
     """Train, measure and record as the options say.
 
     Raises:
-        DataError: an option, the policy file or the folder is not usable; nothing was written.
-        WorkerError: a worker failed. Finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable; nothing was written.
+        UserError: a worker failed. Finished episodes are kept.
     """
     _check(options, world)
     has_episodes = (options.out / "meta.json").exists()
@@ -133,19 +110,19 @@ def record_set(options: Options, world: World) -> None:
 
 def _check(options: Options, world: World) -> None:
     if world.training is None and options.policy == "train":
-        raise DataError("no policy is trained here: give a PPO .zip as --policy, or random")
+        raise UserError("no policy is trained here: give a PPO .zip as --policy, or random")
     at_least_one = {name: getattr(options, name) for name in ("episodes", "length", "workers")}
     if world.training is not None:
         at_least_one["train-steps"] = world.training.num_steps
     for name, value in at_least_one.items():
         if value < 1:
-            raise DataError(f"--{name} must be at least 1, not {value}")
+            raise UserError(f"--{name} must be at least 1, not {value}")
     for name in ("seed", "evaluate_episodes"):
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
-            raise DataError(f"--{shown} must not be negative, but is {getattr(options, name)}")
+            raise UserError(f"--{shown} must not be negative, but is {getattr(options, name)}")
     if options.out.exists() and not options.out.is_dir():
-        raise DataError(f"--out {options.out} is a file, not a folder")
+        raise UserError(f"--out {options.out} is a file, not a folder")
 
 
 def _train(options: Options, world: World, training: Training, path: Path) -> None:
@@ -170,15 +147,15 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
 
 
 def _check_policy(path: Path, world: World) -> None:
-    """Raises DataError unless the file is a policy for the environment."""
-    from envs.policy import PolicyFileError, load_policy
+    """Raises UserError unless the file is a policy for the environment."""
+    from envs.policy import load_policy
 
-    env = gymnasium.make(world.env_id, **world.env_kwargs)
+    env = made(world.env_id, **world.env_kwargs)
     try:
         load_policy(path, env)
-    except PolicyFileError as error:
+    except UserError as error:
         # Spaces are written over several lines.
-        raise DataError(in_a_line(error)) from None
+        raise UserError(one_line(error)) from None
     finally:
         env.close()
 
@@ -192,7 +169,7 @@ def _keep_policy(path: Path, folder: Path) -> Path:
         shutil.copyfile(path, unfinished)
         os.replace(unfinished, kept)
     elif _sha256(kept) != _sha256(path):
-        raise DataError(
+        raise UserError(
             f"{kept} is another policy than {path}: choose another --out, or leave --policy as "
             "it was"
         )
@@ -202,7 +179,7 @@ def _keep_policy(path: Path, folder: Path) -> Path:
 def _recording(options: Options, world: World, policy_path: Path | None) -> dict[str, Any]:
     """What meta.json says of who acted: all episodes of a set have this in common."""
     if policy_path is not None and not policy_path.exists():
-        raise DataError(
+        raise UserError(
             f"{options.out} holds episodes but no policy.zip to go on with: use the same --policy "
             "as then, or choose another --out"
         )
@@ -233,7 +210,7 @@ def _shares(world: World, with_policy: bool) -> dict[Behaviour, float]:
 
 
 def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
-    """Raises DataError when the folder's episodes were recorded with other options."""
+    """Raises UserError when the folder's episodes were recorded with other options."""
     stored_info = read_info(folder)
     stored, recording = stored_info.policies.get("recording", {}), info.policies["recording"]
     # Whether frames are made alike is found out by making some.
@@ -244,7 +221,7 @@ def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
         if stored.get(name) != value
     ]
     if differences:
-        raise DataError(
+        raise UserError(
             f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
             "to go on there, or choose another --out"
         )
@@ -254,12 +231,12 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
     """Play an episode of the folder again, and note how frames are made if that isn't said yet.
 
     Raises:
-        DataError: its seed and actions give other frames here: none recorded now would mix.
+        UserError: its seed and actions give other frames here: none recorded now would mix.
     """
     stored = read_info(folder)
     episode = _any_episode(folder, stored)
     if episode is not None and not _comes_out_again(episode, world):
-        raise DataError(
+        raise UserError(
             f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with other "
             "frames here, from another version of the simulator, or drawn in another way. Choose "
             "another --out"
@@ -280,7 +257,7 @@ def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
 
 def _comes_out_again(episode: Episode, world: World) -> bool:
     """Whether its seed and actions give its frames, to the bit."""
-    env = gymnasium.make(world.env_id, **world.env_kwargs)
+    env = made(world.env_id, **world.env_kwargs)
     try:
         frame, _ = env.reset(seed=episode.seed)
         frames = [frame] + [env.step(action)[0] for action in episode.action]
@@ -348,7 +325,7 @@ def _record(options: Options, world: World, info: DatasetInfo, workers: Workers)
         for episode in workers.play(_jobs(options, world, missing, info)):
             writer.append(episode)
             progress.advance(task)
-    console.print(f"{options.out} holds {len(writer.done)} episodes")
+    say(f"{options.out} holds {len(writer.done)} episodes")
 
 
 def _jobs(

@@ -16,12 +16,12 @@ import numpy as np
 import tyro
 
 import envs
-from collect.recording import report_errors
 from collect.rewards import Rule, battle_reward, dodging_reward, pickup_reward
 from collect.transfer_report import Arm, Scored, write_report
-from envs.errors import in_a_line
-from worldmodel.data import DataError, EpisodeReader
-from worldmodel.data.progress import console, progress_bar
+from worldmodel.command import run_command, say
+from worldmodel.data import EpisodeReader
+from worldmodel.data.progress import progress_bar
+from worldmodel.errors import UserError
 from worldmodel.files import written_whole
 
 # What to learn by where the environment's own reward comes late or seldom.
@@ -75,37 +75,29 @@ class Transfer:
 
 def main() -> None:
     options = tyro.cli(Transfer, prog="python -m collect.transfer", description=__doc__)
-    report_errors(lambda: transfer(options))
+    run_command(lambda: transfer(options))
 
 
 def transfer(options: Transfer) -> None:
     """Do what `Transfer` says.
 
     Raises:
-        DataError: an option is not usable, or the dream is of another world.
+        UserError: an option is not usable, or the dream is of another world.
     """
     arms = _arms(options)  # errors in options first: the next imports take seconds
-    from collect.transfer_worlds import DreamWorlds, TransferError
-    from envs.policy import PolicyFileError
+    from collect.transfer_worlds import DreamWorlds
 
-    try:
-        worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
-        worlds.check(arms, device=options.device)
-        rule = RULES.get(worlds.env_id)
-        _check_same(options, worlds, rule)
-        worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
-        for arm in arms:
-            _train(options, worlds, arm, rule)
-        scored = _score(options, worlds, arms)
-        report = write_report(options.out, options, worlds.env_id, scored)
-    except TransferError as error:
-        raise DataError(str(error)) from None
-    except PolicyFileError as error:
-        raise DataError(f"{in_a_line(error)}: remove it, and it is learned anew") from None
-    except OSError as error:
-        raise DataError(f"{options.out} can't be written: {error}") from None
+    worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
+    worlds.check(arms, device=options.device)
+    rule = RULES.get(worlds.env_id)
+    _check_same(options, worlds, rule)
+    worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
+    for arm in arms:
+        _train(options, worlds, arm, rule)
+    scored = _score(options, worlds, arms)
+    report = write_report(options.out, options, worlds.env_id, scored)
     print(report.read_text())
-    console.print(f"the report is in {report}")
+    say(f"the report is in {report}")
 
 
 def _arms(options: Transfer) -> list[Arm]:
@@ -115,16 +107,16 @@ def _arms(options: Transfer) -> list[Arm]:
     """
     for name in ("steps", "num_envs", "episodes", "curve_every"):
         if getattr(options, name) < 1:
-            raise DataError(f"--{name.replace('_', '-')} must be at least 1")
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     if options.curve_episodes < 0:
-        raise DataError("--curve-episodes must be at least 0")
+        raise UserError("--curve-episodes must be at least 0")
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)
     if not (
         min(horizons) >= 1 and min(seeds) >= 0 and all(t is None or t >= 0 for t in temperatures)
     ):
-        raise DataError("--horizon must be at least 1, --temperature and --seeds at least 0")
+        raise UserError("--horizon must be at least 1, --temperature and --seeds at least 0")
     starts = {start.strip(): _starts_name(start.strip()) for start in options.starts.split(",")}
     dreams = [
         Arm("dream", seed, horizon, temperature, start, starts[start])
@@ -133,7 +125,7 @@ def _arms(options: Transfer) -> list[Arm]:
     ]
     arms = [*(Arm("real", seed) for seed in seeds), *dreams]
     if len({arm.name for arm in arms}) < len(arms):
-        raise DataError("--seeds, --horizon, --temperature and --starts may not repeat a value")
+        raise UserError("--seeds, --horizon, --temperature and --starts may not repeat a value")
     return arms
 
 
@@ -147,12 +139,12 @@ def _starts_name(starts: str) -> str:
     if starts in STARTS:
         return starts
     if not (Path(starts) / "meta.json").is_file():
-        raise DataError(f"--starts must be own, resets or a folder of episodes, not {starts!r}")
+        raise UserError(f"--starts must be own, resets or a folder of episodes, not {starts!r}")
     return f"{Path(starts).resolve().name}-{EpisodeReader(starts).digest()[:8]}"
 
 
 def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
-    """Policies found in the folder must have learned as these shall: raises DataError if not."""
+    """Policies found in the folder must have learned as these shall: raises UserError if not."""
     settings = {
         "dream": worlds.digest,
         "real": [worlds.env_id, worlds.env_kwargs],
@@ -170,13 +162,13 @@ def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
     found = found if isinstance(found, dict) else {}
     differing = [name for name in settings if found.get(name) != settings[name]]
     if in_dreams and differing == ["dream"]:
-        raise DataError(
+        raise UserError(
             f"{options.out} holds policies that learned in another dream: remove "
             f"{', '.join(in_dreams)} there, or choose another --out"
         )
     if learned and set(differing) - {"dream"}:
         name = next(name for name in differing if name != "dream")
-        raise DataError(
+        raise UserError(
             f"{options.out} holds policies that learned otherwise ({name} was {found.get(name)}): "
             "choose another --out, or remove it"
         )
@@ -188,7 +180,7 @@ def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise DataError(f"--{option} must be numbers parted by commas, not {text!r}") from None
+        raise UserError(f"--{option} must be numbers parted by commas, not {text!r}") from None
 
 
 def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:

@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from collect.policies import VecLearningReward, stacked_frames
 from collect.rewards import Rule
 from collect.transfer_report import Arm
-from envs.dream import CheckpointError, DreamEnv
+from envs.dream import DreamEnv
 from envs.dream_world import Moment
-from envs.errors import in_a_line
 from envs.sb3 import DreamVecEnv
+from worldmodel.errors import UserError, one_line
 from worldmodel.files import written_whole
 
 Where = Literal["real", "dream"]
@@ -29,10 +29,6 @@ SCORING_SEED = 77_000
 SCORED_AT_ONCE = {"real": 4, "dream": 16}
 LONGEST_GAME = 1000  # steps, where the real game sets no limit
 SMALLEST_FRAME = 36  # of stable-baselines3's CNN
-
-
-class TransferError(ValueError):
-    """The dream and the real game don't go together; the message says why."""
 
 
 class DreamWorlds:
@@ -49,7 +45,7 @@ class DreamWorlds:
             may last; from `first_moments`.
 
     Raises:
-        TransferError: there is no such dream, or the real game is another one.
+        UserError: there is no such dream, or the real game is another one.
     """
 
     def __init__(self, checkpoint: str, env_id: str | None) -> None:
@@ -57,8 +53,8 @@ class DreamWorlds:
         try:
             dream = DreamEnv(checkpoint)
             recorded_id, recorded_kwargs = dream.recorded_env()
-        except (CheckpointError, ValueError) as error:
-            raise TransferError(str(error)) from None
+        except (UserError, ValueError) as error:
+            raise UserError(str(error)) from None
         assert isinstance(dream.observation_space, gymnasium.spaces.Box)
         self.digest = dream.digest()
         self.variable_names = dream.variable_names
@@ -69,26 +65,26 @@ class DreamWorlds:
         self.timeout = LONGEST_GAME
 
     def check(self, arms: Sequence[Arm], *, device: str) -> None:
-        """Raises TransferError where the worlds differ, or an arm's dream can't be made."""
+        """Raises UserError where the worlds differ, or an arm's dream can't be made."""
         try:
             real = self.make_real()
             _, info = real.reset(seed=0)
             spaces = (real.observation_space, real.action_space)
             real.close()
             if spaces != self.spaces or not set(self.variable_names) <= set(info):
-                raise TransferError(
+                raise UserError(
                     f"{self.checkpoint} is no dream of {self.env_id}: its spaces are {self.spaces} "
                     f"and its variables {self.variable_names}, the real ones {spaces}, {list(info)}"
                 )
             if min(self.spaces[0].shape[:2]) < SMALLEST_FRAME:
-                raise TransferError(
+                raise UserError(
                     f"policies look at frames of at least {SMALLEST_FRAME} pixels; this dream has "
                     f"{self.spaces[0].shape}"
                 )
             for arm in {replace(arm, seed=0) for arm in arms if arm.where == "dream"}:
                 self._dreams(arm, 1, device=device).close()
         except (gymnasium.error.Error, ValueError, ImportError) as error:
-            raise TransferError(in_a_line(error)) from None
+            raise UserError(one_line(error)) from None
 
     def first_moments(self, count: int, seed: int) -> None:
         """First frames of real games, for dreams to begin from as real games do, and how long

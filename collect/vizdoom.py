@@ -12,11 +12,13 @@ import tyro
 
 from collect.battle2_bot import Battle2Bot
 from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
-from collect.recording import Options, World, record_set, report_errors
+from collect.recording import Options, World, record_set
 from collect.rewards import battle_reward, dodging_reward, pickup_reward
 from collect.score import Measure
 from collect.training import Training
-from worldmodel.data import DataError, DatasetInfo, Episode
+from worldmodel.command import run_command
+from worldmodel.data import DatasetInfo, Episode
+from worldmodel.errors import UserError
 
 # The noise takes a world model to places where nobody would go, and covers every action.
 WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
@@ -43,19 +45,19 @@ class Collect(Options):
 
 def main() -> None:
     options = tyro.cli(Collect, prog="python -m collect.vizdoom", description=__doc__)
-    report_errors(lambda: collect(options))
+    run_command(lambda: collect(options))
 
 
 def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        DataError: an option, the policy file or the folder is not usable; nothing was written.
-        WorkerError: a worker failed. Finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable; nothing was written.
+        UserError: a worker failed. Finished episodes are kept.
     """
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
-        raise DataError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
+        raise UserError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
     out = Path(str(options.out).replace("SCENARIO", options.scenario))
     world = SCENARIOS[options.scenario]
     if options.train_steps is not None:

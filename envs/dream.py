@@ -17,8 +17,8 @@ import torch
 
 from envs.dream_world import DreamWorld, Moment
 from envs.dream_world import RealMoment as RealMoment
-from worldmodel.checkpoint import CheckpointError as CheckpointError
 from worldmodel.checkpoint import StartsAt
+from worldmodel.errors import UserError
 from worldmodel.model import Dream
 
 
@@ -53,8 +53,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" (the frame itself) or "human" (a window).
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
-        ValueError: another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged.
+        UserError: another argument is out of range.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012
@@ -75,7 +75,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
+            raise UserError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
@@ -113,7 +113,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """Id and arguments of the environment that was learned, for `gymnasium.make`.
 
         Raises:
-            ValueError: the checkpoint, which is data, names a module that would be imported.
+            UserError: the checkpoint, which is data, names a module that would be imported.
         """
         return self._dreamed.recorded_env()
 
@@ -121,7 +121,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """How the real environment gets to where dreams from `start` begin.
 
         Raises:
-            ValueError: the checkpoint, which is data, names a module that would be imported.
+            UserError: the checkpoint, which is data, names a module that would be imported.
         """
         return self._dreamed.real_moment(start)
 
@@ -137,7 +137,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
                 with T >= 1; without variables they begin at their mean.
 
         Raises:
-            ValueError: an option is unknown, or does not fit this world.
+            UserError: an option is unknown, or does not fit this world.
         """
         super().reset(seed=seed)
         moment = self._dreamed.moment(options or {}, self.np_random)
@@ -152,7 +152,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is outside {self.action_space}")
+            raise UserError(f"action {action!r} is outside {self.action_space}")
         if self._dream is None or self._over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         stored = np.asarray(action, self.model.config.actions.dtype)
@@ -196,7 +196,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             `env.np_random` another generator afterwards.
 
         Raises:
-            ValueError: it is a moment of a checkpoint of other sizes.
+            UserError: it is a moment of a checkpoint of other sizes.
         """
         self._dreamed.check_fit(state.dream)
         self._dream = state.dream.clone()

@@ -22,7 +22,8 @@ from worldmodel.checkpoint import (
     load_checkpoint,
     read_world,
 )
-from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data import EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.model import Dream
 from worldmodel.same_world import check_same_world
 
@@ -73,8 +74,8 @@ class DreamWorld:
         starts_at: "anywhere" in those episodes, or where they were "reset".
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
-        ValueError: another argument is out of range, or the episodes are not of this world.
+        UserError: there is no such checkpoint, or it is damaged.
+        UserError: another argument is out of range, or the episodes are not of this world.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class DreamWorld:
         starts_at: StartsAt,
     ) -> None:
         if horizon is not None and horizon < 1:
-            raise ValueError(f"horizon must be at least 1, or None for no end, not {horizon}")
+            raise UserError(f"horizon must be at least 1, or None for no end, not {horizon}")
         if starts_at not in ("anywhere", "reset"):
-            raise ValueError(f"starts_at must be anywhere or reset, not {starts_at!r}")
+            raise UserError(f"starts_at must be anywhere or reset, not {starts_at!r}")
         if starts_at == "reset" and not isinstance(starts, str | Path):
-            raise ValueError("starts_at='reset' needs starts: the folder of recorded episodes")
+            raise UserError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
         self.sampling = read_world(str(folder)).sampling.changed(  # or ValueError, before weights
@@ -120,7 +121,7 @@ class DreamWorld:
             own = [{name: getattr(moment, name) for name in names} for moment in starts]
             self.moments = [self._own_moment(options) for options in own]
             if len({len(moment.frames) for moment in self.moments}) != 1:
-                raise ValueError("starts: moments of one length are needed, and at least one")
+                raise UserError("starts: moments of one length are needed, and at least one")
 
     def digest(self) -> str:
         """sha256 of the checkpoint's files: by it one dream is told from another."""
@@ -134,14 +135,14 @@ class DreamWorld:
         """The moment that reset options name, else one drawn from the starts.
 
         Raises:
-            ValueError: an option is unknown, or does not fit this world.
+            UserError: an option is unknown, or does not fit this world.
         """
         options = dict(options)
         if "frames" in options:
             return self._own_moment(options)
         start = options.pop("start", None)
         if options:
-            raise ValueError(
+            raise UserError(
                 f"unknown reset options {sorted(options)}; there are: start; or frames, actions "
                 "and variables"
             )
@@ -166,7 +167,7 @@ class DreamWorld:
         """Id and arguments of the environment that was learned, for `gymnasium.make`.
 
         Raises:
-            ValueError: the checkpoint, which is data, names a module that would be imported.
+            UserError: the checkpoint, which is data, names a module that would be imported.
         """
         refuse_imports(self.world.env_id, self.world.env_kwargs)
         return self.world.env_id, self.world.env_kwargs
@@ -175,11 +176,11 @@ class DreamWorld:
         """How the real environment gets to where dreams from `start` begin.
 
         Raises:
-            ValueError: as `recorded_env`; the starts are the caller's own, or there is no such.
+            UserError: as `recorded_env`; the starts are the caller's own, or there is no such.
         """
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
-            raise ValueError("how the real environment gets to moments of one's own isn't known")
+            raise UserError("how the real environment gets to moments of one's own isn't known")
         self._check_start(start)
         length = self.starts.prefix_lengths[start]
         return RealMoment(
@@ -190,17 +191,17 @@ class DreamWorld:
         )
 
     def check_fit(self, dream: Dream) -> None:
-        """Raises ValueError for a dream of a model of other sizes."""
+        """Raises UserError for a dream of a model of other sizes."""
         own, theirs = self.model.prior.no_memory(1), dream.memory
         if (
             theirs.keys_values[:, :, :1].shape != own.keys_values.shape
             or theirs.variables[:1].shape != own.variables.shape
         ):
-            raise ValueError("this is a moment of a checkpoint of other sizes")
+            raise UserError("this is a moment of a checkpoint of other sizes")
 
     def _check_start(self, start: int) -> None:
         if not 0 <= start < len(self.moments):
-            raise ValueError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
+            raise UserError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
 
     def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
         try:
@@ -213,23 +214,23 @@ class DreamWorld:
                 split="train",
                 starts_at=starts_at,
             )
-        except DataError as error:
-            raise ValueError(str(error)) from None
+        except UserError as error:
+            raise UserError(str(error)) from None
 
     def _own_moment(self, options: dict[str, Any]) -> Moment:
         unknown = set(options) - {"frames", "actions", "variables"}
         if unknown:
-            raise ValueError(f"options {sorted(unknown)} don't go with frames")
+            raise UserError(f"options {sorted(unknown)} don't go with frames")
         config = self.config
         frames = np.asarray(options["frames"])
         shape = config.tokenizer.frame_shape
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-            raise ValueError(
+            raise UserError(
                 f"frames must be uint8 (T, {shape[0]}, {shape[1]}, {shape[2]}) with T >= 1, not "
                 f"{frames.dtype} {frames.shape}"
             )
         if len(frames) == 0:
-            raise ValueError("frames must hold at least one frame")
+            raise UserError("frames must hold at least one frame")
         none = np.zeros((0, *config.actions.shape), config.actions.dtype)
         actions = np.asarray(options.get("actions", none))
         if not actions.size:
@@ -240,7 +241,7 @@ class DreamWorld:
             or not np.can_cast(actions.dtype, config.actions.dtype, "same_kind")
             or not config.actions.contains(actions.astype(config.actions.dtype))
         ):
-            raise ValueError(
+            raise UserError(
                 f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
                 f"{self.action_space}"
             )
@@ -251,7 +252,7 @@ class DreamWorld:
             or not np.issubdtype(variables.dtype, np.number)
             or not np.isfinite(variables).all()
         ):
-            raise ValueError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
+            raise UserError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
         stored = actions.astype(config.actions.dtype)
         return Moment(frames, stored, variables.astype(np.float32), None)
 
@@ -262,11 +263,11 @@ def _moments(starts: Starts) -> list[Moment]:
 
 
 def _usable(device: str) -> torch.device:
-    """Raises ValueError when torch has no such device here."""
+    """Raises UserError when torch has no such device here."""
     try:
         return torch.zeros(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
         reason = str(error).partition("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"device must be one that torch can use here, not {device!r}: {reason}"
         ) from None

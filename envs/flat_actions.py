@@ -7,11 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.errors import in_a_line
-
-
-class ActionSpaceError(ValueError):
-    """An action space can't be recorded; the message is one line that says why."""
+from worldmodel.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def flat_actions(own: gymnasium.Space[Any], *, limit: float | None = None) -> Fl
         limit: takes the place of a Box's bounds that are infinite, as -limit and limit.
 
     Raises:
-        ActionSpaceError: it is neither Discrete, MultiDiscrete, MultiBinary nor Box, or a Box with
+        UserError: it is neither Discrete, MultiDiscrete, MultiBinary nor Box, or a Box with
             a bound that is infinite or leaves no room.
     """
     if isinstance(own, spaces.Discrete):
@@ -71,8 +67,8 @@ def flat_actions(own: gymnasium.Space[Any], *, limit: float | None = None) -> Fl
         return FlatActions(own, spaces.MultiDiscrete([2] * int(np.prod(own.shape))))
     if isinstance(own, spaces.Box):
         return FlatActions(own, _flat_box(own, limit))
-    raise ActionSpaceError(
-        f"actions in {in_a_line(own)} cannot be recorded: a Discrete, MultiDiscrete, MultiBinary "
+    raise UserError(
+        f"actions in {one_line(own)} cannot be recorded: a Discrete, MultiDiscrete, MultiBinary "
         "or Box space is needed"
     )
 
@@ -86,10 +82,10 @@ def _flat_box(own: spaces.Box, limit: float | None) -> spaces.Box:
         low, high = (end.astype(np.float32) for end in ends)
         span = high - low
     if not np.isfinite(span).all():
-        raise ActionSpaceError(
-            f"actions in {in_a_line(own)} have no bounds: choose some for what has none, as "
+        raise UserError(
+            f"actions in {one_line(own)} have no bounds: choose some for what has none, as "
             "--action-limit 1 for -1 to 1"
         )
     if len(span) == 0 or span.min() <= 0:
-        raise ActionSpaceError(f"actions in {in_a_line(own)} leave no choice in a number")
+        raise UserError(f"actions in {one_line(own)} leave no choice in a number")
     return spaces.Box(low, high)

@@ -14,17 +14,14 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.controls import controls_of
-from envs.errors import in_a_line
-from envs.flat_actions import ActionSpaceError, flat_actions
+from envs.flat_actions import flat_actions
+from envs.making import made
+from worldmodel.errors import UserError, one_line
 from worldmodel.resize import area_resized
 
 LARGEST_SIZE = 1024
 SMALLEST_PICTURE = 32  # pixels: uint8 arrays with shorter sides are rather boards than pictures
 DEFAULT_FPS = 30.0  # Gymnasium's own, where an environment says nothing
-
-
-class PixelsError(ValueError):
-    """An environment can't be made, or has no pictures or actions; the message is one line."""
 
 
 class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
@@ -50,8 +47,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or "rgb_array", the whole picture.
 
     Raises:
-        PixelsError: the foreign environment can't be made or doesn't suit.
-        ValueError: another argument is out of range.
+        UserError: the foreign environment can't be made or doesn't suit.
+        UserError: another argument is out of range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": DEFAULT_FPS}  # noqa: RUF012
@@ -72,9 +69,9 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         self._foreign, is_rendered = _open(env_id, dict(env_kwargs or {}), source)
         try:
             self.own_actions = flat_actions(self._foreign.action_space, limit=action_limit)
-        except ActionSpaceError as error:
+        except UserError as error:
             self._foreign.close()
-            raise PixelsError(f"{env_id}: {error}") from None
+            raise UserError(f"{env_id}: {error}") from None
         self._is_rendered = is_rendered
         self.size, self.frame_skip, self.render_mode = size, frame_skip, render_mode
         fps = float(self._foreign.metadata.get("render_fps") or DEFAULT_FPS)
@@ -114,7 +111,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is outside {self.action_space}")
+            raise UserError(f"action {action!r} is outside {self.action_space}")
         if self._is_over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         own, total = self.own_actions.to_own(action), 0.0
@@ -150,7 +147,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         if picture.ndim == 2:
             picture = picture[..., None]
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
-            raise PixelsError(
+            raise UserError(
                 f"render() gives {picture.dtype} {picture.shape}, not a picture: uint8 (H, W, 3)"
             )
         return np.broadcast_to(picture, (*picture.shape[:2], 3))
@@ -165,7 +162,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
                 try:
                     self._variables[name] = float(self.foreign_info[name])
                 except (TypeError, ValueError):
-                    raise PixelsError(f"{name!r} in info is not a number") from None
+                    raise UserError(f"{name!r} in info is not a number") from None
 
 
 @contextlib.contextmanager
@@ -188,15 +185,15 @@ def _check_arguments(
     size: int, source: str, frame_skip: int, action_limit: float | None, render_mode: str | None
 ) -> None:
     if not 1 <= size <= LARGEST_SIZE:
-        raise ValueError(f"size must be from 1 to {LARGEST_SIZE}, not {size}")
+        raise UserError(f"size must be from 1 to {LARGEST_SIZE}, not {size}")
     if frame_skip < 1:
-        raise ValueError(f"frame_skip must be at least 1, not {frame_skip}")
+        raise UserError(f"frame_skip must be at least 1, not {frame_skip}")
     if source not in ("auto", "observation", "render"):
-        raise ValueError(f"source must be auto, observation or render, not {source!r}")
+        raise UserError(f"source must be auto, observation or render, not {source!r}")
     if action_limit is not None and not 0 < action_limit < float("inf"):
-        raise ValueError(f"action_limit must be above 0 and finite, not {action_limit}")
+        raise UserError(f"action_limit must be above 0 and finite, not {action_limit}")
     if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+        raise UserError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
 
 
 def _open(
@@ -204,32 +201,24 @@ def _open(
 ) -> tuple[gymnasium.Env[Any, Any], bool]:
     """The foreign environment, and whether its pictures are drawn by `render()`."""
     if "render_mode" in env_kwargs:
-        raise PixelsError("env_kwargs may not say render_mode: source decides it")
-    env = _made(env_id, env_kwargs)
+        raise UserError("env_kwargs may not say render_mode: source decides it")
+    env = made(env_id, **env_kwargs)
     seen, modes = env.observation_space, env.metadata.get("render_modes") or ()
     if source == "observation" or (source == "auto" and _shows_pictures(seen, SMALLEST_PICTURE)):
         if _shows_pictures(seen, 1):
             return env, False
         env.close()
-        raise PixelsError(
-            f"{env_id} observes {in_a_line(seen)}, which is no picture: uint8 (H, W, 3), "
+        raise UserError(
+            f"{env_id} observes {one_line(seen)}, which is no picture: uint8 (H, W, 3), "
             "(H, W, 1) or (H, W) from 0 to 255; try --source render"
         )
     env.close()
     if "rgb_array" not in modes:
-        raise PixelsError(
-            f"{env_id} has no pixels: it observes {in_a_line(seen)} and has no render mode "
+        raise UserError(
+            f"{env_id} has no pixels: it observes {one_line(seen)} and has no render mode "
             f"rgb_array, only {', '.join(map(str, modes)) or 'none'}"
         )
-    return _made(env_id, {**env_kwargs, "render_mode": "rgb_array"}), True
-
-
-def _made(env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    try:
-        return gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
-    except Exception as error:  # a foreign constructor raises what it likes
-        reason = in_a_line(error)
-        raise PixelsError(f"{env_id} can't be made: {reason}") from error
+    return made(env_id, **env_kwargs, render_mode="rgb_array"), True
 
 
 def _shows_pictures(space: gymnasium.Space[Any], smallest: int) -> bool:

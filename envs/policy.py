@@ -11,9 +11,7 @@ import torch
 from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 
-
-class PolicyFileError(ValueError):
-    """A policy file is missing, is no policy, or does not fit the environment."""
+from worldmodel.errors import UserError
 
 
 class Stack:
@@ -67,7 +65,7 @@ class FramePolicy:
             left as it is.
 
     Raises:
-        PolicyFileError: the file is missing or is no such .zip.
+        UserError: the file is missing or is no such .zip.
     """
 
     def __init__(self, path: str | Path, *, seed: int = 0) -> None:
@@ -75,7 +73,7 @@ class FramePolicy:
         self.model = load_ppo(self.path)
         channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
         if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
-            raise PolicyFileError(
+            raise UserError(
                 f"{path}: the policy looks at {self.model.observation_space}, not at RGB frames, "
                 "which are all that there is to see here"
             )
@@ -104,17 +102,17 @@ class FramePolicy:
     def check_fits(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
     ) -> None:
-        """Raises PolicyFileError unless the policy can act in an environment of these spaces."""
+        """Raises UserError unless the policy can act in an environment of these spaces."""
         height, width, channels = observation_space.shape or (0, 0, 0)
         expected = (channels * self.num_stacked, height, width)
         if self.model.observation_space.shape != expected:
-            raise PolicyFileError(
+            raise UserError(
                 f"{self.path}: the policy looks at frames of shape "
                 f"{self.model.observation_space.shape} (channels first), but the environment "
                 f"gives {observation_space.shape}: train one for this environment"
             )
         if self.model.action_space != action_space:
-            raise PolicyFileError(
+            raise UserError(
                 f"{self.path}: the policy acts in {self.model.action_space}, but the environment "
                 f"takes {action_space}: train one for this environment"
             )
@@ -142,7 +140,7 @@ class StatePolicy:
         seed: of the actions drawn.
 
     Raises:
-        PolicyFileError: the file is missing, is no such .zip, or is for another environment.
+        UserError: the file is missing, is no such .zip, or is for another environment.
     """
 
     num_stacked = 1  # frames passed over at a time: the newest
@@ -153,14 +151,14 @@ class StatePolicy:
         seen = self._env.state_space
         num_stacked = times_stacked(seen, self.model.observation_space)
         if num_stacked is None:
-            raise PolicyFileError(
+            raise UserError(
                 f"{path}: the policy's observation_space is {self.model.observation_space}, but "
                 f"the environment's is {seen}: train one for this environment"
             )
         own = getattr(self._env, "own_actions", None)
         self._own_actions = own if own and self.model.action_space == own.own else None
         if self._own_actions is None and self.model.action_space != env.action_space:
-            raise PolicyFileError(
+            raise UserError(
                 f"{path}: the policy's action_space is {self.model.action_space}, but the "
                 f"environment's is {own.own if own else env.action_space}: train one for this "
                 "environment"
@@ -209,7 +207,7 @@ def load_policy(
     """The policy for an environment: on its state if it learned from that, else on its frames.
 
     Raises:
-        PolicyFileError: the file is missing, is no policy, or doesn't fit the environment.
+        UserError: the file is missing, is no policy, or doesn't fit the environment.
     """
     state_space = getattr(env.unwrapped, "state_space", None)
     if state_space is not None:
@@ -223,16 +221,16 @@ def load_policy(
 
 
 def load_ppo(path: Path) -> PPO:
-    """A model from a file. Raises PolicyFileError where it is none."""
+    """A model from a file. Raises UserError where it is none."""
     if not path.exists():
-        raise PolicyFileError(f"there is no policy file {path}")
+        raise UserError(f"there is no policy file {path}")
     # Looked at before anything is unpickled.
     members = set(zipfile.ZipFile(path).namelist()) if zipfile.is_zipfile(path) else set()
     if not {"data", "policy.pth"} <= members:
-        raise PolicyFileError(
+        raise UserError(
             f"{path} is not a stable-baselines3 policy: a .zip written by PPO.save is needed"
         )
     try:
         return PPO.load(path, device="cpu")
     except Exception as error:  # whatever an unknown file makes the unpickler do
-        raise PolicyFileError(f"{path} cannot be read as a PPO policy: {error}") from error
+        raise UserError(f"{path} cannot be read as a PPO policy: {error}") from error

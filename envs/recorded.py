@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from worldmodel.errors import UserError
+
 
 def env_ids(data: Any) -> Iterator[str]:
     """What stands under the name env_id, at any depth: one environment may wrap another."""
@@ -16,12 +18,12 @@ def env_ids(data: Any) -> Iterator[str]:
 
 
 def refuse_imports(env_id: str, env_kwargs: dict[str, Any]) -> None:
-    """Raises ValueError where `gymnasium.make` would import a module that isn't imported yet:
+    """Raises UserError where `gymnasium.make` would import a module that isn't imported yet:
     "module:Name-v0" runs code.
     """
     for name in env_ids({"env_id": env_id, "env_kwargs": env_kwargs}):
         module, names_module, _ = name.rpartition(":")
         if names_module and module not in sys.modules:
-            raise ValueError(
+            raise UserError(
                 f"{name!r} imports a module: import {module!r} yourself first if you trust it"
             )

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 
 from envs.vector_dream import DreamVectorEnv
+from worldmodel.errors import UserError
 
 
 class DreamVecEnv(VecEnv):
@@ -38,7 +39,7 @@ class DreamVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         options = [option for option in self._options if option]
         if options and any(option != options[0] for option in self._options):
-            raise ValueError("all dreams take the same reset options")
+            raise UserError("all dreams take the same reset options")
         seeds = None if self._seeds[0] is None else list(self._seeds)
         frames, infos = self.dreams.reset(seed=seeds, options=options[0] if options else None)
         self._reset_seeds()

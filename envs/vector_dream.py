@@ -21,6 +21,7 @@ from gymnasium.vector.utils import batch_space
 from envs.dream import DreamState
 from envs.dream_world import DreamWorld, Moment
 from worldmodel.checkpoint import StartsAt
+from worldmodel.errors import UserError
 from worldmodel.model import Dream, Step
 
 # One for all dreams, whose i-th has the seed + i; or one for each.
@@ -55,8 +56,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             `DreamEnv`.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
-        ValueError: another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged.
+        UserError: another argument is out of range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}  # noqa: RUF012
@@ -78,9 +79,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+            raise UserError(f"num_envs must be at least 1, not {num_envs}")
         if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or rgb_array, not {render_mode!r}")
+            raise UserError(f"render_mode must be None or rgb_array, not {render_mode!r}")
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
@@ -140,7 +141,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 "reset_mask", bool (N,): which to begin; the others stay.
 
         Raises:
-            ValueError: an option is unknown or does not fit, or there are too few seeds.
+            UserError: an option is unknown or does not fit, or there are too few seeds.
         """
         options = dict(options or {})
         rows = self._rows_of_mask(options.pop("reset_mask", None))
@@ -205,12 +206,10 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             Its observations and infos.
 
         Raises:
-            ValueError: it is a moment of another number of dreams, or of other sizes.
+            UserError: it is a moment of another number of dreams, or of other sizes.
         """
         if len(state.frames) != self.num_envs:
-            raise ValueError(
-                f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}"
-            )
+            raise UserError(f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}")
         self._dreamed.check_fit(state.dream)
         self._dream, self._frames = state.dream.clone(), state.frames.copy()
         self._num_steps, self._over = state.num_steps.copy(), state.over.copy()
@@ -229,7 +228,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             The moment's observation and info, N times.
 
         Raises:
-            ValueError: it is a moment of a checkpoint of other sizes.
+            UserError: it is a moment of a checkpoint of other sizes.
         """
         dream = state.dream.repeated(self.num_envs)
         self._dreamed.check_fit(dream)
@@ -257,7 +256,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if isinstance(seed, int | np.integer):
             seed = [int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
+            raise UserError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
         for i in rows:
             if (seed_of_i := seed[i]) is not None:
                 self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
@@ -267,7 +266,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             return np.arange(self.num_envs)
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
+            raise UserError(
                 f"reset_mask must be bool of shape ({self.num_envs},) with a True in it, not "
                 f"{mask.dtype} {mask.shape}"
             )
@@ -279,7 +278,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """New dreams at `rows`; where they began goes into `infos`."""
         starts = options.get("start")
         if starts is not None and np.ndim(starts) and np.shape(starts) != (self.num_envs,):
-            raise ValueError(f"start must be one number, or {self.num_envs}, one a dream")
+            raise UserError(f"start must be one number, or {self.num_envs}, one a dream")
         moments = []
         for i in rows:
             own = {"start": starts[i]} if starts is not None and np.ndim(starts) else {}
@@ -335,13 +334,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         stored = np.asarray(actions)
         shape = (self.num_envs, *spec.shape)
         if stored.shape != shape or not np.can_cast(stored.dtype, spec.dtype, "same_kind"):
-            raise ValueError(
+            raise UserError(
                 f"actions must be {np.dtype(spec.dtype)} of shape {shape}, not {stored.dtype} "
                 f"{stored.shape}"
             )
         stored = np.ascontiguousarray(stored, spec.dtype)
         if not spec.contains(stored):
-            raise ValueError(f"an action of {actions} is outside {self.single_action_space}")
+            raise UserError(f"an action of {actions} is outside {self.single_action_space}")
         return stored
 
     def _with_variables(self, infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:

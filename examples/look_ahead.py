@@ -14,9 +14,11 @@ import numpy as np
 import tyro
 
 import envs  # noqa: F401  registers the environments
-from envs.dream import CheckpointError, DreamEnv
+from envs.dream import DreamEnv
 from envs.vector_dream import DreamVectorEnv
-from worldmodel.data.progress import console, track
+from worldmodel.command import run_command
+from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 
 PER_STEP = 0.97  # what a step later is worth
 
@@ -45,27 +47,21 @@ class LookAhead:
 
 def main() -> None:
     options = tyro.cli(LookAhead, prog="python -m examples.look_ahead", description=__doc__)
-    try:
-        play(options)
-    except (CheckpointError, ValueError, gymnasium.error.Error) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped")
-        raise SystemExit(130) from None
+    run_command(lambda: play(options), stopped="stopped")
 
 
 def play(options: LookAhead) -> list[float]:
     """Play games by looking ahead; returns each game's own return.
 
     Raises:
-        CheckpointError: there is no such dream.
-        ValueError: an option is out of range, or the dream's game can't be made.
+        UserError: there is no such dream.
+        UserError: an option is out of range, or the dream's game can't be made.
     """
     for name in ("games", "steps", "futures", "depth", "commit"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1")
+            raise UserError(f"--{name} must be at least 1")
     if options.commit > options.depth:
-        raise ValueError("--commit must be at most --depth")
+        raise UserError("--commit must be at most --depth")
     planner = Planner(options)
     env_id, env_kwargs = planner.now.recorded_env()
     real = gymnasium.make(env_id, **env_kwargs)
@@ -92,7 +88,7 @@ class Planner:
         self.futures = DreamVectorEnv(options.futures, options.dream)
         names = ("reward", *self.now.variable_names)
         if options.worth not in names:
-            raise ValueError(f"--worth must be one of {', '.join(names)}, not {options.worth!r}")
+            raise UserError(f"--worth must be one of {', '.join(names)}, not {options.worth!r}")
         self.rng = np.random.default_rng(options.seed)
 
     def plan(self, moment: dict[str, Any]) -> np.ndarray:

@@ -6,10 +6,6 @@ import sys
 from pathlib import Path
 
 
-class PlayError(Exception):
-    """Something the user can put right. Its message is one line: what is wrong, what to do."""
-
-
 def command_line(*arguments: str) -> str:
     """What to type here to run `python -m play` with these arguments.
 

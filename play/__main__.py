@@ -14,18 +14,14 @@ import time
 STARTED_S = time.perf_counter()  # before the imports, which are part of the wait
 
 
-def main() -> int:
-    """Run the command line and return the exit code."""
-    from play import PlayError
+def main() -> None:
+    """Run the command line and exit."""
     from play.session import PlayOptions, parse, run
+    from worldmodel.command import run_command
 
     options: PlayOptions = parse(sys.argv[1:])
-    try:
-        return run(options, started_s=STARTED_S)
-    except PlayError as error:
-        print(f"play: {error}", file=sys.stderr)
-        return 2
+    run_command(lambda: run(options, started_s=STARTED_S), stopped="stopped")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

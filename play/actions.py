@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from play import PlayError
 from play.checks import legible
+from worldmodel.errors import UserError
 
 Number = int | float
 # The index of a Discrete space, or a number for each component of another.
@@ -59,7 +59,7 @@ class Actions:
         meanings: of a Discrete space: the name of each action; otherwise empty.
 
     Raises:
-        PlayError: its actions are of another kind.
+        UserError: its actions are of another kind.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -112,7 +112,7 @@ def _bounds(space: gymnasium.Space[Any]) -> tuple[list[Number], list[Number]]:
         return [0] * len(space.nvec), (space.nvec - 1).tolist()
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         return space.low.tolist(), space.high.tolist()
-    raise PlayError(
+    raise UserError(
         f"keys choose actions of a Discrete space, or of a flat MultiDiscrete, both from 0, or of "
         f"a flat bounded Box; the actions here are {space}"
     )

@@ -8,13 +8,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.errors import in_a_line
+from envs.making import made
 from envs.recorded import env_ids
 from play.actions import Action, Actions
-
-
-class RealGameError(Exception):
-    """The real game can't be shown, or no longer. Its message is one line for the person."""
+from worldmodel.errors import UserError, one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,7 @@ class RealBeside:
         """Go to the dream's start, then take the dream's actions since.
 
         Raises:
-            RealGameError: this dream has no real game, it isn't installed here, it failed, or
+            UserError: this dream has no real game, it isn't installed here, it failed, or
                 the checkpoint names one that can't be.
         """
         try:
@@ -63,7 +60,7 @@ class RealBeside:
         """The real game one action after `view`, which is its latest.
 
         Raises:
-            RealGameError: it failed.
+            UserError: it failed.
         """
         try:
             return self._step(view, action)
@@ -84,7 +81,7 @@ class RealBeside:
                 raise ValueError(f"{env_id!r} is not a registered environment")
         if self._env is None or self._opened != wanted:
             self.close()
-            self._env = gymnasium.make(moment.env_id, disable_env_checker=True, **moment.env_kwargs)
+            self._env = made(moment.env_id, **moment.env_kwargs)
             self._opened = wanted
             self._actions = Actions(self._env)
         frame, info = self._env.reset(seed=int(moment.seed))
@@ -102,10 +99,10 @@ class RealBeside:
         frame, _, terminated, truncated, info = self._env.step(self._actions.for_env(action))
         return RealView(frame, info, is_over=bool(terminated or truncated))
 
-    def _given_up(self, what: str, error: Exception) -> RealGameError:
+    def _given_up(self, what: str, error: Exception) -> UserError:
         """Close the game, and say in one line why."""
         env, self._env = self._env, None
         if env is not None:
             with contextlib.suppress(Exception):  # a broken game may not even close
                 env.close()
-        return RealGameError(f"{what}: {in_a_line(error)}")
+        return UserError(f"{what}: {one_line(error)}")

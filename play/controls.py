@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from play import PlayError
 from play.actions import Actions, Number
 from play.checks import check_entries, finite, integer, text
 from play.commands import YIELDING_KEY, command_of
+from worldmodel.errors import UserError
 
 MAX_FILE_BYTES = 2**16
 MAX_BINDINGS = 100
@@ -102,34 +102,34 @@ def read_keys_file(path: Path) -> Announced:
     """What a file for --keys says.
 
     Raises:
-        PlayError: it is missing, too large, or no JSON.
+        UserError: it is missing, too large, or no JSON.
     """
     source = f"--keys {path}"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise PlayError(f"can't read {source}: {error.strerror}") from error
+        raise UserError(f"can't read {source}: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
-        raise PlayError(f"{source} is larger than {MAX_FILE_BYTES // 2**10} KiB")
+        raise UserError(f"{source} is larger than {MAX_FILE_BYTES // 2**10} KiB")
     try:
         return Announced(source, json.loads(content.decode("utf-8")))
     except RecursionError:
-        raise PlayError(f"{source}: nested too deeply") from None
+        raise UserError(f"{source}: nested too deeply") from None
     except ValueError as error:  # of the encoding, too
-        raise PlayError(f"{source}: no valid JSON ({error})") from error
+        raise UserError(f"{source}: no valid JSON ({error})") from error
 
 
 def checked_controls(announced: Announced, actions: Actions) -> Controls:
     """Announced controls, once every entry is found to make sense.
 
     Raises:
-        PlayError: one doesn't; names it, and what was expected.
+        UserError: one doesn't; names it, and what was expected.
     """
     try:
         return _controls_from(announced.data, actions)
     except ValueError as error:
-        raise PlayError(f"{announced.source}: {error}") from error
+        raise UserError(f"{announced.source}: {error}") from error
 
 
 def _controls_from(data: Any, actions: Actions) -> Controls:

@@ -8,13 +8,13 @@ from typing import Any, Literal, Protocol
 import gymnasium
 import numpy as np
 
-from play import PlayError
 from play.actions import Action, Actions
-from play.beside import RealBeside, RealGameError, RealView
+from play.beside import RealBeside, RealView
 from play.controls import Announced, checked_controls
 from play.default_controls import default_controls
 from play.keymap import KeyMap
 from play.replay import Session, SessionLog
+from worldmodel.errors import UserError
 
 Steerer = Literal["person", "policy", "replay"]
 
@@ -81,7 +81,7 @@ class Pilot:
         watch: called with every frame, in order.
 
     Raises:
-        PlayError: the environment can't be played with keys, or not with these; or it has no such
+        UserError: the environment can't be played with keys, or not with these; or it has no such
             start.
     """
 
@@ -169,7 +169,7 @@ class Pilot:
         else:
             try:
                 self._real = self._beside.begin(self.start, self.log.actions)
-            except RealGameError as error:
+            except UserError as error:
                 return str(error)
         self.moment = replace(self.moment, real=self._real)
         return None
@@ -182,12 +182,12 @@ class Pilot:
     def _first_start(self, start: int | None) -> int | None:
         if self.num_starts is None:
             if start is not None:
-                raise PlayError("--start is for dreams: a real game begins by its --seed")
+                raise UserError("--start is for dreams: a real game begins by its --seed")
             return None
         if start is None:
             return int(np.random.default_rng(self.seed).integers(self.num_starts))
         if not 0 <= start < self.num_starts:
-            raise PlayError(f"--start must be from 0 to {self.num_starts - 1}, not {start}")
+            raise UserError(f"--start must be from 0 to {self.num_starts - 1}, not {start}")
         return start
 
     def _begin(self) -> Moment:
@@ -243,7 +243,7 @@ class Pilot:
             return None
         try:
             self._real = go(self._beside, self._real)
-        except RealGameError as error:
+        except UserError as error:
             self._real = None
             return str(error)
         return None
@@ -260,7 +260,7 @@ class ReplayPilot(Pilot):
     """Plays a recorded session again; nobody can steer it.
 
     Raises:
-        PlayError: the session doesn't fit the environment.
+        UserError: the session doesn't fit the environment.
     """
 
     def __init__(
@@ -325,10 +325,10 @@ def steps_per_game_second(env: gymnasium.Env) -> float:
 
 
 def _check_frames(env: gymnasium.Env) -> None:
-    """Raises PlayError when its frames can't be shown."""
+    """Raises UserError when its frames can't be shown."""
     frames = env.observation_space
     if frames.dtype != np.uint8 or (frames.shape or ())[2:] != (3,):
-        raise PlayError(f"only uint8 RGB frames can be shown, but those here are {frames}")
+        raise UserError(f"only uint8 RGB frames can be shown, but those here are {frames}")
 
 
 def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> KeyMap:
@@ -342,18 +342,18 @@ def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> Key
 
 
 def _check_fit(env: gymnasium.Env, session: Session) -> None:
-    """Raises PlayError when a session can't have come from an environment like this one."""
+    """Raises UserError when a session can't have come from an environment like this one."""
     actions = Actions(env)
     height_and_width = (env.observation_space.shape or ())[:2]
     if session.frame_size != height_and_width:
-        raise PlayError(
+        raise UserError(
             f"the session's frames are {session.frame_size}, those here {height_and_width}"
         )
     num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
     for number, episode in enumerate(session.episodes):
         if not all(actions.contains(action) for action in episode.actions):
-            raise PlayError(f"episode {number} has an action outside {env.action_space}")
+            raise UserError(f"episode {number} has an action outside {env.action_space}")
         if (episode.start is None) != (num_starts is None):
-            raise PlayError(f"episode {number}: a dream needs a start, a real game has none")
+            raise UserError(f"episode {number}: a dream needs a start, a real game has none")
         if num_starts is not None and (episode.start or 0) >= num_starts:
-            raise PlayError(f"episode {number}: start {episode.start} of only {num_starts}")
+            raise UserError(f"episode {number}: start {episode.start} of only {num_starts}")

@@ -9,8 +9,8 @@ import av.error
 import numpy as np
 from PIL import Image
 
-from play import PlayError
 from play.replay import Session, write_session
+from worldmodel.errors import UserError
 
 
 class Recording:
@@ -24,12 +24,12 @@ class Recording:
         fps: frames a second of the film; None may be replaced until the first frame comes.
 
     Raises:
-        PlayError: the path can't be written.
+        UserError: the path can't be written.
     """
 
     def __init__(self, path: Path, *, size: int, fps: float | None) -> None:
         if path.suffix != ".mp4":
-            raise PlayError(f"--record {path}: the name must end in .mp4")
+            raise UserError(f"--record {path}: the name must end in .mp4")
         self.path = path
         self.session_path = path.with_suffix(".json")
         self.fps = fps
@@ -40,14 +40,14 @@ class Recording:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(self._unfinished), "w", format="mp4")
         except OSError as error:
-            raise PlayError(f"can't write {path}: {error.strerror}") from error
+            raise UserError(f"can't write {path}: {error.strerror}") from error
         self._stream = None
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, uint8 (H, W, 3), scaled up by repeating its pixels.
 
         Raises:
-            PlayError: the disk is full, or gone.
+            UserError: the disk is full, or gone.
         """
         height, width = frame.shape[:2]
         film_height = self._size // 2 * 2  # yuv420p needs even sides
@@ -68,18 +68,18 @@ class Recording:
         """Complete the film and write the session.
 
         Raises:
-            PlayError: they can't be written.
+            UserError: they can't be written.
         """
         try:
             self._encode(None)
             self._container.close()
             self._unfinished.replace(self.path)
-        except PlayError:
+        except UserError:
             self.discard()
             raise
         except OSError as error:
             self.discard()
-            raise PlayError(f"can't write {self.path}: {error.strerror}") from error
+            raise UserError(f"can't write {self.path}: {error.strerror}") from error
         write_session(self.session_path, session)
 
     def discard(self) -> None:
@@ -95,4 +95,4 @@ class Recording:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
         except OSError as error:
-            raise PlayError(f"can't write {self.path}: {error.strerror}") from error
+            raise UserError(f"can't write {self.path}: {error.strerror}") from error

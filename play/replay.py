@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from play import PlayError
 from play.actions import Action
 from play.checks import check_entries, finite, integer, text
+from worldmodel.errors import UserError
 
 FORMAT = "videogpt-dream session"
 VERSION = 3
@@ -129,7 +129,7 @@ def write_session(path: Path, session: Session) -> None:
     """Write a session whole or not at all.
 
     Raises:
-        PlayError: the file can't be written.
+        UserError: the file can't be written.
     """
     content = json.dumps({"format": FORMAT, "version": VERSION, **asdict(session)})
     unfinished = path.with_name(path.name + ".tmp")
@@ -141,34 +141,34 @@ def write_session(path: Path, session: Session) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise PlayError(f"can't write {path}: {error.strerror}") from error
+        raise UserError(f"can't write {path}: {error.strerror}") from error
 
 
 def read_session(path: Path) -> Session:
     """Read and check a session.
 
     Raises:
-        PlayError: the file is missing, too large, or not a session; says what is wrong.
+        UserError: the file is missing, too large, or not a session; says what is wrong.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise PlayError(f"can't read {path}: {error.strerror}") from error
+        raise UserError(f"can't read {path}: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
-        raise PlayError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB: not a session")
+        raise UserError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB: not a session")
     try:
         return _session_from(json.loads(content.decode("utf-8")))
     except UnicodeDecodeError:
-        raise PlayError(
+        raise UserError(
             f"{path} is not a session: no text in UTF-8 (a film's session is the .json beside it)"
         ) from None
     except RecursionError:
-        raise PlayError(f"{path} is not a session: nested too deeply") from None
+        raise UserError(f"{path} is not a session: nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise PlayError(f"{path} is not a session: no valid JSON ({error})") from error
+        raise UserError(f"{path} is not a session: no valid JSON ({error})") from error
     except ValueError as error:
-        raise PlayError(f"{path} is not a session: {error}") from error
+        raise UserError(f"{path} is not a session: {error}") from error
 
 
 def _session_from(data: Any) -> Session:

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 import envs
-from play import PlayError, command_line
+from play import command_line
 from play.commands import COMMAND_KEYS
 from play.controls import Announced, read_keys_file
 from play.headless import replay, walk
@@ -21,6 +21,7 @@ from play.pilot import Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording
 from play.replay import MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
+from worldmodel.errors import UserError
 
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
@@ -101,7 +102,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         The exit code: 0, or 1 when a replay wasn't the same.
 
     Raises:
-        PlayError: something in the options can't be done.
+        UserError: something in the options can't be done.
     """
     _check(options)
     session = read_session(options.replay) if options.replay else None
@@ -257,29 +258,29 @@ def _verdict(played: ReplayPilot) -> int:
 
 
 def _check(options: PlayOptions) -> None:
-    """Raises PlayError for values out of range and for options that don't go together."""
+    """Raises UserError for values out of range and for options that don't go together."""
     if options.fps is not None and not 0.1 <= options.fps <= 1000:
-        raise PlayError(f"--fps must be from 0.1 to 1000, not {options.fps}")
+        raise UserError(f"--fps must be from 0.1 to 1000, not {options.fps}")
     if not 64 <= options.size <= MAX_SIZE:
-        raise PlayError(f"--size must be from 64 to {MAX_SIZE}, not {options.size}")
+        raise UserError(f"--size must be from 64 to {MAX_SIZE}, not {options.size}")
     if options.seed is not None and not 0 <= options.seed <= MAX_SEED:
-        raise PlayError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
+        raise UserError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
     if options.temperature is not None and not 0 < options.temperature <= 100:
-        raise PlayError(f"--temperature must be above 0, at most 100, not {options.temperature}")
+        raise UserError(f"--temperature must be above 0, at most 100, not {options.temperature}")
     if options.top_k is not None and options.top_k < 1:
-        raise PlayError(f"--top-k must be at least 1, not {options.top_k}")
+        raise UserError(f"--top-k must be at least 1, not {options.top_k}")
     if options.guidance is not None and not 0 <= options.guidance <= 100:
-        raise PlayError(f"--guidance must be from 0 to 100, not {options.guidance}")
+        raise UserError(f"--guidance must be from 0 to 100, not {options.guidance}")
     if options.steps is not None:
         if not options.headless:
-            raise PlayError("--steps goes with --headless: in a window you decide when to stop")
+            raise UserError("--steps goes with --headless: in a window you decide when to stop")
         if options.steps < 1:
-            raise PlayError(f"--steps must be at least 1, not {options.steps}")
+            raise UserError(f"--steps must be at least 1, not {options.steps}")
     if options.replay is not None:
         for name in ("policy", "steps", "seed", "start", "temperature", "top_k", "guidance"):
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
-                raise PlayError(f"--{option} doesn't go with --replay: the session decides it")
+                raise UserError(f"--{option} doesn't go with --replay: the session decides it")
 
 
 def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
@@ -295,10 +296,10 @@ def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
     real_names = {env_id: name for name, env_id in envs.REAL_WORLDS.items()}
     recorded = session.checkpoint or real_names.get(session.env_id)
     if recorded is None:
-        raise PlayError(f"{options.replay} was played in {session.env_id!r}, unknown here")
+        raise UserError(f"{options.replay} was played in {session.env_id!r}, unknown here")
     name = options.env or recorded
     if options.env is None and recorded not in envs.REAL_WORLDS and not is_local(recorded):
-        raise PlayError(
+        raise UserError(
             f"{options.replay} was played in {recorded!r}, which is not on this machine; if you "
             f"trust it, say so: --env {recorded}"
         )
@@ -309,7 +310,7 @@ def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
         guidance=session.guidance,
     )
     if world.env_id != session.env_id:
-        raise PlayError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")
+        raise UserError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")
     return world
 
 

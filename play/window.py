@@ -9,7 +9,6 @@ from collections.abc import Callable
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
-from play import PlayError
 from play.commands import Command, command_of
 from play.drawing import GAP, Painter, View
 from play.held import HeldKeys
@@ -17,6 +16,7 @@ from play.keymap import KeyMap
 from play.mouse import Mouse
 from play.pilot import Moment, Pilot
 from play.worker import FASTER, Worker
+from worldmodel.errors import UserError
 
 UI_FPS = 60
 NOTE_S = 4.0
@@ -24,13 +24,13 @@ NO_DISPLAY = "there is no display to open a window on; without one, this works: 
 
 
 def check_display(instead: str) -> None:
-    """Raises PlayError, naming the command to run instead, when no window can open here.
+    """Raises UserError, naming the command to run instead, when no window can open here.
 
     Opens none.
     """
     named = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in named):
-        raise PlayError(NO_DISPLAY + instead)
+        raise UserError(NO_DISPLAY + instead)
 
 
 class Window:
@@ -76,7 +76,7 @@ class Window:
         """Show the window until it is closed; then end the world's thread.
 
         Raises:
-            PlayError: no window can open here.
+            UserError: no window can open here.
             Exception: whatever the world's thread ended with.
         """
         try:
@@ -88,7 +88,7 @@ class Window:
             screen = pygame.display.set_mode(self._look().size)
         except pygame.error as error:
             pygame.quit()
-            raise PlayError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
+            raise UserError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
         try:
             self.worker.start()
             self._loop(screen)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 import envs
-from envs.errors import in_a_line
-from play import PlayError
+from envs.making import made
+from worldmodel.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from play.pilot import Policy
@@ -43,7 +43,7 @@ class UnopenedWorld:
         """Load it. Seconds for a dream.
 
         Raises:
-            PlayError: the checkpoint can't be loaded, or the real world can't be had here.
+            UserError: the checkpoint can't be loaded, or the real world can't be had here.
         """
         if self.checkpoint is None:
             return self._open_real()
@@ -53,25 +53,11 @@ class UnopenedWorld:
             "guidance": self.guidance,
         }
         given = {name: value for name, value in sampling.items() if value is not None}
-        from envs.dream import CheckpointError  # slow: brings torch
-
-        try:
-            return gymnasium.make(
-                self.env_id,
-                checkpoint=self.checkpoint,
-                horizon=None,
-                disable_env_checker=True,
-                **given,
-            )
-        except CheckpointError as error:
-            raise PlayError(str(error)) from error
+        return made(self.env_id, checkpoint=self.checkpoint, horizon=None, **given)
 
     def _open_real(self) -> gymnasium.Env:
-        unhurried = UNHURRIED.get(self.env_id, {})
-        try:
-            return gymnasium.make(self.env_id, disable_env_checker=True, **unhurried)
-        except gymnasium.error.Error as error:  # a level that can't be fetched, for example
-            raise PlayError(str(error)) from error
+        # Levels may have to be fetched first.
+        return made(self.env_id, **UNHURRIED.get(self.env_id, {}))
 
 
 def is_local(name: str) -> bool:
@@ -89,11 +75,11 @@ def choose_world(
     """The world called `name`, found without loading anything.
 
     Raises:
-        PlayError: no such world, or sampling options for one that samples nothing.
+        UserError: no such world, or sampling options for one that samples nothing.
     """
     if name in envs.REAL_WORLDS:
         if (temperature, top_k, guidance) != (None, None, None):
-            raise PlayError(
+            raise UserError(
                 f"{name} is a real game: --temperature, --top-k and --guidance are for dreams"
             )
         return UnopenedWorld(envs.REAL_WORLDS[name])
@@ -101,7 +87,7 @@ def choose_world(
     if is_local(name) or is_hub_id:
         return UnopenedWorld(DREAM_ID, name, temperature, top_k, guidance)
     known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
-    raise PlayError(
+    raise UserError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "
         "python -m worldmodel.train made, or a Hugging Face Hub id (owner/name)"
     )
@@ -111,12 +97,12 @@ def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "Policy":
     """A stable-baselines3 policy that fits an environment.
 
     Raises:
-        PlayError: the file is missing, isn't a PPO policy, or was made for other observations or
+        UserError: the file is missing, isn't a PPO policy, or was made for other observations or
             actions.
     """
     from envs import policy  # slow: brings stable-baselines3
 
     try:
         return policy.load_policy(path, env, seed=seed)
-    except policy.PolicyFileError as error:
-        raise PlayError(f"--policy: {in_a_line(error)}") from error
+    except policy.UserError as error:
+        raise UserError(f"--policy: {one_line(error)}") from error

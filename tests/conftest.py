@@ -1,5 +1,7 @@
 """Shapes in signatures are checked while tests run, and only then."""
 
+import contextlib
+import io
 import os
 
 # One thread: what is compared to the bit must not depend on how a sum was shared out.
@@ -28,6 +30,7 @@ import numpy as np
 import pytest
 
 from worldmodel.actions import ActionSpec
+from worldmodel.command import FAILED
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 
 if TYPE_CHECKING:
@@ -149,10 +152,13 @@ def evaluated(
 
 
 def one_line_error(main: Callable[[], None]) -> str:
-    """What a command says of a user's mistake, which is all that it says."""
-    with pytest.raises(SystemExit) as stopped:
+    """What a command says on stderr of a user's mistake: its last line, without a traceback."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as stopped:
         main()
-    message = str(stopped.value)
+    assert stopped.value.code == FAILED
+    said = stderr.getvalue()
+    assert "Traceback" not in said
+    message = said.splitlines()[-1]
     assert message.startswith("error: ")
-    assert "\n" not in message
     return message

@@ -11,7 +11,8 @@ from conftest import one_line_error
 
 from worldmodel import average as command
 from worldmodel.average import Average, average, mean_prior
-from worldmodel.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.errors import UserError
 from worldmodel.prior import FrameGPT
 
 
@@ -100,7 +101,7 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
         ((run, "dream-doom"), (), "dream-doom has another model than"),
         ((run, str(tmp_path / "nowhere")), (), "nowhere"),
     ):
-        with pytest.raises(CheckpointError, match=problem):
+        with pytest.raises(UserError, match=problem):
             average(Average(names, out, shares))
     assert not out.exists()
     for other, problem in (
@@ -109,7 +110,7 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
         (tmp_path / "running", "goes on"),
     ):
         (tmp_path / "running" / "training").mkdir(parents=True, exist_ok=True)
-        with pytest.raises(CheckpointError, match=problem):
+        with pytest.raises(UserError, match=problem):
             average(Average((run, str(tmp_path / "tokenizer")), other))
 
 

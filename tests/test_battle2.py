@@ -17,11 +17,11 @@ import envs  # noqa: F401  registers the environments
 from collect.battle2_bot import Battle2Bot
 from envs.doom import DoomEnv
 from envs.doom.battle2 import battle2_wad
-from envs.errors import UnavailableError
+from worldmodel.errors import UserError
 
 try:
     battle2_wad()
-except UnavailableError as error:  # no network, and never fetched on this machine
+except UserError as error:  # no network, and never fetched on this machine
     pytest.skip(str(error), allow_module_level=True)
 
 ENV_ID = "DoomBattle2-v0"
@@ -172,7 +172,7 @@ def _without_network(monkeypatch, cache: Path) -> None:
 )
 def test_offline_one_line_says_what_to_do(monkeypatch, tmp_path, command, code):
     _without_network(monkeypatch, tmp_path)
-    with pytest.raises(UnavailableError, match=r"connect to the network .* or put battle2.wad"):
+    with pytest.raises(UserError, match=r"connect to the network .* or put battle2.wad"):
         gymnasium.make(ENV_ID)
     done = subprocess.run(
         [sys.executable, "-m", *command],
@@ -195,5 +195,5 @@ def test_a_level_that_is_there_needs_no_network_and_is_checked(monkeypatch, tmp_
     kept.write_bytes(level)
     assert battle2_wad() == kept
     kept.write_bytes(level[:-1] + b"?")
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UserError):
         battle2_wad()

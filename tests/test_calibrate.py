@@ -12,8 +12,9 @@ from conftest import one_line_error
 
 from worldmodel import calibrate as command
 from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
-from worldmodel.checkpoint import CheckpointError, load_checkpoint
-from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train
 
@@ -160,29 +161,29 @@ def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_pa
     # A shipped name goes before a folder that happens to be called alike.
     shutil.copytree(tiny_run, tmp_path / "dream-doom")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="isn't yours to write over: give --out"):
+    with pytest.raises(UserError, match="isn't yours to write over: give --out"):
         calibrate(replace(options, checkpoint="dream-doom", out=None))
 
 
 def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
-    with pytest.raises(CheckpointError, match="--rounds must be at least 1"):
+    with pytest.raises(UserError, match="--rounds must be at least 1"):
         calibrate(replace(options, rounds=0))
-    with pytest.raises(CheckpointError, match="--temperature must be above 0"):
+    with pytest.raises(UserError, match="--temperature must be above 0"):
         calibrate(replace(options, temperature=0.0))
-    with pytest.raises(CheckpointError, match="--guidance must be at least 0"):
+    with pytest.raises(UserError, match="--guidance must be at least 0"):
         calibrate(replace(options, guidance=-0.5))
-    with pytest.raises(DataError, match="take shorter clips"):
+    with pytest.raises(UserError, match="take shorter clips"):
         calibrate(replace(options, steps=1000))
     reader = EpisodeReader(toy_data)
     other = replace(reader.info, variable_names=("row",))
     with EpisodeWriter(tmp_path / "other", other) as writer:
         writer.append(reader.episode(0))
-    with pytest.raises(DataError, match="has learned other variables than"):
+    with pytest.raises(UserError, match="has learned other variables than"):
         calibrate(replace(options, data=tmp_path / "other"))
     elsewhere = replace(reader.info, env_kwargs={"frame_skip": 2})
     with EpisodeWriter(tmp_path / "elsewhere", elsewhere) as writer:
         writer.append(reader.episode(0))
-    with pytest.raises(DataError, match="has learned other environment than"):
+    with pytest.raises(UserError, match="has learned other environment than"):
         calibrate(replace(options, data=tmp_path / "elsewhere"))
     assert options.out is not None
     assert not options.out.exists()

@@ -13,12 +13,8 @@ from conftest import unprivileged
 from safetensors.numpy import load_file, save_file
 
 import envs  # noqa: F401  registers the environments
-from worldmodel.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_world,
-    save_checkpoint,
-)
+from worldmodel.checkpoint import load_checkpoint, read_world, save_checkpoint
+from worldmodel.errors import UserError
 from worldmodel.prior.sampling import Sampling
 from worldmodel.ship import Ship, ship
 from worldmodel.shipped import shipped_names
@@ -71,7 +67,7 @@ def test_scales_of_another_shape_are_refused(tiny_run: Path, copy: Path):
     name = next(name for name in weights if name.endswith(".row_scale"))
     weights[name] = weights[name][..., None]  # would broadcast to a giant
     save_file(weights, copy / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="should have one scale a row"):
+    with pytest.raises(UserError, match="should have one scale a row"):
         load_checkpoint(str(copy))
 
 
@@ -96,7 +92,7 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
     names = [name for name in weights if name.startswith("prior.outcome.")]
     added = {name: weights.pop(name) for name in names if name.split(".")[2] in lacks}
     save_file(weights, copy / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=rf"disagree about prior\.outcome\.{lacks[-1]}"):
+    with pytest.raises(UserError, match=rf"disagree about prior\.outcome\.{lacks[-1]}"):
         load_checkpoint(str(copy))
     change_config(copy, lambda c: c.update(format_version=version))
     state = load_checkpoint(str(copy)).model.state_dict()
@@ -107,10 +103,10 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(CheckpointError, match="unknown checkpoint 'dream-dom'"):
+    with pytest.raises(UserError, match="unknown checkpoint 'dream-dom'"):
         load_checkpoint("dream-dom")
     for name in shipped_names():
-        with pytest.raises(CheckpointError, match=name):
+        with pytest.raises(UserError, match=name):
             load_checkpoint("no-such")
 
 
@@ -119,7 +115,7 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_a_truncated_file_is_refused(copy: Path, name: str, kept: int):
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:kept])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(UserError):
         load_checkpoint(str(copy))
 
 
@@ -132,30 +128,30 @@ def test_others_may_read_it_as_far_as_the_umask_says(tiny_run: Path):
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(copy: Path):
     (copy / "weights.safetensors").chmod(0)
-    with unprivileged(copy), pytest.raises(CheckpointError, match="permissions") as error:
+    with unprivileged(copy), pytest.raises(UserError, match="permissions") as error:
         load_checkpoint(str(copy))
     assert "damaged" not in str(error.value)
     copy.chmod(0)
-    with unprivileged(copy.parent), pytest.raises(CheckpointError, match="permissions"):
+    with unprivileged(copy.parent), pytest.raises(UserError, match="permissions"):
         load_checkpoint(str(copy))
     copy.chmod(0o755)
 
 
 def test_a_missing_file_is_named(copy: Path):
     (copy / "starts.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"lacks starts\.safetensors"):
+    with pytest.raises(UserError, match=r"lacks starts\.safetensors"):
         load_checkpoint(str(copy))
 
 
 def test_config_and_tensors_must_agree(copy: Path):
     change_config(copy, lambda c: c["prior"].update(width=64))
-    with pytest.raises(CheckpointError, match="the config says"):
+    with pytest.raises(UserError, match="the config says"):
         load_checkpoint(str(copy))
 
 
 def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path):
     change_config(copy, lambda c: c["prior"].update(width=65_536))
-    with pytest.raises(CheckpointError, match="more than 2000000000 parameters"):
+    with pytest.raises(UserError, match="more than 2000000000 parameters"):
         load_checkpoint(str(copy))
 
 
@@ -181,7 +177,7 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
 )
 def test_a_wrong_config_is_refused(copy: Path, change):
     change_config(copy, change)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(UserError):
         load_checkpoint(str(copy))
 
 
@@ -203,7 +199,7 @@ def test_a_config_says_which_of_its_sizes_is_wrong(copy: Path, change, complaint
     # Else the tests' own type checks would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     change_config(copy, change)
-    with pytest.raises(CheckpointError, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         load_checkpoint(str(copy))
 
 
@@ -212,7 +208,7 @@ def test_sizes_that_no_tensor_has_are_refused_in_one_line(copy: Path, monkeypatc
         torch.empty(2**58, 2**30, device="meta")
 
     monkeypatch.setattr("worldmodel.checkpoint.reading.WorldModel", impossible)
-    with pytest.raises(CheckpointError, match="no model has the sizes that its config says") as e:
+    with pytest.raises(UserError, match="no model has the sizes that its config says") as e:
         load_checkpoint(str(copy))
     assert "\n" not in str(e.value)
 
@@ -234,7 +230,7 @@ def test_wrong_starts_are_refused(copy: Path, change):
     starts = load_file(copy / "starts.safetensors")
     change(starts)
     save_file({k: np.ascontiguousarray(v) for k, v in starts.items()}, copy / "starts.safetensors")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(UserError):
         load_checkpoint(str(copy))
 
 
@@ -242,7 +238,7 @@ def test_weights_that_are_not_finite_are_refused(copy: Path):
     weights = load_file(copy / "weights.safetensors")
     weights["prior.position"][0, 0] = np.nan
     save_file(weights, copy / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         load_checkpoint(str(copy))
 
 
@@ -262,7 +258,7 @@ def test_a_checkpoint_says_how_its_dreams_are_drawn(tiny_run: Path, tmp_path: Pa
     np.testing.assert_array_equal(own, dreamed(tmp_path / "warm", **given))
     assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", temperature=0.3))).any()
     assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", guidance=1e4))).any()
-    with pytest.raises(CheckpointError, match="temperature must be at least 0"):
+    with pytest.raises(UserError, match="temperature must be at least 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", temperature=-1.0))
-    with pytest.raises(CheckpointError, match="guidance must be at least 0"):
+    with pytest.raises(UserError, match="guidance must be at least 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", guidance=-1.0))

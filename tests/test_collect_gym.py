@@ -21,9 +21,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from collect.gym import AT_RANDOM, Collect, collect, main
 from collect.recorder import Player
-from envs.policy import FramePolicy, PolicyFileError, StatePolicy, load_policy
-from worldmodel.data import DataError, EpisodeReader
+from envs.policy import FramePolicy, StatePolicy, load_policy
+from worldmodel.data import EpisodeReader
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,9 +90,9 @@ def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
 def test_more_episodes_are_added_and_other_ones_refused(recorded: Collect):
     collect(replace(recorded, episodes=13))
     assert len(EpisodeReader(recorded.out)) == 13
-    with pytest.raises(DataError, match="recorded otherwise"):
+    with pytest.raises(UserError, match="recorded otherwise"):
         collect(replace(recorded, length=9))
-    with pytest.raises(DataError, match=r"recorded otherwise: env_kwargs .*frame_skip 2 against 3"):
+    with pytest.raises(UserError, match=r"recorded otherwise: env_kwargs .*frame_skip 2 against 3"):
         collect(replace(recorded, frame_skip=3))
     assert len(EpisodeReader(recorded.out)) == 13
 
@@ -198,7 +199,7 @@ def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
 
     assert isinstance(load_policy(on_frames, env), FramePolicy)
     smaller = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=48)
-    with pytest.raises(PolicyFileError, match="observation_space"):
+    with pytest.raises(UserError, match="observation_space"):
         load_policy(on_frames, smaller)
 
 

@@ -9,9 +9,10 @@ import pytest
 
 import envs  # noqa: F401  registers the environments
 from collect.pushing import Collect, collect
-from envs.policy import PolicyFileError, StatePolicy, load_policy
-from worldmodel.data import DataError, EpisodeReader
+from envs.policy import StatePolicy, load_policy
+from worldmodel.data import EpisodeReader
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 LENGTH = 6
 
@@ -52,7 +53,7 @@ def test_more_episodes_are_added_and_other_ones_refused(recorded: Collect):
     collect(replace(recorded, episodes=13))
     assert len(EpisodeReader(recorded.out)) == 13
     assert (recorded.out / "policy.zip").read_bytes() == policy
-    with pytest.raises(DataError, match="recorded otherwise"):
+    with pytest.raises(UserError, match="recorded otherwise"):
         collect(replace(recorded, length=LENGTH + 1))
 
 
@@ -81,6 +82,6 @@ def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
     assert (drawn[0] != drawn[2]).any()
     smaller = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float32)
     env.unwrapped.state_space = smaller  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(PolicyFileError, match="observation_space"):
+    with pytest.raises(UserError, match="observation_space"):
         load_policy(recorded.out / "policy.zip", env)
     env.close()

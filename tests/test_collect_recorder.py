@@ -15,7 +15,6 @@ from collect.recorder import (
     Behaviour,
     Job,
     Player,
-    WorkerError,
     Workers,
     action_spec,
     describe,
@@ -23,7 +22,8 @@ from collect.recorder import (
     random_seeds,
 )
 from worldmodel.actions import ActionSpec
-from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 
 
 class CounterEnv(gymnasium.Env):
@@ -125,7 +125,7 @@ def test_an_episode_depends_on_its_job_alone():
 def test_a_worker_that_fails_is_heard():
     with (
         Workers(1, ENV_ID, {"fails_at": 3}, None) as workers,
-        pytest.raises(WorkerError, match="the counter is broken"),
+        pytest.raises(UserError, match="the counter is broken"),
     ):
         list(workers.play(_jobs(5)))
 
@@ -133,7 +133,7 @@ def test_a_worker_that_fails_is_heard():
 def test_a_worker_that_cannot_begin_is_heard():
     with (
         Workers(1, ENV_ID, {"colour": "red"}, None) as workers,
-        pytest.raises(WorkerError, match="colour"),
+        pytest.raises(UserError, match="colour"),
     ):
         list(workers.play(_jobs(5)))
 
@@ -145,7 +145,7 @@ def test_a_worker_that_is_killed_is_missed():
         process_id = next(iter(workers._workers.values())).pid
         assert process_id is not None
         os.kill(process_id, signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r"died \(exit code -9"):
+        with pytest.raises(UserError, match=r"died \(exit code -9"):
             list(episodes)
 
 
@@ -216,5 +216,5 @@ def test_action_spaces(space, spec):
     if spec is not None:
         assert action_spec(env) == spec
     else:
-        with pytest.raises(DataError, match="cannot be recorded"):
+        with pytest.raises(UserError, match="cannot be recorded"):
             action_spec(env)

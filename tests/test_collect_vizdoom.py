@@ -13,6 +13,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from conftest import one_line_error
 from data_samples import assert_same_episode
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
@@ -21,11 +22,12 @@ import envs  # noqa: F401  registers the environments
 from collect.recording import choose_behaviour
 from collect.vizdoom import WITH_POLICY, Collect, collect, main
 from envs.engine_guard import engines_using
-from envs.policy import FramePolicy, PolicyFileError
-from worldmodel.data import DataError, DatasetInfo, EpisodeReader
+from envs.policy import FramePolicy
+from worldmodel.data import DatasetInfo, EpisodeReader
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 from worldmodel.resize import AreaResize
 
 ROOT = Path(__file__).parent.parent
@@ -85,19 +87,19 @@ def test_a_policy_draws_from_its_own_seed(policy_file):
 
 
 def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
-    with pytest.raises(PolicyFileError, match="there is no policy file"):
+    with pytest.raises(UserError, match="there is no policy file"):
         FramePolicy(tmp_path / "none.zip")
     text = tmp_path / "text.zip"
     text.write_text("hello")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("data", "{}")
     for path in (text, tmp_path / "other.zip"):
-        with pytest.raises(PolicyFileError, match="not a stable-baselines3 policy"):
+        with pytest.raises(UserError, match="not a stable-baselines3 policy"):
             FramePolicy(path)
     with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
         archive.writestr("data", "{}")
         archive.writestr("policy.pth", "")
-    with pytest.raises(PolicyFileError, match="cannot be read as a PPO policy"):
+    with pytest.raises(UserError, match="cannot be read as a PPO policy"):
         FramePolicy(tmp_path / "broken.zip")
 
     policy = FramePolicy(policy_file)
@@ -106,9 +108,9 @@ def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
         gymnasium.spaces.Discrete(4),
     )
     policy.check_fits(frames, actions)
-    with pytest.raises(PolicyFileError, match="looks at frames"):
+    with pytest.raises(UserError, match="looks at frames"):
         policy.check_fits(gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8), actions)
-    with pytest.raises(PolicyFileError, match="acts in"):
+    with pytest.raises(UserError, match="acts in"):
         policy.check_fits(frames, gymnasium.spaces.Discrete(5))
 
 
@@ -168,7 +170,7 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         ({"policy": "train"}, "train_steps None against 500000"),
         ({"policy": "random"}, "policy_sha256"),
     ):
-        with pytest.raises(DataError, match=f"recorded otherwise: {message}"):
+        with pytest.raises(UserError, match=f"recorded otherwise: {message}"):
             collect(replace(same, **changes))
     collect(same)
     assert len(EpisodeReader(tmp_path)) == 12
@@ -187,7 +189,7 @@ def test_frames_made_in_another_way_are_not_mixed(tmp_path, monkeypatch):
     assert DatasetInfo.from_json(_without(info, "rendering")).rendering == ""
     other = replace(now, out=tmp_path / "other", seed=1)
     collect(other)
-    with pytest.raises(DataError, match="cannot be joined: rendering not said against 160x120"):
+    with pytest.raises(UserError, match="cannot be joined: rendering not said against 160x120"):
         merge([now.out, other.out], tmp_path / "merged")
     collect(replace(now, episodes=3))
     assert read_info(now.out) == info
@@ -197,7 +199,7 @@ def test_frames_made_in_another_way_are_not_mixed(tmp_path, monkeypatch):
     write_info(now.out, replace(info, rendering=""))
     brighter = AreaResize.__call__
     monkeypatch.setattr(AreaResize, "__call__", lambda self, image: brighter(self, image) | 1)
-    with pytest.raises(DataError, match="episode 0 comes out with other frames here"):
+    with pytest.raises(UserError, match="episode 0 comes out with other frames here"):
         collect(replace(now, episodes=4))
     assert read_info(now.out).rendering == ""
     assert len(EpisodeReader(now.out)) == 3
@@ -289,10 +291,7 @@ def test_interrupted_and_resumed_gives_the_same_set(tmp_path, how):
 )
 def test_mistakes_get_one_line_and_leave_nothing(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "argv", _command(tmp_path / "out", *arguments)[2:])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert str(stop.value).startswith(f"error: {message}")
-    assert "\n" not in str(stop.value)
+    assert one_line_error(main).startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
 
 
@@ -310,6 +309,6 @@ def test_a_policy_is_trained_and_training_goes_on(tmp_path):
     assert meta["policies"]["scores"]["policy"]["num_episodes"] == 1
     # A policy trained further would be another one: its episodes do not mix with the first's.
     further = _run(tmp_path, *arguments, "--train-steps", 4096)
-    assert further.returncode == 1
+    assert further.returncode == 2
     assert "train_steps 2048 against 4096" in further.stderr
     assert PPO.load(tmp_path / "policy.zip", device="cpu").num_timesteps == 2048

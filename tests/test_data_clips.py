@@ -2,13 +2,8 @@ import numpy as np
 import pytest
 from data_samples import INFO, sample_episode, write_samples
 
-from worldmodel.data import (
-    Clips,
-    ClipSampler,
-    DataError,
-    EpisodeReader,
-    EpisodeWriter,
-)
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 
 
 @pytest.fixture
@@ -100,5 +95,5 @@ def test_a_split_without_a_long_enough_episode_is_refused(tmp_path):
             writer.append(sample_episode(i, 5))
     reader = EpisodeReader(tmp_path)
     assert ClipSampler(reader, "train", 6).num_windows == 8
-    with pytest.raises(DataError, match="the longest has 6"):
+    with pytest.raises(UserError, match="the longest has 6"):
         ClipSampler(reader, "train", 7)

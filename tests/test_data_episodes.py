@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.actions import ActionSpec
-from worldmodel.data import (
-    SPLITS,
-    DataError,
-    DatasetInfo,
-    EpisodeReader,
-    EpisodeWriter,
-    split_of,
-)
+from worldmodel.data import SPLITS, DatasetInfo, EpisodeReader, EpisodeWriter, split_of
+from worldmodel.errors import UserError
 
 ACTION_SPECS = st.sampled_from(
     [
@@ -93,7 +87,7 @@ def test_splits_are_near_8_1_1_and_stable_under_append(tmp_path):
     for name in SPLITS:
         now = after.index["episode_id"][after.split(name)]
         assert now[now < 20].tolist() == members[name]
-    with pytest.raises(DataError, match="train, validation, test"):
+    with pytest.raises(UserError, match="train, validation, test"):
         after.split("training")
 
 
@@ -133,7 +127,7 @@ def test_an_invalid_episode_is_refused_and_nothing_written(tmp_path, changes, me
     write_samples(tmp_path, range(1))
     with (
         EpisodeWriter(tmp_path, INFO) as writer,
-        pytest.raises(DataError, match=message),
+        pytest.raises(UserError, match=message),
     ):
         writer.append(replace(sample_episode(1), **changes))
     assert len(EpisodeReader(tmp_path)) == 1
@@ -152,26 +146,26 @@ def test_an_invalid_episode_is_refused_and_nothing_written(tmp_path, changes, me
 def test_another_environment_is_refused_before_anything_is_written(tmp_path, changes):
     write_samples(tmp_path, range(2))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(DataError, match=f"another kind: {next(iter(changes))}"):
+    with pytest.raises(UserError, match=f"another kind: {next(iter(changes))}"):
         EpisodeWriter(tmp_path, replace(INFO, **changes))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_missing_sets_say_which_command_makes_them(tmp_path):
     with pytest.raises(
-        DataError,
+        UserError,
         match=r"`python -m collect\.gym`, or import one: `python -m worldmodel\.data --help`",
     ):
         EpisodeReader(tmp_path / "missing")
     EpisodeWriter(tmp_path / "empty", INFO).close()
-    with pytest.raises(DataError, match="no finished shard"):
+    with pytest.raises(UserError, match="no finished shard"):
         EpisodeReader(tmp_path / "empty")
 
 
 def test_shards_without_their_meta_are_not_overwritten(tmp_path):
     write_samples(tmp_path, range(2))
     Path(tmp_path, "meta.json").unlink()
-    with pytest.raises(DataError, match=r"no meta\.json"):
+    with pytest.raises(UserError, match=r"no meta\.json"):
         EpisodeWriter(tmp_path, INFO)
 
 
@@ -186,5 +180,5 @@ def test_shards_without_their_meta_are_not_overwritten(tmp_path):
 )
 def test_a_foreign_meta_is_refused(tmp_path, text, message):
     (tmp_path / "meta.json").write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         EpisodeReader(tmp_path)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from data_samples import INFO, assert_same_episode, sample_episode, write_samples
 
-from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 WRITE_FOR_EVER = """
 import itertools, sys
@@ -33,7 +34,8 @@ FILL_THE_DISK = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
 from data_samples import INFO, sample_episode
-from worldmodel.data import DataError, EpisodeWriter
+from worldmodel.data import EpisodeWriter
+from worldmodel.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails with an OSError instead
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=10_000) as writer:
@@ -41,7 +43,7 @@ with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=10_000) as writer:
         for i in range(10_000):
             writer.append(sample_episode(i, 40))
             print(i, flush=True)
-    except DataError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(3)
 """
@@ -96,7 +98,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
 def test_the_last_bytes_of_the_disk_are_not_touched(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 2**19})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with EpisodeWriter(tmp_path, INFO) as writer, pytest.raises(DataError, match="No space left"):
+    with EpisodeWriter(tmp_path, INFO) as writer, pytest.raises(UserError, match="No space left"):
         writer.append(sample_episode(0))
 
 
@@ -168,7 +170,7 @@ def test_a_truncated_shard_is_refused(tmp_path):
     shard = tmp_path / "shard-00001.h5"
     os.truncate(shard, shard.stat().st_size // 2)
     for use in (EpisodeReader, lambda folder: EpisodeWriter(folder, INFO)):
-        with pytest.raises(DataError, match=r"shard-00001\.h5 is damaged.*[Cc]opy"):
+        with pytest.raises(UserError, match=r"shard-00001\.h5 is damaged.*[Cc]opy"):
             use(tmp_path)
 
 
@@ -204,7 +206,7 @@ def test_a_damaged_shard_is_refused(tmp_path, damage, message):
     write_samples(tmp_path, range(4))
     with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
         damage(file)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         EpisodeReader(tmp_path)
     assert any(message in problem for problem in verify(tmp_path).problems)
 

@@ -18,9 +18,9 @@ from toy_training import Options, ToyStage, run
 
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import WorldModelConfig
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
-from worldmodel.training import TrainingError
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
 from worldmodel.training.sharding import repeated_blocks
@@ -179,11 +179,11 @@ def test_blocks_are_the_layers_of_the_models():
 
 
 def test_what_cannot_be_shared_is_said_in_one_line(tmp_path: Path):
-    with pytest.raises(TrainingError, match="--strategy fsdp shares the work of several"):
+    with pytest.raises(UserError, match="--strategy fsdp shares the work of several"):
         make_fabric(device="cpu", precision="fp32", strategy="fsdp")
-    with pytest.raises(TrainingError, match="unknown strategy 'tp': auto, ddp or fsdp"):
+    with pytest.raises(UserError, match="unknown strategy 'tp': auto, ddp or fsdp"):
         make_fabric(device="cpu", precision="fp32", strategy="tp")
-    with pytest.raises(TrainingError, match="a batch of 8 can't be cut evenly into 3 parts"):
+    with pytest.raises(UserError, match="a batch of 8 can't be cut evenly into 3 parts"):
         run(Options(out=str(tmp_path), accumulate=3))
 
 
@@ -191,7 +191,7 @@ def test_a_module_that_cannot_compute_again_is_named(tmp_path: Path):
     stage = ToyStage(Options(out=""))
     del stage.module.checkpoint_activations
     fabric = make_fabric(device="cpu", precision="fp32", strategy="auto")
-    with pytest.raises(TrainingError, match="leave --checkpoint-activations out"):
+    with pytest.raises(UserError, match="leave --checkpoint-activations out"):
         train_stage(stage, fabric, tmp_path, Timing(), seed=0, checkpoint_activations=True)
     assert not any(tmp_path.iterdir())
 

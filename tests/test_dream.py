@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
-from worldmodel.checkpoint import CheckpointError
+from worldmodel.errors import UserError
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_arguments_out_of_range_are_refused(tiny_run, wrong):
 
 
 def test_an_unknown_checkpoint_is_refused_by_name():
-    with pytest.raises(CheckpointError, match="unknown checkpoint"):
+    with pytest.raises(UserError, match="unknown checkpoint"):
         gymnasium.make("VideoGPTDream-v0", checkpoint="no-such-dream")
 
 

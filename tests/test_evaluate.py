@@ -15,7 +15,8 @@ from PIL import Image
 from worldmodel import evaluate as command
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.data import DataError, DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.following import _each
 from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, random_actions, wander
@@ -331,5 +332,5 @@ def test_data_of_another_world_are_refused(
     other: DatasetInfo = replace(info, actions=ActionSpec("discrete", (3,)))
     with EpisodeWriter(tmp_path / "other", other) as writer:
         writer.append(EpisodeReader(toy_data).episode(0))
-    with pytest.raises(DataError, match="has learned other actions than"):
+    with pytest.raises(UserError, match="has learned other actions than"):
         evaluate(replace(options, data=tmp_path / "other"))

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.errors import UserError
 from worldmodel.evaluation.c3d import C3D
 from worldmodel.evaluation.features import (
     STYLEGAN_V,
     TORCHSCRIPT_SHA256,
     VIDEOGPT,
     FeatureNetwork,
-    MetricError,
     Protocol,
     load_c3d,
     load_i3d,
@@ -114,18 +114,18 @@ def test_i3d_from_a_file_sees_clips_resized_and_in_minus_one_to_one(
 
 def test_i3d_refuses_clips_that_are_too_short(i3d_file: tuple[I3D, Path]) -> None:
     loaded = load_i3d(i3d_file[1], VIDEOGPT)
-    with pytest.raises(MetricError, match="9 frames at least, not 8"):
+    with pytest.raises(UserError, match="9 frames at least, not 8"):
         loaded.features(random_clips(3)[:, :8])
 
 
 def test_without_weights_the_message_says_where_they_are() -> None:
-    with pytest.raises(MetricError, match=f"dropbox.com.*{TORCHSCRIPT_SHA256}.*--i3d-weights"):
+    with pytest.raises(UserError, match=f"dropbox.com.*{TORCHSCRIPT_SHA256}.*--i3d-weights"):
         load_i3d(None, VIDEOGPT)
-    with pytest.raises(MetricError, match=r"there is no file nowhere\.pt: get StyleGAN-V's"):
+    with pytest.raises(UserError, match=r"there is no file nowhere\.pt: get StyleGAN-V's"):
         load_i3d(Path("nowhere.pt"), STYLEGAN_V)
-    with pytest.raises(MetricError, match=r"github\.com/rezoo/tgan2.*--c3d-weights"):
+    with pytest.raises(UserError, match=r"github\.com/rezoo/tgan2.*--c3d-weights"):
         load_c3d(None)
-    with pytest.raises(MetricError, match=r"there is no file nowhere\.npz"):
+    with pytest.raises(UserError, match=r"there is no file nowhere\.npz"):
         load_c3d(Path("nowhere.npz"))
 
 
@@ -134,26 +134,26 @@ def test_state_dicts_that_do_not_fit_are_named(i3d_file: tuple[I3D, Path], tmp_p
     other = tmp_path / "other.safetensors"
 
     save_file({k: v for k, v in weights.items() if k != "Mixed_5c.b0.bn.bias"}, other)
-    with pytest.raises(MetricError, match=r"it lacks Mixed_5c\.b0\.bn\.bias"):
+    with pytest.raises(UserError, match=r"it lacks Mixed_5c\.b0\.bn\.bias"):
         load_i3d(other, VIDEOGPT)
 
     save_file(weights | {"logits.conv3d.bias": torch.zeros(600)}, other)
-    with pytest.raises(MetricError, match=r"logits\.conv3d\.bias has shape \[600\], not \[400\]"):
+    with pytest.raises(UserError, match=r"logits\.conv3d\.bias has shape \[600\], not \[400\]"):
         load_i3d(other, VIDEOGPT)
 
     save_file(weights | {"logits.conv3d.bias": torch.full((400,), torch.nan)}, other)
-    with pytest.raises(MetricError, match=r"logits\.conv3d\.bias holds numbers that are not"):
+    with pytest.raises(UserError, match=r"logits\.conv3d\.bias holds numbers that are not"):
         load_i3d(other, VIDEOGPT)
 
     save_file(weights, other, metadata={"batch_norm_eps": "nan"})
-    with pytest.raises(MetricError, match="batch_norm_eps must be between 0 and 1, not nan"):
+    with pytest.raises(UserError, match="batch_norm_eps must be between 0 and 1, not nan"):
         load_i3d(other, VIDEOGPT)
 
     other.write_bytes(other.read_bytes()[:-1000])
-    with pytest.raises(MetricError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         load_i3d(other, VIDEOGPT)
 
-    with pytest.raises(MetricError, match="StyleGAN-V's protocol needs its own archive"):
+    with pytest.raises(UserError, match="StyleGAN-V's protocol needs its own archive"):
         load_i3d(i3d_file[1], STYLEGAN_V)
 
 
@@ -187,7 +187,7 @@ def write_archive(module: nn.Module, path: Path) -> Path:
 def test_an_archive_of_another_digest_runs_only_when_trusted(tmp_path: Path) -> None:
     path = write_archive(ToyArchive(), tmp_path / "i3d.pt")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(MetricError, match=f"{digest}, not {TORCHSCRIPT_SHA256}.*--trust-weights"):
+    with pytest.raises(UserError, match=f"{digest}, not {TORCHSCRIPT_SHA256}.*--trust-weights"):
         load_i3d(path, STYLEGAN_V)
     assert load_i3d(path, STYLEGAN_V, trust_weights=True).sha256 == digest
 
@@ -218,12 +218,12 @@ def test_grey_clips_are_three_equal_colours(tmp_path: Path) -> None:
 def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     pickled = tmp_path / "rgb_imagenet.pt"
     torch.save({"weight": torch.zeros(3)}, pickled)
-    with pytest.raises(MetricError, match="a pickled state dict must become safetensors first"):
+    with pytest.raises(UserError, match="a pickled state dict must become safetensors first"):
         load_i3d(pickled, VIDEOGPT)
-    with pytest.raises(MetricError, match="is no TorchScript archive"):
+    with pytest.raises(UserError, match="is no TorchScript archive"):
         load_i3d(pickled, VIDEOGPT, trust_weights=True)
     other = write_archive(PlainArchive(), tmp_path / "other.pt")
-    with pytest.raises(MetricError, match="is not called as StyleGAN-V's I3D is"):
+    with pytest.raises(UserError, match="is not called as StyleGAN-V's I3D is"):
         load_i3d(other, VIDEOGPT, trust_weights=True)
 
 
@@ -276,7 +276,7 @@ def test_c3d_from_a_file_sees_blue_first_in_0_to_256_less_the_mean(c3d_file: Pat
     assert logits[0, 1] == 5.0
     assert not logits[0, 2:].any()
     assert network.metric == "Inception score"
-    with pytest.raises(MetricError, match="16 frames, not 9"):
+    with pytest.raises(UserError, match="16 frames, not 9"):
         network.features(random_clips(5))
 
 
@@ -284,24 +284,24 @@ def test_arrays_that_do_not_fit_are_named(c3d_file: Path, tmp_path: Path) -> Non
     mean = tmp_path / "mean2.npz"
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"PK but no archive")
-    with pytest.raises(MetricError, match=r"there is no file .*mean2\.npz"):
+    with pytest.raises(UserError, match=r"there is no file .*mean2\.npz"):
         load_c3d(weights)
     np.savez(mean, mean=np.zeros((3, 16, 112, 112), np.float32))
-    with pytest.raises(MetricError, match=r"mean should be floats of shape \(3, 16, 128, 171\)"):
+    with pytest.raises(UserError, match=r"mean should be floats of shape \(3, 16, 128, 171\)"):
         load_c3d(weights)
     np.savez(mean, mean=np.full((3, 16, 128, 171), np.inf, np.float32))
-    with pytest.raises(MetricError, match="mean holds numbers that are not finite"):
+    with pytest.raises(UserError, match="mean holds numbers that are not finite"):
         load_c3d(weights)
     mean.write_bytes(c3d_file.with_name("mean2.npz").read_bytes())
-    with pytest.raises(MetricError, match=r"weights\.npz is damaged or another file"):
+    with pytest.raises(UserError, match=r"weights\.npz is damaged or another file"):
         load_c3d(weights)
     arrays: dict[str, Any] = {"conv1a/W": np.zeros((64, 3, 3, 3, 3), np.float32)}
     np.savez(weights, **arrays)
-    with pytest.raises(MetricError, match="conv1a/b"):
+    with pytest.raises(UserError, match="conv1a/b"):
         load_c3d(weights)
     arrays["conv1a/W"] = np.asarray([{"pickled": True}], object)
     np.savez(weights, **arrays)
-    with pytest.raises(MetricError, match="conv1a/W should be floats"):
+    with pytest.raises(UserError, match="conv1a/W should be floats"):
         load_c3d(weights)
 
 

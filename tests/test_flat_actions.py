@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from collect.recorder import action_spec
-from envs.flat_actions import ActionSpaceError, flat_actions
+from envs.flat_actions import flat_actions
+from worldmodel.errors import UserError
 
 SHAPES = arrays.array_shapes(max_dims=3, max_side=3)
 
@@ -84,7 +85,7 @@ def test_numbers_keep_their_order():
 
 def test_bounds_that_are_missing_can_be_given():
     own = spaces.Box(np.array([-np.inf, -0.5], np.float32), np.array([2, np.inf], np.float32))
-    with pytest.raises(ActionSpaceError, match="--action-limit"):
+    with pytest.raises(UserError, match="--action-limit"):
         flat_actions(own)
     flat = flat_actions(own, limit=1.5).flat
     assert isinstance(flat, spaces.Box)
@@ -101,6 +102,6 @@ def test_bounds_that_are_missing_can_be_given():
     ],
 )
 def test_what_cannot_be_recorded_is_said_in_a_line(space: gymnasium.Space):
-    with pytest.raises(ActionSpaceError) as refused:
+    with pytest.raises(UserError) as refused:
         flat_actions(space)
     assert "\n" not in str(refused.value)

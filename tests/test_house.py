@@ -22,16 +22,30 @@ FORBIDDEN = {
     "collect": {"play"},
     "play": {"collect", "worldmodel"},
 }
+# What is below all packages: nothing of it knows a model.
+FOUNDATION = {"command", "errors", "files", "randomness"}
 
 
 def imported_packages(path: Path) -> set[str]:
-    packages = set()
+    """Top-level packages that a file imports, the foundation left out."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            packages.add(node.module.split(".")[0])
-    return packages
+            modules.add(node.module)
+    return {name.split(".")[0] for name in modules if name not in _foundation()}
+
+
+def _foundation() -> set[str]:
+    return {f"worldmodel.{name}" for name in FOUNDATION}
+
+
+def test_the_foundation_imports_nothing_above_it():
+    for name in FOUNDATION:
+        for node in ast.walk(ast.parse((ROOT / "worldmodel" / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldmodel"):
+                assert node.module in _foundation(), f"{name} imports {node.module}"
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -45,7 +59,7 @@ def test_package_imports_only_what_it_may(package: str):
 
 def test_collect_knows_no_model():
     """It reads and writes data, and reports numbers; a dream reaches it as an environment."""
-    known = {"actions", "data", "files", "metrics", "provenance"}
+    known = {"actions", "data", "metrics", "provenance", *FOUNDATION}
     for path in (ROOT / "collect").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldmodel"):

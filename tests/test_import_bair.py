@@ -20,7 +20,7 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from worldmodel.actions import ActionSpec
-from worldmodel.data import ClipSampler, DataError, EpisodeReader
+from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.bair import (
     ImportBair,
     find_records,
@@ -29,6 +29,7 @@ from worldmodel.data.importers.bair import (
 )
 from worldmodel.data.importers.tfrecord import crc32c, read_record, record_spans
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 ACTIONS = ActionSpec("box", low=(-0.1, -0.1, -10, -10), high=(0.1, 0.1, 10, 10))
 IMPORT = """
@@ -209,7 +210,7 @@ def test_a_damaged_file_gives_the_same_data_or_an_error(one_file, tmp_path_facto
         damaged = one_file[:position] + bytes([flipped]) + one_file[position + 1 :]
     folder.mkdir(exist_ok=True)
     (folder / "traj_0_to_0.tfrecords").write_bytes(damaged)
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         [read_trajectory(record, "aux1", ACTIONS) for record in find_records(folder)]
 
 
@@ -223,7 +224,7 @@ def test_a_damaged_message_is_data_or_an_error(bair, tmp_path_factory, data):
         record[data.draw(st.integers(0, len(record) - 1))] = data.draw(st.integers(0, 255))
     write_records(folder / "traj_0_to_0.tfrecords", [bytes(record)])
     for found in find_records(folder):
-        with pytest.raises(DataError):  # it has no pictures, whatever is damaged
+        with pytest.raises(UserError):  # it has no pictures, whatever is damaged
             read_trajectory(found, "aux1", ACTIONS)
 
 
@@ -267,7 +268,7 @@ def test_a_record_of_another_kind_is_named_and_the_others_are_kept(bair, tmp_pat
     bad = (source / "train/traj_0_to_255.tfrecords").read_bytes()
     (source / "train/traj_0_to_255.tfrecords").write_bytes(good + bad)
     shutil.copytree(bair / "test", source / "test")
-    with pytest.raises(DataError, match=rf"traj_0_to_255\.tfrecords, record 1: .*{message}"):
+    with pytest.raises(UserError, match=rf"traj_0_to_255\.tfrecords, record 1: .*{message}"):
         import_bair(source, out)
     reader = EpisodeReader(out)
     np.testing.assert_array_equal(reader.frames(0), trajectory(2)["image_aux1"])
@@ -286,7 +287,7 @@ def test_the_limit_itself_is_no_larger_action(tmp_path):
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
 def test_limits_that_are_none_are_refused(bair, tmp_path, limit):
-    with pytest.raises(DataError, match="--action-limits must be finite and above 0"):
+    with pytest.raises(UserError, match="--action-limits must be finite and above 0"):
         import_bair(bair, tmp_path / "out", action_limits=(0.1, limit, 10.0, 10.0))
     assert not (tmp_path / "out").exists()
 
@@ -296,7 +297,7 @@ def test_wider_limits_let_larger_actions_in(tmp_path):
     write_records(tmp_path / "test/traj_0_to_0.tfrecords", [_with()])
     limits = (0.2, 0.2, 10.0, 10.0)
     assert import_bair(tmp_path, tmp_path / "out", action_limits=limits) == 2
-    with pytest.raises(DataError, match="another kind: actions"):
+    with pytest.raises(UserError, match="another kind: actions"):
         import_bair(tmp_path, tmp_path / "out", action_limits=(0.3, 0.2, 10.0, 10.0))
 
 
@@ -323,7 +324,7 @@ def test_a_damaged_file_is_named(bair, tmp_path, content, message):
     shutil.copytree(bair, source)
     bad = source / "test/traj_256_to_511.tfrecords"
     bad.write_bytes(content)
-    with pytest.raises(DataError, match=rf"traj_256_to_511\.tfrecords, record 0: .*{message}"):
+    with pytest.raises(UserError, match=rf"traj_256_to_511\.tfrecords, record 0: .*{message}"):
         import_bair(source, tmp_path / "out")
 
 
@@ -332,7 +333,7 @@ def test_a_claimed_gigabyte_is_not_allocated(tmp_path):
     path.write_bytes(_header(2**30))
     os.truncate(path, 2**31)  # the file does hold so much: a hole
     tracemalloc.start()
-    with pytest.raises(DataError, match="claims 1073741824 bytes"):
+    with pytest.raises(UserError, match="claims 1073741824 bytes"):
         record_spans(path)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -360,7 +361,7 @@ def test_spans_are_where_the_records_lie(tmp_path):
 )
 def test_another_folder_is_refused_with_the_way_out(tmp_path, make, message):
     make(tmp_path / "source")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         import_bair(tmp_path / "source", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -370,7 +371,7 @@ def test_another_source_does_not_mix_in(bair, tmp_path):
     grown = tmp_path / "grown"
     shutil.copytree(bair, grown)
     write_records(grown / "train/traj_0_to_1.tfrecords", [encoded(trajectory(7))])
-    with pytest.raises(DataError, match="episodes of another kind: env_kwargs"):
+    with pytest.raises(UserError, match="episodes of another kind: env_kwargs"):
         import_bair(grown, tmp_path / "out")
-    with pytest.raises(DataError, match="episodes of another kind: env_kwargs"):
+    with pytest.raises(UserError, match="episodes of another kind: env_kwargs"):
         import_bair(bair, tmp_path / "out", camera="main")

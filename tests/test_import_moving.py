@@ -20,11 +20,12 @@ from data_samples import assert_same_episode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worldmodel.data import SPLITS, ClipSampler, DataError, EpisodeReader, split_of
+from worldmodel.data import SPLITS, ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
 from worldmodel.data.importers.moving_digits import SPEED, bouncing, sklearn_digits
 from worldmodel.data.importers.moving_mnist import open_sequences, read_idx
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 RNG = np.random.default_rng(0)
 TRAIN_IMAGES = RNG.integers(0, 128, (30, 28, 28), np.uint8)  # darker than all of the test's
@@ -268,7 +269,7 @@ HOSTILE_IDX = {
 def test_hostile_idx_is_refused(tmp_path, data, said, packed):
     path = tmp_path / ("images.gz" if packed else "images")
     path.write_bytes(gzip.compress(data) if packed else data)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(UserError, match=said):
         read_idx(path)
 
 
@@ -278,7 +279,7 @@ def test_a_gz_bomb_is_not_unpacked(tmp_path):
     (tmp_path / "bomb.gz").write_bytes(bomb)
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match="more"):
+        with pytest.raises(UserError, match="more"):
             read_idx(tmp_path / "bomb.gz")
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
@@ -290,7 +291,7 @@ def test_a_gz_bomb_is_not_unpacked(tmp_path):
 )
 def test_a_damaged_gz_is_refused(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         read_idx(tmp_path / "images.gz")
 
 
@@ -311,7 +312,7 @@ def test_nothing_is_unpickled(tmp_path, framed):
         np.save(path, np.array([Evil(trace)], object), allow_pickle=True)
     else:
         path.write_bytes(pickle.dumps(Evil(trace)))
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         open_sequences(path)
     assert not trace.exists()
 
@@ -330,7 +331,7 @@ def test_nothing_is_unpickled(tmp_path, framed):
 )
 def test_other_arrays_are_refused(tmp_path, array):
     np.save(tmp_path / "mnist_test_seq.npy", array)
-    with pytest.raises(DataError, match="mnist_test_seq"):
+    with pytest.raises(UserError, match="mnist_test_seq"):
         open_sequences(tmp_path / "mnist_test_seq.npy")
 
 
@@ -338,7 +339,7 @@ def test_a_truncated_npy_is_refused(tmp_path):
     path = tmp_path / "mnist_test_seq.npy"
     np.save(path, SEQUENCES)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         open_sequences(path)
 
 
@@ -372,7 +373,7 @@ def test_flipped_bytes_give_images_or_a_data_error(tmp_path, flips):
         "images.gz": gzip.compress(idx_bytes(np.zeros((1, 28, 28), np.uint8))),
     }.items():
         (tmp_path / name).write_bytes(_flipped(data, flips))
-        with contextlib.suppress(DataError):
+        with contextlib.suppress(UserError):
             assert read_idx(tmp_path / name).shape[1:] == (28, 28)
 
 
@@ -384,5 +385,5 @@ def test_flipped_bytes_give_sequences_or_a_data_error(tmp_path, flips):
     path = tmp_path / "mnist_test_seq.npy"
     np.save(path, SEQUENCES[:, :1])
     path.write_bytes(_flipped(path.read_bytes(), flips))
-    with contextlib.suppress(DataError):
+    with contextlib.suppress(UserError):
         assert open_sequences(path).shape == (20, 1, 64, 64)

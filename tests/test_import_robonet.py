@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from worldmodel.data import ClipSampler, DataError, EpisodeReader
+from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.robonet import ImportRoboNet, import_robonet
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
 
 NUM_FRAMES = 6
@@ -145,7 +146,7 @@ def test_other_robots_are_named_and_can_be_chosen(tmp_path):
     for seed in range(2):
         write_trajectory(tmp_path / f"hdf5/sawyer_{seed}.hdf5", seed, "jpg BGR")
     write_trajectory(tmp_path / "hdf5/widowx_0.hdf5", 0, "jpg BGR", action_size=5)
-    with pytest.raises(DataError, match=r"widowx_0.*5.*sawyer_0.*4.*--files"):
+    with pytest.raises(UserError, match=r"widowx_0.*5.*sawyer_0.*4.*--files"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
     assert not (tmp_path / "out").exists()
     assert import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8, files="sawyer*") == 2
@@ -248,7 +249,7 @@ def test_a_hostile_file_is_named_and_the_others_are_kept(tmp_path, damage, messa
     import_robonet(tmp_path / "hdf5", tmp_path / "first", size=8)
     with h5py.File(tmp_path / "hdf5/traj1.hdf5", "r+") as file:
         damage(file)
-    with pytest.raises(DataError, match=rf"traj1\.hdf5.*({message})") as refused:
+    with pytest.raises(UserError, match=rf"traj1\.hdf5.*({message})") as refused:
         import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
     assert "\n" not in str(refused.value)
     # It was seen before anything was stored, or the one before it is there.
@@ -283,7 +284,7 @@ def test_a_bad_picture_is_refused(tmp_path, data, message):
     write_trajectory(tmp_path / "hdf5/traj0.hdf5", 0, "jpg BGR")
     with h5py.File(tmp_path / "hdf5/traj0.hdf5", "r+") as file:
         _replace("env/cam0_video/frame3", data)(file)
-    with pytest.raises(DataError, match=rf"traj0\.hdf5.*frame3.*{message}"):
+    with pytest.raises(UserError, match=rf"traj0\.hdf5.*frame3.*{message}"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
 
 
@@ -291,7 +292,7 @@ def test_a_film_that_grows_too_large_is_refused(tmp_path):
     write_trajectory(tmp_path / "hdf5/traj0.hdf5", 0, "mp4 RGB")
     with h5py.File(tmp_path / "hdf5/traj0.hdf5", "r+") as file:
         _replace(FILM, mp4(np.zeros((2, 2050, 2050, 3), np.uint8)))(file)
-    with pytest.raises(DataError, match="too large"):
+    with pytest.raises(UserError, match="too large"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
 
 
@@ -322,7 +323,7 @@ def test_a_damaged_file_gives_a_sound_episode_or_an_error(
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             import_robonet(folder, folder / "out", size=8)
-    except DataError as refused:
+    except UserError as refused:
         error = str(refused)
     if error is None:
         assert verify(folder / "out").problems == []
@@ -342,9 +343,9 @@ def test_a_damaged_file_gives_a_sound_episode_or_an_error(
 )
 def test_a_wrong_option_is_refused(tmp_path, kwargs, message):
     write_trajectory(tmp_path / "hdf5/traj0.hdf5", 0, "jpg BGR")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", **kwargs)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder"):
         import_robonet(tmp_path / "hdf5/traj0.hdf5", tmp_path / "out")
-    with pytest.raises(DataError, match="no camera 2"):
+    with pytest.raises(UserError, match="no camera 2"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", camera=2)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.data import ClipSampler, DataError, EpisodeReader
+from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5, import_videogpt_hdf5
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 LENGTHS = {"train": [5, 2, 9], "test": [4, 3]}
 
@@ -65,7 +66,7 @@ def test_the_command_says_what_it_left_out(tmp_path, capsys):
 def test_another_source_does_not_mix_in(tmp_path):
     import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out")
     write_file(tmp_path / "a.hdf5", {"train_idx": np.array([0, 5])})
-    with pytest.raises(DataError, match="episodes of another kind: env_kwargs"):
+    with pytest.raises(UserError, match="episodes of another kind: env_kwargs"):
         import_videogpt_hdf5(tmp_path / "a.hdf5", tmp_path / "out")
 
 
@@ -134,7 +135,7 @@ def test_a_hostile_file_is_refused_before_anything_is_stored(tmp_path, damage, m
     if message is None:
         assert import_videogpt_hdf5(source, tmp_path / "out") == (5, 0)
         return
-    with pytest.raises(DataError, match=rf"a\.hdf5.*{message}") as refused:
+    with pytest.raises(UserError, match=rf"a\.hdf5.*{message}") as refused:
         import_videogpt_hdf5(source, tmp_path / "out")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
@@ -142,7 +143,7 @@ def test_a_hostile_file_is_refused_before_anything_is_stored(tmp_path, damage, m
 
 def test_frames_of_another_shape_are_refused(tmp_path):
     pictures = {f"{split}_data": np.zeros((16, 8, 6, 4), np.uint8) for split in LENGTHS}
-    with pytest.raises(DataError, match=r"8, 6, 4.* not \(H, W, 1\) or \(H, W, 3\)"):
+    with pytest.raises(UserError, match=r"8, 6, 4.* not \(H, W, 1\) or \(H, W, 3\)"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5", pictures), tmp_path / "out")
 
 
@@ -157,7 +158,7 @@ def test_a_video_that_does_not_fit_is_not_read(tmp_path):
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple((2**32 // 144, 8, 6, 3))
         h5py.h5d.create(file.id, b"train_data", h5py.h5t.NATIVE_UINT8, space, plist).close()
-    with pytest.raises(DataError, match="more than the 2147483648 read at once"):
+    with pytest.raises(UserError, match="more than the 2147483648 read at once"):
         import_videogpt_hdf5(source, tmp_path / "out")
     reader = EpisodeReader(tmp_path / "out")
     assert len(reader) == 2  # the two before it
@@ -166,17 +167,17 @@ def test_a_video_that_does_not_fit_is_not_read(tmp_path):
 
 
 def test_no_file_and_other_files_are_refused(tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         import_videogpt_hdf5(tmp_path / "none.hdf5", tmp_path / "out")
     (tmp_path / "text.hdf5").write_text("hello")
-    with pytest.raises(DataError, match="no HDF5 file, or damaged"):
+    with pytest.raises(UserError, match="no HDF5 file, or damaged"):
         import_videogpt_hdf5(tmp_path / "text.hdf5", tmp_path / "out")
-    with pytest.raises(DataError, match="no HDF5 file, or damaged"):
+    with pytest.raises(UserError, match="no HDF5 file, or damaged"):
         import_videogpt_hdf5(tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="--fps must be above 0"):
+    with pytest.raises(UserError, match="--fps must be above 0"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out", fps=0)
     single = {f"{split}_idx": np.arange(sum(n)) for split, n in LENGTHS.items()}
-    with pytest.raises(DataError, match="no video of two frames"):
+    with pytest.raises(UserError, match="no video of two frames"):
         import_videogpt_hdf5(write_file(tmp_path / "b.hdf5", single), tmp_path / "out")
 
 
@@ -202,7 +203,7 @@ def test_a_damaged_file_gives_a_sound_set_or_an_error(one_file, tmp_path_factory
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             import_videogpt_hdf5(folder / "a.hdf5", folder / "out")
-    except DataError as refused:
+    except UserError as refused:
         error = str(refused)
     if error is None:
         assert verify(folder / "out").problems == []

@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from worldmodel.data import ClipSampler, DataError, EpisodeReader, split_of
+from worldmodel.data import ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import read_video
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 from worldmodel.resize import square
 
 CODECS = {".avi": "mpeg4", ".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
@@ -255,7 +256,7 @@ def test_unclear_lists_are_refused(tmp_path, train, test, said):
     for name, content in (("train", train), ("test", test)):
         data = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(UserError, match=said):
         official_splits(
             ["A/1.avi", "B/1.avi"],
             {"train": [tmp_path / "train"], "test": [tmp_path / "test"]},
@@ -376,7 +377,7 @@ def test_damaged_videos_stop_the_import_or_are_left_out(tmp_path, run, capsys, n
 def test_no_memory_is_taken_for_a_huge_frame(tmp_path):
     """The container says 64 x 64: FFmpeg itself must refuse, before it is seen as a change."""
     _mjpeg(tmp_path / "d.avi", [(64, 64)] * 3 + [(4400, 8192)])
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         read_video(tmp_path / "d.avi", size=8, every=1, max_frames=100)
     assert "size changes" not in str(error.value)
 
@@ -478,7 +479,7 @@ def test_flipped_bytes_give_frames_or_a_data_error(tiny_file, tmp_path, flips):
         data[at % len(data)] ^= bits
     path = tmp_path / f"flipped{tiny_file.suffix}"
     path.write_bytes(data)
-    with contextlib.suppress(DataError):
+    with contextlib.suppress(UserError):
         frames, _ = read_video(path, size=8, every=1, max_frames=10)
         assert frames.shape[1:] == (8, 8, 3)
 

@@ -16,8 +16,9 @@ from data_samples import INFO, assert_same_episode, sample_episode
 
 from collect.minari import export_set, import_set, main
 from worldmodel.actions import ActionSpec
-from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
 
 IS_HERE = importlib.util.find_spec("minari") is not None
 needs_minari = pytest.mark.skipif(not IS_HERE, reason="minari is an extra")
@@ -138,7 +139,7 @@ def test_an_export_that_stops_leaves_nothing_and_nothing_is_overwritten(tmp_path
     export_set(data, ID, out)
     assert [path.name for path in (out / ID).parent.iterdir()] == ["toy-v0"]
     before = (out / ID / "data" / "main_data.hdf5").read_bytes()
-    with pytest.raises(DataError, match="is there already: choose another --id"):
+    with pytest.raises(UserError, match="is there already: choose another --id"):
         export_set(data, ID, out)
     assert (out / ID / "data" / "main_data.hdf5").read_bytes() == before
 

@@ -14,8 +14,9 @@ import envs  # noqa: F401  registers the environments
 from collect.recorder import RANDOM, Job, action_spec, describe, play_episode
 from envs.controls import translated
 from envs.flat_actions import flat_actions
-from envs.pixels import PixelsEnv, PixelsError
+from envs.pixels import PixelsEnv
 from worldmodel.actions import ActionSpec
+from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
 
 
@@ -125,7 +126,7 @@ def test_an_environment_closed_beside_a_window_leaves_it_open():
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_a_line(env_id: str, options: dict, message: str):
-    with pytest.raises(PixelsError, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         make(env_id, **options)
     assert "\n" not in str(refused.value)
 

@@ -12,8 +12,8 @@ from test_play_keymap import FIGHT, FIGHT_CONTROLS, actions_of, keymap_of
 
 import envs  # noqa: F401  registers the environments
 import play.controls
-from play import PlayError
 from play.controls import Announced, checked_controls, read_keys_file
+from worldmodel.errors import UserError
 
 BOX = gymnasium.spaces.Box(-1, 1, (2,))
 
@@ -72,7 +72,7 @@ def w(**changes: Any) -> dict[str, Any]:
 )
 def test_what_makes_no_sense_is_named(change: dict[str, Any], message: str) -> None:
     announced = Announced("a stranger's", {**FIGHT_CONTROLS, **change})
-    with pytest.raises(PlayError, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         checked_controls(announced, actions_of(FIGHT))
     assert str(refused.value).startswith("a stranger's: ")
     assert "\n" not in str(refused.value)
@@ -80,14 +80,14 @@ def test_what_makes_no_sense_is_named(change: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("data", [None, [], "wasd", {}, {"keys": []}, {"idle": [0, 0]}])
 def test_what_is_no_controls_is_refused(data: Any) -> None:
-    with pytest.raises(PlayError, match=r"the controls (must be an object|lacks)"):
+    with pytest.raises(UserError, match=r"the controls (must be an object|lacks)"):
         checked_controls(Announced("here", data), actions_of(BOX))
 
 
 @pytest.mark.parametrize("value", [1.5, -2, math.inf, math.nan, "1", None, True])
 def test_a_value_outside_a_box_is_refused(value: Any) -> None:
     data = {"idle": [0, 0], "keys": [{"keys": ["w"], "sets": {"1": value}}]}
-    with pytest.raises(PlayError, match=r"keys\[0\]: sets '1' must be"):
+    with pytest.raises(UserError, match=r"keys\[0\]: sets '1' must be"):
         checked_controls(Announced("here", data), actions_of(BOX))
 
 
@@ -104,7 +104,7 @@ def test_discrete_actions_have_one_component() -> None:
     }
     keymap = keymap_of(space, (), controls)
     assert [keymap.resolve(keys) for keys in ((), "w", "d", "wd", "dw")] == [0, 2, 3, 4, 4]
-    with pytest.raises(PlayError, match="idle must be an integer from 0 to 4"):
+    with pytest.raises(UserError, match="idle must be an integer from 0 to 4"):
         keymap_of(space, (), {**controls, "idle": [0]})
 
 
@@ -120,7 +120,7 @@ def test_keys_go_by_the_names_that_pygame_gives() -> None:
         controls = {"idle": [0, 0], "keys": [{"keys": [name], "sets": {"0": 1}}]}
         try:
             keymap_of(BOX, (), controls)
-        except PlayError as error:
+        except UserError as error:
             if "is no key" in str(error):
                 refused.add(name)
     assert refused <= {"sys req", "power", "euro", "equals"}
@@ -142,7 +142,7 @@ def test_a_file_is_read_and_named_in_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "my.json"
     path.write_text(json.dumps(FIGHT_CONTROLS))
     assert checked_controls(read_keys_file(path), actions_of(FIGHT)).idle == (0, 0, 0, 0, 5)
-    with pytest.raises(PlayError, match=r"--keys .*my\.json: idle must be a list of 2"):
+    with pytest.raises(UserError, match=r"--keys .*my\.json: idle must be a list of 2"):
         checked_controls(read_keys_file(path), actions_of(BOX))
 
 
@@ -158,11 +158,11 @@ def test_a_file_is_read_and_named_in_what_is_wrong(tmp_path: Path) -> None:
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "my.json"
     path.write_bytes(content)
-    with pytest.raises(PlayError, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_keys_file(path)
     assert "my.json" in str(refused.value)
     assert "\n" not in str(refused.value)
-    with pytest.raises(PlayError, match=r"can't read --keys .*none\.json: No such file"):
+    with pytest.raises(UserError, match=r"can't read --keys .*none\.json: No such file"):
         read_keys_file(tmp_path / "none.json")
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from envs.engine_guard import engines_using
-from play import PlayError
 from play.actions import Actions
 from play.headless import RandomWalk, walk
 from play.pilot import Pilot, ReplayPilot
 from play.worlds import load_policy
+from worldmodel.errors import UserError
 
 MEANINGS = ("noop", "left", "right", "forward")
 PREFIX = (3, 3, 1)  # what brings the toy's real game to the start of each dream
@@ -204,17 +204,17 @@ def test_a_policy_file_steers(policy_file: Path, tmp_path: Path) -> None:
 
 def test_a_policy_that_does_not_fit_is_refused(policy_file: Path, tmp_path: Path) -> None:
     env = ToyWorld()
-    with pytest.raises(PlayError, match="there is no policy file"):
+    with pytest.raises(UserError, match="there is no policy file"):
         load_policy(tmp_path / "none.zip", env, seed=0)
     (tmp_path / "bad.zip").write_bytes(b"not a zip")
-    with pytest.raises(PlayError, match="not a stable-baselines3"):
+    with pytest.raises(UserError, match="not a stable-baselines3"):
         load_policy(tmp_path / "bad.zip", env, seed=0)
     env.observation_space = gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8)
-    with pytest.raises(PlayError, match="the policy looks at frames"):
+    with pytest.raises(UserError, match="the policy looks at frames"):
         load_policy(policy_file, env, seed=0)
     env = ToyWorld()
     env.action_space = gymnasium.spaces.Discrete(3)
-    with pytest.raises(PlayError, match="the policy acts in"):
+    with pytest.raises(UserError, match="the policy acts in"):
         load_policy(policy_file, env, seed=0)
 
 
@@ -316,9 +316,9 @@ def test_a_checkpoint_cannot_have_code_imported(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_start_must_exist() -> None:
-    with pytest.raises(PlayError, match="from 0 to 2"):
+    with pytest.raises(UserError, match="from 0 to 2"):
         Pilot(ToyDream(), seed=0, start=3)
-    with pytest.raises(PlayError, match="for dreams"):
+    with pytest.raises(UserError, match="for dreams"):
         Pilot(ToyWorld(), seed=0, start=0)
 
 
@@ -332,11 +332,11 @@ def test_what_keys_cannot_play_is_refused() -> None:
         gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
     ):
         env.action_space = space  # type: ignore[assignment]
-        with pytest.raises(PlayError, match="keys choose"):
+        with pytest.raises(UserError, match="keys choose"):
             Pilot(env, seed=0)
     env = ToyWorld()
     env.observation_space = gymnasium.spaces.Box(0, 1, (4,))  # type: ignore[assignment]
-    with pytest.raises(PlayError, match="RGB"):
+    with pytest.raises(UserError, match="RGB"):
         Pilot(env, seed=0)
 
 
@@ -378,9 +378,9 @@ def test_a_session_of_another_world_is_refused(change: dict[str, Any], message: 
     pilot = Pilot(ToyDream(), seed=0)
     session = pilot.log.session(env_id="x", checkpoint=None)
     episode = dataclasses.replace(session.episodes[0], **change)
-    with pytest.raises(PlayError, match=message):
+    with pytest.raises(UserError, match=message):
         ReplayPilot(ToyDream(), dataclasses.replace(session, episodes=(episode,)))
-    with pytest.raises(PlayError, match="session's frames"):
+    with pytest.raises(UserError, match="session's frames"):
         ReplayPilot(ToyDream(), dataclasses.replace(session, frame_size=(32, 32)))
 
 

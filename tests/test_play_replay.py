@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from play import PlayError
 from play.replay import PlayedEpisode, Session, SessionLog, read_session, write_session
+from worldmodel.errors import UserError
 
 SESSION = Session(
     env_id="VideoGPTDream-v0",
@@ -50,10 +50,10 @@ def test_a_session_of_before_there_was_guidance_is_read(tmp_path: Path, version:
     (tmp_path / "old.json").write_text(json.dumps(older))
     assert read_session(tmp_path / "old.json") == replace(SESSION, guidance=None)
     (tmp_path / "odd.json").write_text(json.dumps({**older, "guidance": 1.0}))
-    with pytest.raises(PlayError, match="unknown entry 'guidance'"):
+    with pytest.raises(UserError, match="unknown entry 'guidance'"):
         read_session(tmp_path / "odd.json")
     (tmp_path / "new.json").write_text(json.dumps({**older, "version": 3}))
-    with pytest.raises(PlayError, match="lacks guidance"):
+    with pytest.raises(UserError, match="lacks guidance"):
         read_session(tmp_path / "new.json")
 
 
@@ -65,7 +65,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(PlayError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         write_session(path, SESSION)
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["s.json"]
@@ -135,7 +135,7 @@ def test_a_hostile_session_is_refused(tmp_path: Path, change: dict[str, Any], me
     if session["version"] == 1:
         del session["guidance"]
     path.write_text(json.dumps(session))
-    with pytest.raises(PlayError, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_session(path)
     assert "\n" not in str(refused.value)
 
@@ -147,14 +147,14 @@ def test_a_hostile_session_is_refused(tmp_path: Path, change: dict[str, Any], me
 def test_what_is_no_session_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(content)
-    with pytest.raises(PlayError, match="is not a session"):
+    with pytest.raises(UserError, match="is not a session"):
         read_session(path)
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlayError, match="No such file"):
+    with pytest.raises(UserError, match="No such file"):
         read_session(tmp_path / "none.json")
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(65 * 2**20)
-    with pytest.raises(PlayError, match="larger than 64 MiB"):
+    with pytest.raises(UserError, match="larger than 64 MiB"):
         read_session(tmp_path / "huge.json")

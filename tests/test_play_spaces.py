@@ -17,15 +17,15 @@ from test_play_keymap import FIGHT, FIGHT_CONTROLS, FIGHT_MEANINGS
 
 from collect.recorder import announced_controls, describe
 from envs.policy import StateObservation
-from play import PlayError
 from play.controls import Announced
 from play.headless import walk
 from play.pilot import Pilot, ReplayPilot
 from play.replay import read_session, write_session
 from play.worlds import choose_world, load_policy
-from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import read_info
 from worldmodel.data.merge import merge
+from worldmodel.errors import UserError
 from worldmodel.presets import PRESETS
 from worldmodel.training.projects import project_of
 
@@ -155,7 +155,7 @@ def test_a_random_walk_goes_through_every_space(make: Any, tmp_path: Path) -> No
 def test_a_session_with_other_actions_is_refused(action: Any) -> None:
     session = session_of(Pilot(FightEnv(), seed=0))
     episode = replace(session.episodes[0], actions=(action,))
-    with pytest.raises(PlayError, match=r"an action outside MultiDiscrete\(\[ 3"):
+    with pytest.raises(UserError, match=r"an action outside MultiDiscrete\(\[ 3"):
         ReplayPilot(FightEnv(), replace(session, episodes=(episode,)))
 
 
@@ -196,7 +196,7 @@ def test_keys_given_go_before_a_worlds_own_and_these_before_the_usual_ones() -> 
     env.controls = {}
     assert Pilot(env, seed=0).keymap.idle_action == (0, 0, 0, 0, 0)
     env.controls = {**FIGHT_CONTROLS, "idle": 7}
-    with pytest.raises(PlayError, match=r"of this world \(--keys FILE gives others\): idle must"):
+    with pytest.raises(UserError, match=r"of this world \(--keys FILE gives others\): idle must"):
         Pilot(env, seed=0)
 
 
@@ -215,7 +215,7 @@ def test_a_policy_on_the_state_steers_the_real_bin_and_no_dream(tmp_path: Path) 
     session = session_of(pilot)
     pilot.close()
     assert play_through(robot(), session) is True
-    with pytest.raises(PlayError, match=r"looks at Box.*, not at RGB frames") as refused:
+    with pytest.raises(UserError, match=r"looks at Box.*, not at RGB frames") as refused:
         load_policy(tmp_path / "p.zip", DreamOfFight(), seed=0)
     assert "\n" not in str(refused.value)
 
@@ -267,7 +267,7 @@ def test_what_an_environment_announces_is_written_down_as_json(tmp_path: Path) -
     assert announced_controls(env) == {"idle": [0, 0], "keys": []}
     for wrong in ({"idle": np.zeros(2)}, [1, 2], {"keys": ["x" * 2**16]}):
         env.controls = wrong  # type: ignore[assignment]
-        with pytest.raises(DataError, match="the controls that the environment announces"):
+        with pytest.raises(UserError, match="the controls that the environment announces"):
             announced_controls(env)
 
 
@@ -287,5 +287,5 @@ def test_older_sets_have_no_controls_and_mix_with_newer_ones(
     assert read_info(tmp_path / "both").controls == controls
     for wrong in ([], None, {"keys": "x" * 2**16}):
         (new / "meta.json").write_text(json.dumps({**meta, "controls": wrong}))
-        with pytest.raises(DataError, match="controls must be"):
+        with pytest.raises(UserError, match="controls must be"):
             read_info(new)

@@ -1,6 +1,7 @@
 """Progress: a log tells what a terminal draws."""
 
 import pytest
+from rich.console import Console
 
 from worldmodel.data import progress
 
@@ -35,7 +36,7 @@ def test_it_does_so_once_a_minute(monkeypatch, capsys):
 
 
 def test_a_terminal_gets_the_bar_alone(told_always, monkeypatch, capsys):
-    console = progress.Console(stderr=True, force_terminal=True, highlight=False)
+    console = Console(stderr=True, force_terminal=True, highlight=False)
     monkeypatch.setattr(progress, "console", console)
     with progress.progress_bar() as bar:
         bar.advance(bar.add_task("recording", total=4))

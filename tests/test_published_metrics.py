@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.evaluation.features import TGANV2, VIDEOGPT, FeatureNetwork, MetricError
+from worldmodel.errors import UserError
+from worldmodel.evaluation.features import TGANV2, VIDEOGPT, FeatureNetwork
 from worldmodel.evaluation.frechet import frechet_distance
 from worldmodel.evaluation.published import (
     fvd_blocks,
@@ -268,7 +269,7 @@ def test_a_distance_of_other_features_is_never_called_fvd():
 def test_numbers_of_clips_that_do_not_fit_are_refused(numbers: tuple[int, int, int, int]):
     real, training, reconstructed, sampled = (random_clips(n, 9) for n in numbers)
     counts = "{}, {}, {} and {}".format(*numbers)
-    with pytest.raises(MetricError, match=f"not {counts}$"):
+    with pytest.raises(UserError, match=f"not {counts}$"):
         measure_fvd(real, training, reconstructed, sampled, COLOURS)
 
 
@@ -289,5 +290,5 @@ def test_inception_score_of_clips_that_are_surely_one_class():
     }
     rows = cells(to_lines(inception_score_blocks(through_json(found))))
     assert rows[2:] == [["samples", "40", "5.00 ± 0.00"], ["real clips", "12", "1.00 ± 0.00"]]
-    with pytest.raises(MetricError, match="at least 10 clips, not 9"):
+    with pytest.raises(UserError, match="at least 10 clips, not 9"):
         measure_inception_score(clips[:9], clips, network)

@@ -14,8 +14,9 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  registers the environments
 from envs.pushing import make
-from envs.pushing.renderers import FOUND, OPENGL, RendererError, _works, choose_renderer
+from envs.pushing.renderers import FOUND, OPENGL, _works, choose_renderer
 from envs.pushing.scene import ARM_BASE, ARM_LENGTHS, BIN, HAND_HIGH, HAND_LOW, elbow
+from worldmodel.errors import UserError
 
 HERE = choose_renderer("auto")  # before MuJoCo is imported
 
@@ -289,13 +290,13 @@ def test_opengl_behind_a_fork_is_refused_and_not_waited_for():
     program = """
 import os
 from envs.pushing import make
-from envs.pushing.renderers import RendererError
+from envs.pushing.renderers import UserError
 make().reset(seed=0)
 child = os.fork()
 if child == 0:
     try:
         make().reset(seed=0)
-    except RendererError as error:
+    except UserError as error:
         os._exit(7 if "renderer='rays'" in str(error) else 1)
     os._exit(1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -313,5 +314,5 @@ def test_a_renderer_that_was_asked_for_and_is_not_there_leaves_rays():
 
 def test_a_renderer_that_cannot_be_had_is_refused():
     missing = "osmesa" if HERE != "osmesa" else "egl"  # this process keeps to the other
-    with pytest.raises(RendererError, match=f"{missing} (can't be used|doesn't work here)"):
+    with pytest.raises(UserError, match=f"{missing} (can't be used|doesn't work here)"):
         choose_renderer(missing)

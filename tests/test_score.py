@@ -15,7 +15,8 @@ from worldmodel import evaluate as command
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import WorldModelConfig
-from worldmodel.data import DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, score
 from worldmodel.evaluation import score as scoring
 from worldmodel.evaluation.score import select_episodes, step_nats
@@ -146,7 +147,7 @@ def test_episodes_are_chosen_by_id(tmp_path: Path, toy_data: Path) -> None:
     ):
         assert select_episodes(reader, text).tolist() == expected
     for text in ("", "x", "-3", "1.5", "7-9", "5,4"):
-        with pytest.raises(DataError):
+        with pytest.raises(UserError):
             select_episodes(reader, text)
 
 

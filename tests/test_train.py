@@ -17,9 +17,9 @@ from data_samples import INFO, sample_episode
 from safetensors.torch import load_file
 
 from worldmodel.data import EpisodeWriter
+from worldmodel.errors import UserError
 from worldmodel.presets import PRESETS
 from worldmodel.train import Train, train
-from worldmodel.training import TrainingError
 from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
@@ -77,7 +77,7 @@ def test_data_that_show_nothing_are_refused(tmp_path: Path):
         for i in range(20):
             episode = sample_episode(i, info=info)
             writer.append(replace(episode, frames=np.full_like(episode.frames, 7)))
-    with pytest.raises(TrainingError, match="has the same value"):
+    with pytest.raises(UserError, match="has the same value"):
         train(Train(preset="tiny", data=tmp_path / "data", out=tmp_path / "run", device="cpu"))
 
 
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
 def test_a_run_that_can_t_be_written_is_refused(toy_data: Path, tmp_path: Path):
     (tmp_path / "file").write_text("here before")
     options = Train(preset="tiny", data=toy_data, out=tmp_path / "file" / "run", device="cpu")
-    with pytest.raises(TrainingError, match=r"can't be written to .*: choose another --out"):
+    with pytest.raises(UserError, match=r"can't be written to .*: choose another --out"):
         train(options)
     assert (tmp_path / "file").read_text() == "here before"
 
@@ -119,7 +119,7 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
-    with pytest.raises(TrainingError, match="other tokenizer, prior than this preset"):
+    with pytest.raises(UserError, match="other tokenizer, prior than this preset"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
@@ -171,13 +171,13 @@ def test_missing_data_says_which_command_makes_it(tmp_path: Path):
 
 
 def test_an_unknown_preset_lists_the_known_ones(toy_data: Path):
-    with pytest.raises(TrainingError, match="dream-doom"):
+    with pytest.raises(UserError, match="dream-doom"):
         train(Train(preset="doom", data=toy_data))
 
 
 def test_a_folder_of_another_world_is_left_alone(toy_data: Path, tiny_run: Path):
     before = (tiny_run / "weights.safetensors").read_bytes()
-    with pytest.raises(TrainingError, match="choose another --out"):
+    with pytest.raises(UserError, match="choose another --out"):
         train(
             Train(preset="dream-doom", data=toy_data, out=tiny_run, device="cpu", precision="fp32")
         )
@@ -189,7 +189,7 @@ def test_a_damaged_state_is_named(toy_data: Path, tmp_path: Path):
     state = out / "training" / "tokenizer.state.safetensors"
     state.parent.mkdir(parents=True)
     state.write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
-    with pytest.raises(TrainingError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
 
 
@@ -224,7 +224,7 @@ def test_batches_that_cannot_be_shared_are_refused(toy_data: Path, tmp_path: Pat
 def test_a_prior_never_meets_another_tokenizer(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
     train(options)
-    with pytest.raises(TrainingError, match="learned the codes of another tokenizer"):
+    with pytest.raises(UserError, match="learned the codes of another tokenizer"):
         train(replace(options, tokenizer_steps=25))
 
 
@@ -232,13 +232,13 @@ def test_a_run_never_meets_other_data(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
     train(replace(options, max_minutes=1e-6))
     other = write_toy_data(tmp_path / "other", num_episodes=21)
-    with pytest.raises(TrainingError, match="a run with other data than"):
+    with pytest.raises(UserError, match="a run with other data than"):
         train(replace(options, data=other))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
-    with pytest.raises(TrainingError, match="gradient is not finite"):
+    with pytest.raises(UserError, match="gradient is not finite"):
         train(replace(options, learning_rate=1e30, save_minutes=0))
 
 
@@ -246,7 +246,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(toy_data: Path, 
     "change", [{"tokenizer_steps": 0}, {"batch_size": -1}, {"learning_rate": float("nan")}]
 )
 def test_numbers_that_make_no_sense_are_refused(change: dict, toy_data: Path, tmp_path: Path):
-    with pytest.raises(TrainingError, match=f"--{next(iter(change)).replace('_', '-')} can't be"):
+    with pytest.raises(UserError, match=f"--{next(iter(change)).replace('_', '-')} can't be"):
         train(replace(Train("tiny", data=toy_data, out=tmp_path / "run"), **change))
     assert not (tmp_path / "run").exists()
 

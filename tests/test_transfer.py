@@ -18,7 +18,7 @@ from collect.transfer import Transfer, transfer
 from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds, Scores
 from envs.sb3 import DreamVecEnv
-from worldmodel.data import DataError
+from worldmodel.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +69,10 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
     finished = json.loads((options.out / "report.json").read_text())["scored"]
     assert finished == [entry for entry in report["scored"] if entry["steps"] in (0, 512)]
     for changed in ({"steps": 1024}, {"num_envs": 4}):
-        with pytest.raises(DataError, match=f"{next(iter(changed))} was"):
+        with pytest.raises(UserError, match=f"{next(iter(changed))} was"):
             transfer(replace(options, **changed))
     (options.out / "settings.json").unlink()
-    with pytest.raises(DataError, match="learned otherwise"):
+    with pytest.raises(UserError, match="learned otherwise"):
         transfer(options)
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_policy_is_told_in_a_line(options: Transfer):
     path.write_bytes(b"PK but no policy")
     settings = {"dream": "", "real": ["MovingSquare", {}], "steps": 512, "num_envs": 2}
     (options.out / "settings.json").write_text(json.dumps({**settings, "rule": None}))
-    with pytest.raises(DataError, match=r"policy.zip is not a stable-baselines3 policy.*remove it"):
+    with pytest.raises(UserError, match=r"policy.zip is not a stable-baselines3 policy.*remove it"):
         transfer(options)
     assert path.read_bytes() == b"PK but no policy"
 
@@ -96,7 +96,7 @@ def test_a_better_dream_stands_beside_the_real_policies_that_are_there(
     config = json.loads((better / "config.json").read_text())
     config["world"]["temperature"] = 0.9
     (better / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=r"another dream: remove dream-\S+-seed0 there"):
+    with pytest.raises(UserError, match=r"another dream: remove dream-\S+-seed0 there"):
         transfer(replace(options, dream=str(better)))
     for folder in options.out.glob("dream-*"):
         shutil.rmtree(folder)

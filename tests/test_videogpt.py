@@ -23,17 +23,17 @@ from worldmodel import sample as sample_command
 from worldmodel import train as train_command
 from worldmodel.actions import NO_ACTION, ActionSpec
 from worldmodel.checkpoint import (
-    CheckpointError,
     VideoGPTCheckpoint,
     load_checkpoint,
     load_videogpt,
     save_checkpoint,
 )
 from worldmodel.configs import GPTConfig, VideoGPTConfig
-from worldmodel.data import ClipSampler, DataError, EpisodeReader, EpisodeWriter
+from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import Command
 from worldmodel.data.episodes import read_info
 from worldmodel.describe import describe
+from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.film import GAP, RED
@@ -182,9 +182,9 @@ def test_a_checkpoint_comes_back_as_it_was(published_run: Path, tmp_path: Path):
 
 
 def test_dreams_and_clips_are_not_taken_for_each_other(published_run: Path, tiny_run: Path):
-    with pytest.raises(CheckpointError, match="makes whole clips and can't be stepped"):
+    with pytest.raises(UserError, match="makes whole clips and can't be stepped"):
         load_checkpoint(str(published_run))
-    with pytest.raises(CheckpointError, match="is a dream"):
+    with pytest.raises(UserError, match="is a dream"):
         load_videogpt(str(tiny_run))
 
 
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_refused_whole(published_run: Path, tmp_path: Pa
     checkpoint = load_videogpt(str(published_run))
     save_checkpoint(tmp_path, checkpoint, card="", compact=False)
     damage(tmp_path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(UserError):
         load_videogpt(str(tmp_path))
 
 
@@ -299,7 +299,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
         sample(Sample(str(tmp_path / "run"), out, futures=1, class_name=name))
         drawn.append(out.read_bytes())
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
-    with pytest.raises(sample_command.SampleError, match=r"unknown class 'cat'; .*: cats, dogs"):
+    with pytest.raises(sample_command.UserError, match=r"unknown class 'cat'; .*: cats, dogs"):
         sample(Sample(str(tmp_path / "run"), out, class_name="cat"))
 
 
@@ -441,7 +441,7 @@ def test_the_command_that_gets_a_preset_s_data_is_one(name: str):
 
 
 def test_no_data_set_but_doom_s_is_told_to_be_recorded_from_doom(tmp_path: Path):
-    with pytest.raises(DataError, match="or import one") as error:
+    with pytest.raises(UserError, match="or import one") as error:
         read_info(tmp_path / "moving-mnist")
     assert "--scenario" not in str(error.value)
 
@@ -454,7 +454,7 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
         for episode in map(toy_episode, range(20)):
             writer.append(replace(episode, action=np.zeros_like(episode.action)))
     options = replace(TINY, data=data, out=tmp_path / "run", tokenizer_steps=1, prior_steps=1)
-    with pytest.raises(DataError, match="holds no actions to condition on"):
+    with pytest.raises(UserError, match="holds no actions to condition on"):
         train(replace(options, conditions="actions,frames"))
     assert not (tmp_path / "run").exists()
     train(options)  # the preset would tell actions

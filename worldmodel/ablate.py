@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldmodel.checkpoint import CheckpointError
-from worldmodel.data import DataError, EpisodeReader
-from worldmodel.data.progress import console
+from worldmodel.command import run_command, say
+from worldmodel.data import EpisodeReader
 from worldmodel.device import usable_device
+from worldmodel.errors import UserError
 from worldmodel.evaluation.ablation import (
     ABLATIONS,
     Row,
@@ -25,7 +25,7 @@ from worldmodel.evaluation.ablation import (
     draw_ablation,
     to_markdown,
 )
-from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, MetricError, load_i3d
+from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.evaluation.report import to_json
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.files import written_whole
@@ -33,7 +33,6 @@ from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 from worldmodel.train import Train, train_preset
-from worldmodel.training import TrainingError
 from worldmodel.training.projects import VideoGPTProject
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.state import load_state
@@ -81,13 +80,7 @@ class Ablate:
 
 def main() -> None:
     options = tyro.cli(Ablate, prog="python -m worldmodel.ablate", description=__doc__)
-    try:
-        print(ablate(options))
-    except (CheckpointError, DataError, MetricError, TrainingError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on here")
-        raise SystemExit(130) from None
+    run_command(lambda: print(ablate(options)))
 
 
 def ablate(options: Ablate) -> str:
@@ -97,9 +90,9 @@ def ablate(options: Ablate) -> str:
         The table in Markdown, as in OUT/TABLE.md.
 
     Raises:
-        DataError: the data are missing or damaged.
-        MetricError: the I3D's weights can't be used.
-        TrainingError: an option is not usable, or a row can't be made of preset and data, both
+        UserError: the data are missing or damaged.
+        UserError: the I3D's weights can't be used.
+        UserError: an option is not usable, or a row can't be made of preset and data, both
             before anything is trained; or training fails.
     """
     base = _base(options)
@@ -135,16 +128,16 @@ def ablate(options: Ablate) -> str:
 
 
 def _base(options: Ablate) -> PublishedPreset:
-    """The preset that rows change. Raises TrainingError for options that can't be used."""
+    """The preset that rows change. Raises UserError for options that can't be used."""
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
-        raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+        raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
     for name in ("max_minutes", "steps", "batch_size", "clips"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
-            raise TrainingError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
-        raise TrainingError(f"{options.table} is about priors: leave --stage tokenizer out")
+        raise UserError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]
     if options.size == "miniature":
         t, h, w = base.tokenizer.downsampling
@@ -180,11 +173,11 @@ def _base(options: Ablate) -> PublishedPreset:
 def _project_of(
     row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
 ) -> VideoGPTProject:
-    """What a row trains. Raises TrainingError where the base or the data don't allow for it."""
+    """What a row trains. Raises UserError where the base or the data don't allow for it."""
     try:
         return VideoGPTProject(row.change(base), reader)
     except ValueError as error:
-        raise TrainingError(
+        raise UserError(
             f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
             f"{options.preset} and --data {options.data}: {error}"
         ) from None
@@ -208,7 +201,7 @@ def _train(
     prior = {"prior": asdict(config.prior), "recipe": asdict(preset.prior_recipe)}
     tokenizer_key = _digest(shared)
     folder = options.out / "runs" / f"{tokenizer_key}-{_digest({**shared, 'of_prior': prior})}"
-    console.print(f"{options.table}, {row.name}: {folder}")
+    say(f"{options.table}, {row.name}: {folder}")
     training = Train(
         preset=options.preset,
         data=options.data,
@@ -264,11 +257,11 @@ def _measured(
 
 
 def _device(options: Ablate) -> str:
-    """Raises TrainingError where it is not to be had."""
+    """Raises UserError where it is not to be had."""
     try:
         return usable_device(options.device, or_auto=True)
     except ValueError as error:
-        raise TrainingError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:

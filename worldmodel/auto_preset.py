@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from worldmodel.data import SPLITS, DataError, EpisodeReader
+from worldmodel.data import SPLITS, EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.presets import PRESETS, Preset
 
 AUTO = "auto"
@@ -24,13 +25,13 @@ def auto_preset(reader: EpisodeReader) -> Preset:
     where episodes are short; the schedules grow with the data.
 
     Raises:
-        DataError: the frames can't be cut into a suitable number of tokens.
+        UserError: the frames can't be cut into a suitable number of tokens.
     """
     info, doom = reader.info, PRESETS["dream-doom"]
     height, width, _ = info.frame_shape
     downsampling = pixels_a_token(height, width)
     if downsampling is None:
-        raise DataError(
+        raise UserError(
             f"{reader.folder}: frames of {height}x{width} can't be cut into some 8x8 tokens: "
             "record or import them again with --size 64, or another multiple of 32 up to 256"
         )

@@ -13,13 +13,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from worldmodel.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from worldmodel.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 from worldmodel.prior import FrameGPT
 
 CARD = "The mean of {names} (`worldmodel.average`). Not measured yet.\n"
@@ -40,35 +36,30 @@ class Average:
 
 def main() -> None:
     options = tyro.cli(Average, prog="python -m worldmodel.average", description=__doc__)
-    try:
-        average(options)
-    except CheckpointError as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:
-        raise SystemExit(f"error: the checkpoint can't be written: {error}") from None
+    run_command(lambda: average(options))
 
 
 def average(options: Average) -> None:
     """Do what `Average` says.
 
     Raises:
-        CheckpointError: a checkpoint is missing or damaged, or of another model, world or
+        UserError: a checkpoint is missing or damaged, or of another model, world or
             tokenizer than the first; or the shares don't fit.
         OSError: the mean can't be written; a checkpoint that is there stays.
     """
     names = options.checkpoints
     if len(names) < 2:
-        raise CheckpointError(f"a mean takes two checkpoints or more, not {len(names)}")
+        raise UserError(f"a mean takes two checkpoints or more, not {len(names)}")
     shares = options.shares or (1.0,) * len(names)
     if len(shares) != len(names):
-        raise CheckpointError(f"--shares: {len(shares)} are given for {len(names)} checkpoints")
+        raise UserError(f"--shares: {len(shares)} are given for {len(names)} checkpoints")
     if not all(0 < share < float("inf") for share in shares):
-        raise CheckpointError(f"--shares must be above 0, not {' '.join(map(str, shares))}")
+        raise UserError(f"--shares must be above 0, not {' '.join(map(str, shares))}")
     folders = [find_checkpoint(name) for name in names]
     if options.out.resolve() in [folder.resolve() for folder in folders]:
-        raise CheckpointError(f"--out {options.out} is one of those the mean is of: choose another")
+        raise UserError(f"--out {options.out} is one of those the mean is of: choose another")
     if (options.out / "training").exists():
-        raise CheckpointError(f"--out {options.out} is a run that goes on: choose another")
+        raise UserError(f"--out {options.out} is a run that goes on: choose another")
     first, *others = [load_checkpoint(str(folder)) for folder in folders]
     for name, other in zip(names[1:], others, strict=True):
         _check_alike(first, other, names[0], name)
@@ -97,7 +88,7 @@ def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: str) -> None:
-    """Raises CheckpointError where the mean of the two would be of nothing."""
+    """Raises UserError where the mean of the two would be of nothing."""
     worlds = [(c.world.env_id, c.world.env_kwargs) for c in (first, other)]
     digests = [c.model.tokenizer.digest() for c in (first, other)]
     for what, mine, others in (
@@ -106,7 +97,7 @@ def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: st
         ("tokenizer", *digests),
     ):
         if mine != others:
-            raise CheckpointError(
+            raise UserError(
                 f"{name} has another {what} than {first_name}: a mean takes weights of which one "
                 "was trained on from the other, or all from the same beginning"
             )

@@ -20,10 +20,12 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from worldmodel.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.data import ClipSampler, DataError, EpisodeReader
-from worldmodel.data.progress import console, progress_bar
+from worldmodel.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.command import run_command
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.progress import progress_bar
 from worldmodel.device import usable_device
+from worldmodel.errors import UserError
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
@@ -75,47 +77,39 @@ class Drift(NamedTuple):
 
 def main() -> None:
     options = tyro.cli(Calibrate, prog="python -m worldmodel.calibrate", description=__doc__)
-    try:
-        calibrate(options)
-    except (CheckpointError, DataError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:
-        raise SystemExit(f"error: the checkpoint can't be written: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped; the checkpoint is as it was")
-        raise SystemExit(130) from None
+    run_command(lambda: calibrate(options), stopped="stopped; the checkpoint is as it was")
 
 
 def calibrate(options: Calibrate) -> None:
     """Do what `Calibrate` says.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged, or an option is not usable.
-        DataError: the data are missing, damaged, of another world, or their episodes too short.
+        UserError: the checkpoint is missing or damaged, or an option is not usable.
+        UserError: the data are missing, damaged, of another world, or their episodes too short.
         OSError: the checkpoint can't be written; the one that is there stays.
     """
     for name in ("rounds", "dreams", "steps"):
         if getattr(options, name) < 1:
-            raise CheckpointError(f"--{name} must be at least 1")
+            raise UserError(f"--{name} must be at least 1")
     if options.seed < 0:
-        raise CheckpointError("--seed must be at least 0")
+        raise UserError("--seed must be at least 0")
     if not 0 < options.temperature < float("inf"):
-        raise CheckpointError(f"--temperature must be above 0, not {options.temperature}")
+        raise UserError(f"--temperature must be above 0, not {options.temperature}")
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
     if options.out is None and folder != Path(options.checkpoint):
-        raise CheckpointError(f"{options.checkpoint} isn't yours to write over: give --out")
+        raise UserError(f"{options.checkpoint} isn't yours to write over: give --out")
     try:
         device = usable_device(options.device, or_auto=True)
     except ValueError as error:
-        raise CheckpointError(str(error)) from None
+        raise UserError(str(error)) from None
     checkpoint = load_checkpoint(str(folder), device=device)
     try:
         sampling = checkpoint.world.sampling.changed(
             temperature=options.temperature, guidance=options.guidance
         )
     except ValueError as error:
-        raise CheckpointError(f"--{error}") from None
+        raise UserError(f"--{error}") from None
     model, window = checkpoint.model, checkpoint.model.config.prior.window
     reader = EpisodeReader(options.data)
     check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)

@@ -18,7 +18,6 @@ import tyro
 
 from worldmodel.checkpoint import (
     VIDEOGPT,
-    CheckpointError,
     find_checkpoint,
     is_videogpt,
     load_checkpoint,
@@ -26,15 +25,11 @@ from worldmodel.checkpoint import (
     read_world,
     weights_digest,
 )
-from worldmodel.data import DataError, EpisodeReader
-from worldmodel.data.progress import console
+from worldmodel.command import console, run_command, say
+from worldmodel.data import EpisodeReader
 from worldmodel.device import usable_device
-from worldmodel.evaluation.features import (
-    FVD_PROTOCOLS,
-    MetricError,
-    load_c3d,
-    load_i3d,
-)
+from worldmodel.errors import UserError
+from worldmodel.evaluation.features import FVD_PROTOCOLS, load_c3d, load_i3d
 from worldmodel.evaluation.held_out import Settings
 from worldmodel.evaluation.parts import (
     C3D_PART,
@@ -45,13 +40,7 @@ from worldmodel.evaluation.parts import (
     clip_parts,
     dream_parts,
 )
-from worldmodel.evaluation.report import (
-    ReportError,
-    is_kept,
-    read_report,
-    to_markdown,
-    write_report,
-)
+from worldmodel.evaluation.report import is_kept, read_report, to_markdown, write_report
 from worldmodel.evaluation.score import score_blocks, score_episodes
 from worldmodel.evaluation.stability import NUM_STEPS
 from worldmodel.evaluation.tables import to_lines
@@ -63,10 +52,6 @@ from worldmodel.provenance import git_commit, machine
 from worldmodel.same_world import check_same_world
 from worldmodel.shipped import shipped_names
 from worldmodel.videogpt import VideoGPT
-
-
-class EvaluationError(ValueError):
-    """An option is not usable, or doesn't fit the checkpoint; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +114,16 @@ class Evaluate:
 def main() -> None:
     options = tyro.cli(Evaluate, prog="python -m worldmodel.evaluate", description=__doc__)
     command = f"python -m worldmodel.evaluate {shlex.join(sys.argv[1:])}"
-    try:
+
+    def work() -> None:
         if options.score is None:
-            text = to_markdown(evaluate(options, command=command))
+            print(to_markdown(evaluate(options, command=command)))
         else:
-            text = "\n".join(to_lines(score_blocks(score(options, command=command))))
-    except (CheckpointError, DataError, EvaluationError, MetricError, ReportError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:
-        raise SystemExit(f"error: the report can't be written: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped; what was measured so far is kept, the same command goes on")
-        raise SystemExit(130) from None
-    print(text)
+            print("\n".join(to_lines(score_blocks(score(options, command=command)))))
+
+    run_command(
+        work, stopped="stopped; what was measured is kept, and the same command resumes here"
+    )
 
 
 def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
@@ -154,14 +136,14 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         The report, as in report.json.
 
     Raises:
-        CheckpointError, DataError: the checkpoint or the data are missing or damaged.
-        EvaluationError: an option is not usable, or the two don't fit.
-        ReportError: something else than a report stands where it is to be written.
+        UserError, UserError: the checkpoint or the data are missing or damaged.
+        UserError: an option is not usable, or the two don't fit.
+        UserError: something else than a report stands where it is to be written.
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
     if published and options.guidance:
-        raise EvaluationError("--guidance is for dreams, which are stepped; these are whole clips")
+        raise UserError("--guidance is for dreams, which are stepped; these are whole clips")
     own = Sampling() if published else read_world(str(folder)).sampling
     for name in ("temperature", "guidance"):
         if getattr(options, name) is None:
@@ -176,7 +158,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
     if why_new:
-        console.print(f"the report in {out} is begun anew: {why_new}")
+        say(f"the report in {out} is begun anew: {why_new}")
     report |= {"checkpoint": options.checkpoint, "env_id": checkpoint.world.env_id}
     if published:
         report["model"] = VIDEOGPT
@@ -189,11 +171,11 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         if not options.again and is_kept(report, name, settings[name], data_sha256, out)
     ]
     if kept:
-        console.print(f"kept, as nothing they hang on has changed: {', '.join(kept)}")
+        say(f"kept, as nothing they hang on has changed: {', '.join(kept)}")
     for name in names:
         if name in kept:
             continue
-        console.print(f"measuring: {name}")
+        say(f"measuring: {name}")
         began = time.monotonic()
         numbers = parts[name].measure()
         report["parts"][name] = {
@@ -204,7 +186,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         }
         report = write_report(out, report)
     report = write_report(out, report)  # a kill may have left an older page behind
-    console.print(f"the report is in {out}: open {out / 'report.html'}")
+    say(f"the report is in {out}: open {out / 'report.html'}")
     return report
 
 
@@ -212,16 +194,16 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
 
     Raises:
-        CheckpointError, DataError: the checkpoint or the data are missing or damaged.
-        EvaluationError: an option is not usable, or the two don't fit.
+        UserError, UserError: the checkpoint or the data are missing or damaged.
+        UserError: an option is not usable, or the two don't fit.
     """
     folder = find_checkpoint(options.checkpoint)
     if is_videogpt(str(folder)):
-        raise EvaluationError(
+        raise UserError(
             f"{options.checkpoint} models clips of one length, not episodes: --score is for dreams"
         )
     if options.parts is not None:
-        raise EvaluationError("--score writes no report: leave --parts out")
+        raise UserError("--score writes no report: leave --parts out")
     _check(replace(options, temperature=1.0, guidance=0.0), published=False)
     assert options.score is not None
     reader = EpisodeReader(options.score)
@@ -241,7 +223,7 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
         source=source,
         again=options.again,
     )
-    console.print(f"the scores are in {out}: scores.json, scores.csv")
+    say(f"the scores are in {out}: scores.json, scores.csv")
     return scores
 
 
@@ -255,7 +237,7 @@ def _parts(
     """What can be measured; networks are loaded before anything is.
 
     Raises:
-        MetricError: the weights of a network are missing or damaged.
+        UserError: the weights of a network are missing or damaged.
     """
     i3d = c3d = None
     if I3D_PART in names:
@@ -329,12 +311,12 @@ def _names(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     known = (*always, *with_weights)
     for part in parts:
         if part not in known:
-            raise EvaluationError(f"unknown part {part!r}; the known ones are: {','.join(known)}")
+            raise UserError(f"unknown part {part!r}; the known ones are: {','.join(known)}")
     return parts
 
 
 def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
-    """The parts to measure; raises EvaluationError for options out of range."""
+    """The parts to measure; raises UserError for options out of range."""
     parts = _names(options, published=published)
     lowest = {
         "clips": 2,
@@ -350,22 +332,22 @@ def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
         value = getattr(options, name)
         if value < least:
             option = name.replace("_", "-")
-            raise EvaluationError(f"--{option} must be at least {least}, not {value}")
+            raise UserError(f"--{option} must be at least {least}, not {value}")
     try:
         usable_device(options.device)
         _sampling(options)
     except ValueError as error:
-        raise EvaluationError(str(error)) from None
+        raise UserError(str(error)) from None
     return parts
 
 
 def _data(options: Evaluate) -> Path:
-    """The folder of episodes. Raises EvaluationError where nothing says which."""
+    """The folder of episodes. Raises UserError where nothing says which."""
     if options.data is not None:
         return options.data
     if options.checkpoint in shipped_names():
         return Path(PRESETS[options.checkpoint].data)
-    raise EvaluationError(
+    raise UserError(
         f"--data is needed: the folder of episodes whose test split {options.checkpoint} is to be "
         "measured on"
     )

@@ -1,15 +1,28 @@
-"""Files that are there whole or not at all."""
+"""Files as the project writes and reads them: whole or not at all, by one process at a time, and
+with bounds on what is read."""
 
+import json
+import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from worldmodel.errors import UserError, os_error
+
+MOST_NESTED = 64  # brackets in JSON
+MOST_DIGITS = 20  # of a whole number in JSON: 64 bits
+LOCK_NAME = ".lock"
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what shall stand at `path`; it is moved there at the end. Until then, and
-    where writing fails, the old file stays.
+    """Where to write what shall stand at `path`; it is synced and moved there at the end. Until
+    then, and where writing fails, the old file stays.
 
     Raises:
         OSError: the folder can't be made, or the file can't be put there.
@@ -19,6 +32,156 @@ def written_whole(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
+        sync(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: `data` holds a number that is not finite, which JSON has no word for.
+    """
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """What a regular file holds; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        UserError: it is missing, no regular file, larger than `most_bytes`, or can't be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(f"{path} is not a regular file")
+            content = file.read(most_bytes + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read: its permissions forbid it") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a file") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {os_error(error)}") from None
+    except ValueError as error:  # a name with a null character
+        raise UserError(f"{path} can't be read: {error}") from None
+    if len(content) > most_bytes:
+        raise UserError(f"{path} is larger than {most_bytes} bytes, the most that is read here")
+    return content
+
+
+def read_json(path: Path, *, most_bytes: int) -> Any:
+    """JSON from anywhere: `read_bytes`, then `parse_json`, whose reason names the file.
+
+    Raises:
+        UserError: as `read_bytes`; or it is no JSON, or beyond the bounds of `parse_json`.
+    """
+    content = read_bytes(path, most_bytes=most_bytes)
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path} is no valid JSON: {error}") from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON whose numbers are finite, whose text is Unicode, and that is not nested too deeply.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a number that JSON has")
+
+    def whole(digits: str) -> int:
+        if len(digits.lstrip("-")) > MOST_DIGITS:
+            raise ValueError(f"a whole number of {len(digits)} digits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        if not math.isfinite(value := float(digits)):
+            raise ValueError("a number that is too large")
+        return value
+
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        data = json.loads(text, parse_constant=no_constant, parse_int=whole, parse_float=real)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check_nesting_and_text(data)
+    return data
+
+
+def _check_nesting_and_text(data: Any) -> None:
+    """Raises ValueError for what is nested too deeply, or holds half of a surrogate pair."""
+    level: list[Any] = [data]
+    for _ in range(MOST_NESTED):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, str) and not value.isascii():
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    raise ValueError("a text holds half of a surrogate pair") from None
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, dict):
+                inner += value.keys()
+                inner += value.values()
+        if not (level := inner):
+            return
+    raise ValueError("it is nested too deeply")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process, and every other user in this one, from writing to a folder.
+
+    The lock is a file `.lock` that stays there; the system lets go of it when a process dies. A
+    file system without locks is written to without one.
+
+    Raises:
+        UserError: another holds the lock, or the folder can't be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder} is being written to by another process: wait until that is done, or choose "
+            "another folder"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to: {os_error(error)}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_existing(path: Path, *, overwrite: bool, option: str = "--overwrite") -> None:
+    """Raises UserError where a file would be replaced that nobody said may be."""
+    if not overwrite and os.path.lexists(path):
+        raise UserError(f"{path} exists already: choose another name, or allow it with {option}")

@@ -172,7 +172,7 @@ def inverse_dynamics_of(
         player: whose episodes alone it learns from, as `ClipSampler` takes it.
 
     Raises:
-        DataError: no training episode is long enough.
+        UserError: no training episode is long enough.
     """
     device = next(model.parameters()).device
     key = _key(model, reader, steps, player)

@@ -2,7 +2,8 @@
 
 from worldmodel.checkpoint import Checkpoint, VideoGPTCheckpoint
 from worldmodel.configs import VideoGPTConfig
-from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data import EpisodeReader
+from worldmodel.errors import UserError
 
 
 def check_same_world(
@@ -12,7 +13,7 @@ def check_same_world(
     *,
     same_environment: bool,
 ) -> None:
-    """Raises DataError where frames, actions, or variables or classes differ.
+    """Raises UserError where frames, actions, or variables or classes differ.
 
     Args:
         name: of the checkpoint, for the message.
@@ -38,7 +39,7 @@ def check_same_world(
         *([environments] if same_environment else []),
     ):
         if learned != recorded:
-            raise DataError(
+            raise UserError(
                 f"{name} has learned other {what} than {reader.folder} holds: "
                 f"{learned} against {recorded}"
             )

@@ -19,7 +19,6 @@ import tyro
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
     Checkpoint,
-    CheckpointError,
     GivenClips,
     Starts,
     VideoGPTCheckpoint,
@@ -29,9 +28,11 @@ from worldmodel.checkpoint import (
     load_videogpt,
     read_world,
 )
+from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import Clips
 from worldmodel.device import usable_device
+from worldmodel.errors import UserError
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import wander
 from worldmodel.film import (
@@ -52,10 +53,6 @@ from worldmodel.training.videogpt_stages import sample_clips
 DREAM_STEPS = 32
 SHOWN_GIVEN = 4  # given frames in a .png
 SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly
-
-
-class SampleError(ValueError):
-    """An option is not usable; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -99,25 +96,20 @@ class Sample:
 
 def main() -> None:
     options = tyro.cli(Sample, prog="python -m worldmodel.sample", description=__doc__)
-    try:
-        sample(options)
-    except (CheckpointError, SampleError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:
-        raise SystemExit(f"error: {options.out} can't be written: {error}") from None
+    run_command(lambda: sample(options))
 
 
 def sample(options: Sample) -> None:
     """Do what `Sample` says.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
-        SampleError: an option is out of range.
+        UserError: the checkpoint is missing or damaged.
+        UserError: an option is out of range.
     """
     folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
     if is_videogpt(folder):
         if options.guidance:
-            raise SampleError("--guidance is for dreams, which are stepped; these are whole clips")
+            raise UserError("--guidance is for dreams, which are stepped; these are whole clips")
         sampling = _check(options, Sampling())
         _sample_clips(load_videogpt(folder, device=options.device), options, sampling)
     else:
@@ -127,9 +119,7 @@ def sample(options: Sample) -> None:
 
 def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) -> None:
     if options.class_name is not None:
-        raise SampleError(
-            f"{options.checkpoint} is a dream and knows no classes: leave --class out"
-        )
+        raise UserError(f"{options.checkpoint} is a dream and knows no classes: leave --class out")
     steps = DREAM_STEPS if options.steps is None else options.steps
     starts = _begin(checkpoint.starts, options)
     given, num_dreams = starts.frames.shape[1], len(starts.frames)
@@ -153,7 +143,7 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
     config = checkpoint.model.config
     clips = checkpoint.clips
     if options.steps is not None:
-        raise SampleError(
+        raise UserError(
             f"{options.checkpoint} makes clips of {config.tokenizer.clip_shape[0]} frames: leave "
             "--steps out"
         )
@@ -163,7 +153,7 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
     )
     if options.action is not None:
         if not config.prior.num_actions:
-            raise SampleError(f"{options.checkpoint} is told no actions: leave --action out")
+            raise UserError(f"{options.checkpoint} is told no actions: leave --action out")
         taken = _sequence(config.actions, options.action, actions.shape[1])
         actions = torch.from_numpy(taken).expand(len(rows), -1)
     elif options.same_actions:
@@ -194,13 +184,13 @@ def _save(films: np.ndarray, options: Sample, fps: float) -> None:
 def _check(options: Sample, own: Sampling) -> Sampling:
     """How to draw: as asked for, else as the checkpoint says."""
     if options.out.suffix not in SAVERS:
-        raise SampleError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
+        raise UserError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
     for name in ("futures", "steps", "scale"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise SampleError(f"--{name} must be at least 1, not {value}")
+            raise UserError(f"--{name} must be at least 1, not {value}")
     if options.seed < 0:
-        raise SampleError(f"--seed must be at least 0, not {options.seed}")
+        raise UserError(f"--seed must be at least 0, not {options.seed}")
     try:
         usable_device(options.device)
         return own.changed(
@@ -210,14 +200,14 @@ def _check(options: Sample, own: Sampling) -> Sampling:
             guidance=options.guidance,
         )
     except ValueError as error:
-        raise SampleError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def _rows(starts: Starts | GivenClips, options: Sample) -> np.ndarray:
     """The chosen starts, each as often as it has futures."""
     for start in options.starts:
         if not 0 <= start < len(starts):
-            raise SampleError(f"there is no start {start}: they go from 0 to {len(starts) - 1}")
+            raise UserError(f"there is no start {start}: they go from 0 to {len(starts) - 1}")
     return np.repeat(options.starts, options.futures)
 
 
@@ -236,10 +226,10 @@ def _begin(starts: Starts, options: Sample) -> Clips:
 def _class(config: VideoGPTConfig, options: Sample) -> int:
     names = config.class_names
     if not config.prior.on_class:
-        raise SampleError(f"{options.checkpoint} is told no class: leave --class out")
+        raise UserError(f"{options.checkpoint} is told no class: leave --class out")
     if options.class_name not in names:
         known = ", ".join(names)
-        raise SampleError(f"unknown class {options.class_name!r}; the known ones are: {known}")
+        raise UserError(f"unknown class {options.class_name!r}; the known ones are: {known}")
     return names.index(options.class_name)
 
 
@@ -259,23 +249,23 @@ def _sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
     for part in text.split(","):
         name, _, count = part.strip().partition(":")
         if count and not (count.isdecimal() and int(count)):
-            raise SampleError(f"--action {text}: {count!r} is no number of steps")
+            raise UserError(f"--action {text}: {count!r} is no number of steps")
         taken += [_numbered(spec, name)] * min(int(count or 1), num_steps + 1)
     if len(taken) > num_steps:
-        raise SampleError(f"--action {text} is longer than the {num_steps} steps there are")
+        raise UserError(f"--action {text} is longer than the {num_steps} steps there are")
     taken += taken[-1:] * (num_steps - len(taken))
     return np.asarray(taken, np.int64)
 
 
 def _numbered(spec: ActionSpec, action: str) -> int:
     if spec.kind != "discrete":
-        raise SampleError("--action goes with worlds of one discrete action: leave it out")
+        raise UserError("--action goes with worlds of one discrete action: leave it out")
     names = [*spec.meanings, *map(str, range(len(spec.meanings), spec.sizes[0]))]
     if action in names:
         return names.index(action)
     if action.isdecimal() and int(action) < spec.sizes[0]:
         return int(action)
-    raise SampleError(f"unknown action {action!r}; the known ones are: {', '.join(names)}")
+    raise UserError(f"unknown action {action!r}; the known ones are: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from worldmodel.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
 
 CARD = """# A dream of {env_id}
 
@@ -48,17 +50,14 @@ class Ship:
 
 def main() -> None:
     options = tyro.cli(Ship, prog="python -m worldmodel.ship", description=__doc__)
-    try:
-        ship(options)
-    except (CheckpointError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(lambda: ship(options))
 
 
 def ship(options: Ship) -> None:
     """Do what `Ship` says.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
+        UserError: the checkpoint is missing or damaged.
         OSError: the report can't be read, or the folder not written.
     """
     checkpoint = load_checkpoint(options.checkpoint)
@@ -67,7 +66,7 @@ def ship(options: Ship) -> None:
             temperature=options.temperature, guidance=options.guidance
         )
     except ValueError as error:
-        raise CheckpointError(f"--{error}") from None
+        raise UserError(f"--{error}") from None
     checkpoint = replace(checkpoint, world=checkpoint.world.drawn(sampling))
     config = checkpoint.model.config
     sizes = {

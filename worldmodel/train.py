@@ -17,15 +17,14 @@ import tyro
 from lightning_fabric import Fabric
 
 from worldmodel.auto_preset import AUTO, auto_preset, summary
-from worldmodel.checkpoint import CheckpointError
+from worldmodel.command import run_command, say
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
-from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data import EpisodeReader
 from worldmodel.describe import describe, to_lines
+from worldmodel.errors import UserError
 from worldmodel.files import written_whole
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
-from worldmodel.training import TrainingError
-from worldmodel.training.curves import console
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.projects import Project, project_of
 from worldmodel.training.schedule import Progressed, Timing
@@ -108,29 +107,20 @@ class Train:
 
 def main() -> None:
     options = tyro.cli(Train, prog="python -m worldmodel.train", description=__doc__)
-    try:
-        if options.describe:
-            print(described(options))
-        else:
-            train(options)
-    except (CheckpointError, DataError, TrainingError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on here")
-        raise SystemExit(130) from None
+    run_command(lambda: print(described(options)) if options.describe else train(options))
 
 
 def train(options: Train) -> None:
     """Do what `Train` says.
 
     Raises:
-        CheckpointError: --init can't be loaded.
-        DataError: the data are missing or damaged.
-        TrainingError: an option, the run's folder or its device is not usable.
+        UserError: --init can't be loaded.
+        UserError: the data are missing or damaged.
+        UserError: an option, the run's folder or its device is not usable.
     """
     _check(options)
     if options.json:
-        raise TrainingError("--json goes with --describe")
+        raise UserError("--json goes with --describe")
     train_preset(_preset(options), options)
 
 
@@ -138,14 +128,14 @@ def described(options: Train) -> str:
     """What `Train` would train, as text for people or as JSON.
 
     Raises:
-        DataError: auto's data are missing or damaged.
-        TrainingError: an option is not usable.
+        UserError: auto's data are missing or damaged.
+        UserError: an option is not usable.
     """
     _check(options)
     for name in ("precision", "accumulate", "checkpoint_activations", "strategy"):
         if getattr(options, name) != getattr(Train(), name):
             option = name.replace("_", "-")
-            raise TrainingError(f"--describe counts without --{option}: leave it out")
+            raise UserError(f"--describe counts without --{option}: leave it out")
     description = describe(options.preset, _preset(options))
     return json.dumps(description, indent=2) if options.json else "\n".join(to_lines(description))
 
@@ -169,7 +159,7 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     _claim(out, project.config, reader, fabric)
     if fabric.global_rank == 0:
         for note in _notes(preset, project, options):
-            console.print(f"note: {note}", soft_wrap=True)
+            say(f"note: {note}")
     training = out / "training"
 
     def run(stage: Stage, schedule_minutes: float | None) -> bool:
@@ -208,7 +198,7 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
         if not done or options.stage == "tokenizer":
             return
     if load_state(tokenizer_state, model.tokenizer) == Progressed() and options.init is None:
-        raise TrainingError(f"{out} has no tokenizer yet: train with --stage both or tokenizer")
+        raise UserError(f"{out} has no tokenizer yet: train with --stage both or tokenizer")
     model.tokenizer.requires_grad_(False).eval()
     if fabric.global_rank > 0:
         fabric.barrier()  # the first process encodes the episodes, the others read its codes
@@ -221,14 +211,11 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
     if fabric.global_rank > 0:
         return
     if _newer(out / "weights.safetensors", prior_state):
-        console.print(f"{out} was trained to its end before: it stays as it is", soft_wrap=True)
+        say(f"{out} was trained to its end before: it stays as it is")
         return
     project.save(out)
     so_far = "" if done else "; the same command trains on"
-    console.print(
-        f"{out} is a checkpoint now: python -m worldmodel.sample {out} --out futures.png{so_far}",
-        soft_wrap=True,
-    )
+    say(f"{out} is a checkpoint now: python -m worldmodel.sample {out} --out futures.png{so_far}")
 
 
 def _newer(path: Path, than: Path) -> bool:
@@ -237,12 +224,12 @@ def _newer(path: Path, than: Path) -> bool:
 
 
 def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
-    """The folder of episodes. Raises DataError where the preset's own has to be got first."""
+    """The folder of episodes. Raises UserError where the preset's own has to be got first."""
     folder = Path(preset.data)
     if options.data is not None:
         return options.data
     if not (folder / "meta.json").exists():
-        raise DataError(
+        raise UserError(
             f"{folder} holds no data set: get {options.preset}'s with `{preset.get} --out "
             f"{folder}` (--help explains its options), or give another with --data"
         )
@@ -255,7 +242,7 @@ def _check(options: Train) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             too_low = value < 0 or (value == 0 and name not in may_be_zero)
             if too_low or not math.isfinite(value):
-                raise TrainingError(f"--{name.replace('_', '-')} can't be {value}")
+                raise UserError(f"--{name.replace('_', '-')} can't be {value}")
 
 
 def _preset(options: Train) -> Preset | PublishedPreset:
@@ -278,14 +265,14 @@ def _preset(options: Train) -> Preset | PublishedPreset:
     if options.conditions is None:
         return preset
     if not isinstance(preset, PublishedPreset):
-        raise TrainingError("--conditions goes with VideoGPT as published, not with a dream")
+        raise UserError("--conditions goes with VideoGPT as published, not with a dream")
     return replace(preset, prior=_conditioned(preset, options.conditions))
 
 
 def _named_preset(options: Train) -> Preset | PublishedPreset:
     if options.preset == AUTO:
         if options.data is None:
-            raise TrainingError(
+            raise UserError(
                 "give the folder of episodes with --data, or name a preset that knows its own: "
                 f"{', '.join(KNOWN_PRESETS[1:])}"
             )
@@ -293,7 +280,7 @@ def _named_preset(options: Train) -> Preset | PublishedPreset:
     preset = PRESETS.get(options.preset) or PUBLISHED.get(options.preset)
     if preset is None:
         known = ", ".join(KNOWN_PRESETS)
-        raise TrainingError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+        raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
     return preset
 
 
@@ -306,7 +293,7 @@ def _run_name(options: Train) -> str:
 def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
     wanted = _wanted(conditions)
     if unknown := wanted - CONDITIONS:
-        raise TrainingError(
+        raise UserError(
             f"unknown condition {min(unknown)!r}; the known ones are: "
             f"{', '.join(sorted(CONDITIONS))}, or none"
         )
@@ -353,14 +340,14 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _check_conditions(options: Train, project: Project, reader: EpisodeReader) -> None:
-    """Raises DataError for actions that were asked for and aren't there.
+    """Raises UserError for actions that were asked for and aren't there.
 
     Those that only the preset asks for are left out where nobody steered.
     """
     config = project.config
     has_actions = isinstance(config, VideoGPTConfig) and config.prior.num_actions > 0
     if "actions" in _wanted(options.conditions) and not has_actions:
-        raise DataError(
+        raise UserError(
             f"{reader.folder} holds no actions to condition on: leave them out of --conditions"
         )
 
@@ -372,7 +359,7 @@ def _begin_from(name: str, project: Project) -> WorldModel | VideoGPT:
         name for name in names if getattr(project.config, name) != getattr(model.config, name)
     ]
     if differing:
-        raise TrainingError(
+        raise UserError(
             f"--init {name} has other {', '.join(differing)} than this preset and data give"
         )
     return model
@@ -389,7 +376,7 @@ def _claim(
         stored = json.loads(path.read_text())
         differing = [name for name in wanted if stored.get(name) != wanted[name]]
         if differing:
-            raise TrainingError(
+            raise UserError(
                 f"{out} holds a run with other {', '.join(differing)} than this preset and data "
                 "give: choose another --out, perhaps with --init to begin from that run"
             )
@@ -398,9 +385,7 @@ def _claim(
             with written_whole(path) as unfinished:
                 unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
         except OSError as error:
-            raise TrainingError(
-                f"{out} can't be written to ({error}): choose another --out"
-            ) from None
+            raise UserError(f"{out} can't be written to ({error}): choose another --out") from None
 
 
 if __name__ == "__main__":

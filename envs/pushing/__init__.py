@@ -17,7 +17,7 @@ def make(*, renderer: str = "auto", **options: Any) -> "PushingEnv":
 
     Raises:
         ValueError: an option is out of range.
-        envs.pushing.renderers.RendererError: the renderer doesn't work here.
+        envs.pushing.renderers.UserError: the renderer doesn't work here.
     """
     chosen = choose_renderer(renderer)  # before MuJoCo is imported: it decides only once
     from envs.pushing.env import PushingEnv

@@ -11,8 +11,9 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
-from envs.pushing.renderers import Renderer, RendererError
+from envs.pushing.renderers import Renderer
 from envs.pushing.scene import CAMERA_NAME, GROUND, TO_LAMP
+from worldmodel.errors import UserError
 
 MAX_GEOMS = 100
 # Of the rays; OpenGL has them from the scene.
@@ -91,11 +92,11 @@ def _opengl_context() -> Any:
     """One for the process: it takes a third of a second to make.
 
     Raises:
-        RendererError: it was made before a fork. OpenGL would wait for ever.
+        UserError: it was made before a fork. OpenGL would wait for ever.
     """
     process, context = _made_context()
     if process != os.getpid():
-        raise RendererError(
+        raise UserError(
             "OpenGL doesn't survive a fork: start processes with spawn (AsyncVectorEnv's "
             "context='spawn'), or take renderer='rays'"
         )

@@ -22,6 +22,7 @@ from envs.pushing.scene import (
     elbow,
     random_scene,
 )
+from worldmodel.errors import UserError
 
 SUBSTEPS = 10
 SETTLING_SUBSTEPS = (100, 50)  # objects fall, then the hand comes down: before the first frame
@@ -55,7 +56,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: None or "rgb_array", which gives the observation.
 
     Raises:
-        ValueError: an argument is out of range.
+        UserError: an argument is out of range.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -99,12 +100,12 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         fewest, most = num_objects
         if not 1 <= fewest <= most <= 8:  # more find no place
-            raise ValueError(f"num_objects must be two numbers from 1 to 8, not {num_objects}")
+            raise UserError(f"num_objects must be two numbers from 1 to 8, not {num_objects}")
         for name, value in (("length", length), ("obs_size", obs_size)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise UserError(f"{name} must be at least 1, not {value}")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+            raise UserError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
         self.renderer = renderer
         # Recordings keep this: change it when the same scene comes to give other frames.
         self.rendering = f"{renderer}, twice the size, shrunk to means of four pixels"
@@ -146,7 +147,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
         action = np.asarray(action, np.float32)
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is outside {self.action_space}")
+            raise UserError(f"action {action!r} is outside {self.action_space}")
         if self._model is None or self._steps_done == self.length:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         self._goal = (self._goal + STRIDE * action[:3]).clip(HAND_LOW, HAND_HIGH)

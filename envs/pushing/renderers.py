@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Literal, cast
 
-from envs.errors import UnavailableError
+from worldmodel.errors import UserError
 
 Renderer = Literal["egl", "osmesa", "rays"]
 OPENGL = ("egl", "osmesa")
@@ -26,10 +26,6 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
 """
 
 
-class RendererError(UnavailableError):
-    """A renderer can't be had here; the message says what to do."""
-
-
 def choose_renderer(wanted: str) -> Renderer:
     """The renderer to use, `MUJOCO_GL` set for it.
 
@@ -37,11 +33,11 @@ def choose_renderer(wanted: str) -> Renderer:
         wanted: egl, osmesa or rays; auto: the first of them that works.
 
     Raises:
-        ValueError: there is no such renderer.
-        RendererError: it doesn't work here.
+        UserError: there is no such renderer.
+        UserError: it doesn't work here.
     """
     if wanted not in ("auto", *OPENGL, "rays"):
-        raise ValueError(f"unknown renderer {wanted!r}: auto, {', '.join(OPENGL)} or rays")
+        raise UserError(f"unknown renderer {wanted!r}: auto, {', '.join(OPENGL)} or rays")
     given = os.environ.get("MUJOCO_GL", "")
     is_decided = "mujoco" in sys.modules or given in OPENGL
     found: Renderer = "rays"
@@ -58,11 +54,11 @@ def choose_renderer(wanted: str) -> Renderer:
     if wanted == "rays":
         return "rays"
     if is_decided and given != wanted:
-        raise RendererError(
+        raise UserError(
             f"{wanted} can't be used: MUJOCO_GL is {given!r}, and a process that has imported "
             f"MuJoCo keeps to it. Set MUJOCO_GL={wanted} before Python starts"
         )
-    raise RendererError(
+    raise UserError(
         f"{wanted} doesn't work here. Install it (Debian: libegl1 libgl1-mesa-dri libopengl0, or "
         "libosmesa6), or take the renderer rays, which needs nothing"
     )

@@ -22,10 +22,6 @@ FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or not what it says; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class World:
     """The environment that a checkpoint has learned.

@@ -22,7 +22,6 @@ from worldmodel.checkpoint.contents import (
     SCALE_SUFFIX,
     VIDEOGPT,
     Checkpoint,
-    CheckpointError,
     GivenClips,
     Starts,
     VideoGPTCheckpoint,
@@ -36,6 +35,7 @@ from worldmodel.configs import (
     VQVAEConfig,
     WorldModelConfig,
 )
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.shipped import PRETRAINED, shipped_names
@@ -52,7 +52,7 @@ def find_checkpoint(name: str) -> Path:
     """The folder of a checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
 
     Raises:
-        CheckpointError: there is none; the message lists the shipped ones.
+        UserError: there is none; the message lists the shipped ones.
     """
     if name in shipped_names():
         return PRETRAINED / name
@@ -63,15 +63,15 @@ def find_checkpoint(name: str) -> Path:
     if is_checkpoint:
         return Path(name)
     if Path(name).exists():
-        raise CheckpointError(f"{name} holds no checkpoint: it has no config.json")
+        raise UserError(f"{name} holds no checkpoint: it has no config.json")
     known = ", ".join(shipped_names()) or "none"
     hint = f"the shipped ones are: {known}; otherwise give a folder or a Hugging Face Hub id"
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise CheckpointError(f"unknown checkpoint {name!r}; {hint}")
+        raise UserError(f"unknown checkpoint {name!r}; {hint}")
     try:
         return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
     except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
-        raise CheckpointError(
+        raise UserError(
             f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); {hint}"
         ) from None
@@ -87,7 +87,7 @@ def is_videogpt(name: str) -> bool:
     """Whether a checkpoint is VideoGPT as published, and not a dream.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or its config.json is no JSON object.
+        UserError: there is no such checkpoint, or its config.json is no JSON object.
     """
     return _is_videogpt(find_checkpoint(name))
 
@@ -99,14 +99,14 @@ def _is_videogpt(folder: Path) -> bool:
     except PermissionError:
         raise _forbidden(folder) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; get it again") from None
+        raise UserError(f"{path} is damaged: {error}; get it again") from None
 
 
 def read_world(name: str) -> World:
     """What a checkpoint has learned, without its weights.
 
     Raises:
-        CheckpointError: it is missing, or its config.json is damaged.
+        UserError: it is missing, or its config.json is damaged.
     """
     folder = find_checkpoint(name)
     with _reading(folder):
@@ -117,11 +117,11 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     """Load a dream whole, in evaluation mode.
 
     Raises:
-        CheckpointError: it is missing, truncated, its files disagree, or it is no dream.
+        UserError: it is missing, truncated, its files disagree, or it is no dream.
     """
     folder = find_checkpoint(name)  # once: a hub's may change meanwhile
     if _is_videogpt(folder):
-        raise CheckpointError(
+        raise UserError(
             f"{name} is VideoGPT as published: it makes whole clips and can't be stepped. Draw "
             "clips with `python -m worldmodel.sample`, or train a dream (preset dream-doom)"
         )
@@ -138,11 +138,11 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
     """Load VideoGPT as published whole, in evaluation mode.
 
     Raises:
-        CheckpointError: it is missing, truncated, its files disagree, or it is a dream.
+        UserError: it is missing, truncated, its files disagree, or it is a dream.
     """
     folder = find_checkpoint(name)
     if not _is_videogpt(folder):
-        raise CheckpointError(f"{name} is a dream, not VideoGPT as published")
+        raise UserError(f"{name} is a dream, not VideoGPT as published")
     with _reading(folder):
         config, world = _read_videogpt_config(folder / "config.json")
         weights = _read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
@@ -154,15 +154,15 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Whatever is wrong with the files of a checkpoint becomes a CheckpointError."""
+    """Whatever is wrong with the files of a checkpoint becomes a UserError."""
     for file in FILES:
         if not (folder / file).is_file():
-            raise CheckpointError(f"{folder} is not whole: it lacks {file}")
+            raise UserError(f"{folder} is not whole: it lacks {file}")
     try:
         for file in FILES:  # safetensors takes a file that it may not read for none
             (folder / file).open("rb").close()
         yield
-    except CheckpointError:
+    except UserError:
         raise
     except PermissionError:
         raise _forbidden(folder) from None
@@ -177,17 +177,17 @@ def _reading(folder: Path) -> Iterator[None]:
         SafetensorError,
         struct.error,
     ) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}; get it again") from None
+        raise UserError(f"{folder} is damaged: {error}; get it again") from None
 
 
-def _forbidden(folder: Path) -> CheckpointError:
-    return CheckpointError(f"{folder} may not be read: its permissions, or its files', forbid it")
+def _forbidden(folder: Path) -> UserError:
+    return UserError(f"{folder} may not be read: its permissions, or its files', forbid it")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     data = json.loads(path.read_bytes())
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} should hold a JSON object")
+        raise UserError(f"{path} should hold a JSON object")
     return data
 
 
@@ -195,16 +195,16 @@ def _read_common(path: Path) -> tuple[dict[str, Any], World]:
     """The JSON object of a config, and the world in it."""
     data = _read_json(path)
     if data.get("format_version") not in ADDED_SINCE:
-        raise CheckpointError(
+        raise UserError(
             f"{path}: format version {data.get('format_version')!r} is none of those read here, "
             f"{', '.join(map(str, ADDED_SINCE))}"
         )
     world = data["world"]
     if ":" in str(world["env_id"]):  # gymnasium.make would import the module before the colon
-        raise CheckpointError(f"{path}: env_id {world['env_id']!r} names a module to import")
+        raise UserError(f"{path}: env_id {world['env_id']!r} names a module to import")
     fps = float(world["fps"])
     if not 0 < fps <= MAX_FPS:
-        raise CheckpointError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
+        raise UserError(f"{path}: fps must be above 0 and at most {MAX_FPS}, not {fps}")
     temperature = float(world.get("temperature", World.temperature))  # older ones have none,
     guidance = float(world.get("guidance", World.guidance))  # nor of this
     Sampling(temperature, guidance=guidance)  # raises ValueError where they are none
@@ -230,7 +230,7 @@ def _read_config(path: Path) -> tuple[WorldModelConfig, World, frozenset[str]]:
         prior=FrameGPTConfig(**data["prior"]),
     )
     if config.prior.window > MAX_WINDOW:
-        raise CheckpointError(f"{path}: the window must be at most {MAX_WINDOW} frames")
+        raise UserError(f"{path}: the window must be at most {MAX_WINDOW} frames")
     return config, world, ADDED_SINCE[data["format_version"]]
 
 
@@ -247,7 +247,7 @@ def _read_videogpt_config(path: Path) -> tuple[VideoGPTConfig, World]:
     )
     num_tokens = math.prod(config.tokenizer.latent_shape)
     if num_tokens > MAX_TOKENS:
-        raise CheckpointError(f"{path}: a clip of {num_tokens} tokens is above {MAX_TOKENS}")
+        raise UserError(f"{path}: a clip of {num_tokens} tokens is above {MAX_TOKENS}")
     return config, world
 
 
@@ -262,41 +262,39 @@ def _read_weights(
             expected = make_model().state_dict()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: no model has the sizes that its config says: {reason}"
-        ) from None
+        raise UserError(f"{path}: no model has the sizes that its config says: {reason}") from None
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
-        raise CheckpointError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
+        raise UserError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
     with safe_open(path, "pt") as file:
         names = {name for name in file.keys() if not name.endswith(SCALE_SUFFIX)}  # noqa: SIM118
         if odd := names ^ (set(expected) - added):
             listed = ", ".join(sorted(odd)[:3])
-            raise CheckpointError(f"{path}: config and tensors disagree about {listed}")
+            raise UserError(f"{path}: config and tensors disagree about {listed}")
         for name, wanted in expected.items():
             if name in added:
                 weights[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
                 continue
             shape = tuple(file.get_slice(name).get_shape())
             if shape != tuple(wanted.shape):
-                raise CheckpointError(
+                raise UserError(
                     f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}"
                 )
             tensor = file.get_tensor(name)
             if tensor.dtype == torch.int8:
                 scale = file.get_slice(name + SCALE_SUFFIX)
                 if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1]:
-                    raise CheckpointError(f"{path}: {name} should have one scale a row")
+                    raise UserError(f"{path}: {name} should have one scale a row")
                 tensor = tensor.float() * file.get_tensor(name + SCALE_SUFFIX)
             weights[name] = tensor.to(wanted.dtype)
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+                raise UserError(f"{path}: {name} holds numbers that are not finite")
     return weights
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if path.stat().st_size > MAX_STARTS_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
+        raise UserError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
     return load_numpy(path)
 
 
@@ -304,24 +302,22 @@ def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
     clips = GivenClips(**_read_arrays(path))
     wanted = config.tokenizer.clip_shape
     if clips.frames.dtype != np.uint8 or clips.frames.shape[1:] != wanted:
-        raise CheckpointError(f"{path}: clips should be uint8 of shape {wanted}")
+        raise UserError(f"{path}: clips should be uint8 of shape {wanted}")
     _check_actions(path, "actions", clips.actions, config.actions)
     num_classes = max(1, len(config.class_names))
     if clips.classes.dtype != np.int64 or not set(clips.classes) <= set(range(num_classes)):
-        raise CheckpointError(f"{path}: classes should be whole numbers below {num_classes}")
+        raise UserError(f"{path}: classes should be whole numbers below {num_classes}")
     return clips
 
 
 def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
     starts = Starts(**_read_arrays(path))
     if starts.frames.dtype != np.uint8 or starts.frames.shape[2:] != config.tokenizer.frame_shape:
-        raise CheckpointError(
-            f"{path}: frames should be uint8 of shape {config.tokenizer.frame_shape}"
-        )
+        raise UserError(f"{path}: frames should be uint8 of shape {config.tokenizer.frame_shape}")
     if starts.variables.shape[2:] != (len(config.variable_names),):
-        raise CheckpointError(f"{path}: variables should be {config.variable_names}")
+        raise UserError(f"{path}: variables should be {config.variable_names}")
     if starts.variables.dtype != np.float32 or not np.isfinite(starts.variables).all():
-        raise CheckpointError(f"{path}: variables should be finite float32")
+        raise UserError(f"{path}: variables should be finite float32")
     for name in ("actions", "prefixes"):
         _check_actions(path, name, getattr(starts, name), config.actions)
     return starts
@@ -329,8 +325,6 @@ def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
 
 def _check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
     if actions.dtype != spec.dtype:
-        raise CheckpointError(
-            f"{path}: {name} should be {np.dtype(spec.dtype)}, not {actions.dtype}"
-        )
+        raise UserError(f"{path}: {name} should be {np.dtype(spec.dtype)}, not {actions.dtype}")
     if not spec.contains(actions):
-        raise CheckpointError(f"{path}: {name} are outside the action space")
+        raise UserError(f"{path}: {name} are outside the action space")

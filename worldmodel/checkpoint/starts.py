@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 
 from worldmodel.checkpoint.contents import Starts
-from worldmodel.data import DataError, EpisodeReader, Split
+from worldmodel.data import EpisodeReader, Split
+from worldmodel.errors import UserError
 
 SHOWN_AFTER_START = 32  # frames of the real future that a start leaves to compare with
 
@@ -29,14 +30,14 @@ def choose_starts(
         num_starts: fewer where the split has fewer episodes.
 
     Raises:
-        DataError: no episode of the split is long enough.
+        UserError: no episode of the split is long enough.
     """
     if starts_at == "reset":
         num_frames = 1
     lengths = reader.index["episode_length"]
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
     if not members:
-        raise DataError(
+        raise UserError(
             f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "
             "more or longer episodes"
         )

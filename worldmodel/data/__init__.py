@@ -1,7 +1,7 @@
 """Episodes on disk: writing, reading, splits, and clips drawn from them."""
 
 from worldmodel.data.clips import Clips, ClipSampler
-from worldmodel.data.episodes import DataError, DatasetInfo, Episode
+from worldmodel.data.episodes import DatasetInfo, Episode
 from worldmodel.data.reader import SPLITS, EpisodeReader, Split, split_of
 from worldmodel.data.writer import EpisodeWriter
 
@@ -9,7 +9,6 @@ __all__ = [
     "SPLITS",
     "ClipSampler",
     "Clips",
-    "DataError",
     "DatasetInfo",
     "Episode",
     "EpisodeReader",

@@ -7,14 +7,13 @@ join several          python -m worldmodel.data merge A B --out C
 make or import one    python -m worldmodel.data digits --out data/moving-digits
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from worldmodel.data.episodes import DataError
+from worldmodel.command import run_command
 from worldmodel.data.importers.bair import ImportBair
 from worldmodel.data.importers.moving_digits import ImportDigits
 from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
@@ -32,13 +31,15 @@ class Verify:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """The data set."""
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Returns the exit status: 1 where there is a problem."""
         report = verify(self.folder)
-        print("\n".join(report.lines))
+        lines = [*report.lines, *(f"problem: {line}" for line in report.problems)]
+        print("\n".join(map(printable, lines)))
         if report.problems:
-            print("\n".join(f"problem: {line}" for line in report.problems))
-            raise SystemExit(1)
+            return 1
         print("no problem found")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,7 @@ Command = (
 
 def main() -> None:
     command = tyro.cli(Command, prog="python -m worldmodel.data", description=__doc__)
-    try:
-        command.run()
-    except (DataError, OSError) as error:  # OSError: a file that may not be read
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on here", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_command(command.run)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.episodes import DataError
 from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader, Split
+from worldmodel.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ClipSampler:
         in_memory: whether the frames are held.
 
     Raises:
-        DataError: no episode of the split is long enough.
+        UserError: no episode of the split is long enough.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ClipSampler:
         self.episodes = members[lengths >= num_frames]
         if len(self.episodes) == 0:
             longest = int(lengths.max()) if len(members) else 0
-            raise DataError(
+            raise UserError(
                 f"{reader.folder}: no episode of the {len(members)} in the {split} split"
                 f"{'' if player is None else f' by {player.decode()}'} has "
                 f"{num_frames} frames (the longest has {longest}): record more or longer "

@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from worldmodel.actions import ActionSpec, checked_controls
+from worldmodel.errors import UserError
 from worldmodel.files import written_whole
 
 FORMAT_VERSION = 1
 POLICY_NAME_BYTES = 64
 CLASS_VARIABLE = "class"
 UNFINISHED = "unfinished-import"  # a file beside the shards while an importer has more to store
-
-
-class DataError(ValueError):
-    """A data set is missing, damaged or of another kind; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,11 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, data: Any) -> "DatasetInfo":
-        """Raises DataError when `data` is not what `to_json` wrote."""
+        """Raises UserError when `data` is not what `to_json` wrote."""
         if not isinstance(data, dict):
-            raise DataError("it should hold a JSON object")
+            raise UserError("it should hold a JSON object")
         if data.get("format_version") != FORMAT_VERSION:
-            raise DataError(
+            raise UserError(
                 f"format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
                 "the one read here"
             )
@@ -129,13 +126,13 @@ class DatasetInfo:
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )
         except KeyError as error:
-            raise DataError(f"it lacks {error}") from None
+            raise UserError(f"it lacks {error}") from None
         except (TypeError, ValueError) as error:
-            raise DataError(str(error)) from None
+            raise UserError(str(error)) from None
         if min(info.frame_shape) < 1:
-            raise DataError(f"frame_shape {info.frame_shape} has a size below 1")
+            raise UserError(f"frame_shape {info.frame_shape} has a size below 1")
         if info.class_names and CLASS_VARIABLE not in info.variable_names:
-            raise DataError(f"it names classes but no variable {CLASS_VARIABLE!r}")
+            raise UserError(f"it names classes but no variable {CLASS_VARIABLE!r}")
         return info
 
     def differences(self, other: "DatasetInfo") -> list[str]:
@@ -166,24 +163,24 @@ class DatasetInfo:
 
 
 def read_info(folder: Path) -> DatasetInfo:
-    """What meta.json of a data set says. Raises DataError naming the way out."""
+    """What meta.json of a data set says. Raises UserError naming the way out."""
     path = folder / "meta.json"
     try:
         is_there = path.exists()
     except PermissionError:
-        raise DataError(f"{folder} may not be entered: its permissions forbid it") from None
+        raise UserError(f"{folder} may not be entered: its permissions forbid it") from None
     if not is_there:
         what = "has no meta.json" if folder.is_dir() else "does not exist"
-        raise DataError(
+        raise UserError(
             f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom` "
             "or `python -m collect.gym`, or import one: `python -m worldmodel.data --help`"
         )
     try:
         return DatasetInfo.from_json(json.loads(path.read_bytes()))
     except PermissionError:
-        raise DataError(f"{path} may not be read: its permissions forbid it") from None
-    except (OSError, ValueError) as error:  # DataError, JSON and UTF-8 errors are ValueErrors
-        raise DataError(f"{path} is not a data set's description: {error}") from None
+        raise UserError(f"{path} may not be read: its permissions forbid it") from None
+    except (OSError, ValueError) as error:  # UserError, JSON and UTF-8 errors are ValueErrors
+        raise UserError(f"{path} is not a data set's description: {error}") from None
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:

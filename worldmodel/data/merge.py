@@ -4,10 +4,11 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from worldmodel.data.episodes import UNFINISHED, DataError, DatasetInfo, Episode, read_info
+from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode, read_info
 from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
+from worldmodel.errors import UserError
 
 
 def merge(folders: list[Path], out: Path) -> tuple[int, int]:
@@ -22,22 +23,22 @@ def merge(folders: list[Path], out: Path) -> tuple[int, int]:
         Number of episodes in `out`, and number left out.
 
     Raises:
-        DataError: the sets differ in kind, one is half imported, or `out` holds something else.
+        UserError: the sets differ in kind, one is half imported, or `out` holds something else.
     """
     if len(folders) < 2:
-        raise DataError("merge needs two data sets or more")
+        raise UserError("merge needs two data sets or more")
     if out.resolve() in [folder.resolve() for folder in folders]:
-        raise DataError(f"--out {out} is one of the sets to merge: choose a new folder")
+        raise UserError(f"--out {out} is one of the sets to merge: choose a new folder")
     for folder in folders:
         if (folder / UNFINISHED).exists():
-            raise DataError(
+            raise UserError(
                 f"the import of {folder} still runs or was stopped: finish it with the same command"
             )
     readers = [EpisodeReader(folder) for folder in folders]
     for reader in readers[1:]:
         differences = readers[0].info.differences(reader.info)
         if differences:
-            raise DataError(
+            raise UserError(
                 f"{readers[0].folder} and {reader.folder} cannot be joined: "
                 f"{'; '.join(differences)}"
             )
@@ -97,7 +98,7 @@ def _refuse_foreign(out: Path, info: DatasetInfo) -> None:
         return
     if (out / "meta.json").exists() and read_info(out).to_json() == info.to_json():
         return
-    raise DataError(f"{out} is not empty and holds no part of this merge: choose a new folder")
+    raise UserError(f"{out} is not empty and holds no part of this merge: choose a new folder")
 
 
 def _digest(episode: Episode) -> bytes:

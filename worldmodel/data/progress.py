@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,10 +15,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from worldmodel.command import console
+
 T = TypeVar("T")
 LOG_EVERY = 60.0  # seconds
 SPEED_OVER = 600.0  # seconds: single steps may take a minute
-console = Console(stderr=True)
 
 
 class Bar(Progress):

@@ -8,7 +8,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import DataError, Episode, read_info
+from worldmodel.data.episodes import Episode, read_info
 from worldmodel.data.shards import (
     INDEX_DTYPE,
     open_shard,
@@ -18,6 +18,7 @@ from worldmodel.data.shards import (
     read_rows,
     row_layout,
 )
+from worldmodel.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -46,7 +47,7 @@ class EpisodeReader:
             `frame_start`, `episode_length` (actions), `seed`, `policy`, and `shard`.
 
     Raises:
-        DataError: there is no data set, or a shard is damaged or of another kind.
+        UserError: there is no data set, or a shard is damaged or of another kind.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,7 +55,7 @@ class EpisodeReader:
         self.info = read_info(self.folder)
         self.shards = tuple(sorted(self.folder.glob("shard-*.h5")))
         if not self.shards:
-            raise DataError(
+            raise UserError(
                 f"{self.folder} has no finished shard yet: run the command that records it "
                 "again, it goes on where it stopped"
             )
@@ -96,7 +97,7 @@ class EpisodeReader:
     def split(self, name: str) -> np.ndarray:
         """Positions of a split's episodes in `index`, int64. Stable when episodes are added."""
         if name not in SPLITS:
-            raise DataError(f"unknown split {name!r}; the known ones are: {', '.join(SPLITS)}")
+            raise UserError(f"unknown split {name!r}; the known ones are: {', '.join(SPLITS)}")
         members = [split_of(int(episode_id)) == name for episode_id in self.index["episode_id"]]
         return np.flatnonzero(members)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import POLICY_NAME_BYTES, DataError, DatasetInfo, Episode
+from worldmodel.data.episodes import POLICY_NAME_BYTES, DatasetInfo, Episode
+from worldmodel.errors import UserError
 
 FRAMES_PER_CHUNK = 4
 ROWS_PER_CHUNK = 1024
@@ -62,19 +63,19 @@ def create_shard(path: Path, info: DatasetInfo) -> None:
 
 
 def open_shard(path: Path, mode: str = "r") -> h5py.File:
-    """Open a shard. Raises DataError when it is damaged, or when another process writes it."""
+    """Open a shard. Raises UserError when it is damaged, or when another process writes it."""
     try:
         return h5py.File(path, mode)
     except BlockingIOError:
-        raise DataError(
+        raise UserError(
             f"{path} is being written by another process: wait until that is done"
         ) from None
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist") from None
     except PermissionError:
-        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
+        raise UserError(f"{path} may not be opened: its permissions forbid it") from None
     except OSError as error:
-        raise DataError(
+        raise UserError(
             f"{path} is damaged or truncated ({error}). Copy it again from where it came, or "
             "delete it and record its episodes again with the same command"
         ) from None
@@ -94,18 +95,18 @@ def read_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
         INDEX_DTYPE (num_episodes,). Rows were not checked yet: see `row_problem`.
 
     Raises:
-        DataError: an array is missing, or of another type or shape than `info` says.
+        UserError: an array is missing, or of another type or shape than `info` says.
     """
     for name, (dtype, shape) in row_layout(info).items():
         array = _own_array(file, name)
         if array.dtype != dtype or array.shape[1:] != shape:
-            raise DataError(
+            raise UserError(
                 f"{file.filename}: rows of {name!r} are {array.dtype} {array.shape[1:]}, but "
                 f"meta.json says {dtype} {shape}: this shard belongs to another data set"
             )
     index = _own_array(file, "index")
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise DataError(
+        raise UserError(
             f"{file.filename}: the index has other columns than "
             f"{', '.join(INDEX_DTYPE.fields or ())}"
         )
@@ -124,12 +125,12 @@ def row_problem(file: h5py.File, info: DatasetInfo, row: np.void) -> str | None:
 
 
 def read_checked_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
-    """`read_index`, and every row can be used. Raises DataError."""
+    """`read_index`, and every row can be used. Raises UserError."""
     index = read_index(file, info)
     for row in index:
         problem = row_problem(file, info, row)
         if problem:
-            raise DataError(
+            raise UserError(
                 f"{file.filename}: episode {row['episode_id']}: {problem}. Copy the file again, "
                 "or delete it and record its episodes again with the same command"
             )
@@ -147,18 +148,18 @@ def rows_of(row: np.void, name: str) -> tuple[int, int]:
 
 
 def read_rows(file: h5py.File, row: np.void, name: str) -> np.ndarray:
-    """An episode's rows of the array `name`. Raises DataError when they can't be unpacked."""
+    """An episode's rows of the array `name`. Raises UserError when they can't be unpacked."""
     return _read(file, name, *rows_of(row, name))
 
 
 def read_frames(file: h5py.File, row: np.void, start: int, stop: int) -> np.ndarray:
-    """Frames start..stop of an episode, uint8 (stop - start, H, W, C). Raises DataError."""
+    """Frames start..stop of an episode, uint8 (stop - start, H, W, C). Raises UserError."""
     first = int(row["frame_start"])
     return _read(file, "frames", first + start, first + stop)
 
 
 def read_episode(file: h5py.File, info: DatasetInfo, row: np.void) -> Episode:
-    """A whole episode. Raises DataError when it can't be unpacked."""
+    """A whole episode. Raises UserError when it can't be unpacked."""
     arrays = {name: read_rows(file, row, name) for name in row_layout(info)}
     num_frames = int(row["episode_length"]) + 1
     arrays.setdefault("variables", np.zeros((num_frames, 0), np.float32))
@@ -173,12 +174,12 @@ def read_episode(file: h5py.File, info: DatasetInfo, row: np.void) -> Episode:
 def _own_array(file: h5py.File, name: str) -> h5py.Dataset:
     """A plain array that lies in this very file: nothing linked, virtual or pickled."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise DataError(f"{file.filename}: the array {name!r} is missing: not a whole shard")
+        raise UserError(f"{file.filename}: the array {name!r} is missing: not a whole shard")
     array = file[name]
     if not isinstance(array, h5py.Dataset) or array.ndim < 1:
-        raise DataError(f"{file.filename}: {name!r} is not an array")
+        raise UserError(f"{file.filename}: {name!r} is not an array")
     if array.dtype.hasobject or array.is_virtual or array.external:
-        raise DataError(
+        raise UserError(
             f"{file.filename}: {name!r} holds objects or points to other files, not numbers: "
             "do not use this file"
         )
@@ -189,4 +190,4 @@ def _read(file: h5py.File, name: str, start: int, stop: int) -> np.ndarray:
     try:
         return array_of(file, name)[start:stop]
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{file.filename}: {name!r} cannot be read: {error}") from None
+        raise UserError(f"{file.filename}: {name!r} cannot be read: {error}") from None

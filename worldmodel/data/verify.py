@@ -11,7 +11,6 @@ from PIL import Image
 from worldmodel.data.episodes import (
     CLASS_VARIABLE,
     UNFINISHED,
-    DataError,
     DatasetInfo,
     Episode,
     episode_problems,
@@ -20,6 +19,7 @@ from worldmodel.data.episodes import (
 from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.shards import open_shard, read_episode, read_index, row_problem
+from worldmodel.errors import UserError
 
 SHEET_ROWS = 12
 SHEET_COLUMNS = 10
@@ -86,7 +86,7 @@ def verify(folder: str | Path) -> Report:
     evenly over its length.
 
     Raises:
-        DataError: there is no data set at all.
+        UserError: there is no data set at all.
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -136,14 +136,14 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
                 frames_end = row["frame_start"] + row["episode_length"] + 1
                 try:
                     episode = read_episode(file, info, row)
-                except DataError as error:
+                except UserError as error:
                     report.problems.append(f"{name}: {error}")
                     continue
                 broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
                 report.problems += [f"{name}: {line}" for line in broken_rules]
                 if not broken_rules:
                     tally.add(episode, info)
-    except DataError as error:
+    except UserError as error:
         report.problems.append(str(error))
 
 

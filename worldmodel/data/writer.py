@@ -18,14 +18,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import (
-    DataError,
-    DatasetInfo,
-    Episode,
-    episode_problems,
-    read_info,
-    write_info,
-)
+from worldmodel.data.episodes import DatasetInfo, Episode, episode_problems, read_info, write_info
 from worldmodel.data.shards import (
     FRAME_ARRAYS,
     FRAMES_PER_CHUNK,
@@ -40,6 +33,7 @@ from worldmodel.data.shards import (
     row_problem,
     rows_of,
 )
+from worldmodel.errors import UserError
 
 # Room for HDF5's own bookkeeping, beside the bytes stored.
 SPARE_BYTES = 2**20
@@ -58,7 +52,7 @@ class EpisodeWriter:
         info: the set's description as stored.
 
     Raises:
-        DataError: the folder holds episodes of another environment, frame shape or action
+        UserError: the folder holds episodes of another environment, frame shape or action
             space, or damaged ones. Nothing was written then.
     """
 
@@ -78,7 +72,7 @@ class EpisodeWriter:
         self._next_shard = 1 + max((int(path.stem.split("-")[1]) for path in finished), default=-1)
         unfinished = sorted(self.folder.glob("shard-*.h5.tmp"))
         if len(unfinished) > 1:
-            raise DataError(f"{self.folder} has several unfinished shards: keep one .tmp only")
+            raise UserError(f"{self.folder} has several unfinished shards: keep one .tmp only")
         if unfinished:
             self._resume(unfinished[0])
 
@@ -86,14 +80,14 @@ class EpisodeWriter:
         """Store an episode; once this returns, killing the process does not lose it.
 
         Raises:
-            DataError: the episode breaks a rule, its id is taken, or the disk is full. The
+            UserError: the episode breaks a rule, its id is taken, or the disk is full. The
                 episodes stored before are kept.
         """
         problems = episode_problems(episode, self.info)
         if episode.episode_id in self.done:
             problems.append("an episode of this id is stored already")
         if problems:
-            raise DataError(f"episode {episode.episode_id}: {'; '.join(problems)}")
+            raise UserError(f"episode {episode.episode_id}: {'; '.join(problems)}")
         with _interrupts_wait():
             self._append(episode)
 
@@ -104,7 +98,7 @@ class EpisodeWriter:
                 self._finish_shard()
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
-            raise DataError(
+            raise UserError(
                 f"cannot finish a shard in {self.folder}: {error}. Its episodes are kept: make "
                 "room and run the same command again"
             ) from error
@@ -123,7 +117,7 @@ class EpisodeWriter:
     def _continue_or_begin(self, info: DatasetInfo) -> DatasetInfo:
         if not (self.folder / "meta.json").exists():
             if any(self.folder.glob("shard-*.h5*")):
-                raise DataError(
+                raise UserError(
                     f"{self.folder} holds shards but no meta.json: put that file back, or "
                     "choose another folder"
                 )
@@ -131,12 +125,12 @@ class EpisodeWriter:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_info(self.folder, info)
             except OSError as error:
-                raise DataError(f"cannot write to {self.folder}: {error}") from None
+                raise UserError(f"cannot write to {self.folder}: {error}") from None
             return info
         stored = read_info(self.folder)
         differences = stored.differences(info)
         if differences:
-            raise DataError(
+            raise UserError(
                 f"{self.folder} holds episodes of another kind: {'; '.join(differences)}. "
                 "Choose another folder"
             )
@@ -167,7 +161,7 @@ class EpisodeWriter:
                 if row_problem(file, self.info, row) is not None:
                     return
                 episode = read_episode(file, self.info, row)
-            except DataError:
+            except UserError:
                 return
             if episode_problems(episode, self.info):
                 return
@@ -183,13 +177,13 @@ class EpisodeWriter:
 
     @contextlib.contextmanager
     def _failing_whole(self) -> Iterator[None]:
-        """What can't be written becomes a DataError; what was stored before stays."""
+        """What can't be written becomes a UserError; what was stored before stays."""
         try:
             yield
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
             self._path(".new").unlink(missing_ok=True)
-            raise DataError(
+            raise UserError(
                 f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
                 "are kept: make room and run the same command again"
             ) from error
@@ -212,7 +206,7 @@ class EpisodeWriter:
 
     def _begin_shard(self) -> h5py.File:
         if self._path(".tmp").exists():
-            raise DataError(f"{self._path('.tmp')} is being written by another process")
+            raise UserError(f"{self._path('.tmp')} is being written by another process")
         self._check_space(0)
         # Under another name until it is whole: a .tmp can be opened whenever we are killed.
         create_shard(self._path(".new"), self.info)

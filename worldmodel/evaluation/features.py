@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.errors import UserError
 from worldmodel.evaluation import c3d, i3d
 from worldmodel.frames import to_float
 
@@ -52,10 +53,6 @@ GET_C3D = (
     f"get conv3d_deepnetA_ucf.npz and {C3D_MEAN} from {C3D_URL} into one folder (their sha256 "
     "isn't known here) and give the first as --c3d-weights"
 )
-
-
-class MetricError(ValueError):
-    """A metric can't be had: weights are missing or damaged, or clips don't fit the network."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,16 @@ def load_i3d(
         trust_weights: run a TorchScript archive whatever its digest: it is code.
 
     Raises:
-        MetricError: there is no file, it is not what it should be, or the protocol needs the
+        UserError: there is no file, it is not what it should be, or the protocol needs the
             other kind.
     """
     if path is None:
-        raise MetricError(f"FVD needs the weights of an I3D: {GET_I3D}")
+        raise UserError(f"FVD needs the weights of an I3D: {GET_I3D}")
     data = _read(path, GET_I3D)
     digest = hashlib.sha256(data).hexdigest()
     if path.suffix == ".safetensors":
         if protocol is STYLEGAN_V:
-            raise MetricError(
+            raise UserError(
                 f"StyleGAN-V's protocol needs its own archive, {path} is another: {GET_I3D}"
             )
         network = _read_i3d(path).to(device)
@@ -142,7 +139,7 @@ def load_i3d(
 
     def features(clips: np.ndarray) -> np.ndarray:
         if clips.shape[1] < i3d.LEAST_FRAMES:
-            raise MetricError(
+            raise UserError(
                 f"I3D needs clips of {i3d.LEAST_FRAMES} frames at least, not {clips.shape[1]}"
             )
         return _describe(logits, clips, device)
@@ -159,10 +156,10 @@ def load_c3d(path: Path | None, *, device: str | torch.device = "cpu") -> Featur
         path: TGANv2's conv3d_deepnetA_ucf.npz, with mean2.npz in the same folder.
 
     Raises:
-        MetricError: a file is missing, or not what it should be.
+        UserError: a file is missing, or not what it should be.
     """
     if path is None:
-        raise MetricError(f"the inception score needs the weights of C3D: {GET_C3D}")
+        raise UserError(f"the inception score needs the weights of C3D: {GET_C3D}")
     digest = hashlib.sha256(_read(path, GET_C3D)).hexdigest()
     _read(path.with_name(C3D_MEAN), GET_C3D)
     mean = _read_arrays(path.with_name(C3D_MEAN), {"mean": c3d.MEAN_SHAPE})["mean"]
@@ -180,7 +177,7 @@ def load_c3d(path: Path | None, *, device: str | torch.device = "cpu") -> Featur
 
     def features(clips: np.ndarray) -> np.ndarray:
         if clips.shape[1] != c3d.NUM_FRAMES:
-            raise MetricError(f"C3D needs clips of {c3d.NUM_FRAMES} frames, not {clips.shape[1]}")
+            raise UserError(f"C3D needs clips of {c3d.NUM_FRAMES} frames, not {clips.shape[1]}")
         return _describe(logits, clips, device)
 
     return FeatureNetwork("C3D, logits of UCF-101", "Inception score", TGANV2, digest, features)
@@ -206,9 +203,9 @@ def _to_signed(clips: Tensor, size: int, *, align_corners: bool) -> Float[Tensor
 
 def _read(path: Path, how_to_get: str) -> bytes:
     if not path.is_file():
-        raise MetricError(f"there is no file {path}: {how_to_get}")
+        raise UserError(f"there is no file {path}: {how_to_get}")
     if path.stat().st_size > MAX_BYTES:
-        raise MetricError(f"{path} has more than {MAX_BYTES} bytes: {how_to_get}")
+        raise UserError(f"{path} has more than {MAX_BYTES} bytes: {how_to_get}")
     return path.read_bytes()
 
 
@@ -217,7 +214,7 @@ def _run_archive(
 ) -> torch.jit.ScriptModule:
     """A TorchScript archive. It unpickles no Python, but what it holds is run."""
     if digest != TORCHSCRIPT_SHA256 and not trust_weights:
-        raise MetricError(
+        raise UserError(
             f"{path} is not StyleGAN-V's i3d_torchscript.pt: its sha256 is {digest}, not "
             f"{TORCHSCRIPT_SHA256}; a TorchScript archive is code: give --trust-weights if you "
             "trust it; a pickled state dict must become safetensors first (see the docstring of "
@@ -230,9 +227,9 @@ def _run_archive(
             archive = torch.jit.load(io.BytesIO(data), map_location=device).eval()
             arguments = {argument.name for argument in archive.forward.schema.arguments}
     except RuntimeError:
-        raise MetricError(f"{path} is no TorchScript archive: {GET_I3D}") from None
+        raise UserError(f"{path} is no TorchScript archive: {GET_I3D}") from None
     if not arguments >= {"rescale", "resize", "return_features"}:
-        raise MetricError(f"{path} is not called as StyleGAN-V's I3D is: {GET_I3D}")
+        raise UserError(f"{path} is not called as StyleGAN-V's I3D is: {GET_I3D}")
     return archive
 
 
@@ -246,20 +243,20 @@ def _read_i3d(path: Path) -> nn.Module:
             eps = float((file.metadata() or {}).get("batch_norm_eps", DEFAULT_EPS))
             missing = set(expected) - counters - set(file.keys())
             if missing:
-                raise MetricError(f"{path} is no I3D of Kinetics-400: it lacks {min(missing)}")
+                raise UserError(f"{path} is no I3D of Kinetics-400: it lacks {min(missing)}")
             for name in set(expected) - counters:
                 shape, wanted = file.get_slice(name).get_shape(), list(expected[name].shape)
                 if shape != wanted:
-                    raise MetricError(f"{path}: {name} has shape {shape}, not {wanted}")
+                    raise UserError(f"{path}: {name} has shape {shape}, not {wanted}")
                 weights[name] = file.get_tensor(name).float()
                 if not weights[name].isfinite().all():
-                    raise MetricError(f"{path}: {name} holds numbers that are not finite")
-    except MetricError:
+                    raise UserError(f"{path}: {name} holds numbers that are not finite")
+    except UserError:
         raise
     except (SafetensorError, ValueError) as error:
-        raise MetricError(f"{path} is damaged: {error}; {GET_I3D}") from None
+        raise UserError(f"{path} is damaged: {error}; {GET_I3D}") from None
     if not (0 < eps < 1 and math.isfinite(eps)):
-        raise MetricError(f"{path}: batch_norm_eps must be between 0 and 1, not {eps}")
+        raise UserError(f"{path}: batch_norm_eps must be between 0 and 1, not {eps}")
     network = i3d.I3D(eps)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
@@ -287,7 +284,7 @@ def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
         NotImplementedError,  # an unknown way of compressing
         RuntimeError,  # an encrypted archive
     ) as error:
-        raise MetricError(f"{path} is damaged or another file: {error}; {GET_C3D}") from None
+        raise UserError(f"{path} is damaged or another file: {error}; {GET_C3D}") from None
     return arrays
 
 

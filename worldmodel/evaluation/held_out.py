@@ -62,7 +62,7 @@ class HeldOut:
         settings: how many clips, and how they are dreamed.
 
     Raises:
-        DataError: no test episode is long enough.
+        UserError: no test episode is long enough.
     """
 
     def __init__(self, model: WorldModel, reader: EpisodeReader, settings: Settings) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
-from worldmodel.evaluation.features import FeatureNetwork, MetricError
+from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.published import measure_fvd
 from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
@@ -87,7 +88,7 @@ def measure_dreams_fvd(held_out: HeldOut, network: FeatureNetwork) -> dict[str, 
     with a floor: these against the same of training clips."""
     wanted = network.protocol.num_frames
     if held_out.settings.horizon < wanted:
-        raise MetricError(f"{network.metric} needs {wanted} frames: --horizon {wanted} at least")
+        raise UserError(f"{network.metric} needs {wanted} frames: --horizon {wanted} at least")
     future = slice(held_out.num_given, held_out.num_given + wanted)
     _, training = held_out.draw("train")
     return measure_fvd(

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data import EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.following import measure_actions
@@ -70,8 +71,8 @@ def dream_parts(
     def held_out() -> HeldOut:
         try:
             return HeldOut(model, reader, settings)
-        except DataError as error:
-            raise DataError(f"{error} (--horizon {settings.horizon} asks for that many)") from None
+        except UserError as error:
+            raise UserError(f"{error} (--horizon {settings.horizon} asks for that many)") from None
 
     parts = {
         "tokenizer": Part(lambda: measure_tokenizer(held_out()), ("frames", "seed")),

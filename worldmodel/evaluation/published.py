@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 from worldmodel.evaluation.baselines import best_copy, unigram_chances
-from worldmodel.evaluation.features import FeatureNetwork, MetricError
+from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.frechet import frechet_distance, inception_score
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
 from worldmodel.metrics import (
@@ -144,12 +145,12 @@ def measure_fvd(
             samples there is R-FVD alone.
 
     Raises:
-        MetricError: there are too few clips, or the network refuses them.
+        UserError: there are too few clips, or the network refuses them.
     """
     n = len(real)
     num_sampled = n if sampled is None else len(sampled)
     if num_sampled != n or len(reconstructed) != n or min(n, len(training)) < MIN_FVD_CLIPS:
-        raise MetricError(
+        raise UserError(
             f"{network.metric} needs {MIN_FVD_CLIPS} test clips and training clips at least, and "
             f"a reconstruction and a sample of each test clip: not {n}, {len(training)}, "
             f"{len(reconstructed)} and {num_sampled}"
@@ -182,12 +183,12 @@ def measure_inception_score(
         network: its features are logits of classes.
 
     Raises:
-        MetricError: there are fewer clips than splits, or the network refuses them.
+        UserError: there are fewer clips than splits, or the network refuses them.
     """
     numbers = {**_source(network, sampled.shape[1]), "num_splits": num_splits}
     for kind, clips in (("sampled", sampled), ("real", real)):
         if len(clips) < num_splits:
-            raise MetricError(
+            raise UserError(
                 f"the inception score needs at least {num_splits} clips, not {len(clips)}"
             )
         logits = _describe(clips, network, f"classes of {kind} clips")

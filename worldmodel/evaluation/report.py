@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from worldmodel.errors import UserError
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.sections import sections
 from worldmodel.evaluation.tables import to_lines
@@ -27,10 +28,6 @@ _DAMAGE = (
 )
 
 
-class ReportError(ValueError):
-    """Something that is no report stands where one is to be written."""
-
-
 def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
     """The report at `path` if it is about the weights `digest`, else a new one without parts.
 
@@ -38,7 +35,7 @@ def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
         The report, and why there is a new one where an old one stood; empty where none did.
 
     Raises:
-        ReportError: something else than a report lies there, or a damaged one.
+        UserError: something else than a report lies there, or a damaged one.
     """
     new = {"format_version": FORMAT_VERSION, "weights_sha256": digest, "parts": {}}
     try:
@@ -52,7 +49,7 @@ def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
     except FileNotFoundError:
         return new, ""
     except _DAMAGE as error:
-        raise ReportError(
+        raise UserError(
             f"{path} is damaged or no report of this command ({type(error).__name__}): remove it, "
             "or choose another --out"
         ) from None

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.data import DataError, EpisodeReader
-from worldmodel.data.progress import console, track
+from worldmodel.command import say
+from worldmodel.data import EpisodeReader
+from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
+from worldmodel.errors import UserError
 from worldmodel.evaluation.foretelling import foretell_long, joined
 from worldmodel.evaluation.tables import Blocks, Table, number
 from worldmodel.files import written_whole
@@ -67,14 +69,14 @@ def score_episodes(
         `source`, and `episodes`, a list of one dict of COLUMNS for each that was chosen.
 
     Raises:
-        DataError: `episodes` is not understood, or the data hold none of them.
+        UserError: `episodes` is not understood, or the data hold none of them.
     """
     chosen = select_episodes(reader, episodes)
     known = _known(out / "scores.json", source)  # those not asked for stay in the file
     ids = reader.index["episode_id"][chosen].tolist()
     found = {} if again else {i: known[i] for i in ids if i in known}
     if found:
-        console.print(f"kept: {len(found)} of {len(ids)} episodes, scored before")
+        say(f"kept: {len(found)} of {len(ids)} episodes, scored before")
 
     def written() -> dict[str, Any]:
         rows = known | found
@@ -144,28 +146,28 @@ def select_episodes(reader: EpisodeReader, text: str) -> np.ndarray:
     """Positions in the reader's index of "all" episodes, of a split, or of ids as in "0,5-9".
 
     Raises:
-        DataError: it is none of these, or an id is not there.
+        UserError: it is none of these, or an id is not there.
     """
     if text == "all":
         return np.arange(len(reader))
     if text in SPLITS:
         chosen = reader.split(text)
         if not len(chosen):
-            raise DataError(f"{reader.folder} has no episode in the {text} split")
+            raise UserError(f"{reader.folder} has no episode in the {text} split")
         return chosen
     at = {int(episode_id): i for i, episode_id in enumerate(reader.index["episode_id"])}
     chosen = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not (first.isdecimal() and (last or first).isdecimal()):
-            raise DataError(
+            raise UserError(
                 f"--episodes {text!r}: {part.strip()!r} is no id; write all, a split "
                 f"({', '.join(SPLITS)}) or ids as in 0,5-9"
             )
         begin, end = int(first), int(last or first)
         inside = [i for episode_id, i in at.items() if begin <= episode_id <= end]
         if not inside:
-            raise DataError(f"{reader.folder} has no episode {part.strip()} (it holds {_span(at)})")
+            raise UserError(f"{reader.folder} has no episode {part.strip()} (it holds {_span(at)})")
         chosen += inside
     return np.unique(chosen)
 
@@ -213,7 +215,7 @@ def _known(path: Path, source: dict[str, Any]) -> dict[int, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        raise DataError(
+        raise UserError(
             f"{path} is damaged or no file of this command: remove it, or choose another --out"
         ) from None
     return {i: row for i, row in rows.items() if set(row) == set(COLUMNS)}

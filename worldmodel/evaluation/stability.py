@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.data import DataError, EpisodeReader
+from worldmodel.data import EpisodeReader
 from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, wander
 from worldmodel.film import save_png, sheet
@@ -58,7 +59,7 @@ def measure_stability(
     """
     members = _like_the_dreams(reader)
     if not len(members):
-        raise DataError(f"{reader.folder} has no test episode to compare long dreams with")
+        raise UserError(f"{reader.folder} has no test episode to compare long dreams with")
     lengths = reader.index["episode_length"][members] + 1
     long_enough = np.sort(lengths)[-min(MIN_REAL_BLOCKS, len(lengths))]
     block = int(min(BLOCK_STEPS, num_steps, long_enough))
@@ -207,7 +208,7 @@ def _begin(model: WorldModel, reader: EpisodeReader, seed: int) -> tuple[Dream, 
     members = reader.split("test")
     members = members[reader.index["episode_length"][members] + 1 >= num_given]
     if not len(members):
-        raise DataError(f"{reader.folder}: no test episode has {num_given} frames to begin from")
+        raise UserError(f"{reader.folder}: no test episode has {num_given} frames to begin from")
     chosen = np.random.default_rng([seed, 3]).permutation(members)
     chosen = np.resize(chosen, NUM_DREAMS)  # few episodes begin several dreams
     device = next(model.parameters()).device

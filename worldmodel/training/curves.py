@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.progress import TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.data.progress import Bar, console
+from worldmodel.command import say
+from worldmodel.data.progress import Bar
 from worldmodel.training.schedule import Progressed
 
 
@@ -29,7 +30,7 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        console.print("stopping after this step; Ctrl-C again stops at once")
+        say("stopping after this step; Ctrl-C again stops at once")
 
 
 class Curves:

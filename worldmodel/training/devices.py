@@ -8,7 +8,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
 from worldmodel.device import usable_device
-from worldmodel.training import TrainingError
+from worldmodel.errors import UserError
 from worldmodel.training.sharding import shard
 
 
@@ -22,18 +22,18 @@ def make_fabric(*, device: str, precision: str, strategy: str) -> Fabric:
             where there are several processes.
 
     Raises:
-        TrainingError: the device isn't there, or one process alone is to share its work.
+        UserError: the device isn't there, or one process alone is to share its work.
     """
     try:
         on_cuda = usable_device(device, or_auto=True) == "cuda"
     except ValueError as error:
-        raise TrainingError(str(error)) from None
+        raise UserError(str(error)) from None
     if strategy not in ("auto", "ddp", "fsdp"):
-        raise TrainingError(f"unknown strategy {strategy!r}: auto, ddp or fsdp")
+        raise UserError(f"unknown strategy {strategy!r}: auto, ddp or fsdp")
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1 and strategy != "auto":
-        raise TrainingError(
+        raise UserError(
             f"--strategy {strategy} shares the work of several processes and there is one: start "
             "them with torchrun --nproc-per-node=N -m worldmodel.train, or leave --strategy out"
         )

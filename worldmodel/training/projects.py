@@ -20,7 +20,8 @@ from worldmodel.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.configs import VideoGPTConfig, WorldModelConfig
-from worldmodel.data import ClipSampler, DataError, EpisodeReader
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import Preset, PublishedPreset
 from worldmodel.training.stages import PriorStage
@@ -47,7 +48,7 @@ class Project(Protocol):
         ...
 
     def load_model(self, checkpoint: str) -> WorldModel | VideoGPT:
-        """The weights of a checkpoint. Raises CheckpointError."""
+        """The weights of a checkpoint. Raises UserError."""
         ...
 
     def prior_stage(self, folder: Path, *, memory_limit_bytes: int, device: torch.device) -> Stage:
@@ -63,7 +64,7 @@ class DreamProject:
     """A world model that is stepped, and real moments to begin from.
 
     Raises:
-        DataError: the data don't suit the preset.
+        UserError: the data don't suit the preset.
     """
 
     def __init__(self, preset: Preset, reader: EpisodeReader) -> None:
@@ -109,7 +110,7 @@ class VideoGPTProject:
     """VideoGPT as published, and test clips to take conditions from.
 
     Raises:
-        DataError: the data don't suit the preset.
+        UserError: the data don't suit the preset.
     """
 
     def __init__(self, preset: PublishedPreset, reader: EpisodeReader) -> None:
@@ -153,7 +154,7 @@ class VideoGPTProject:
 
 
 def project_of(preset: Preset | PublishedPreset, reader: EpisodeReader) -> Project:
-    """What the preset makes of the data. Raises DataError where they don't suit."""
+    """What the preset makes of the data. Raises UserError where they don't suit."""
     if isinstance(preset, PublishedPreset):
         return VideoGPTProject(preset, reader)
     return DreamProject(preset, reader)
@@ -163,7 +164,7 @@ def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
     """Clips of the test split, of different episodes as far as there are enough.
 
     Raises:
-        DataError: no test episode is long enough.
+        UserError: no test episode is long enough.
     """
     sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
     rng = np.random.default_rng(0)
@@ -175,11 +176,11 @@ def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
 
 
 def _made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
-    """What `make` makes; sizes that don't go with the data become a DataError."""
+    """What `make` makes; sizes that don't go with the data become a UserError."""
     try:
         return make()
     except ValueError as error:
-        raise DataError(f"{reader.folder}: {error}") from None
+        raise UserError(f"{reader.folder}: {error}") from None
 
 
 def _world(reader: EpisodeReader) -> World:

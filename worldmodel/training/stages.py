@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
-from worldmodel.training import TrainingError
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512
@@ -48,7 +48,7 @@ class TokenizerStage:
         self.validation_clips = torch.from_numpy(validation.read(rows).frames)
         sample = self.clips.read(self.clips.draw(rng, 2000 // recipe.num_frames)).frames
         if sample.min() == sample.max():
-            raise TrainingError(
+            raise UserError(
                 f"{reader.folder}: every pixel of {len(sample)} clips has the same value, so there "
                 "is nothing to learn: look at what was recorded"
             )

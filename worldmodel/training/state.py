@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from worldmodel.training import TrainingError
+from worldmodel.errors import UserError
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.sharding import sliced_like, whole_tensor
 
@@ -52,7 +52,7 @@ def save_state(
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
-        raise TrainingError(
+        raise UserError(
             f"the training state can't be written to {path} ({error}): free some space and run "
             "the same command again; it goes on from the state saved before"
         ) from None
@@ -62,14 +62,14 @@ def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
     """Load the weights that `save_state` wrote; nothing where there is nothing.
 
     Raises:
-        TrainingError: the file is damaged, holds another model, or learned other inputs.
+        UserError: the file is damaged, holds another model, or learned other inputs.
     """
     if not path.exists():
         return Progressed()
     with _opened(path) as file:
         metadata = file.metadata()
         if metadata["inputs"] != inputs:
-            raise TrainingError(
+            raise UserError(
                 f"{path} learned the codes of another tokenizer: remove it to train the "
                 "prior again, or choose another --out"
             )
@@ -83,7 +83,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Load the optimiser's state that `save_state` wrote, or this process's slices of it.
 
     Raises:
-        TrainingError: the file is damaged or holds another model.
+        UserError: the file is damaged or holds another model.
     """
     if not path.exists():
         return
@@ -105,10 +105,10 @@ def _opened(path: Path) -> Iterator[Any]:
         path.open("rb").close()  # safetensors takes a file that it may not read for none
         with safe_open(path, "pt") as file:
             yield file
-    except TrainingError:
+    except UserError:
         raise
     except PermissionError:
-        raise TrainingError(f"{path} may not be read: its permissions forbid it") from None
+        raise UserError(f"{path} may not be read: its permissions forbid it") from None
     except (
         SafetensorError,
         OSError,
@@ -118,7 +118,7 @@ def _opened(path: Path) -> Iterator[Any]:
         TypeError,
         ValueError,
     ) as error:
-        raise TrainingError(
+        raise UserError(
             f"{path} is damaged or of another model ({str(error)[:200]}): choose another --out, "
             "or remove it to train from the beginning"
         ) from None

@@ -8,9 +8,9 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from worldmodel.command import say
 from worldmodel.configs import StageRecipe
-from worldmodel.data.progress import console
-from worldmodel.training import TrainingError
+from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
 from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
@@ -79,7 +79,7 @@ def train_stage(
         Whether the whole schedule is done.
 
     Raises:
-        TrainingError: the saved state is damaged or of another model, a batch can't be cut
+        UserError: the saved state is damaged or of another model, a batch can't be cut
             like that, or the module can't do what is asked.
     """
     shares = _shares(stage.recipe.batch_size, fabric, accumulate)
@@ -143,7 +143,7 @@ def _step(stage: Stage, learner: Learner, batch_seed: list[int], rate: float) ->
     """One step of the optimiser; returns the losses' means."""
     numbers, norm = learner.gradients(stage.losses, batch_seed)
     if not math.isfinite(norm):  # before it reaches the weights
-        raise TrainingError(
+        raise UserError(
             f"the {stage.name}'s gradient is not finite at step {batch_seed[-1]}: "
             "lower --learning-rate; the state saved last is kept"
         )
@@ -173,7 +173,7 @@ def _validate(
             curves.write(progressed, numbers, prefix="validation/")
             told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             line = f"{stage.name} at step {progressed.step}, held-out episodes: {told}"
-            console.print(line, soft_wrap=True, markup=False)
+            say(line)
             stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
 
 
@@ -183,7 +183,7 @@ def _state_path(stage: Stage, folder: Path) -> Path:
 
 def _recompute_activations(stage: Stage) -> None:
     if not hasattr(stage.module, "checkpoint_activations"):
-        raise TrainingError(
+        raise UserError(
             f"this {stage.name} can't compute its activations again: leave "
             "--checkpoint-activations out, and cut the memory with --accumulate"
         )
@@ -194,12 +194,12 @@ def _shares(batch_size: int, fabric: Fabric, accumulate: int) -> list[slice]:
     """The clips of a batch that this process works through, part by part."""
     num_parts = fabric.world_size * accumulate
     if batch_size % num_parts and accumulate == 1:
-        raise TrainingError(
+        raise UserError(
             f"a batch of {batch_size} can't be shared evenly by {num_parts} processes: choose "
             "another --batch-size"
         )
     if batch_size % num_parts:
-        raise TrainingError(
+        raise UserError(
             f"a batch of {batch_size} can't be cut evenly into {num_parts} parts, {accumulate} "
             "for each process: choose another --accumulate or --batch-size"
         )

@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float32, UInt8
 
 from worldmodel.actions import ActionSpec
-from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.tfrecord import (
     bytes_of,
     floats_of,
@@ -24,6 +24,7 @@ from worldmodel.data.importers.tfrecord import (
     record_spans,
 )
 from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.errors import UserError
 
 FOLDER = "softmotion30_44k"
 NUM_FRAMES = 30
@@ -50,7 +51,7 @@ class ImportBair:
     the set reach about 0.065), and two small whole numbers."""
 
     def run(self) -> None:
-        """Raises DataError when the folder or a record is not as it should be."""
+        """Raises UserError when the folder or a record is not as it should be."""
         num_stored = import_bair(
             self.source, self.out, camera=self.camera, action_limits=self.action_limits
         )
@@ -74,12 +75,12 @@ def import_bair(
         How many episodes the data set holds now.
 
     Raises:
-        DataError: there is no such folder, a file is damaged or cut off, a record is not one of
+        UserError: there is no such folder, a file is damaged or cut off, a record is not one of
             this set, or an action is beyond the limits. All headers are read before anything is
             stored.
     """
     if not all(0 < limit < float("inf") for limit in action_limits):
-        raise DataError(f"--action-limits must be finite and above 0, not {action_limits}")
+        raise UserError(f"--action-limits must be finite and above 0, not {action_limits}")
     folder = find_folder(source)
     records = {split: find_records(folder / split) for split in ("train", "test")}
     info = DatasetInfo(
@@ -113,24 +114,24 @@ def import_bair(
 
 
 def find_folder(source: Path) -> Path:
-    """The folder that holds train/ and test/. Raises DataError naming the way out."""
+    """The folder that holds train/ and test/. Raises UserError naming the way out."""
     if source.is_file():
-        raise DataError(
+        raise UserError(
             f"{source} is a file: unpack it first (tar -xf {source}) and give the folder {FOLDER}"
         )
     if not source.is_dir():
-        raise DataError(f"{source} does not exist: give the folder {FOLDER}")
+        raise UserError(f"{source} does not exist: give the folder {FOLDER}")
     for folder in (source, source / FOLDER):
         if (folder / "train").is_dir() and (folder / "test").is_dir():
             return folder
-    raise DataError(f"{source} holds no folders train and test: give the folder {FOLDER}")
+    raise UserError(f"{source} holds no folders train and test: give the folder {FOLDER}")
 
 
 def find_records(folder: Path) -> list[Record]:
     """All records of a folder's files, in the order of the trajectories' numbers.
 
     Raises:
-        DataError: there are none, or a file is damaged or cut off.
+        UserError: there are none, or a file is damaged or cut off.
     """
     files = [
         (int(match[1]), path)
@@ -144,7 +145,7 @@ def find_records(folder: Path) -> list[Record]:
         for number, span in enumerate(record_spans(path))
     ]
     if not records:
-        raise DataError(f"{folder} holds no records in files traj_*_to_*.tfrecords")
+        raise UserError(f"{folder} holds no records in files traj_*_to_*.tfrecords")
     return records
 
 
@@ -152,7 +153,7 @@ def read_trajectory(record: Record, camera: str, actions: ActionSpec) -> Recordi
     """One trajectory: 30 frames, 29 actions, 30 positions of the gripper.
 
     Raises:
-        DataError: the record is damaged, lacks something, or an action lies outside `actions`.
+        UserError: the record is damaged, lacks something, or an action lies outside `actions`.
     """
     path, number, span = record
     try:
@@ -163,15 +164,15 @@ def read_trajectory(record: Record, camera: str, actions: ActionSpec) -> Recordi
         moves = _rows(features, "action", 4)[:-1]  # the last one leads out of the trajectory
         for t, move in enumerate(moves):
             if not actions.contains(move):
-                raise DataError(
+                raise UserError(
                     f"action {t} is {move.tolist()}, beyond {actions.high}: if that is meant, "
                     "give larger --action-limits and another --out"
                 )
         positions = _rows(features, "endeffector_pos", 3)
         if not np.isfinite(positions).all():
-            raise DataError("a position of the gripper is not finite")
-    except DataError as error:
-        raise DataError(f"{path}, record {number}: {error}") from None
+            raise UserError("a position of the gripper is not finite")
+    except UserError as error:
+        raise UserError(f"{path}, record {number}: {error}") from None
     return Recording(frames, moves, positions)
 
 
@@ -179,7 +180,7 @@ def _image(features: dict[str, memoryview], name: str) -> UInt8[np.ndarray, "64 
     """A picture; whatever its name says, it is not encoded."""
     pixels = bytes_of(features, name)
     if len(pixels) != np.prod(FRAME_SHAPE):
-        raise DataError(
+        raise UserError(
             f"{name!r} holds {len(pixels)} bytes, not the {np.prod(FRAME_SHAPE)} of 64x64 RGB"
         )
     return np.frombuffer(pixels, np.uint8).reshape(FRAME_SHAPE)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 
-from worldmodel.data.episodes import DataError
+from worldmodel.errors import UserError
 
 MAX_READ_BYTES = 2**31  # what is read at once, and what one chunk may unpack to
 MAX_ATTRIBUTE_BYTES = 2**16
@@ -22,15 +22,15 @@ _H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading. Raises DataError when it isn't an HDF5 file, or is damaged."""
+    """Open a file for reading. Raises UserError when it isn't an HDF5 file, or is damaged."""
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist") from None
     except PermissionError:
-        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
+        raise UserError(f"{path} may not be opened: its permissions forbid it") from None
     except _H5PY_ERRORS as error:
-        raise DataError(f"{path} is no HDF5 file, or damaged: {_in_a_line(error)}") from None
+        raise UserError(f"{path} is no HDF5 file, or damaged: {_in_a_line(error)}") from None
     with file:
         yield file
 
@@ -43,7 +43,7 @@ def check_words(path: Path) -> None:
     counts all of it; HDF5 waits for ever behind one of length 0.
 
     Raises:
-        DataError: an object is shorter than its own header, or reaches out of its heap.
+        UserError: an object is shorter than its own header, or reaches out of its heap.
     """
     # Signature, version and three zeros.
     head = b"GCOL\1\0\0\0"
@@ -57,20 +57,20 @@ def check_words(path: Path) -> None:
                 is_free = data[position : position + 2] == b"\0\0"
                 position += length if is_free else 16 + -(-length // 8) * 8
                 if position > min(end, len(data)) or (is_free and length < 16):
-                    raise DataError(f"{path} is damaged: its words cannot be read")
+                    raise UserError(f"{path} is damaged: its words cannot be read")
             heap = data.find(head, heap + 8)
 
 
 def own_group(file: h5py.File, name: str) -> h5py.Group:
-    """A group that lies in this very file. Raises DataError."""
+    """A group that lies in this very file. Raises UserError."""
     group = _own_object(file, name)
     if not isinstance(group, h5py.Group):
-        raise DataError(f"{file.filename}: {name!r} is not a group")
+        raise UserError(f"{file.filename}: {name!r} is not a group")
     return group
 
 
 def has_own(group: h5py.Group, name: str) -> bool:
-    """Whether there is a link of this name, wherever it points to. Raises DataError."""
+    """Whether there is a link of this name, wherever it points to. Raises UserError."""
     with _readable(f"{group.file.filename}: {group.name!r}"):
         return bool(group.id.links.exists(name.encode()))
 
@@ -84,33 +84,33 @@ def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]
         ndims: how many dimensions it may have.
 
     Raises:
-        DataError: it is missing, of another kind, or claims more than the file can hold.
+        UserError: it is missing, of another kind, or claims more than the file can hold.
     """
     where = f"{file.filename}: {name!r}"
     array = _own_object(file, name)
     if not isinstance(array, h5py.Dataset):
-        raise DataError(f"{where} is not an array")
+        raise UserError(f"{where} is not an array")
     with _readable(where):
         if array.dtype.hasobject or array.is_virtual or array.external:
-            raise DataError(f"{where} holds objects or points to other files: do not use it")
+            raise UserError(f"{where} holds objects or points to other files: do not use it")
         if not np.issubdtype(array.dtype, dtype) or array.ndim not in ndims:
-            raise DataError(
+            raise UserError(
                 f"{where} is {array.dtype} {array.shape}, not {dtype.__name__} of "
                 f"{ndims[0]} dimensions"
             )
         chunk_bytes = int(np.prod(array.chunks or (0,), dtype=object)) * array.dtype.itemsize
         num_bytes = int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize
         if chunk_bytes > MAX_READ_BYTES or num_bytes > MAX_PACKING * file.id.get_filesize():
-            raise DataError(f"{where} claims to be {array.shape}, more than the file can hold")
+            raise UserError(f"{where} claims to be {array.shape}, more than the file can hold")
     return array
 
 
 def read_rows(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:
-    """Rows start..stop of an array that `own_array` gave. Raises DataError."""
+    """Rows start..stop of an array that `own_array` gave. Raises UserError."""
     where = f"{array.file.filename}: {array.name!r}"
     row_bytes = int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
     if (stop - start) * row_bytes > MAX_READ_BYTES:
-        raise DataError(
+        raise UserError(
             f"{where}: rows {start} to {stop} take {(stop - start) * row_bytes} bytes, more than "
             f"the {MAX_READ_BYTES} read at once"
         )
@@ -119,11 +119,11 @@ def read_rows(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:
 
 
 def attribute(array: h5py.Dataset, name: str) -> str | int:
-    """A word or a whole number that is noted on an array. Raises DataError."""
+    """A word or a whole number that is noted on an array. Raises UserError."""
     where = f"{array.file.filename}: {array.name!r}: its attribute {name!r}"
     with _readable(where):
         if name not in array.attrs:
-            raise DataError(f"{where} is missing")
+            raise UserError(f"{where} is missing")
         note = array.attrs.get_id(name)
         small = note.shape == () and note.get_storage_size() <= MAX_ATTRIBUTE_BYTES
         value = array.attrs[name] if small else None
@@ -132,7 +132,7 @@ def attribute(array: h5py.Dataset, name: str) -> str | int:
     if isinstance(value, np.integer):
         return int(value)
     if not isinstance(value, str):
-        raise DataError(f"{where} is neither a word nor a whole number")
+        raise UserError(f"{where} is neither a word nor a whole number")
     return value
 
 
@@ -142,10 +142,10 @@ def _own_object(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | h5py.
     for part in name.split("/"):
         with _readable(f"{file.filename}: {name!r}"):
             if not isinstance(found, h5py.Group) or not has_own(found, part):
-                raise DataError(f"{file.filename} has no {name!r}")
+                raise UserError(f"{file.filename} has no {name!r}")
             # Asked of the link itself: h5py would open the file that it points to.
             if found.id.links.get_info(part.encode()).type != h5l.TYPE_HARD:
-                raise DataError(
+                raise UserError(
                     f"{file.filename}: {name!r} is a link to elsewhere: do not use this file"
                 )
             found = found[part]
@@ -156,10 +156,10 @@ def _own_object(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | h5py.
 def _readable(where: str) -> Iterator[None]:
     try:
         yield
-    except DataError:
+    except UserError:
         raise
     except _H5PY_ERRORS as error:
-        raise DataError(f"{where} cannot be read: {_in_a_line(error)}") from None
+        raise UserError(f"{where} cannot be read: {_in_a_line(error)}") from None
 
 
 def _in_a_line(error: Exception) -> str:

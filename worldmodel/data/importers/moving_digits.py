@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from worldmodel.actions import NO_ACTION
-from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.writing import (
     OfficialSplit,
     Recording,
@@ -24,6 +24,7 @@ from worldmodel.data.importers.writing import (
     import_sources,
 )
 from worldmodel.data.reader import split_of
+from worldmodel.errors import UserError
 
 FRAME_SIZE = 64
 DIGIT_SIZE = 28
@@ -50,7 +51,7 @@ class ImportDigits:
     """Of everything."""
 
     def run(self) -> None:
-        """Raises DataError when an option is not usable or scikit-learn is missing."""
+        """Raises UserError when an option is not usable or scikit-learn is missing."""
         check_options(self.episodes, self.frames, self.digits, self.seed)
         images = sklearn_digits()
         num_test = len(images) // TEST_SHARE
@@ -73,7 +74,7 @@ class ImportDigits:
 
 
 def check_options(num_episodes: int, num_frames: int, num_digits: int, seed: int) -> None:
-    """Raises DataError when no moving digits can be made so."""
+    """Raises UserError when no moving digits can be made so."""
     limits = {
         "--episodes": (num_episodes, 1),
         "--frames": (num_frames, 2),
@@ -82,7 +83,7 @@ def check_options(num_episodes: int, num_frames: int, num_digits: int, seed: int
     }
     for name, (value, least) in limits.items():
         if value < least:
-            raise DataError(f"{name} must be at least {least}, not {value}")
+            raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def describe(env_id: str, env_kwargs: dict[str, Any]) -> DatasetInfo:
@@ -149,13 +150,13 @@ def sklearn_digits() -> UInt8[np.ndarray, "1797 28 28"]:
     """The handwritten digits that scikit-learn carries, enlarged, white on black.
 
     Raises:
-        DataError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed.
     """
     try:
         # Optional, and takes a second: only this command wants it.
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(
+        raise UserError(
             "moving digits are made of scikit-learn's images, and it is not installed: "
             "pip install 'scikit-learn>=1.5', or the extra: pip install -e '.[digits]'"
         ) from None

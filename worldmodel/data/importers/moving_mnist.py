@@ -20,7 +20,6 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from worldmodel.data.episodes import DataError
 from worldmodel.data.importers.moving_digits import (
     DIGIT_SIZE,
     FRAME_SIZE,
@@ -29,6 +28,7 @@ from worldmodel.data.importers.moving_digits import (
     describe,
 )
 from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.errors import UserError
 
 TEST_FILE = "mnist_test_seq.npy"
 TEST_FRAMES = 20
@@ -68,7 +68,7 @@ class ImportMovingMNIST:
     """Of the episodes that are made."""
 
     def run(self) -> None:
-        """Raises DataError when an option is not usable, or a file is missing or damaged."""
+        """Raises UserError when an option is not usable, or a file is missing or damaged."""
         check_options(self.episodes, self.frames, self.digits, self.seed)
         test_path, image_paths = find_files(self.source)
         options = {
@@ -98,12 +98,12 @@ def find_files(source: Path) -> tuple[Path | None, dict[OfficialSplit, Path]]:
     """The official test set and MNIST's images, as far as they are to be used.
 
     Raises:
-        DataError: what is there makes no data set.
+        UserError: what is there makes no data set.
     """
     if source.is_file():
         return source, {}
     if not source.is_dir():
-        raise DataError(f"{source} does not exist: give {TEST_FILE}, or a folder that holds it")
+        raise UserError(f"{source} does not exist: give {TEST_FILE}, or a folder that holds it")
     test_path = source / TEST_FILE if (source / TEST_FILE).is_file() else None
     image_paths: dict[OfficialSplit, Path] = {}
     for split, name in IMAGE_FILES.items():
@@ -114,7 +114,7 @@ def find_files(source: Path) -> tuple[Path | None, dict[OfficialSplit, Path]]:
             image_paths[split] = found[0]
     complete = test_path is not None or "test" in image_paths
     if not complete or (test_path is None and "train" not in image_paths):
-        raise DataError(
+        raise UserError(
             f"{source} holds neither {TEST_FILE} nor both of "
             f"{' and '.join(IMAGE_FILES.values())} (also .gz)"
         )
@@ -135,13 +135,13 @@ def open_sequences(path: Path) -> UInt8[np.ndarray, "T N 64 64"]:
     """The array of mnist_test_seq.npy, mapped and not yet read.
 
     Raises:
-        DataError: it is not such a file; nothing in it is unpickled.
+        UserError: it is not such a file; nothing in it is unpickled.
     """
     try:
         with path.open("rb") as file:
             prelude = file.read(NPY_PRELUDE.size)
             if len(prelude) < NPY_PRELUDE.size or not prelude.startswith(NPY_MAGIC):
-                raise DataError(f"{path} is no .npy file of version 1: {TEST_FILE} is one")
+                raise UserError(f"{path} is no .npy file of version 1: {TEST_FILE} is one")
             *_, header_size = NPY_PRELUDE.unpack(prelude)
             header = file.read(header_size)
         says = NPY_HEADER.fullmatch(header)
@@ -149,48 +149,48 @@ def open_sequences(path: Path) -> UInt8[np.ndarray, "T N 64 64"]:
         num_frames, num_sequences, *frame_size = shape
         is_expected = num_frames == TEST_FRAMES and frame_size == [FRAME_SIZE, FRAME_SIZE]
         if says is None or not is_expected or num_sequences < 1:
-            raise DataError(
+            raise UserError(
                 f"{path} says that it holds {header[:150].decode(errors='replace').strip()!r}, but "
                 f"{TEST_FILE} holds uint8 '|u1' ({TEST_FRAMES}, 10000, {FRAME_SIZE}, {FRAME_SIZE})"
             )
         offset = NPY_PRELUDE.size + header_size
         num_bytes = path.stat().st_size - offset
         if num_bytes != math.prod(shape):
-            raise DataError(
+            raise UserError(
                 f"{path} is damaged: {num_bytes} bytes follow its header, not {math.prod(shape)}"
             )
         order = "F" if says["fortran"] == b"True" else "C"
         return np.memmap(path, np.uint8, "r", offset, tuple(shape), order)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "_ 28 28"]:
     """The images of one of MNIST's files, also when packed as .gz.
 
     Raises:
-        DataError: it is not such a file, is damaged, or is longer or shorter than it says.
+        UserError: it is not such a file, is damaged, or is longer or shorter than it says.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(IDX_HEADER.size)
             if len(header) < IDX_HEADER.size:
-                raise DataError(f"{path} is too short for the header of an IDX file")
+                raise UserError(f"{path} is too short for the header of an IDX file")
             magic, num_images, height, width = IDX_HEADER.unpack(header)
             if magic != IDX_MAGIC or (height, width) != (DIGIT_SIZE, DIGIT_SIZE):
-                raise DataError(
+                raise UserError(
                     f"{path} is not a file of MNIST's images: its header says magic {magic:#x}, "
                     f"{height} x {width}, not {IDX_MAGIC:#x}, {DIGIT_SIZE} x {DIGIT_SIZE}"
                 )
             if not 1 <= num_images <= MAX_IMAGES:
-                raise DataError(
+                raise UserError(
                     f"{path} says that it holds {num_images} images, not 1 to {MAX_IMAGES}"
                 )
             num_bytes = num_images * DIGIT_SIZE**2
             pixels = file.read(num_bytes + 1)  # one more tells whether it ends here
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read or is damaged: {error}") from None
+        raise UserError(f"{path} cannot be read or is damaged: {error}") from None
     if len(pixels) != num_bytes:
         holds = "more" if len(pixels) > num_bytes else "fewer"
-        raise DataError(f"{path} holds {holds} images than the {num_images} that it says")
+        raise UserError(f"{path} holds {holds} images than the {num_images} that it says")
     return np.frombuffer(pixels, np.uint8).reshape(num_images, DIGIT_SIZE, DIGIT_SIZE)

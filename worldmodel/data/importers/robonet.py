@@ -17,7 +17,7 @@ import tyro
 from jaxtyping import Float32, Float64, UInt8
 
 from worldmodel.actions import ActionSpec
-from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.hdf5 import (
     attribute,
     check_words,
@@ -30,6 +30,7 @@ from worldmodel.data.importers.hdf5 import (
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
 from worldmodel.data.importers.writing import Recording, Source, import_sources
 from worldmodel.data.progress import track
+from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
 
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
@@ -54,7 +55,7 @@ class ImportRoboNet:
     """Height and width of the stored frames; each pixel is the mean of the area it covers."""
 
     def run(self) -> None:
-        """Raises DataError when the folder or a file is not as it should be."""
+        """Raises UserError when the folder or a file is not as it should be."""
         num_stored = import_robonet(
             self.source, self.out, files=self.files, camera=self.camera, size=self.size
         )
@@ -86,12 +87,12 @@ def import_robonet(
         How many episodes the data set holds now.
 
     Raises:
-        DataError: there are no files, one is damaged, lacks the camera, or has another number
+        UserError: there are no files, one is damaged, lacks the camera, or has another number
             of actions or states than the first. All but the pictures is read before anything is
             stored.
     """
     if camera < 0 or not 1 <= size <= 4096:
-        raise DataError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
+        raise UserError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
     trajectories = find_trajectories(source, files, camera)
     limits = np.max([t.largest for t in trajectories], axis=0).tolist()
     limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
@@ -122,19 +123,19 @@ def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]
     """All files of these names in a folder, surveyed.
 
     Raises:
-        DataError: there are none, one is damaged, or one's actions or states are of another size.
+        UserError: there are none, one is damaged, or one's actions or states are of another size.
     """
     if not source.is_dir():
-        raise DataError(f"{source} is no folder: give the one with RoboNet's HDF5 files, unpacked")
+        raise UserError(f"{source} is no folder: give the one with RoboNet's HDF5 files, unpacked")
     paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
     if not paths:
-        raise DataError(f"{source} holds no files {files}")
+        raise UserError(f"{source} holds no files {files}")
     trajectories = [survey(path, camera) for path in track(paths, "reading actions")]
     first = trajectories[0]
     for other in trajectories:
         sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
         if sizes != expected:
-            raise DataError(
+            raise UserError(
                 f"{other.path}: actions have {sizes[0]} numbers and states {sizes[1]}, but those "
                 f"of {first.path} have {expected[0]} and {expected[1]}: take the files of one "
                 "robot with --files"
@@ -149,7 +150,7 @@ def survey(path: Path, camera: int) -> Trajectory:
     as RoboNet's own loader does.
 
     Raises:
-        DataError: it is not a trajectory of RoboNet, has no such camera, or is damaged.
+        UserError: it is not a trajectory of RoboNet, has no such camera, or is damaged.
     """
     with open_hdf5(path) as file:
         check_words(path)
@@ -157,9 +158,9 @@ def survey(path: Path, camera: int) -> Trajectory:
         states = _numbers(file, "env/state")
         num_frames = min(len(actions) + 1, len(states), _num_pictures(file, camera))
         if num_frames < 2:
-            raise DataError(f"{path} holds no two frames with an action between them")
+            raise UserError(f"{path} holds no two frames with an action between them")
         if not 4 <= actions.shape[1] <= len(ACTION_MEANINGS) or states.shape[1] < 1:
-            raise DataError(
+            raise UserError(
                 f"{path}: actions have {actions.shape[1]} numbers, not 4 or 5, or there is no state"
             )
         largest = np.abs(actions[: num_frames - 1]).max(0)
@@ -167,24 +168,24 @@ def survey(path: Path, camera: int) -> Trajectory:
 
 
 def read_trajectory(trajectory: Trajectory, camera: int, size: int) -> Recording:
-    """The frames, RGB of the wanted size, with actions and states. Raises DataError."""
+    """The frames, RGB of the wanted size, with actions and states. Raises UserError."""
     path, num_frames = trajectory.path, trajectory.num_frames
     with open_hdf5(path) as file:
         actions = _numbers(file, "policy/actions")[: num_frames - 1].astype(np.float32)
         states = _numbers(file, "env/state")[:num_frames].astype(np.float32)
         frames = [area_resized(p, (size, size)) for p in _pictures(file, camera, num_frames)]
     if len(frames) < num_frames:
-        raise DataError(f"{path}: its film ends after {len(frames)} of {num_frames} frames")
+        raise UserError(f"{path}: its film ends after {len(frames)} of {num_frames} frames")
     return Recording(np.stack(frames), actions, states)
 
 
 def _numbers(file: h5py.File, name: str) -> Float64[np.ndarray, "n m"]:
     array = own_array(file, name, dtype=np.floating, ndims=(2,))
     if len(array) > MAX_FRAMES or array.shape[1] > MAX_FRAMES:
-        raise DataError(f"{file.filename}: {name!r} is {array.shape}: too long for a trajectory")
+        raise UserError(f"{file.filename}: {name!r} is {array.shape}: too long for a trajectory")
     numbers = read_rows(array, 0, len(array)).astype(np.float64)
     if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
-        raise DataError(f"{file.filename}: {name!r} holds a number that is not finite")
+        raise UserError(f"{file.filename}: {name!r} holds a number that is not finite")
     return numbers
 
 
@@ -192,13 +193,13 @@ def _num_pictures(file: h5py.File, camera: int) -> int:
     """How many pictures a camera took, as the file says."""
     folder = f"env/cam{camera}_video"
     if not has_own(own_group(file, "env"), f"cam{camera}_video"):
-        raise DataError(f"{file.filename} has no camera {camera}: choose another --camera")
+        raise UserError(f"{file.filename} has no camera {camera}: choose another --camera")
     group = own_group(file, folder)
     if not has_own(group, "frames"):
         return next(n for n in itertools.count() if not has_own(group, f"frame{n}"))
     count = attribute(_encoded(file, f"{folder}/frames"), "T")
     if not isinstance(count, int):
-        raise DataError(f"{file.filename}: the film's attribute 'T' is {count!r}, not a number")
+        raise UserError(f"{file.filename}: the film's attribute 'T' is {count!r}, not a number")
     return count
 
 
@@ -225,7 +226,7 @@ def _pictures(file: h5py.File, camera: int, count: int) -> Iterator[UInt8[np.nda
 def _is_rgb(array: h5py.Dataset) -> bool:
     image_format = attribute(array, "image_format")
     if image_format not in ("RGB", "BGR"):
-        raise DataError(
+        raise UserError(
             f"{array.file.filename}: {array.name!r}: image_format is {image_format!r}, not RGB "
             "or BGR"
         )
@@ -236,7 +237,7 @@ def _encoded(file: h5py.File, name: str) -> h5py.Dataset:
     # Older OpenCV gives the bytes of a JPEG as a column.
     array = own_array(file, name, dtype=np.uint8, ndims=(1, 2))
     if array.nbytes > MAX_ENCODED_BYTES:
-        raise DataError(f"{file.filename}: {name!r} is {array.shape}: too long for pictures")
+        raise UserError(f"{file.filename}: {name!r} is {array.shape}: too long for pictures")
     return array
 
 

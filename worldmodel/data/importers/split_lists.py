@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from worldmodel.data.episodes import DataError
 from worldmodel.data.importers.writing import OfficialSplit
+from worldmodel.errors import UserError
 
 MAX_LIST_BYTES = 2**26
 
@@ -28,7 +28,7 @@ def official_splits(
         The split of each name that is listed; and the listed ones that are not among the names.
 
     Raises:
-        DataError: a list can't be read, means several videos by one line, or one video stands
+        UserError: a list can't be read, means several videos by one line, or one video stands
             in lists of both splits.
     """
     of_file_name: dict[str, list[str]] = defaultdict(list)
@@ -44,19 +44,19 @@ def official_splits(
                 if not found:
                     missing.append(str(entry))
                 elif len(found) > 1:
-                    raise DataError(f"{path}: {entry} may mean {found[0]} or {found[1]}")
+                    raise UserError(f"{path}: {entry} may mean {found[0]} or {found[1]}")
                 elif splits.setdefault(found[0], split) != split:
-                    raise DataError(f"{found[0]} is listed for training and for the test")
+                    raise UserError(f"{found[0]} is listed for training and for the test")
     return splits, missing
 
 
 def _entries(path: Path) -> Iterator[PurePosixPath]:
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
-            raise DataError(f"{path} is too large for a list of videos")
+            raise UserError(f"{path} is too large for a list of videos")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as a list of videos: {error}") from None
+        raise UserError(f"{path} cannot be read as a list of videos: {error}") from None
     for line in lines:
         entry = re.sub(r"\s+\d+$", "", line.split("\t")[0].strip()).replace("\\", "/")
         if "://" in entry:  # only the file name is kept by whoever downloads

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from worldmodel.data.episodes import DataError
+from worldmodel.errors import UserError
 
 MAX_RECORD_BYTES = 2**26  # a record is read whole: 90 times one of BAIR's
 _CUT_OFF = "it is cut off"
@@ -27,7 +27,7 @@ def record_spans(path: Path) -> list[tuple[int, int]]:
     """Where the records of a file lie: first byte and length of each, by the headers alone.
 
     Raises:
-        DataError: a header is damaged, or the file ends too early.
+        UserError: a header is damaged, or the file ends too early.
     """
     size = path.stat().st_size
     spans = []
@@ -38,35 +38,35 @@ def record_spans(path: Path) -> list[tuple[int, int]]:
             header = file.read(12)
             where = f"{path}, record {len(spans)}"
             if len(header) < 12:
-                raise DataError(f"{where}: {_CUT_OFF}. Fetch the file again")
+                raise UserError(f"{where}: {_CUT_OFF}. Fetch the file again")
             length, checksum = struct.unpack("<QI", header)
             if _masked(crc32c(header[:8])) != checksum:
-                raise DataError(
+                raise UserError(
                     f"{where}: the checksum of its length is wrong. The file is damaged or no "
                     "TFRecord file: fetch it again"
                 )
             if length > MAX_RECORD_BYTES:
-                raise DataError(
+                raise UserError(
                     f"{where}: it claims {length} bytes, more than {MAX_RECORD_BYTES}: no "
                     "trajectory is so long"
                 )
             if length + 16 > size - position:
-                raise DataError(f"{where}: {_CUT_OFF}. Fetch the file again")
+                raise UserError(f"{where}: {_CUT_OFF}. Fetch the file again")
             spans.append((position + 12, length))
             position += length + 16
     return spans
 
 
 def read_record(path: Path, span: tuple[int, int]) -> bytes:
-    """The record at `span`, as `record_spans` gives it. Raises DataError when it is damaged."""
+    """The record at `span`, as `record_spans` gives it. Raises UserError when it is damaged."""
     start, length = span
     with path.open("rb") as file:
         file.seek(start)
         record, checksum = file.read(length), file.read(4)
     if len(record) < length or len(checksum) < 4:
-        raise DataError(f"{_CUT_OFF}. Fetch the file again")
+        raise UserError(f"{_CUT_OFF}. Fetch the file again")
     if _masked(crc32c(record)) != int.from_bytes(checksum, "little"):
-        raise DataError("its checksum is wrong: the file is damaged, fetch it again")
+        raise UserError("its checksum is wrong: the file is damaged, fetch it again")
     return record
 
 
@@ -74,7 +74,7 @@ def parse_example(record: bytes) -> dict[str, memoryview]:
     """The features of a tf.train.Example by name, for `bytes_of` and `floats_of`.
 
     Raises:
-        DataError: it isn't one.
+        UserError: it isn't one.
     """
     features = {}
     for all_features in _parts(memoryview(record), 1):
@@ -82,21 +82,21 @@ def parse_example(record: bytes) -> dict[str, memoryview]:
             try:
                 name = bytes(next(_parts(entry, 1), b"")).decode()
             except UnicodeDecodeError:
-                raise DataError("a feature's name is not UTF-8") from None
+                raise UserError("a feature's name is not UTF-8") from None
             features[name] = next(_parts(entry, 2), memoryview(b""))
     return features
 
 
 def bytes_of(features: dict[str, memoryview], name: str) -> memoryview:
-    """The bytes under a name. Raises DataError when there aren't any, or several."""
+    """The bytes under a name. Raises UserError when there aren't any, or several."""
     values = [v for part in _parts(_feature(features, name), 1) for v in _parts(part, 1)]
     if len(values) != 1:
-        raise DataError(f"{name!r} holds {len(values)} byte strings, not one")
+        raise UserError(f"{name!r} holds {len(values)} byte strings, not one")
     return values[0]
 
 
 def floats_of(features: dict[str, memoryview], name: str, count: int) -> Float32[np.ndarray, " n"]:
-    """The `count` numbers under a name. Raises DataError when there are more or fewer."""
+    """The `count` numbers under a name. Raises UserError when there are more or fewer."""
     packed = b"".join(
         value
         for part in _parts(_feature(features, name), 2)
@@ -104,13 +104,13 @@ def floats_of(features: dict[str, memoryview], name: str, count: int) -> Float32
         for value in _parts(part, 1, wires=(_LENGTH, _FIXED32))
     )
     if len(packed) != 4 * count:
-        raise DataError(f"{name!r} holds {len(packed) / 4:g} numbers, not {count}")
+        raise UserError(f"{name!r} holds {len(packed) / 4:g} numbers, not {count}")
     return np.frombuffer(packed, "<f4").astype(np.float32)
 
 
 def _feature(features: dict[str, memoryview], name: str) -> memoryview:
     if name not in features:
-        raise DataError(f"it has no {name!r}")
+        raise UserError(f"it has no {name!r}")
     return features[name]
 
 
@@ -130,9 +130,9 @@ def _parts(
         elif wire in (_FIXED64, _FIXED32):
             size = 8 if wire == _FIXED64 else 4
         else:
-            raise DataError("it is not a tf.train.Example")
+            raise UserError("it is not a tf.train.Example")
         if size > len(message) - position:
-            raise DataError("it is not a tf.train.Example: a part is longer than the whole")
+            raise UserError("it is not a tf.train.Example: a part is longer than the whole")
         if tag >> 3 == number and wire in wires:
             yield message[position : position + size]
         position += size
@@ -145,7 +145,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return value, position + i + 1
-    raise DataError("it is not a tf.train.Example: a number does not end")
+    raise UserError("it is not a tf.train.Example: a number does not end")
 
 
 def _masked(checksum: int) -> int:

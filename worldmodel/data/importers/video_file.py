@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from worldmodel.data.episodes import DataError
+from worldmodel.errors import UserError
 from worldmodel.resize import square
 
 MAX_PIXELS = 8192 * 4320  # of a frame: 8K
@@ -25,11 +25,11 @@ CONTAINER_OPTIONS = {"format_whitelist": "avi,gif,matroska,webm,mov,mp4,m4a,3gp,
 
 
 def frame_rate(path: Path) -> float:
-    """Frames a second of a video. Raises DataError when it can't be read or doesn't say."""
+    """Frames a second of a video. Raises UserError when it can't be read or doesn't say."""
     with _opened(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate
         if not rate or rate < 0:
-            raise DataError(f"{path} does not say how many frames a second it has")
+            raise UserError(f"{path} does not say how many frames a second it has")
         return float(rate)
 
 
@@ -42,7 +42,7 @@ def read_video(
         The frames, and whether there were more.
 
     Raises:
-        DataError: the video is damaged, has no frame, too large ones or ones that change size.
+        UserError: the video is damaged, has no frame, too large ones or ones that change size.
     """
     frames = []
     num_decoded = 0
@@ -52,7 +52,7 @@ def read_video(
             frame_size = (frame.width, frame.height)
             first_size = first_size or frame_size
             if frame_size != first_size:
-                raise DataError(
+                raise UserError(
                     f"{path} is damaged: its size changes from {first_size} to {frame_size} at "
                     f"frame {num_decoded}"
                 )
@@ -63,10 +63,10 @@ def read_video(
             num_decoded += 1
             last_s = frame.time
         if num_decoded == 0:
-            raise DataError(f"{path} is damaged: it has no frame")
+            raise UserError(f"{path} is damaged: it has no frame")
         share = _share_read(container, stream, num_decoded, last_s)
     if share < LEAST_SHARE:
-        raise DataError(f"{path} is damaged: it ends after {share:.0%} of what it declares")
+        raise UserError(f"{path} is damaged: it ends after {share:.0%} of what it declares")
     return np.stack(frames), False
 
 
@@ -96,26 +96,26 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream) or stream.codec_context is None:
-                raise DataError(f"{path} is damaged: it holds no video that can be decoded")
+                raise UserError(f"{path} is damaged: it holds no video that can be decoded")
             width, height = stream.codec_context.width, stream.codec_context.height
             if not 0 < width * height <= MAX_PIXELS:
-                raise DataError(
+                raise UserError(
                     f"{path} is damaged or too large: its frames are {width} x {height} "
                     f"(0 x 0 where it doesn't say a usable size), the most is {MAX_PIXELS} pixels"
                 )
             stream.codec_context.options = CODEC_OPTIONS
             yield container, stream
     except PermissionError:
-        raise DataError(f"{path} may not be opened: its permissions forbid it") from None
+        raise UserError(f"{path} may not be opened: its permissions forbid it") from None
     except FFmpegError as error:
-        raise DataError(f"{path} is damaged or no video: {error.strerror}") from None
+        raise UserError(f"{path} is damaged or no video: {error.strerror}") from None
 
 
 def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise DataError(f"{path} is damaged: it ends in the middle of a frame")
+            raise UserError(f"{path} is damaged: it ends in the middle of a frame")
         for frame in packet.decode():
             if not isinstance(frame, av.VideoFrame) or frame.is_corrupt:
-                raise DataError(f"{path} is damaged: a frame cannot be decoded whole")
+                raise UserError(f"{path} is damaged: a frame cannot be decoded whole")
             yield frame

@@ -15,9 +15,10 @@ import tyro
 from jaxtyping import Int64
 
 from worldmodel.actions import NO_ACTION
-from worldmodel.data.episodes import DataError, DatasetInfo
+from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.hdf5 import open_hdf5, own_array, read_rows
 from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.errors import UserError
 
 SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
 
@@ -34,7 +35,7 @@ class ImportVideoGPTHDF5:
     """Frames a second; the file doesn't tell."""
 
     def run(self) -> None:
-        """Raises DataError when the file is not as it should be."""
+        """Raises UserError when the file is not as it should be."""
         num_stored, num_left_out = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
         print(f"{self.out} holds {num_stored} episodes", end="")
         print(f"; {num_left_out} videos of a single frame were left out" if num_left_out else "")
@@ -48,11 +49,11 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
         nothing happens in a single frame.
 
     Raises:
-        DataError: the file is damaged, or its arrays don't fit together. All but the pixels is
+        UserError: the file is damaged, or its arrays don't fit together. All but the pixels is
             checked before anything is stored.
     """
     if not 0 < fps < float("inf"):
-        raise DataError(f"--fps must be above 0, not {fps}")
+        raise UserError(f"--fps must be above 0, not {fps}")
     with open_hdf5(source) as file:
         pixels: dict[OfficialSplit, h5py.Dataset] = {
             split: own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,)) for split in SPLITS
@@ -63,7 +64,7 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
         whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
         num_whole = sum(map(len, whole.values()))
         if num_whole == 0:
-            raise DataError(f"{source} holds no video of two frames or more")
+            raise UserError(f"{source} holds no video of two frames or more")
 
         def sources() -> Iterator[Source]:
             for split in SPLITS:
@@ -93,9 +94,9 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
 def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
     shapes = [pixels[split].shape[1:] for split in SPLITS]
     if shapes[0] != shapes[1]:
-        raise DataError(f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}")
+        raise UserError(f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}")
     if min(shapes[0]) < 1 or shapes[0][2] not in (1, 3):
-        raise DataError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
+        raise UserError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
     return shapes[0]
 
 
@@ -105,26 +106,26 @@ def find_videos(
     """Where each video begins, and behind the last one `num_frames`.
 
     Raises:
-        DataError: videos overlap, are out of order, or lie outside the frames.
+        UserError: videos overlap, are out of order, or lie outside the frames.
     """
     name = f"{split}_idx"
     array = own_array(file, name, dtype=np.integer, ndims=(1,))
     if len(array) > num_frames:
-        raise DataError(f"{file.filename}: {name} has {len(array)} videos, more than frames")
+        raise UserError(f"{file.filename}: {name} has {len(array)} videos, more than frames")
     starts = read_rows(array, 0, len(array))
     # In the file's own type: it may not fit into int64.
     if len(starts) and not 0 <= starts.min() <= starts.max() < num_frames:
-        raise DataError(
+        raise UserError(
             f"{file.filename}: {name} lies from {starts.min()} to {starts.max()}, outside the "
             f"{num_frames} frames of {split}_data"
         )
     edges = np.append(starts.astype(np.int64), num_frames)
     if edges[0] != 0:
-        raise DataError(f"{file.filename}: {name} does not begin with 0")
+        raise UserError(f"{file.filename}: {name} does not begin with 0")
     wrong = np.flatnonzero(np.diff(edges) <= 0)
     if len(wrong):
         i = int(wrong[0])
-        raise DataError(
+        raise UserError(
             f"{file.filename}: {name} goes from {edges[i]} to {edges[i + 1]} at video {i}: "
             "videos must follow one another"
         )

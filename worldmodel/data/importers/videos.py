@@ -17,12 +17,7 @@ import numpy as np
 import tyro
 
 from worldmodel.actions import NO_ACTION
-from worldmodel.data.episodes import (
-    CLASS_VARIABLE,
-    POLICY_NAME_BYTES,
-    DataError,
-    DatasetInfo,
-)
+from worldmodel.data.episodes import CLASS_VARIABLE, POLICY_NAME_BYTES, DatasetInfo
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import frame_rate, read_video
 from worldmodel.data.importers.writing import (
@@ -31,6 +26,7 @@ from worldmodel.data.importers.writing import (
     Source,
     import_sources,
 )
+from worldmodel.errors import UserError
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
@@ -63,7 +59,7 @@ class ImportVideos:
     """Leave damaged videos out instead of stopping at the first."""
 
     def run(self) -> None:
-        """Raises DataError when an option, a list or a video is not usable."""
+        """Raises UserError when an option, a list or a video is not usable."""
         _check(self)
         videos = find_videos(self.source)
         splits, notes = _splits(self, list(videos))
@@ -99,7 +95,7 @@ class ImportVideos:
         notes += tally.notes(self)
         said = "; ".join([f"{self.out} holds {num_stored} episodes", *notes])
         if num_stored == 0:
-            raise DataError(f"{said}: nothing is left to learn from")
+            raise UserError(f"{said}: nothing is left to learn from")
         print(said)
 
 
@@ -131,10 +127,10 @@ def find_videos(source: Path) -> dict[str, str | None]:
     """Path below `source` and class of each video, in the order of the paths.
 
     Raises:
-        DataError: there is none, or some lie in class folders and others don't.
+        UserError: there is none, or some lie in class folders and others don't.
     """
     if not source.is_dir():
-        raise DataError(f"{source} is not a folder: give the folder that holds the videos")
+        raise UserError(f"{source} is not a folder: give the folder that holds the videos")
     at_depth = {
         depth: sorted(
             path.relative_to(source).as_posix()
@@ -145,10 +141,10 @@ def find_videos(source: Path) -> dict[str, str | None]:
     }
     depths = [depth for depth, names in at_depth.items() if names]
     if not depths:
-        raise DataError(f"{source} holds no video: none of {', '.join(SUFFIXES)}")
+        raise UserError(f"{source} holds no video: none of {', '.join(SUFFIXES)}")
     if len(depths) > 1 or depths[0] == 3:
         examples = " and ".join(at_depth[depth][0] for depth in depths)
-        raise DataError(
+        raise UserError(
             f"{source} holds {examples}: all videos must lie right in it, or all in one folder "
             "a class"
         )
@@ -165,9 +161,9 @@ def _check(options: ImportVideos) -> None:
     }
     for name, (value, lowest) in least.items():
         if value < lowest:
-            raise DataError(f"{name} must be at least {lowest}, not {value}")
+            raise UserError(f"{name} must be at least {lowest}, not {value}")
     if options.size > LARGEST_SIDE:
-        raise DataError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
+        raise UserError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
 
 
 def _splits(
@@ -180,7 +176,7 @@ def _splits(
         names, {"train": options.train_list, "test": options.test_list}
     )
     if not listed:
-        raise DataError(f"no video in {options.source} stands in the lists")
+        raise UserError(f"no video in {options.source} stands in the lists")
     notes = []
     if len(listed) < len(names):
         notes.append(f"{len(names) - len(listed)} videos that stand in no list left out")
@@ -194,10 +190,10 @@ def _first_rate(options: ImportVideos, names: Mapping[str, object]) -> float:
     for name in names:
         try:
             return frame_rate(options.source / name)
-        except DataError as error:
+        except UserError as error:
             if not options.skip_damaged:
-                raise DataError(f"{error}{SKIP_HINT}") from None
-    raise DataError(f"no video in {options.source} can be read")
+                raise UserError(f"{error}{SKIP_HINT}") from None
+    raise UserError(f"no video in {options.source} can be read")
 
 
 def _read(options: ImportVideos, name: str, position: int | None, tally: Tally) -> Recording | None:
@@ -209,9 +205,9 @@ def _read(options: ImportVideos, name: str, position: int | None, tally: Tally) 
             every=options.every,
             max_frames=options.max_frames,
         )
-    except DataError as error:
+    except UserError as error:
         if not options.skip_damaged:
-            raise DataError(f"{error}{SKIP_HINT}") from None
+            raise UserError(f"{error}{SKIP_HINT}") from None
         tally.damaged.append(name)
         return None
     if len(frames) < options.min_frames:

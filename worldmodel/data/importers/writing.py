@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from worldmodel.command import say
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
-from worldmodel.data.progress import console, progress_bar
+from worldmodel.data.progress import progress_bar
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
 
@@ -61,7 +62,7 @@ def import_sources(
         How many episodes the data set holds now.
 
     Raises:
-        DataError: `out` holds another data set, a source is damaged, or the disk is full.
+        UserError: `out` holds another data set, a source is damaged, or the disk is full.
             Episodes stored before are kept.
     """
     ids = {split: _ids_of(split) for split in (None, "train", "test")}
@@ -79,10 +80,9 @@ def import_sources(
     (out / UNFINISHED).unlink()  # now that the last shard is finished too
     lacking = [split for split in SPLITS if split not in stored]
     if num_stored and lacking:
-        console.print(
+        say(
             f"note: no episode for {' and '.join(lacking)}; training and measuring need all of "
-            f"{', '.join(SPLITS)}: import more",
-            soft_wrap=True,
+            f"{', '.join(SPLITS)}: import more"
         )
     return num_stored
 
