@@ -25,7 +25,7 @@ from worldmodel.command import say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.progress import progress_bar
-from worldmodel.data.shards import open_shard, read_episode, read_index
+from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError, one_line
 
 
@@ -247,11 +247,10 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
 
 def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
     """The first episode of a shard, finished or not; None when there is none yet."""
-    for path in sorted([*folder.glob("shard-*.h5"), *folder.glob("shard-*.h5.tmp")]):
-        with open_shard(path) as file:
-            index = read_index(file, info)
-            if len(index):
-                return read_episode(file, info, index[0])
+    for path in [*finished_shards(folder), *unfinished_shards(folder)]:
+        shard = Shard(path, info)
+        if len(shard.index) and shard.problems[0] is None:
+            return shard.episode(0)
     return None
 
 

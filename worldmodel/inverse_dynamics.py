@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.action_vectors import encode_actions
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
@@ -75,7 +76,7 @@ class InverseDynamics(nn.Module):
     ) -> Float[Tensor, ""]:
         """Cross-entropy summed over the indices, or the squared error of a box."""
         if self.spec.kind == "box":
-            return F.mse_loss(guesses, self.spec.encode(actions))
+            return F.mse_loss(guesses, encode_actions(self.spec, actions))
         truths = actions.reshape(len(actions), -1).T
         parts = guesses.split(self.spec.sizes, 1)
         return torch.stack(
@@ -111,7 +112,7 @@ class InverseDynamics(nn.Module):
         """
         guesses = self.guess(films)
         if self.spec.kind == "box":
-            truth = self.spec.encode(torch.from_numpy(actions)).numpy()
+            truth = encode_actions(self.spec, torch.from_numpy(actions)).numpy()
             variance = truth.var((0, 1)).clip(1e-12)
             return 1 - np.square(guesses - truth, dtype=np.float64) / variance
         return (guesses == actions.reshape(guesses.shape)).astype(np.float64)

@@ -18,7 +18,7 @@ from worldmodel.data.episodes import (
 )
 from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
-from worldmodel.data.shards import open_shard, read_episode, read_index, row_problem
+from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError
 
 SHEET_ROWS = 12
@@ -91,7 +91,7 @@ def verify(folder: str | Path) -> Report:
     folder = Path(folder)
     info = read_info(folder)
     report, tally = Report(), _Tally()
-    shards = sorted(folder.glob("shard-*.h5"))
+    shards = finished_shards(folder)
     if not shards:
         report.problems.append(f"{folder} has no finished shard: record it with the same command")
     if (folder / UNFINISHED).exists():
@@ -103,7 +103,7 @@ def verify(folder: str | Path) -> Report:
     for episode_id, count in sorted(tally.ids.items()):
         if count > 1:
             report.problems.append(f"episode {episode_id} is stored {count} times")
-    for path in sorted(folder.glob("shard-*.h5.tmp")):
+    for path in unfinished_shards(folder):
         report.lines.append(
             f"{path.name} is unfinished and was not read: recording is still going on, or the "
             "same command finishes it"
@@ -121,30 +121,30 @@ def verify(folder: str | Path) -> Report:
 
 def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -> None:
     try:
-        with open_shard(path) as file:
-            steps_end = frames_end = 0  # the episodes lie in order and do not overlap
-            for row in read_index(file, info):
-                name = f"{path}: episode {row['episode_id']}"
-                tally.ids[int(row["episode_id"])] += 1
-                problem = row_problem(file, info, row)
-                if problem:
-                    report.problems.append(f"{name}: {problem}")
-                    continue
-                if row["episode_start"] < steps_end or row["frame_start"] < frames_end:
-                    report.problems.append(f"{name} overlaps the one before it")
-                steps_end = row["episode_start"] + row["episode_length"]
-                frames_end = row["frame_start"] + row["episode_length"] + 1
-                try:
-                    episode = read_episode(file, info, row)
-                except UserError as error:
-                    report.problems.append(f"{name}: {error}")
-                    continue
-                broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
-                report.problems += [f"{name}: {line}" for line in broken_rules]
-                if not broken_rules:
-                    tally.add(episode, info)
+        shard = Shard(path, info)
     except UserError as error:
         report.problems.append(str(error))
+        return
+    steps_end = frames_end = 0  # the episodes lie in order and do not overlap
+    for i, (row, problem) in enumerate(zip(shard.index, shard.problems, strict=True)):
+        name = f"{path}: episode {row['episode_id']}"
+        tally.ids[int(row["episode_id"])] += 1
+        if problem is not None:
+            report.problems.append(f"{name}: {problem}")
+            continue
+        if row["episode_start"] < steps_end or row["frame_start"] < frames_end:
+            report.problems.append(f"{name} overlaps the one before it")
+        steps_end = row["episode_start"] + row["episode_length"]
+        frames_end = row["frame_start"] + row["episode_length"] + 1
+        try:
+            episode = shard.unchecked_episode(i)
+        except UserError as error:
+            report.problems.append(f"{name}: {error}")
+            continue
+        broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
+        report.problems += [f"{name}: {line}" for line in broken_rules]
+        if not broken_rules:
+            tally.add(episode, info)
 
 
 def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:

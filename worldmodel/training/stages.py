@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
@@ -194,7 +195,7 @@ class PriorStage:
             self.module,
             codes=tensor(clips.frames.astype(np.int64)),
             past_codes=tensor(past.astype(np.int64)),
-            actions=self.model.config.actions.encode(tensor(clips.action)),
+            actions=encode_actions(self.model.config.actions, tensor(clips.action)),
             reward=tensor(clips.reward),
             terminated=tensor(clips.terminated),
             variables=tensor(clips.variables),
