@@ -19,6 +19,7 @@ from collect.recorder import POLICY, Behaviour, action_spec
 from collect.recording import Options, World, record_set
 from collect.score import Measure
 from envs.pixels import PixelsEnv
+from worldmodel import randomness
 from worldmodel.command import run_command, say
 from worldmodel.errors import UserError, one_line
 
@@ -147,7 +148,7 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
 
 def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
     """Frames of a few steps from a seed, and the names of the numbers in the foreign info."""
-    env.action_space.seed(0)
+    env.action_space.seed(randomness.integer(0, "first look"))
     frame, _ = env.reset(seed=0)
     frames, infos, is_over = [frame], [env.foreign_info], False
     while len(frames) <= LOOKED_AT_STEPS and not is_over:

@@ -23,6 +23,7 @@ from collect.cloning import FRAME_STACK, clone_bot, save_whole
 from collect.rewards import LearningReward, Rule
 from collect.training import Training
 from envs.policy import StateObservation, load_ppo
+from worldmodel.errors import UserError
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
@@ -165,7 +166,12 @@ def is_trained(path: Path, num_steps: int) -> bool:
     Raises:
         UserError: what is there is no policy.
     """
-    return path.exists() and load_ppo(path).num_timesteps >= num_steps
+    if not path.exists():
+        return False
+    try:
+        return load_ppo(path).num_timesteps >= num_steps
+    except UserError as error:
+        raise UserError(f"{error}. Remove it, and it is trained again") from None
 
 
 def learn_ppo(

@@ -17,16 +17,20 @@ from rich.console import Console
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
-from collect.recorder import BOT, POLICY, UNIFORM, Behaviour, Job, Workers, describe, random_seeds
+from collect.recorder import BOT, POLICY, UNIFORM, Behaviour, Job, Workers, describe
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
 from envs.making import made
+from worldmodel import randomness
 from worldmodel.command import say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError, one_line
+
+# Sets begun before random players had separate streams for actions and holds can't be added to.
+STREAMS = 2
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ def _recording(options: Options, world: World, policy_path: Path | None) -> dict
     training = world.training if options.policy == "train" else None
     return {
         "seed": options.seed,
+        "streams": STREAMS,
         "length": options.length,
         "train_steps": None if training is None else training.num_steps,
         "policy_sha256": None if policy_path is None else _sha256(policy_path),
@@ -332,14 +337,15 @@ def _jobs(
 ) -> Iterator[Job]:
     shares = _shares(world, info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
-        env_seed, action_seed = random_seeds(options.seed, i)
+        env_seed = randomness.integer(options.seed, "environment", i)
+        player_seed = randomness.integer(options.seed, "player", i)
         behaviour = choose_behaviour(options.seed, i, shares)
-        yield Job(i, env_seed, action_seed, behaviour, options.length)
+        yield Job(i, env_seed, player_seed, behaviour, options.length)
 
 
 def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float]) -> Behaviour:
     """Who acts in an episode: fixed by its id and the seed, in the given shares."""
-    drawn = np.random.default_rng([seed, episode_id]).random()
+    drawn = randomness.generator(seed, "behaviour", episode_id).random()
     below = 0.0
     for behaviour, share in shares.items():
         below += share

@@ -8,12 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers, random_seeds
+from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers
+from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
 
 WHOLE_GAME = 10**6  # steps; the project's own environments have timeouts
-# Keeps the games scored apart from those recorded under the same seed.
-_SCORE_KEY = 0x5C03E
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,14 @@ def score_behaviours(
         the width of the 95 % confidence interval of the mean.
     """
     jobs = [
-        Job(i, *random_seeds(seed, i, _SCORE_KEY), behaviour, longest_game)
+        Job(
+            i,
+            # Apart from the games recorded under the same seed.
+            randomness.integer(seed, "scored environment", i),
+            randomness.integer(seed, "scored player", i),
+            behaviour,
+            longest_game,
+        )
         for behaviour in behaviours
         for i in range(num_episodes)
     ]

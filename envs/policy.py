@@ -11,6 +11,7 @@ import torch
 from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 
+from worldmodel import randomness
 from worldmodel.errors import UserError
 
 
@@ -41,7 +42,7 @@ class Sampler:
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        self._state = torch.Generator().manual_seed(seed).get_state()
+        self._state = randomness.torch_generator(seed, "policy actions").get_state()
 
     def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
         # stable-baselines3 samples with torch's global generator.

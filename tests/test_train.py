@@ -132,7 +132,7 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "goes on here" in errors
+    assert "resumes here" in errors
     assert "Traceback" not in errors
     assert (out / "training" / "tokenizer.state.safetensors").exists()
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel import randomness
 from worldmodel.action_vectors import encode_actions
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
@@ -134,7 +135,7 @@ def train_inverse_dynamics(
         steps: of the optimiser; what is bounded is work, not time.
     """
     device = next(network.parameters()).device
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "inverse dynamics batches")
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     num_films, num_pairs = actions.shape[:2]
@@ -177,7 +178,7 @@ def inverse_dynamics_of(
     """
     device = next(model.parameters()).device
     key = _key(model, reader, steps, player)
-    torch.manual_seed(0)
+    randomness.seed_torch(0, "inverse dynamics weights")
     network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
     try:
         with safe_open(cache, "pt") as file:
@@ -189,7 +190,7 @@ def inverse_dynamics_of(
         pass  # not made yet, or damaged: made now
     sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0, player=player)
     count = min(MAX_CLIPS, sampler.num_windows)
-    clips = sampler.read(sampler.draw(np.random.default_rng(0), count))
+    clips = sampler.read(sampler.draw(randomness.generator(0, "inverse dynamics clips"), count))
     reconstructed = [
         model.decode(model.encode(part.to(device))).cpu().numpy()
         for part in track(

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from lightning_fabric import Fabric
 
+from worldmodel import randomness
 from worldmodel.auto_preset import AUTO, auto_preset, summary
 from worldmodel.command import run_command, say
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
@@ -154,7 +154,7 @@ def train_preset(preset: Preset | PublishedPreset, options: Train) -> None:
         device=options.device, precision=options.precision, strategy=options.strategy
     )
     fabric.launch()
-    torch.manual_seed(options.seed)
+    randomness.seed_torch(options.seed, "weights")
     model = project.new_model() if options.init is None else _begin_from(options.init, project)
     _claim(out, project.config, reader, fabric)
     if fabric.global_rank == 0:

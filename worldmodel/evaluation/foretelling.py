@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel import randomness
 from worldmodel.action_vectors import encode_actions
 from worldmodel.model import WorldModel
 
@@ -108,7 +109,7 @@ def foretell_outcomes(
     common_bin = None
     if common_reward is not None:
         common_bin = int((head.bins[0] - common_reward).abs().argmin())
-    generator = torch.Generator().manual_seed(0)
+    generator = randomness.torch_generator(0, "outcome draws")
     draws = []
     for _ in range(NUM_DRAWS):
         uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)

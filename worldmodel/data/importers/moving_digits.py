@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldmodel import randomness
 from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.writing import (
@@ -115,7 +116,7 @@ def bouncing_sources(
     """
 
     def read(number: int, split: OfficialSplit) -> Recording:
-        rng = np.random.default_rng([seed, number])
+        rng = randomness.generator(seed, "digits", number)
         chosen = images[split][rng.integers(len(images[split]), size=num_digits)]
         return Recording(bouncing(chosen, rng, num_frames))
 
