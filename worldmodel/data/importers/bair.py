@@ -142,7 +142,7 @@ def find_folder(source: Path) -> Path:
     raise UserError(f"{source} holds no folders train and test: give the folder {FOLDER}")
 
 
-def find_records(folder: Path, left_out: Tally) -> list[Record]:
+def find_records(folder: Path, left_out: Tally | None = None) -> list[Record]:
     """All records of a folder's files, in the order of the trajectories' numbers.
 
     Args:
@@ -151,6 +151,7 @@ def find_records(folder: Path, left_out: Tally) -> list[Record]:
     Raises:
         UserError: there are none, or a file is empty, damaged or cut off.
     """
+    left_out = left_out or Tally()
     files: list[tuple[int, int, Path]] = []
     for path in sorted(folder.iterdir()):
         match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})\.tfrecords", path.name)
