@@ -15,6 +15,7 @@ from PIL import Image
 
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.robonet import ImportRoboNet, import_robonet
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -140,6 +141,23 @@ def test_what_is_behind_the_shortest_is_left_out(tmp_path):
     write_trajectory(tmp_path / "hdf5/b.hdf5", 0, "jpg BGR", num_actions=9)
     import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
     assert EpisodeReader(tmp_path / "out").index["episode_length"].tolist() == [3, 5]
+    assert read_left_out(tmp_path / "out") == [
+        "left out     pictures without an action or a state: 2, the first a.hdf5"
+    ]
+
+
+def test_linked_folders_are_searched_and_files_of_other_names_counted(tmp_path):
+    for seed in range(2):
+        write_trajectory(tmp_path / f"disk/here/traj{seed}.hdf5", seed, "jpg BGR")
+    write_trajectory(tmp_path / "hdf5/traj2.hdf5", 2, "jpg BGR")
+    write_trajectory(tmp_path / "hdf5/other.h5", 3, "jpg BGR")
+    (tmp_path / "hdf5/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/here/around").symlink_to(tmp_path / "hdf5")
+    assert import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8) == 3
+    assert verify(tmp_path / "out").problems == []
+    assert read_left_out(tmp_path / "out") == [
+        "left out     named otherwise than --files *.hdf5: 1, other.h5"
+    ]
 
 
 def test_other_robots_are_named_and_can_be_chosen(tmp_path):

@@ -17,10 +17,18 @@ from jaxtyping import Int64
 from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.hdf5 import open_hdf5, own_array, read_rows
-from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.data.importers.writing import (
+    OfficialSplit,
+    Recording,
+    Source,
+    import_sources,
+    print_result,
+)
+from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
 
 SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
+SINGLE_FRAME = "videos of a single frame"  # a reason to leave them out
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,17 @@ class ImportVideoGPTHDF5:
 
     def run(self) -> None:
         """Raises UserError when the file is not as it should be."""
-        num_stored, num_left_out = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
-        print(f"{self.out} holds {num_stored} episodes", end="")
-        print(f"; {num_left_out} videos of a single frame were left out" if num_left_out else "")
+        num_stored = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
+        print_result(self.out, f"{self.out} holds {num_stored} episodes")
 
 
-def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple[int, int]:
-    """Store the videos as episodes, train and test as they are; goes on where it stopped.
+def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> int:
+    """Store the videos as episodes, train and test as they are; resumes where it stopped.
+
+    Videos of a single frame are left out: nothing happens in them.
 
     Returns:
-        How many episodes the data set holds now, and how many videos were left out because
-        nothing happens in a single frame.
+        How many episodes the data set holds now.
 
     Raises:
         UserError: the file is damaged, or its arrays don't fit together. All but the pixels is
@@ -60,11 +68,15 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
         }
         edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
         frame_shape = _common_shape(source, pixels)
-        num_videos = sum(len(edges[split]) - 1 for split in SPLITS)
         whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
         num_whole = sum(map(len, whole.values()))
         if num_whole == 0:
             raise UserError(f"{source} holds no video of two frames or more")
+
+        left_out = Tally()
+        for split in SPLITS:
+            for i in np.flatnonzero(np.diff(edges[split]) == 1):
+                left_out.add(SINGLE_FRAME, f"{split} {i}")
 
         def sources() -> Iterator[Source]:
             for split in SPLITS:
@@ -88,7 +100,7 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
             fps=fps,
             frame_skip=1,
         )
-        return import_sources(out, info, sources(), total=num_whole), num_videos - num_whole
+        return import_sources(out, info, sources(), total=num_whole, left_out=left_out)
 
 
 def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
