@@ -40,8 +40,10 @@ class ActionSpec:
         components = choices or len(self.sizes) or len(self.low)
         if self.kind == "box":
             valid = len(self.low) == len(self.high) > 0 and not self.sizes
-            ranges = [high - low for low, high in zip(self.low, self.high, strict=False)]
-            valid = valid and all(0 < span < float("inf") for span in ranges)
+            # In the type of an action: encoding divides by the span.
+            with np.errstate(over="ignore"):
+                low, high = (np.asarray(ends, np.float32) for ends in (self.low, self.high))
+                valid = valid and bool(np.isfinite(high - low).all() and (high > low).all())
         else:
             valid = len(self.sizes) > 0 and min(self.sizes) > 0 and not self.low and not self.high
             valid = valid and (self.kind == "multi_discrete" or len(self.sizes) == 1)

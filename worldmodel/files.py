@@ -34,6 +34,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield unfinished
         sync(unfinished)
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk doesn't say whose write failed
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

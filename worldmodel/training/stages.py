@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel import randomness
@@ -19,6 +18,7 @@ from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.sampling import Sampling
+from worldmodel.tensors import save_tensors
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512
@@ -247,6 +247,5 @@ def encode_all(
         frames = torch.from_numpy(reader.frames(i))
         parts += [tokenizer.encode(to_float(part.to(device))).cpu() for part in frames.split(128)]
     codes = torch.cat(parts).to(torch.int16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"codes": codes}, path, metadata={"key": key})
+    save_tensors(path, {"codes": codes}, {"key": key})
     return codes.numpy()
