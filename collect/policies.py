@@ -165,7 +165,7 @@ def is_trained(path: Path, num_steps: int) -> bool:
     Raises:
         UserError: what is there is no policy.
     """
-    return path.exists() and load_ppo(path).num_timesteps >= num_steps
+    return path.exists() and load_ppo(path, trusted=True).num_timesteps >= num_steps
 
 
 def learn_ppo(
