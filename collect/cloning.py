@@ -102,7 +102,7 @@ def clone_bot(
                 env,
                 lessons,
                 teacher,
-                FramePolicy(so_far, seed=seed),
+                FramePolicy(so_far, trusted=True, seed=seed),
                 share_of_policy=share_of_policy,
                 gamma=model.gamma,
                 seed=seed,

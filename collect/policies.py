@@ -169,7 +169,7 @@ def is_trained(path: Path, num_steps: int) -> bool:
     if not path.exists():
         return False
     try:
-        return load_ppo(path).num_timesteps >= num_steps
+        return load_ppo(path, trusted=True).num_timesteps >= num_steps
     except UserError as error:
         raise UserError(f"{error}. Remove it, and it is trained again") from None
 

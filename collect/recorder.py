@@ -332,7 +332,7 @@ def _actors(
         from envs.policy import load_policy
 
         torch.set_num_threads(1)
-        actors["policy"] = load_policy(policy_path, env)
+        actors["policy"] = load_policy(policy_path, env, trusted=True)
     return actors
 
 

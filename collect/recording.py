@@ -156,7 +156,7 @@ def _check_policy(path: Path, world: World) -> None:
 
     env = made(world.env_id, **world.env_kwargs)
     try:
-        load_policy(path, env)
+        load_policy(path, env, trusted=True)
     except UserError as error:
         # Spaces are written over several lines.
         raise UserError(one_line(error)) from None

@@ -181,12 +181,12 @@ def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
     on_frames = _ppo(env, tmp_path / "frames.zip", "CnnPolicy")
     frame, _ = env.reset(seed=4)
 
-    policy = load_policy(plain, env)
+    policy = load_policy(plain, env, trusted=True)
     assert isinstance(policy, StatePolicy)
     expected, _ = policy.model.predict(env.unwrapped.state(), deterministic=True)  # type: ignore
     assert policy.act(frame, deterministic=True) == expected
 
-    policy = load_policy(stacked, env)
+    policy = load_policy(stacked, env, trusted=True)
     assert isinstance(policy, StatePolicy)
     stacked_env.seed(4)
     seen = stacked_env.reset()
@@ -197,17 +197,17 @@ def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
         assert action == expected[0]
         seen, (frame, *_) = stacked_env.step(expected)[0], env.step(action)
 
-    assert isinstance(load_policy(on_frames, env), FramePolicy)
+    assert isinstance(load_policy(on_frames, env, trusted=True), FramePolicy)
     smaller = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=48)
     with pytest.raises(UserError, match="observation_space"):
-        load_policy(on_frames, smaller)
+        load_policy(on_frames, smaller, trusted=True)
 
 
 def test_a_policy_that_presses_buttons_still_does(tmp_path: Path):
     path = _ppo(gymnasium.make("toy_envs:Flat-buttons-v0"), tmp_path / "buttons.zip")
     env = gymnasium.make("Pixels-v0", env_id="toy_envs:Flat-buttons-v0")
     frame, _ = env.reset(seed=0)
-    policy = load_policy(path, env)
+    policy = load_policy(path, env, trusted=True)
     for _ in range(10):
         action = policy.act(frame)
         assert env.action_space.contains(action)

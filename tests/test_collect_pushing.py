@@ -71,7 +71,7 @@ def test_random_actions_are_held_for_one_or_two_steps(tmp_path: Path):
 
 def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
     env = gymnasium.make("RobotPushing-v0", renderer="rays", obs_size=1)
-    policy = load_policy(recorded.out / "policy.zip", env)
+    policy = load_policy(recorded.out / "policy.zip", env, trusted=True)
     assert isinstance(policy, StatePolicy)
     frame, _ = env.reset(seed=0)
     drawn = []
@@ -83,5 +83,5 @@ def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
     smaller = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float32)
     env.unwrapped.state_space = smaller  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(UserError, match="observation_space"):
-        load_policy(recorded.out / "policy.zip", env)
+        load_policy(recorded.out / "policy.zip", env, trusted=True)
     env.close()
