@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from collect.recorder import Actor, Bot
 from envs.policy import FramePolicy
+from envs.trust import remember
 from worldmodel import randomness
 
 FRAME_STACK = 2  # frames that a policy looks at
@@ -102,7 +103,7 @@ def clone_bot(
                 env,
                 lessons,
                 teacher,
-                FramePolicy(so_far, trusted=True, seed=seed),
+                FramePolicy(so_far, trusted=False, seed=seed),
                 share_of_policy=share_of_policy,
                 gamma=model.gamma,
                 seed=seed,
@@ -206,7 +207,8 @@ def _fit(
 
 
 def save_whole(model: BaseAlgorithm, path: Path) -> None:
-    """Save so that a kill leaves the old file or the new one, never half of one."""
+    """Save so that a kill leaves the old file or the new one, never half of one; it is trusted."""
     unfinished = path.with_suffix(".unfinished.zip")
     model.save(unfinished)
+    remember(unfinished)
     os.replace(unfinished, path)

@@ -2,7 +2,7 @@
 
 Pictures are what the environment observes, where that is pictures, else what it renders. Random
 players act, or a stable-baselines3 policy that was trained on the environment's own observations.
-Stopped in whatever way, the same command goes on where it was.
+If it is interrupted, the same command resumes.
 """
 
 import json
@@ -34,7 +34,7 @@ LOOKED_AT_STEPS = 50
 @dataclass(frozen=True, kw_only=True)
 class Collect(Options):
     """Record any Gymnasium environment that has pictures, played at random, or also by a policy.
-    Stopped in whatever way, the same command goes on where it was."""
+    If it is interrupted, the same command resumes."""
 
     env_id: str
     """Gymnasium's id of the environment; module:Name-v0 imports the module first."""
@@ -47,17 +47,16 @@ class Collect(Options):
     frame_skip: int = 1
     """Steps of the environment that each action lasts; rewards are added up."""
     variables: str = ""
-    """Names of numbers in the environment's info to record too, parted by commas."""
+    """Names of numbers in the environment's info to record too, comma-separated."""
     action_limit: float | None = None
     """Takes the place of bounds that a Box of actions doesn't have, as -LIMIT and LIMIT."""
     length: int = 200
     """Most steps an episode, each of --frame-skip steps of the environment."""
     out: Path
-    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    """Folder of the data set."""
     policy: str = "random"
     """Who plays: random, or the path of a stable-baselines3 PPO .zip that was trained on the
-    environment's own observations, stacked or not, or on Pixels-v0. Such a file can carry code:
-    take only one that you trust."""
+    environment's own observations, stacked or not, or on Pixels-v0 (see --trust)."""
     evaluate_episodes: int = 20
     """Whole games that the policy and a random one are measured on; 0 leaves that out."""
 
@@ -161,7 +160,10 @@ def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
 
 
 def _is_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+    # Other things in an info may be of any shape, ragged lists among them.
+    if isinstance(value, np.ndarray | np.generic):
+        return value.ndim == 0 and value.dtype.kind in "biuf"
+    return isinstance(value, int | float)
 
 
 def _json_object(text: str) -> dict[str, Any]:

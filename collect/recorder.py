@@ -61,8 +61,6 @@ POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, 
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
-# A new random action every step: what a trained policy is measured against.
-UNIFORM = Behaviour("uniform", actor=None, random_start=1.0, max_hold=1)
 
 
 class Actor(Protocol):

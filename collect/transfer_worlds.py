@@ -10,7 +10,6 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
@@ -20,6 +19,7 @@ from collect.rewards import Rule
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
+from envs.policy import load_ppo
 from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
@@ -205,7 +205,7 @@ class Scores:
             player = (
                 RandomPlayer(environments.action_space, num_envs)
                 if policy is None
-                else PPO.load(policy, device="cpu")
+                else load_ppo(policy, trusted=False)
             )
 
             # Of the actions drawn: loading a policy sets its own.

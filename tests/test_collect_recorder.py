@@ -11,7 +11,6 @@ from data_samples import assert_same_episode
 from collect.recorder import (
     POLICY_WITH_NOISE,
     RANDOM,
-    UNIFORM,
     Behaviour,
     Job,
     Player,
@@ -178,7 +177,9 @@ def test_random_actions_are_held_for_1_to_8_steps_and_cover_the_space():
     lengths = _run_lengths(actions)
     assert lengths.mean() == pytest.approx(4.5 * 50 / 49, rel=0.05)  # 1 in 50 is drawn again
     assert set(range(1, 9)) <= set(lengths.tolist())
-    assert _run_lengths(_actions(UNIFORM, None)).mean() == pytest.approx(50 / 49, rel=0.02)
+    assert _run_lengths(
+        _actions(Behaviour("each step", None, 1.0, 1), None)
+    ).mean() == pytest.approx(50 / 49, rel=0.02)
 
 
 def test_noise_comes_now_and_then_while_the_policy_keeps_looking():

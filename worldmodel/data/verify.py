@@ -16,6 +16,7 @@ from worldmodel.data.episodes import (
     episode_problems,
     read_info,
 )
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
@@ -108,6 +109,15 @@ def verify(folder: str | Path) -> Report:
             f"{path.name} is unfinished and was not read: recording is still going on, or the "
             "same command finishes it"
         )
+    try:
+        report.lines += read_left_out(folder)
+    except UserError as error:
+        report.problems.append(str(error))
+    if _has_twin_streams(info):
+        report.lines.append(
+            "note         random players' actions hang together with how long they held them: this "
+            "set was recorded before version 0.2"
+        )
     if tally.actions:
         report.lines += _describe(info, tally)
         sheet = folder / "contact-sheet.png"
@@ -117,6 +127,12 @@ def verify(folder: str | Path) -> Report:
         except OSError as error:  # data that may only be read
             report.lines.append(f"not drawn    {error}")
     return report
+
+
+def _has_twin_streams(info: DatasetInfo) -> bool:
+    """Whether actions and holds of random players came from twin generators (until 0.1)."""
+    recording = info.policies.get("recording")
+    return isinstance(recording, dict) and "streams" not in recording
 
 
 def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -> None:
