@@ -129,6 +129,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         policy_file,
         "--episodes",
         10,
+        "--seed",
+        1,  # under which all three play
         "--length",
         12,
         "--evaluate-episodes",
