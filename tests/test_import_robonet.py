@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.importers import hdf5
 from worldmodel.data.importers.robonet import ImportRoboNet, import_robonet
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.shards import array_of
@@ -367,3 +368,16 @@ def test_a_wrong_option_is_refused(tmp_path, kwargs, message):
         import_robonet(tmp_path / "hdf5/traj0.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="no camera 2"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", camera=2)
+
+
+def test_a_file_that_takes_too_much_memory_stops_no_more_than_its_import(tmp_path, monkeypatch):
+    write_trajectory(tmp_path / "hdf5/traj0.hdf5", 0, "jpg BGR")
+    with h5py.File(tmp_path / "hdf5/traj0.hdf5", "r+") as file:
+        packed = _replace("env/cam0_video/frame3", np.zeros(2**26, np.uint8), compression="gzip")
+        packed(file)
+    monkeypatch.setattr(hdf5, "MOST_MEMORY", 2**24)
+    with pytest.raises(UserError, match=r"traj0\.hdf5 .* takes more than 16 MiB of memory"):
+        import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"traj0\.hdf5.*frame3.*no JPEG"):
+        import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)

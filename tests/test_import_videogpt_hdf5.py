@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.importers import hdf5
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5, import_videogpt_hdf5
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
@@ -160,7 +161,7 @@ def test_a_video_that_does_not_fit_is_not_read(tmp_path):
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple((2**32 // 144, 8, 6, 3))
         h5py.h5d.create(file.id, b"train_data", h5py.h5t.NATIVE_UINT8, space, plist).close()
-    with pytest.raises(UserError, match="more than the 2147483648 read at once"):
+    with pytest.raises(UserError, match="more than the 536870912 read at once"):
         import_videogpt_hdf5(source, tmp_path / "out")
     reader = EpisodeReader(tmp_path / "out")
     assert len(reader) == 2  # the two before it
@@ -211,3 +212,17 @@ def test_a_damaged_file_gives_a_sound_set_or_an_error(one_file, tmp_path_factory
         assert verify(folder / "out").problems == []
     else:
         assert "\n" not in error
+
+
+def test_a_video_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
+    """A file of 300 kB whose one video is 256 MB of black."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for split in ("train", "test"):
+            black = np.zeros((2**16, 64, 64, 1), np.uint8)
+            file.create_dataset(
+                f"{split}_data", data=black, chunks=(64, 64, 64, 1), compression="gzip"
+            )
+            file[f"{split}_idx"] = np.array([0])
+    monkeypatch.setattr(hdf5, "MOST_MEMORY", 2**27)
+    with pytest.raises(UserError, match=r"a\.hdf5 is damaged.*takes more than 128 MiB of memory"):
+        import_videogpt_hdf5(tmp_path / "a.hdf5", tmp_path / "out")

@@ -50,6 +50,7 @@ def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray,
             if stream is None or stream.codec_context is None:
                 raise UserError(f"{name} holds no film, or one of an unknown kind")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.thread_count = 1  # each would take memory, for a tiny film
             for frame in itertools.islice(container.decode(stream), count):
                 yield turned(frame.to_ndarray(format="rgb24"), frame)
     except FFmpegError as error:
@@ -63,7 +64,7 @@ def turned(picture: UInt8[np.ndarray, "H W 3"], frame: av.VideoFrame) -> np.ndar
     """
     if Type.DISPLAYMATRIX not in frame.side_data:
         return picture
-    note = frame.side_data[Type.DISPLAYMATRIX]
+    note = frame.side_data[Type.DISPLAYMATRIX]  # pyright: ignore[reportGeneralTypeIssues]
     # The pixel in column x and row y is shown in column ax + cy and row bx + dy.
     a, b, _, c, d = np.frombuffer(bytes(note), np.int32)[:5].tolist()
     column_sign, row_sign = a, d

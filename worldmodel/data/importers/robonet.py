@@ -8,6 +8,7 @@ import fnmatch
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from worldmodel.data.importers.found_files import found_files
 from worldmodel.data.importers.hdf5 import (
     attribute,
     check_words,
+    guarded,
     has_own,
     open_hdf5,
     own_array,
@@ -35,6 +37,9 @@ from worldmodel.data.progress import track
 from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
 
+# Called in another process.
+SURVEY = f"{__name__}:survey"
+READ_TRAJECTORY = f"{__name__}:read_trajectory"
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
 FPS = 5.0  # the set doesn't tell; a pace to watch it at
 NO_ACTION_OR_STATE = "pictures without an action or a state"  # a reason to leave them out
@@ -119,7 +124,11 @@ def import_robonet(
         frame_skip=1,
     )
     sources = (
-        Source(None, "robonet", lambda t=trajectory: read_trajectory(t, camera, size))
+        Source(
+            None,
+            "robonet",
+            partial(guarded, READ_TRAJECTORY, trajectory.path, trajectory.num_frames, camera, size),
+        )
         for trajectory in trajectories
     )
     return import_sources(out, info, sources, total=len(trajectories), left_out=left_out)
@@ -146,7 +155,7 @@ def find_trajectories(source: Path, files: str, camera: int, left_out: Tally) ->
         raise UserError(f"{source} holds no files {files}")
     trajectories = []
     for name in track(names, "reading actions"):
-        trajectory = survey(source / name, camera)
+        trajectory = guarded(SURVEY, source / name, camera)
         trajectories.append(trajectory)
         if trajectory.num_beyond:
             left_out.add(NO_ACTION_OR_STATE, name, count=trajectory.num_beyond)
@@ -193,9 +202,8 @@ def survey(path: Path, camera: int) -> Trajectory:
         )
 
 
-def read_trajectory(trajectory: Trajectory, camera: int, size: int) -> Recording:
-    """The frames, RGB of the wanted size, with actions and states. Raises UserError."""
-    path, num_frames = trajectory.path, trajectory.num_frames
+def read_trajectory(path: Path, num_frames: int, camera: int, size: int) -> Recording:
+    """The first frames, RGB of the wanted size, with actions and states. Raises UserError."""
     with open_hdf5(path) as file:
         actions = _numbers(file, "policy/actions")[: num_frames - 1].astype(np.float32)
         states = _numbers(file, "env/state")[:num_frames].astype(np.float32)

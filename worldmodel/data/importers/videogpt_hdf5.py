@@ -6,6 +6,7 @@ after another, and `train_idx` and `test_idx`, where each video begins.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from jaxtyping import Int64
 
 from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
-from worldmodel.data.importers.hdf5 import open_hdf5, own_array, read_rows
+from worldmodel.data.importers.hdf5 import guarded, open_hdf5, own_array, read_rows
 from worldmodel.data.importers.writing import (
     OfficialSplit,
     Recording,
@@ -27,6 +28,9 @@ from worldmodel.data.importers.writing import (
 from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
 
+# Called in another process.
+SURVEY = f"{__name__}:survey"
+READ_FRAMES = f"{__name__}:read_frames"
 SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
 SINGLE_FRAME = "videos of a single frame"  # a reason to leave them out
 
@@ -62,45 +66,62 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> int:
     """
     if not 0 < fps < float("inf"):
         raise UserError(f"--fps must be above 0, not {fps}")
-    with open_hdf5(source) as file:
-        pixels: dict[OfficialSplit, h5py.Dataset] = {
-            split: own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,)) for split in SPLITS
-        }
-        edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
-        frame_shape = _common_shape(source, pixels)
-        whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
-        num_whole = sum(map(len, whole.values()))
-        if num_whole == 0:
-            raise UserError(f"{source} holds no video of two frames or more")
+    frame_shape, edges = guarded(SURVEY, source)
+    whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
+    num_whole = sum(map(len, whole.values()))
+    if num_whole == 0:
+        raise UserError(f"{source} holds no video of two frames or more")
+    left_out = Tally()
+    for split in SPLITS:
+        for i in np.flatnonzero(np.diff(edges[split]) == 1):
+            left_out.add(SINGLE_FRAME, f"{split} {i}")
 
-        left_out = Tally()
+    def sources() -> Iterator[Source]:
         for split in SPLITS:
-            for i in np.flatnonzero(np.diff(edges[split]) == 1):
-                left_out.add(SINGLE_FRAME, f"{split} {i}")
+            for i in whole[split]:
+                start, stop = edges[split][i : i + 2].tolist()
+                yield Source(split, split, partial(_read, source, split, start, stop))
 
-        def sources() -> Iterator[Source]:
-            for split in SPLITS:
-                for i in whole[split]:
-                    start, stop = edges[split][i : i + 2].tolist()
-                    yield Source(
-                        split,
-                        split,
-                        lambda split=split, start=start, stop=stop: Recording(
-                            read_rows(pixels[split], start, stop)
-                        ),
-                    )
+    info = DatasetInfo(
+        env_id=source.stem,
+        # The numbers are told, for ids follow from them: a file that grew is another source.
+        env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
+        frame_shape=frame_shape,
+        actions=NO_ACTION,
+        variable_names=(),
+        fps=fps,
+        frame_skip=1,
+    )
+    return import_sources(out, info, sources(), total=num_whole, left_out=left_out)
 
-        info = DatasetInfo(
-            env_id=source.stem,
-            # The numbers are told, for ids follow from them: a file that grew is another source.
-            env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
-            frame_shape=frame_shape,
-            actions=NO_ACTION,
-            variable_names=(),
-            fps=fps,
-            frame_skip=1,
-        )
-        return import_sources(out, info, sources(), total=num_whole, left_out=left_out)
+
+def survey(source: Path) -> tuple[tuple[int, int, int], dict[OfficialSplit, np.ndarray]]:
+    """The shape of the frames and, for each split, where its videos begin, see `find_videos`.
+
+    Raises:
+        UserError: the file is damaged, or its arrays don't fit together.
+    """
+    with open_hdf5(source) as file:
+        pixels: dict[OfficialSplit, h5py.Dataset] = {}
+        edges: dict[OfficialSplit, np.ndarray] = {}
+        for split in SPLITS:
+            pixels[split] = _pixels(file, split)
+            edges[split] = find_videos(file, split, len(pixels[split]))
+        return _common_shape(source, pixels), edges
+
+
+def read_frames(source: Path, split: OfficialSplit, start: int, stop: int) -> np.ndarray:
+    """The frames of one video, uint8 (T, H, W, C). Raises UserError."""
+    with open_hdf5(source) as file:
+        return read_rows(_pixels(file, split), start, stop)
+
+
+def _read(source: Path, split: OfficialSplit, start: int, stop: int) -> Recording:
+    return Recording(guarded(READ_FRAMES, source, split, start, stop))
+
+
+def _pixels(file: h5py.File, split: OfficialSplit) -> h5py.Dataset:
+    return own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,))
 
 
 def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
