@@ -139,7 +139,7 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
                 except UserError as error:
                     report.problems.append(f"{name}: {error}")
                     continue
-                broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
+                broken_rules = episode_problems(episode, info) or class_problems(episode, info)
                 report.problems += [f"{name}: {line}" for line in broken_rules]
                 if not broken_rules:
                     tally.add(episode, info)
@@ -151,7 +151,7 @@ def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:
     return episode.variables[:, info.variable_names.index(CLASS_VARIABLE)]
 
 
-def _class_problems(episode: Episode, info: DatasetInfo) -> list[str]:
+def class_problems(episode: Episode, info: DatasetInfo) -> list[str]:
     """A line when the set has classes and the episode isn't of one of them throughout."""
     if not info.class_names:
         return []
