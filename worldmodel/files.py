@@ -31,14 +31,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     # Of this process alone: another may be writing the same file.
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield unfinished
-        sync(unfinished)
-        os.replace(unfinished, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk doesn't say whose write failed
-        raise
+        with naming(path):
+            yield unfinished
+            sync(unfinished)
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in here names this file where it names none: a full disk doesn't say whose write
+    has failed."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sync(path: Path) -> None:

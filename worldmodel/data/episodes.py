@@ -16,11 +16,11 @@ from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data.shard_index import POLICY_NAME_BYTES
 from worldmodel.errors import UserError, os_error
 from worldmodel.files import parse_json, read_json, write_json
+from worldmodel.world_rules import check_world
 
 FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
 STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables")
-MOST_FPS = 1000
 MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
 MOST_FRAME_SKIP = 10**6
 MOST_NAME = 200  # characters
@@ -103,14 +103,17 @@ class DatasetInfo:
             raise UserError(
                 f"frames of {self.frame_shape} take more than {MOST_FRAME_BYTES} bytes each"
             )
-        if not 0 < self.fps <= MOST_FPS:  # not of NaN either
-            raise UserError(f"fps must be above 0 and at most {MOST_FPS}, not {self.fps}")
+        check_world(self.env_id, self.env_kwargs, self.fps)
+        checked_controls(self.controls)
         if not 1 <= self.frame_skip <= MOST_FRAME_SKIP:
             raise UserError(
                 f"frame_skip must be from 1 to {MOST_FRAME_SKIP}, not {self.frame_skip}"
             )
-        names = {"env_id": (self.env_id,), "rendering": (self.rendering or "-",)}
-        names |= {"variable_names": self.variable_names, "class_names": self.class_names}
+        names = {
+            "rendering": (self.rendering or "not said",),
+            "variable_names": self.variable_names,
+            "class_names": self.class_names,
+        }
         for what, texts in names.items():
             if len(texts) > MOST_NAMES or len(set(texts)) < len(texts):
                 raise UserError(f"{what} must be at most {MOST_NAMES} names, each another one")
@@ -121,7 +124,7 @@ class DatasetInfo:
                     )
         if self.class_names and CLASS_VARIABLE not in self.variable_names:
             raise UserError(f"it names classes but no variable {CLASS_VARIABLE!r}")
-        for what in ("env_kwargs", "controls", "policies", "versions"):
+        for what in ("policies", "versions"):
             try:
                 text = json.dumps(getattr(self, what), allow_nan=False)
                 parse_json(text)
@@ -163,7 +166,7 @@ class DatasetInfo:
                 # Sets recorded before there were classes don't have the entry.
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
                 rendering=str(data.get("rendering", "")),  # nor this one
-                controls=checked_controls(data.get("controls", {})),  # nor this
+                controls=data.get("controls", {}),  # nor this
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )
@@ -279,4 +282,17 @@ def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
     for name in ("terminated", "truncated"):
         if steps[name][:-1].any():
             problems.append(f"{name} is set before the last step")
-    return problems
+    return problems + _class_problems(steps["variables"], info)
+
+
+def _class_problems(variables: np.ndarray, info: DatasetInfo) -> list[str]:
+    """A line when the set has classes and the episode isn't of one of them throughout."""
+    if not info.class_names:
+        return []
+    values = variables[:, info.variable_names.index(CLASS_VARIABLE)]
+    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
+        return []
+    return [
+        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
+        f"{len(info.class_names) - 1}"
+    ]

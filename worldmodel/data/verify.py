@@ -157,7 +157,7 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
         except UserError as error:
             report.problems.append(f"{name}: {error}")
             continue
-        broken_rules = episode_problems(episode, info) or _class_problems(episode, info)
+        broken_rules = episode_problems(episode, info)
         report.problems += [f"{name}: {line}" for line in broken_rules]
         if not broken_rules:
             tally.add(episode, info)
@@ -165,19 +165,6 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
 
 def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:
     return episode.variables[:, info.variable_names.index(CLASS_VARIABLE)]
-
-
-def _class_problems(episode: Episode, info: DatasetInfo) -> list[str]:
-    """A line when the set has classes and the episode isn't of one of them throughout."""
-    if not info.class_names:
-        return []
-    values = _class_values(episode, info)
-    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
-        return []
-    return [
-        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
-        f"{len(info.class_names) - 1}"
-    ]
 
 
 def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
