@@ -16,6 +16,7 @@ import torch
 from gymnasium.spaces import Box, Dict
 from stable_baselines3 import PPO
 
+from envs.threads import one_thread
 from worldmodel.errors import UserError, one_line, os_error
 
 # Of a policy file, unpacked. A network of 100 million numbers and its optimiser take 1.2 GB.
@@ -67,6 +68,7 @@ class Sampler:
     def reset(self, seed: int) -> None:
         self._state = torch.Generator().manual_seed(seed).get_state()
 
+    @one_thread()
     def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
         # stable-baselines3 samples with torch's global generator.
         with torch.random.fork_rng(devices=[]):
