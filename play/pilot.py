@@ -15,8 +15,8 @@ from play.controls import Announced, checked_controls
 from play.default_controls import default_controls
 from play.keymap import KeyMap
 from play.replay import Session, mark_of
-from worldmodel import randomness
 from worldmodel.errors import UserError
+from worldmodel.randomness import generator
 
 Steerer = Literal["person", "policy", "replay"]
 
@@ -192,7 +192,7 @@ class Pilot:
                 raise UserError("--start is for dreams: a real game begins by its --seed")
             return None
         if start is None:
-            return int(randomness.generator(self.seed, "first start").integers(self.num_starts))
+            return int(generator(self.seed, "first start").integers(self.num_starts))
         if not 0 <= start < self.num_starts:
             raise UserError(f"--start must be from 0 to {self.num_starts - 1}, not {start}")
         return start

@@ -11,8 +11,8 @@ import gymnasium
 
 import envs
 from envs.making import made
-from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
+from worldmodel.randomness import integer
 
 if TYPE_CHECKING:
     from play.pilot import Policy
@@ -121,7 +121,7 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
     from envs import policy  # slow: brings stable-baselines3
 
     try:
-        drawn = randomness.integer(seed, "policy")
+        drawn = integer(seed, "policy")
         return policy.load_policy(path, env, trusted=trusted, seed=drawn)
     except UserError as error:
         raise UserError(f"--policy: {one_line(error)}") from error
