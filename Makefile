@@ -43,6 +43,7 @@ smoke: setup
 bench: setup
 	$(RUN) -m benchmarks.dream_step
 	$(RUN) -m benchmarks.first_frame
+	$(RUN) -m benchmarks.busy_neighbour
 	$(RUN) -m benchmarks.vector_dream
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling

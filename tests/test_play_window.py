@@ -83,7 +83,7 @@ def until(condition: Callable[[], Any]) -> None:
 def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> Window:
     """Run a window in this thread while `script` sits at the keyboard in another."""
     window = Window(
-        lambda: Pilot(world, seed=0),
+        lambda tell: Pilot(world, seed=0),
         title="toy",
         names=("dream", "real game"),
         pane=128,
@@ -277,6 +277,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         truncated=False,
         total_reward=5.0,
         step_number=7,
+        mark="",
+        seed=0,
         steered_by="person",
         start=None,
         real=None,
@@ -347,7 +349,7 @@ def test_a_real_window_plays_and_closes(world: str, tmp_path: Path) -> None:
             text=True,
         )
         try:
-            until(lambda: (tmp_path / "walk.mp4.tmp").exists() or playing.poll() is not None)
+            until(lambda: film.exists() or playing.poll() is not None)
             # Again and again: the world may not be there yet.
             pointing = "mousemove 640 400 keydown Up click 1 sleep 0.2 mousemove_relative 20 0"
             for _ in range(20):
