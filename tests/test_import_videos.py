@@ -633,6 +633,17 @@ def test_dropped_frames_are_filled_with_the_one_before(tmp_path):
     assert numbers(film.frames) == [i - i // 4 - (i % 4 == 3) for i in range(53)]
 
 
+def test_the_unit_of_times_is_not_taken_for_a_rate(tmp_path, run):
+    """Such films come from browsers."""
+    encode(tmp_path / "films" / "a.mkv", counting(30), [40 * i for i in range(30)], rate=1000)
+    with av.open(str(tmp_path / "films" / "a.mkv")) as container:
+        assert container.streams.video[0].average_rate == 1000
+    run("videos", tmp_path / "films", "--out", tmp_path / "set")
+    reader = assert_sound(tmp_path / "set", 1)
+    assert reader.info.fps == pytest.approx(25)
+    assert numbers(reader.frames(0)) == list(range(30))
+
+
 def test_films_of_several_rates_are_resampled_to_one(tmp_path, run, capsys):
     source = tmp_path / "films"
     for name, rate, num_frames in [("a.mp4", 30, 40), ("b.mp4", 10, 14), ("c.mp4", 60, 80)]:
