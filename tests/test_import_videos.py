@@ -287,6 +287,12 @@ def test_unclear_lists_are_refused(tmp_path, train, test, said):
         )
 
 
+def test_a_pipe_is_no_list(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(UserError, match="not a regular file"):
+        official_splits(["A/1.avi"], {"train": [tmp_path / "list.txt"]})
+
+
 def test_videos_of_no_list_are_an_error_when_that_is_all(ucf, tmp_path, run):
     (tmp_path / "list.txt").write_text("something/else.avi\n")
     lists = ("--train-list", tmp_path / "list.txt")

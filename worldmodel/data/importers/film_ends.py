@@ -144,7 +144,7 @@ def _tags_are_cut(file: BinaryIO, size: int) -> bool:
         file.seek(position + 5)
         head = file.read(3)
         if len(head) < 3:
-            return position + 4 != size
+            return size - position not in (0, 4)  # some writers leave out the last length
         position += 4 + 11 + int.from_bytes(head, "big")
         if position > size:
             return True
