@@ -1,5 +1,6 @@
 """The HDF5 files of the original VideoGPT, written as its script writes them."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -177,6 +178,9 @@ def test_no_file_and_other_files_are_refused(tmp_path):
         import_videogpt_hdf5(tmp_path / "text.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="no HDF5 file, or damaged"):
         import_videogpt_hdf5(tmp_path, tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe.hdf5")
+    with pytest.raises(UserError, match="not a regular file"):
+        import_videogpt_hdf5(tmp_path / "pipe.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="--fps must be above 0"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out", fps=0)
     single = {f"{split}_idx": np.arange(sum(n)) for split, n in LENGTHS.items()}
