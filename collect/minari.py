@@ -330,7 +330,8 @@ def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
         # Without them Minari makes the environment that a stranger's file names.
         if not {"observation_space", "action_space"} <= metadata.keys():
             raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
-        return data, _storage_of(data), metadata
+        # Absolute: the process that reads it stays in the folder where it was started.
+        return data.absolute(), _storage_of(data), metadata
 
 
 def _actions_of(storage: Any, limit: float | None) -> FlatActions:

@@ -67,6 +67,14 @@ def test_the_command_says_what_it_left_out(tmp_path, capsys):
     assert sorted(lengths) == [3, 4, 5, 9]
 
 
+def test_paths_mean_what_they_mean_here_wherever_one_goes(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        write_file(Path("a.hdf5"))
+        assert import_videogpt_hdf5(Path("a.hdf5"), Path("out")) == 5
+
+
 def test_another_source_does_not_mix_in(tmp_path):
     import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out")
     write_file(tmp_path / "a.hdf5", {"train_idx": np.array([0, 5])})

@@ -35,6 +35,7 @@ def guarded(function: str, path: Path, *arguments: Any) -> Any:
     Raises:
         UserError: the function raised one, crashed, or took too much memory or time.
     """
+    path = path.absolute()  # the other process stays in the folder where it was started
     return guarded_call(function, path, *arguments, subject=path, most_memory=MOST_MEMORY)
 
 
