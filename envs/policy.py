@@ -17,6 +17,8 @@ from gymnasium.spaces import Box, Dict
 from stable_baselines3 import PPO
 
 from envs.threads import one_thread
+from envs.trust import is_remembered, remember
+from worldmodel import randomness
 from worldmodel.errors import UserError, one_line, os_error
 
 # Of a policy file, unpacked. A network of 100 million numbers and its optimiser take 1.2 GB.
@@ -66,7 +68,7 @@ class Sampler:
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        self._state = torch.Generator().manual_seed(seed).get_state()
+        self._state = randomness.torch_generator(seed, "policy actions").get_state()
 
     @one_thread()
     def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
@@ -264,7 +266,7 @@ def load_policy(
 
 
 def load_ppo(path: Path, *, trusted: bool) -> PPO:
-    """A model from a file.
+    """A model from a file. One that was loaded once may be loaded again, see `envs.trust`.
 
     Args:
         trusted: whether code in the file may run. stable-baselines3 keeps parts of a policy as
@@ -276,7 +278,9 @@ def load_ppo(path: Path, *, trusted: bool) -> PPO:
     if not path.exists():
         raise UserError(f"there is no policy file {path}")
     _check_parts(path)
-    if not trusted:
+    if trusted:
+        remember(path)
+    elif not is_remembered(path):
         raise UserError(
             f"{path} may run code of whoever made it: stable-baselines3's files carry pickles. If "
             "you trust it, say so with --trust (in Python trusted=True)"

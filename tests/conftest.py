@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import subprocess
 
 # One thread: what is compared to the bit must not depend on how a sum was shared out.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,6 +56,26 @@ def unprivileged(folder: Path) -> Iterator[None]:
         os.seteuid(0)
         for path in closed:
             path.chmod(path.stat().st_mode & ~0o055)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes disks of so many bytes, to be filled: file systems in memory, which only root may
+    mount."""
+    mounted: list[Path] = []
+
+    def make(num_bytes: int) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("may not mount a file system here")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def toy_episode(episode_id: int, num_actions: int = 24) -> Episode:

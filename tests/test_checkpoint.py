@@ -1,7 +1,10 @@
 """A checkpoint comes back as it was, and one that lies is refused whole."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -10,10 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import unprivileged
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 
 import envs  # noqa: F401  registers the environments
-from worldmodel.checkpoint import load_checkpoint, read_world, save_checkpoint
+from worldmodel.actions import ActionSpec
+from worldmodel.checkpoint import finish_save, load_checkpoint, read_world, save_checkpoint
+from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.errors import UserError
 from worldmodel.prior.sampling import Sampling
 from worldmodel.ship import Ship, ship
@@ -35,6 +44,14 @@ def change_config(folder: Path, change) -> None:
     config = json.loads(path.read_text())
     change(config)
     path.write_text(json.dumps(config))
+
+
+def change_weights(folder: Path, change) -> None:
+    """Changed weights in a checkpoint that doesn't name their digest, as older ones don't."""
+    weights = load_tensors(folder / "weights.safetensors")
+    change(weights)
+    save_tensors(weights, folder / "weights.safetensors")
+    change_config(folder, lambda c: c.pop("files", None))
 
 
 def test_a_checkpoint_comes_back_exactly(tiny_run, tmp_path):
@@ -94,7 +111,7 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
     save_file(weights, copy / "weights.safetensors")
     with pytest.raises(UserError, match=rf"disagree about prior\.outcome\.{lacks[-1]}"):
         load_checkpoint(str(copy))
-    change_config(copy, lambda c: c.update(format_version=version))
+    change_config(copy, lambda c: (c.update(format_version=version), c.pop("files")))
     state = load_checkpoint(str(copy)).model.state_dict()
     assert len(added) == 2 * len(lacks)
     for name in state:
@@ -150,7 +167,7 @@ def test_config_and_tensors_must_agree(copy: Path):
 
 
 def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path):
-    change_config(copy, lambda c: c["prior"].update(width=65_536))
+    change_config(copy, lambda c: c["prior"].update(width=8192, heads=64, layers=4))
     with pytest.raises(UserError, match="more than 2000000000 parameters"):
         load_checkpoint(str(copy))
 
@@ -164,7 +181,11 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["tokenizer"].update(num_codes="many"),
         lambda c: c["tokenizer"].update(downsampling=0),
         lambda c: c["prior"].update(heads=0),
-        lambda c: c["world"].update(env_id="os:Doom-v0"),
+        lambda c: c["world"].update(env_id="Doom\ud800"),
+        lambda c: c["world"].update(env_id=["Doom"]),
+        lambda c: c["world"].update(env_kwargs=[["a", 1]]),
+        lambda c: c.update(lineage=7),
+        lambda c: c.update(files=["weights.safetensors"]),
         lambda c: c["world"].update(fps=0),
         lambda c: c["world"].update(temperature=-1),
         lambda c: c["world"].update(guidance=float("nan")),
@@ -235,11 +256,221 @@ def test_wrong_starts_are_refused(copy: Path, change):
 
 
 def test_weights_that_are_not_finite_are_refused(copy: Path):
-    weights = load_file(copy / "weights.safetensors")
-    weights["prior.position"][0, 0] = np.nan
-    save_file(weights, copy / "weights.safetensors")
+    change_weights(copy, lambda w: w["prior.position"].view(-1)[:1].fill_(torch.nan))
     with pytest.raises(UserError, match="not finite"):
         load_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda w: w.update({"prior.position": w["prior.position"].double() + 1e300}), "finite"),
+        (lambda w: w.update({"prior.position": w["prior.position"] * (1 + 1j)}), "stored as"),
+        (lambda w: w.update({"prior.position": w["prior.position"].bool()}), "stored as BOOL"),
+        (
+            lambda w: w.update({"prior.outcome.num_used": w["prior.outcome.num_used"].int()}),
+            "num_used is stored as I32, not as I64",
+        ),
+        (lambda w: w["prior.outcome.num_used"].fill_(0), "num_used must be from 1 to 8"),
+        (lambda w: w["prior.outcome.num_used"].fill_(9), "num_used must be from 1 to 8"),
+        (lambda w: w["prior.variable_std"].fill_(0), "variable_std must be above 0"),
+        (lambda w: w["prior.variable_std"].fill_(-1), "variable_std must be above 0"),
+        (lambda w: w["prior.variable_low"].fill_(1e6), "must not be above prior.variable_high"),
+        (lambda w: w["tokenizer.data_variance"].fill_(0), "data_variance must be above 0"),
+        (lambda w: w["tokenizer.codebooks.0.count"].fill_(-1), "count must not be below 0"),
+        (lambda w: w["tokenizer.codebooks.0.num_updates"].fill_(-1), "must not be below 0"),
+    ],
+)
+def test_numbers_that_no_dream_can_live_with_are_refused(copy: Path, change, complaint: str):
+    change_weights(copy, change)
+    with pytest.raises(UserError, match=complaint):
+        load_checkpoint(str(copy))
+
+
+def test_names_of_tensors_reach_no_terminal_as_they_are(copy: Path):
+    change_weights(copy, lambda w: w.update({"\x1b[2J" + "a" * 2**20: torch.zeros(1)}))
+    with pytest.raises(UserError, match="disagree about") as error:
+        load_checkpoint(str(copy))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        # A megabyte of weights that asked for 16 GiB at reset.
+        (lambda c: c["prior"].update(window=1024, layers=256, merge=1), "positions in the window"),
+        # 4 MB of weights that never came to the end of a step.
+        (lambda c: c["tokenizer"].update(downsampling=2, num_codebooks=64), "65536 tokens a frame"),
+        (
+            lambda c: c["tokenizer"].update(frame_shape=[65536, 65536, 3], downsampling=2**14),
+            "activations of a frame",
+        ),
+        (lambda c: c["prior"].update(width=2**15, heads=2**12), "numbers remembered|multiplic"),
+        (lambda c: c.update(variable_names=["v"] * 2000), "multiplications a step"),
+    ],
+)
+def test_sizes_that_together_ask_for_too_much_are_refused(
+    copy: Path, change, complaint: str, monkeypatch
+):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    change_config(copy, change)
+    with pytest.raises(UserError, match=complaint):
+        load_checkpoint(str(copy))
+
+
+SIZES = st.integers(1, 2**16) | st.sampled_from([2**i for i in range(17)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    window=SIZES,
+    layers=st.integers(1, 256),
+    heads=st.sampled_from([1, 2, 8]),
+    size=st.sampled_from([8, 64, 1024]),
+    side=st.sampled_from([2**i for i in range(3, 17)]),
+    downsampling=st.sampled_from([2, 4, 8]),
+    merge=st.sampled_from([1, 2, 4]),
+    books=st.integers(1, 64),
+)
+def test_whatever_sizes_pass_the_memory_of_a_dream_is_bounded(
+    window, layers, heads, size, side, downsampling, merge, books
+):
+    tokenizer = VQVAEConfig(
+        frame_shape=(side, side, 3), downsampling=downsampling, num_codebooks=books
+    )
+    prior = FrameGPTConfig(
+        width=8 * heads * size, heads=heads, layers=layers, window=window, merge=merge
+    )
+    try:
+        config = WorldModelConfig(ActionSpec("discrete", (2,)), (), tokenizer, prior)
+    except ValueError:
+        return
+    positions = (side // downsampling // merge) ** 2
+    assert 4 * 2 * layers * window * positions * prior.width <= 2**30  # bytes
+    assert (window * positions) ** 2 <= 2**26  # of the mask
+    assert (side // downsampling) ** 2 * books <= 2**12
+    assert config.positions == positions
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-3e38, 3e38), (0, 1e39), (0, 1e-50), (1, 1 + 1e-12), (0, float("nan"))]
+)
+def test_a_box_whose_span_is_none_in_float32_is_no_action_space(low: float, high: float):
+    with pytest.raises(ValueError, match="not an action space"):
+        ActionSpec("box", low=(low,), high=(high,))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' * 70 + b"1" + b"}" * 70, "nested too deeply"),
+        (b'{"format_version": Infinity}', "Infinity"),
+        (b'{"format_version": 1e999}', "too large"),
+        (b'{"format_version": ' + b"9" * 5000 + b"}", "5000 digits"),
+        (b"[]", "should hold a JSON object"),
+        (b"\xff", "not text in UTF-8"),
+        (b" " * (2**22 + 1), "larger than"),
+    ],
+)
+def test_a_config_is_read_within_bounds(copy: Path, content: bytes, complaint: str):
+    (copy / "config.json").write_bytes(content)
+    for read in (load_checkpoint, read_world):
+        with pytest.raises(UserError, match=complaint):
+            read(str(copy))
+
+
+def test_a_pipe_for_a_config_blocks_nobody(copy: Path):
+    (copy / "config.json").unlink()
+    os.mkfifo(copy / "config.json")
+    with pytest.raises(UserError, match=r"no config\.json|not a regular file"):
+        load_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "./" + "b" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(name: str):
+    with pytest.raises(UserError, match="no checkpoint can have this name"):
+        load_checkpoint(name)
+
+
+def test_a_folder_of_films_with_a_colon_is_a_world(copy: Path):
+    """Whoever makes an environment of it refuses to import a module (`envs.recorded`)."""
+    change_config(copy, lambda c: c["world"].update(env_id="clips:2024"))
+    assert load_checkpoint(str(copy)).world.env_id == "clips:2024"
+    change_config(copy, lambda c: c["world"].update(env_id="evil_module:Doom-v0"))
+    env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(copy))
+    env.reset(seed=0)
+    assert "evil_module" not in sys.modules
+
+
+def test_files_of_two_saves_are_told_apart(tiny_run: Path, copy: Path, tmp_path: Path):
+    other = load_checkpoint(str(tiny_run))
+    with torch.no_grad():
+        other.model.prior.head.logits.bias.add_(1)
+    save_checkpoint(tmp_path / "other", other, card="", compact=False)
+    shutil.copy(tmp_path / "other" / "weights.safetensors", copy)
+    with pytest.raises(UserError, match="files of two checkpoints"):
+        load_checkpoint(str(copy))
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
+folder, changed, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+checkpoint = load_checkpoint(changed)
+replace, calls = os.replace, 0
+
+def counting(*names):
+    global calls
+    calls += 1
+    if calls > count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*names)
+
+os.replace = counting
+save_checkpoint(folder, checkpoint, card="new", compact=False)
+"""
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_a_save_that_is_killed_leaves_the_old_or_is_finished(
+    tiny_run: Path, copy: Path, tmp_path: Path, count: int
+):
+    old = load_checkpoint(str(copy)).model.prior.head.logits.bias
+    new = load_checkpoint(str(tiny_run))
+    with torch.no_grad():
+        new.model.prior.head.logits.bias.add_(1)
+    save_checkpoint(tmp_path / "new", new, card="", compact=False)
+    script = [sys.executable, "-c", KILLED_AT, str(copy), str(tmp_path / "new"), str(count)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if count == 8 else -9), done.stderr
+    if count < 4:  # the new files were still being written
+        assert torch.equal(load_checkpoint(str(copy)).model.prior.head.logits.bias, old)
+        finish_save(copy)
+        assert torch.equal(load_checkpoint(str(copy)).model.prior.head.logits.bias, old)
+        return
+    if count < 8:
+        with pytest.raises(UserError, match="half of a checkpoint"):
+            load_checkpoint(str(copy))
+    finish_save(copy)
+    assert torch.equal(load_checkpoint(str(copy)).model.prior.head.logits.bias, old + 1)
+    assert (copy / "README.md").read_text() == "new"
+    assert not (copy / "unfinished.tmp").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tiny_run: Path, full_disk):
+    checkpoint = load_checkpoint(str(tiny_run))
+    num_bytes = sum(path.stat().st_size for path in tiny_run.iterdir() if path.is_file())
+    folder = full_disk(int(1.5 * num_bytes)) / "run"  # both don't fit
+    save_checkpoint(folder, checkpoint, card="", compact=False)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_checkpoint(folder, checkpoint, card="", compact=False)
+    assert str(error.value.filename).startswith(str(folder))
+    loaded = load_checkpoint(str(folder)).model.state_dict()
+    assert all(torch.equal(t, loaded[n]) for n, t in checkpoint.model.state_dict().items())
+    assert not (folder / "unfinished.tmp").exists()
 
 
 def test_a_checkpoint_says_how_its_dreams_are_drawn(tiny_run: Path, tmp_path: Path):

@@ -35,7 +35,7 @@ def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
     assert reader.info.actions.meanings == ("dx", "dy", "dz", "close")
     assert {bytes(row["policy"]) for row in reader.index} == {b"policy", b"policy+noise", b"random"}
     scores = reader.info.policies["scores"]
-    assert {scores[who]["num_episodes"] for who in ("policy", "uniform")} == {3}
+    assert {scores[who]["num_episodes"] for who in ("policy", "random")} == {3}
     assert reader.info.rendering.endswith("twice the size, shrunk to means of four pixels")
     env = gymnasium.make(reader.info.env_id, **reader.info.env_kwargs)
     for i in range(0, recorded.episodes, 4):

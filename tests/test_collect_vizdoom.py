@@ -129,6 +129,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         policy_file,
         "--episodes",
         10,
+        "--seed",
+        1,  # under which all three play
         "--length",
         12,
         "--evaluate-episodes",
@@ -143,8 +145,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     assert {row["policy"] for row in reader.index} == {b"policy", b"policy+noise", b"random"}
     assert reader.info.env_id == ENV_ID
     assert reader.info.variable_names == ("health", "pickups")
-    assert reader.info.policies["scores"]["uniform"]["num_episodes"] == 2
-    assert reader.info.policies["scores"]["uniform"]["mean_tics"] > 300
+    assert reader.info.policies["scores"]["random"]["num_episodes"] == 2
+    assert reader.info.policies["scores"]["random"]["mean_tics"] > 300
     assert (tmp_path / "policy.zip").read_bytes() == policy_file.read_bytes()
 
     # The seed and the actions stored render an episode again.

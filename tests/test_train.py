@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,18 +11,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from conftest import write_toy_data
 from data_samples import INFO, sample_episode
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.data import EpisodeWriter
+from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
-from worldmodel.presets import PRESETS
-from worldmodel.train import Train, train
-from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
+from worldmodel.presets import PRESETS, PUBLISHED
+from worldmodel.train import AUTO, KNOWN_PRESETS, Train, train
+from worldmodel.training.curves import Board, Curves
+from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, duration, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]
@@ -107,7 +114,7 @@ def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
 def test_a_run_that_can_t_be_written_is_refused(toy_data: Path, tmp_path: Path):
     (tmp_path / "file").write_text("here before")
     options = Train(preset="tiny", data=toy_data, out=tmp_path / "file" / "run", device="cpu")
-    with pytest.raises(UserError, match=r"can't be written to .*: choose another --out"):
+    with pytest.raises(UserError, match="can't be written to"):
         train(options)
     assert (tmp_path / "file").read_text() == "here before"
 
@@ -132,7 +139,8 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "goes on here" in errors
+    shown = shlex.join(["python", "-m", "worldmodel.train", *map(str, command[3:])])
+    assert f"To resume: {shown}" in errors
     assert "Traceback" not in errors
     assert (out / "training" / "tokenizer.state.safetensors").exists()
 
@@ -193,18 +201,187 @@ def test_a_damaged_state_is_named(toy_data: Path, tmp_path: Path):
         train(Train(preset="tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
 
 
-def test_a_full_disk_keeps_the_state_saved_before(toy_data: Path, tmp_path: Path):
-    # A file-size limit stands in for a full disk: the write fails half way, as it would there.
-    out = tmp_path / "run"
-    command = [*COMMAND, "--data", str(toy_data), "--out", str(out)]
-    subprocess.run([*command, "--stage", "tokenizer"], check=True, capture_output=True)
+def test_a_full_disk_keeps_the_state_saved_before(toy_data: Path, full_disk):
+    out = full_disk(2**22) / "run"
+    command = [*COMMAND, "--data", str(toy_data), "--out", str(out), "--stage", "tokenizer"]
+    subprocess.run(command, check=True, capture_output=True)
     state = out / "training" / "tokenizer.state.safetensors"
     before = state.read_bytes()
-    limited = f"ulimit -f 20; exec {' '.join(command)} --stage tokenizer --tokenizer-steps 40"
-    result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
-    assert result.returncode not in (0, -signal.SIGXFSZ)
-    assert "free some space" in result.stderr
+    fill = out.parent / "fill"
+    fill.write_bytes(bytes(shutil.disk_usage(out).free - len(before) // 2))
+    result = subprocess.run(
+        [*command, "--tokenizer-steps", "40"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    error = result.stderr.splitlines()[-1]
+    assert "No space left on device" in error
+    assert "free some space, then run the same command again" in error
+    assert "Traceback" not in result.stderr
     assert state.read_bytes() == before
+    fill.unlink()
+    subprocess.run([*command, "--tokenizer-steps", "40"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("room", [0, 5000])
+def test_curves_on_a_full_disk_end_in_a_line(full_disk, room: int):
+    folder = full_disk(2**19)
+    free = shutil.disk_usage(folder).free - room // 4096 * 4096
+    (folder / "fill").write_bytes(bytes(free))
+
+    def write_on() -> None:
+        with Curves(folder / "run", "prior", 0, shown=True) as curves:
+            for step in range(10_000):
+                curves.write(Progressed(step=step), {"loss": 1.0})
+
+    with pytest.raises(OSError, match="No space left") as error:
+        write_on()
+    assert str(error.value.filename).startswith(str(folder))
+
+
+def test_tensorboard_reads_the_curves(tiny_run: Path, tmp_path: Path):
+    read = EventAccumulator(str(tiny_run / "training" / "tensorboard")).Reload()
+    expected = [line for line in numbers(tiny_run, "prior") if "loss" in line]
+    actual = read.Scalars("prior/loss")
+    assert [event.step for event in actual] == [line["step"] for line in expected]
+    assert [event.value for event in actual] == pytest.approx([line["loss"] for line in expected])
+    for step in (0, 10):  # a killed run wrote up to step 15, and resumes after step 10
+        board = Board(tmp_path, step)
+        for later in range(step + 1, step + 16):
+            board.add({"loss": float(later + step)}, later)
+        board.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    steps = {event.step: event.value for event in read.Scalars("loss")}
+    assert steps == {n: float(n if n <= 10 else n + 10) for n in range(1, 26)}
+
+
+def test_a_second_training_in_one_folder_is_refused(toy_data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    command = [*COMMAND, "--data", str(toy_data), "--out", str(out)]
+    first = subprocess.Popen(
+        [*command, "--tokenizer-steps", "1000000"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    while not (out / "training" / "tokenizer.jsonl").exists() and first.poll() is None:
+        time.sleep(0.05)
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert second.returncode == 2
+    assert "is being written to by another process" in second.stderr.splitlines()[-1]
+    assert "free some space" not in second.stderr
+    subprocess.run(command, check=True, capture_output=True)  # the lock died with its process
+
+
+def test_what_a_checkpoint_was_made_from_stands_in_it(
+    toy_data: Path, tiny_run: Path, tmp_path: Path, capsys
+):
+    """Not in the times of its files: copies keep what was calibrated, and clocks may be wrong."""
+    out = tmp_path / "run"
+    shutil.copytree(tiny_run, out)  # with new times, in any order
+    options = Train("tiny", data=toy_data, out=out, device="cpu", precision="fp32")
+    calibrated = load_checkpoint(str(out))
+    with torch.no_grad():
+        calibrated.model.prior.head.logits.bias.add_(1)
+    save_checkpoint(out, calibrated, card="", compact=False)
+    os.utime(out / "training" / "prior.state.safetensors")  # as cp -r may leave it: newer
+    train(options)
+    assert "stays as it is" in capsys.readouterr().err
+    assert exported(out) == bias_of(calibrated)
+    # Trained further, it is exported whatever the weights' date.
+    os.utime(out / "weights.safetensors", (2**32, 2**32))
+    train(replace(options, prior_steps=21))
+    assert exported(out) == states(out)["prior.model.head.logits.bias"].tolist()
+
+
+def test_an_older_checkpoint_is_known_by_its_weights(toy_data: Path, tiny_run: Path, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(tiny_run, out)
+    options = Train("tiny", data=toy_data, out=out, device="cpu", precision="fp32")
+    calibrated = load_checkpoint(str(out))
+    with torch.no_grad():
+        calibrated.model.prior.head.logits.bias.add_(1)
+    save_checkpoint(out, replace(calibrated, lineage={}), card="", compact=False)
+    train(options)
+    assert exported(out) == bias_of(calibrated)  # of this very state, and calibrated since
+    with torch.no_grad():
+        calibrated.model.prior.head.position.add_(1)
+    save_checkpoint(out, replace(calibrated, lineage={}), card="", compact=False)
+    train(options)
+    assert exported(out) == states(out)["prior.model.head.logits.bias"].tolist()
+
+
+def test_a_save_that_was_killed_is_finished_by_the_next_training(
+    toy_data: Path, tiny_run: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    shutil.copytree(tiny_run, out)
+    (out / "unfinished.tmp").mkdir()  # as a kill between weights and config leaves it
+    shutil.move(out / "config.json", out / "unfinished.tmp" / "config.json")
+    train(Train("tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
+    assert exported(out) == exported(tiny_run)
+    (out / "config.json").unlink()  # as older versions left it
+    train(Train("tiny", data=toy_data, out=out, device="cpu", precision="fp32"))
+    assert exported(out) == exported(tiny_run)
+
+
+def bias_of(checkpoint: Checkpoint) -> list[float]:
+    return checkpoint.model.prior.head.logits.bias.tolist()
+
+
+def exported(out: Path) -> list[float]:
+    return bias_of(load_checkpoint(str(out)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("action", 2, "an action is outside"),
+        ("reward", np.nan, "reward holds a value that is not finite"),
+        ("variables", np.inf, "variables holds a value that is not finite"),
+    ],
+)
+def test_values_that_verify_refuses_are_refused_before_training(
+    toy_data: Path, tmp_path: Path, name: str, value: float, complaint: str
+):
+    data = tmp_path / "data"
+    shutil.copytree(toy_data, data)
+    with h5py.File(next(data.glob("shard-*.h5")), "r+") as file:
+        array_of(file, name)[7] = value
+    options = Train("tiny", data=data, out=tmp_path / "run", device="cpu", precision="fp32")
+    with pytest.raises(UserError, match=complaint):
+        train(options)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_stopped_by_the_clock_it_says_how_to_resume(toy_data: Path, tmp_path: Path, capsys):
+    options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
+    train(replace(options, max_minutes=1e-6), command="python -m worldmodel.train it")
+    said = capsys.readouterr().err
+    assert "To resume: python -m worldmodel.train it" in said
+    train(options)
+    said = capsys.readouterr().err
+    assert f"play it: python -m play --env {tmp_path / 'run'}" in said
+    assert said.count("curves: tensorboard --logdir") == 1
+    assert "100 %" in said
+
+
+def test_the_time_left_is_estimated_from_the_first_steps():
+    recipe = replace(PRESETS["tiny"].prior_recipe, steps=10_000)
+    pace = Pace("prior", recipe, Timing(), 1000)
+    said = [pace.estimate(1000 + step, step * 0.5 + 10 * (step > 2)) for step in range(1, 40)]
+    assert [line for line in said if line] == [
+        "prior: 8987 steps left at 2 a second, about 75 minutes"
+    ]
+    assert duration(40) == "a minute"
+    assert duration(12_600) == "3.5 hours"
+
+
+def test_the_help_needs_no_torch():
+    """It takes seconds to import."""
+    script = "import sys, worldmodel.train; sys.exit(len({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert (AUTO, *PRESETS, *PUBLISHED) == KNOWN_PRESETS
 
 
 def test_batches_that_cannot_be_shared_are_refused(toy_data: Path, tmp_path: Path):
@@ -243,10 +420,18 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(toy_data: Path, 
 
 
 @pytest.mark.parametrize(
-    "change", [{"tokenizer_steps": 0}, {"batch_size": -1}, {"learning_rate": float("nan")}]
+    "change",
+    [
+        {"tokenizer_steps": 0},
+        {"batch_size": -1},
+        {"batch_size": 10**20},
+        {"learning_rate": float("nan")},
+        {"max_minutes": float("inf")},
+        {"seed": 10**30},
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(change: dict, toy_data: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=f"--{next(iter(change)).replace('_', '-')} can't be"):
+    with pytest.raises(UserError, match=f"--{next(iter(change)).replace('_', '-')} must be"):
         train(replace(Train("tiny", data=toy_data, out=tmp_path / "run"), **change))
     assert not (tmp_path / "run").exists()
 

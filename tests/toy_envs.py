@@ -46,6 +46,20 @@ class Steered(Count):
         return {(): 1, "d": 2, (ord("d"), 275): 3, 2**30: 3}
 
 
+class Blowing(Count):
+    """A simulation whose reward is no number in some episodes, and too large for a float in
+    others; its info holds ragged lists."""
+
+    def reset(self, *, seed=None, options=None):
+        frame, info = super().reset(seed=seed, options=options)
+        self.bad = {0: float("nan"), 1: 1e300}.get(int(self.np_random.integers(4)), 1.0)
+        return frame, {**info, "contacts": [[1, 2], [3]]}
+
+    def step(self, action):
+        frame, _, terminated, truncated, info = super().step(action)
+        return frame, self.bad, terminated, truncated, {**info, "contacts": [[1, 2], [3]]}
+
+
 class Buttons(Count):
     """Actions are four buttons in two rows; the picture shows which were down."""
 
@@ -135,6 +149,7 @@ gymnasium.register("Count-v0", f"{__name__}:Count")
 gymnasium.register("Steered-v0", f"{__name__}:Steered")
 gymnasium.register("Short-v0", f"{__name__}:Count", max_episode_steps=9)
 gymnasium.register("Random-v0", f"{__name__}:Count", kwargs={"is_random": True})
+gymnasium.register("Blowing-v0", f"{__name__}:Blowing")
 gymnasium.register("Buttons-v0", f"{__name__}:Buttons")
 gymnasium.register("Flat-buttons-v0", f"{__name__}:FlatButtons")
 gymnasium.register("Unbounded-v0", f"{__name__}:Unbounded")

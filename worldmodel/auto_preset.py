@@ -8,7 +8,6 @@ from worldmodel.data import SPLITS, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.presets import PRESETS, Preset
 
-AUTO = "auto"
 WANTED_TOKENS = 64  # a frame, 8x8 of them: what the dream of Doom has
 PIXELS_A_TOKEN = (2, 4, 8, 16, 32)  # along each side
 MOST_TOKENS = 256  # a frame; sampling takes as long as there are tokens

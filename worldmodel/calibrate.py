@@ -20,6 +20,7 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from worldmodel import randomness
 from worldmodel.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.command import run_command
 from worldmodel.data import ClipSampler, EpisodeReader
@@ -121,7 +122,7 @@ def calibrate(options: Calibrate) -> None:
     old_card = card.read_text() if card.exists() else ""
 
     def drift() -> Drift:
-        rows = validation.draw(np.random.default_rng(options.seed), options.dreams)
+        rows = validation.draw(randomness.generator(options.seed, "drift windows"), options.dreams)
         return measure_drift(
             model, validation, rows, seed=options.seed, sampling=sampling, advance=advance
         )
@@ -139,7 +140,7 @@ def calibrate(options: Calibrate) -> None:
             train,
             rounds=options.rounds,
             num_dreams=options.dreams,
-            rng=np.random.default_rng(options.seed),
+            rng=randomness.generator(options.seed, "calibration"),
             sampling=sampling,
             advance=advance,
         )
@@ -201,7 +202,7 @@ def measure_drift(
 ) -> Drift:
     """How far dreams are from the clips that they go on from, and how well single steps are
     foretold."""
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "drift dreams")
     recorded, dreamed = _code_shares(
         model, clips, rows, rng=rng, sampling=sampling, advance=advance
     )

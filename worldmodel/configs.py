@@ -1,5 +1,6 @@
 """Sizes of models and recipes of training, as frozen dataclasses."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -8,6 +9,16 @@ from worldmodel.actions import ActionSpec
 LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
 MOST_LAYERS = 256
 MOST_CODEBOOKS = 64  # each is built, which takes time even without memory
+# Of products, which small numbers make large: a file of a megabyte can ask for 16 GiB. What ships
+# is below a thousandth of each.
+MOST_WINDOW = 1024  # frames
+MOST_TOKENS_A_FRAME = 2**12  # drawn one after the other
+MOST_TOKENS_A_CLIP = 2**18
+MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has their square
+MOST_REMEMBERED = 2**28  # numbers, the keys and values of one dream: 1 GiB
+MOST_ACTIVATIONS = 2**28  # numbers, of one frame in a layer of the tokenizer
+MOST_WORK = 2**36  # multiplications a step of one dream: half a minute of one core
+MOST_CLIP_NUMBERS = 2**30  # keys and values of one clip, or activations in a layer: 4 GiB
 
 
 def _check_fields(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
@@ -37,6 +48,13 @@ def _check_number(name: str, number: object, kind: type, may_be_zero: bool) -> N
         raise ValueError(f"{name} must be from 0 to {largest}, not {number!r}")
     if number == 0 and not may_be_zero:
         raise ValueError(f"{name} must not be 0")
+
+
+def _check_products(products: dict[str, tuple[int, int]]) -> None:
+    """Raises ValueError where the sizes together ask for more than is had or waited for."""
+    for what, (number, most) in products.items():
+        if number > most:
+            raise ValueError(f"these sizes make {number} {what}, more than {most}")
 
 
 def _check_names(**names: tuple[str, ...]) -> None:
@@ -146,6 +164,51 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         _check_names(variable_names=self.variable_names)
+        tokenizer, prior = self.tokenizer, self.prior
+        _check_products(
+            {
+                "frames in the window": (prior.window, MOST_WINDOW),
+                "tokens a frame": (self.tokens_a_frame, MOST_TOKENS_A_FRAME),
+                "positions in the window": (prior.window * self.positions, MOST_POSITIONS),
+                "numbers remembered of a dream": (
+                    2 * prior.layers * prior.window * self.positions * prior.width,
+                    MOST_REMEMBERED,
+                ),
+                "activations of a frame": (
+                    max(
+                        math.prod(tokenizer.frame_shape[:2])
+                        * max(tokenizer.frame_shape[2], tokenizer.widths[0]),
+                        math.prod(tokenizer.grid)
+                        * max(tokenizer.hidden_units, tokenizer.num_codebooks * tokenizer.code_dim),
+                    ),
+                    MOST_ACTIVATIONS,
+                ),
+                "multiplications a step": (self.work, MOST_WORK),
+            }
+        )
+
+    @property
+    def tokens_a_frame(self) -> int:
+        """Codes that are drawn, one after the other."""
+        return math.prod(self.tokenizer.grid) * self.tokenizer.num_codebooks
+
+    @property
+    def positions(self) -> int:
+        """P of the backbone: blocks of merge x merge grid positions."""
+        return math.prod(self.tokenizer.grid) // self.prior.merge**2
+
+    @property
+    def work(self) -> int:
+        """About how many multiplications a step of one dream takes, besides its convolutions."""
+        prior, tokens, num_variables = self.prior, self.tokens_a_frame, len(self.variable_names)
+        seen = prior.window * self.positions
+        backbone = prior.layers * prior.width * (12 * prior.width + 2 * seen) * self.positions
+        in_a_layer = prior.head_width * (12 * prior.head_width + 2 * tokens)
+        logits = prior.head_width * self.tokenizer.num_codes
+        # Each variable is drawn knowing those before it, all rows at once: V times V rows of V
+        # features and of V x bins logits.
+        outcomes = 6 * num_variables**4 * prior.num_bins
+        return backbone + tokens * (prior.head_layers * in_a_layer + logits) + outcomes
 
 
 @dataclass(frozen=True)
@@ -264,6 +327,28 @@ class VideoGPTConfig:
             raise ValueError("the prior is conditioned on classes, but the data have none")
         if max(self.prior.given_frames, self.prior.num_actions) > self.tokenizer.clip_shape[0]:
             raise ValueError("more frames or actions are given than a clip has")
+        tokenizer, prior = self.tokenizer, self.prior
+        tokens = math.prod(tokenizer.latent_shape)
+        # The first convolution halves each axis that is to shrink.
+        pairs = zip(tokenizer.clip_shape, tokenizer.downsampling, strict=False)
+        halved = math.prod(size // min(2, shrunk) for size, shrunk in pairs)
+        _check_products(
+            {
+                "tokens a clip": (tokens, MOST_TOKENS_A_CLIP),
+                "numbers remembered of a clip": (
+                    2 * prior.layers * tokens * prior.width,
+                    MOST_CLIP_NUMBERS,
+                ),
+                "activations of a clip": (
+                    max(
+                        math.prod(tokenizer.clip_shape),
+                        halved * tokenizer.hidden_units,
+                        math.prod(tokenizer.grid) * tokenizer.num_codebooks * tokenizer.code_dim,
+                    ),
+                    MOST_CLIP_NUMBERS,
+                ),
+            }
+        )
 
     @property
     def condition_size(self) -> int:

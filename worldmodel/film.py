@@ -12,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from worldmodel.files import written_whole
+
 GAP = 2  # pixels between frames
 RED = (230, 30, 30)  # of given frames, as in the paper's figures
 TITLE_HEIGHT = 20  # pixels
@@ -119,9 +121,10 @@ def grid(films: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 (height, width, 3 or 1); folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+    """Write a picture, uint8 (height, width, 3 or 1), whole or not at all; folders are made."""
+    image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+    with written_whole(path) as unfinished:
+        image.save(unfinished, format="png")
 
 
 def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:
@@ -131,7 +134,6 @@ def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:
     frame that equals the one before it is stored as a longer wait, and waits are rounded to
     hundredths of a second, as the format has them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     chosen = film[np.linspace(0, len(film) - 1, min(len(film), PALETTE_FRAMES)).astype(int)]
     palette = Image.fromarray(chosen.reshape(-1, *film.shape[2:])).quantize(256)
     frames = [
@@ -140,7 +142,15 @@ def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:
     # Rounded as a sum, so a long film keeps its length.
     ends_ms = 10 * np.round(np.arange(1, len(film) + 1) * 100 / fps).astype(int)
     waits_ms = np.diff(ends_ms, prepend=0).clip(10).tolist()
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=waits_ms, loop=0)
+    with written_whole(path) as unfinished:
+        frames[0].save(
+            unfinished,
+            format="gif",
+            save_all=True,
+            append_images=frames[1:],
+            duration=waits_ms,
+            loop=0,
+        )
 
 
 def save_mp4(path: Path, film: np.ndarray, *, fps: float) -> None:
@@ -148,10 +158,12 @@ def save_mp4(path: Path, film: np.ndarray, *, fps: float) -> None:
 
     Where a side is odd, its last line of pixels is repeated: the format wants even sides.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     odd = [(0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)]
     padded = np.pad(film, odd, mode="edge")
-    with av.open(str(path), "w") as container:
+    with (
+        written_whole(path) as unfinished,
+        av.open(str(unfinished), "w", format="mp4") as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = padded.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -14,35 +14,41 @@ from worldmodel.checkpoint.contents import (
     VIDEOGPT,
     Checkpoint,
     GivenClips,
+    Lineage,
     Starts,
     VideoGPTCheckpoint,
     World,
 )
+from worldmodel.checkpoint.digests import file_digest, weights_digest
 from worldmodel.checkpoint.reading import (
     find_checkpoint,
     is_videogpt,
     load_checkpoint,
     load_videogpt,
+    read_lineage,
     read_world,
-    weights_digest,
 )
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
-from worldmodel.checkpoint.writing import save_checkpoint
+from worldmodel.checkpoint.writing import finish_save, save_checkpoint
 
 __all__ = [
     "FILES",
     "VIDEOGPT",
     "Checkpoint",
     "GivenClips",
+    "Lineage",
     "Starts",
     "StartsAt",
     "VideoGPTCheckpoint",
     "World",
     "choose_starts",
+    "file_digest",
     "find_checkpoint",
+    "finish_save",
     "is_videogpt",
     "load_checkpoint",
     "load_videogpt",
+    "read_lineage",
     "read_world",
     "save_checkpoint",
     "weights_digest",

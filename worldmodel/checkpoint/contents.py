@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.actions import checked_controls
 from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
+from worldmodel.world_rules import check_world
 
 FORMAT_VERSION = 4
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
@@ -19,7 +21,10 @@ ADDED_SINCE = {
 }
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
+UNFINISHED = "unfinished.tmp"  # a folder in a checkpoint's, with the files of a save under way
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
+# What the files were made from, as JSON: see `Checkpoint`.
+Lineage = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class World:
         fps: steps a second of its own time.
         controls: which keys choose the actions, as JSON, for people who play; may be empty.
         temperature, guidance: that dreams are drawn with where nothing else is said.
+
+    Raises:
+        UserError: `check_world` refuses it.
+        ValueError: the controls or the sampling are not usable.
     """
 
     env_id: str
@@ -39,6 +48,11 @@ class World:
     controls: dict[str, Any] = field(default_factory=dict)
     temperature: float = 0.8
     guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_world(self.env_id, self.env_kwargs, self.fps)
+        checked_controls(self.controls)
+        Sampling(self.temperature, guidance=self.guidance)
 
     @property
     def sampling(self) -> Sampling:
@@ -95,11 +109,18 @@ class Starts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A world model, the world it learned, and moments to begin from."""
+    """A world model, the world it learned, and moments to begin from.
+
+    Attributes:
+        lineage: what it was made from, so that nobody has to guess by the times of files:
+            "trained" names the training state that it was exported from, "calibrated",
+            "averaged_from" and "shipped_from" what was done since. Empty in older checkpoints.
+    """
 
     model: WorldModel
     world: World
     starts: Starts
+    lineage: Lineage = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,8 +152,13 @@ class GivenClips:
 
 @dataclass(frozen=True)
 class VideoGPTCheckpoint:
-    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+    """VideoGPT as published, where its data came from, and clips to take conditions from.
+
+    Attributes:
+        lineage: as of `Checkpoint`.
+    """
 
     model: VideoGPT
     world: World
     clips: GivenClips
+    lineage: Lineage = field(default_factory=dict)

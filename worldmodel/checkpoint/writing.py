@@ -1,6 +1,5 @@
 """A checkpoint is written whole or not at all."""
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -8,57 +7,88 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import save_file
 
 from worldmodel.checkpoint.contents import (
     FORMAT_VERSION,
     SCALE_SUFFIX,
+    UNFINISHED,
     VIDEOGPT,
     Checkpoint,
     VideoGPTCheckpoint,
 )
+from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
+from worldmodel.files import sync, write_json, written_whole
+from worldmodel.tensors import save_tensors
 
 COMPACT_FROM = 4096  # smaller tensors stay as they are
+_MOVED = ("README.md", *HELD_TOGETHER, "config.json")
 
 
 def save_checkpoint(
     folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
 ) -> None:
-    """Write a checkpoint. A stop while it is written leaves the old one, a stop while the files
-    change places leaves none: never a mixture.
+    """Write a checkpoint. A stop while it is written leaves the old one; after a stop while the
+    files change places `finish_save` brings the new one. Never a mixture: config.json names the
+    digests of the others.
 
     Args:
         compact: for shipping: the prior's matrices as int8 with a scale for each row, the
             tokenizer's weights in half precision. Otherwise everything is kept exactly.
+
+    Raises:
+        OSError: it can't be written; the old one stays.
     """
-    unfinished = folder / "unfinished.tmp"
+    unfinished = folder / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        _write_files(unfinished, checkpoint, card=card, compact=compact)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    finish_save(folder)
+
+
+def finish_save(folder: Path) -> None:
+    """Finish a save that was stopped while its files changed places; nothing where none was.
+
+    Raises:
+        OSError: the files can't be moved.
+    """
+    unfinished = folder / UNFINISHED
+    if not (unfinished / "config.json").exists():  # written last
+        return
+    # A folder without a config is no checkpoint: it goes first and comes last.
+    (folder / "config.json").unlink(missing_ok=True)
+    for name in _MOVED:
+        if (unfinished / name).exists():  # else it was moved before the stop
+            os.replace(unfinished / name, folder / name)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    sync(folder)
+
+
+def _write_files(
+    folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
+) -> None:
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    save_file(_compact(weights) if compact else weights, unfinished / "weights.safetensors")
+    save_tensors(folder / "weights.safetensors", _compact(weights) if compact else weights)
     is_dream = isinstance(checkpoint, Checkpoint)
     starts = checkpoint.starts if is_dream else checkpoint.clips
-    save_numpy(
-        {k: np.ascontiguousarray(v) for k, v in vars(starts).items()},
-        unfinished / "starts.safetensors",
+    save_tensors(
+        folder / "starts.safetensors",
+        {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in vars(starts).items()},
     )
+    with written_whole(folder / "README.md") as path:
+        path.write_text(card, encoding="utf-8")
     config = {
         "format_version": FORMAT_VERSION,
         **({} if is_dream else {"model": VIDEOGPT}),
         **asdict(checkpoint.model.config),
         "actions": checkpoint.model.config.actions.to_json(),
         "world": asdict(checkpoint.world),
+        "lineage": checkpoint.lineage,
+        "files": {name: file_digest(folder / name) for name in HELD_TOGETHER},
     }
-    (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (unfinished / "README.md").write_text(card)
-    for name in ("weights.safetensors", "starts.safetensors"):  # safetensors lets only us read
-        shutil.copymode(unfinished / "README.md", unfinished / name)
-    # A folder without a config is no checkpoint: it goes first and comes last.
-    (folder / "config.json").unlink(missing_ok=True)
-    for name in ("README.md", "starts.safetensors", "weights.safetensors", "config.json"):
-        os.replace(unfinished / name, folder / name)
-    unfinished.rmdir()
+    write_json(folder / "config.json", config)
 
 
 def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from worldmodel.evaluation.tables import to_lines
 from worldmodel.files import written_whole
 from worldmodel.metrics import Interval
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 # What reading a report may raise that another program wrote, or that was changed by hand.
 _DAMAGE = (
     OSError,

@@ -1,15 +1,22 @@
-"""What training tells while it goes: a progress bar, curves, and that Ctrl-C was heard."""
+"""What training reports while it runs: a progress bar, curves, and that Ctrl-C was noticed."""
 
 import json
 import math
+import os
 import signal
+import socket
+import time
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 from rich.progress import TextColumn
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from worldmodel.command import say
 from worldmodel.data.progress import Bar
+from worldmodel.files import naming, parse_json, written_whole
 from worldmodel.training.schedule import Progressed
 
 
@@ -33,13 +40,59 @@ class Interruption:
         say("stopping after this step; Ctrl-C again stops at once")
 
 
+# Generated code, whose names a type checker doesn't see.
+Event, SessionLog = event_pb2.Event, event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+Summary = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Board:
+    """A file of scalars for TensorBoard, written as they come.
+
+    torch's SummaryWriter writes in a thread, where a full disk ends in a traceback.
+
+    Args:
+        step: where training resumes; TensorBoard drops what a killed run wrote of later steps.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        self._file = self.path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if step:
+            started = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=step + 1, session_log=started))
+
+    def add(self, scalars: dict[str, float], step: int) -> None:
+        """Raises OSError where they can't be written."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk didn't take was reported when it was written
+            self._file.close()
+
+    def _write(self, event: event_pb2.Event) -> None:  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            self._records.write(event.SerializeToString())
+            self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+
 class Curves:
     """Numbers over steps: JSON lines, TensorBoard, and a progress bar with the time left.
 
     Args:
         folder, name: lines go to folder/name.jsonl, TensorBoard's files to folder/tensorboard.
-        step: where training goes on; lines of later steps, left by a killed run, are dropped.
+        step: where training resumes; lines of later steps, left by a killed run, are dropped.
         shown: False writes and shows nothing: one process of several does that for all.
+
+    Raises:
+        OSError: names the file that can't be written, here and in `write`.
     """
 
     def __init__(self, folder: Path, name: str, step: int, *, shown: bool) -> None:
@@ -47,10 +100,14 @@ class Curves:
         self.path = folder / f"{name}.jsonl"
         if shown:
             folder.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            content = self.path.read_text(errors="replace") if self.path.exists() else ""
+            lines = content.splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+            if kept != lines or not content.endswith("\n"):
+                with written_whole(self.path) as unfinished:
+                    unfinished.write_text("".join(line + "\n" for line in kept))
+            with naming(folder / "tensorboard"):
+                self.board = Board(folder / "tensorboard", step)
         self.bar = Bar(TextColumn("{task.percentage:.0f} %"), disable=not shown)
         self.task = self.bar.add_task(name, total=1.0)
 
@@ -58,7 +115,12 @@ class Curves:
         self.bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.bar.stop()
         if self.shown:
             self.board.close()
@@ -67,11 +129,12 @@ class Curves:
         if not self.shown:
             return
         named = {prefix + name: value for name, value in numbers.items()}
-        with self.path.open("a") as file:
-            line = {"step": progressed.step, "seconds": round(progressed.seconds, 1), **named}
+        line = {"step": progressed.step, "seconds": round(progressed.seconds, 1), **named}
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in named.items():
-            self.board.add_scalar(f"{self.name}/{name}", value, progressed.step)
+        with naming(self.board.path):
+            scalars = {f"{self.name}/{name}": value for name, value in named.items()}
+            self.board.add(scalars, progressed.step)
 
     def show(self, done: float, progressed: Progressed, loss: float) -> None:
         what = f"{self.name}: step {progressed.step}, loss {loss:.3f}"
@@ -80,6 +143,6 @@ class Curves:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
         return math.inf

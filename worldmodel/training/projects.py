@@ -8,10 +8,13 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 
+from worldmodel import randomness
 from worldmodel.actions import NO_ACTION
+from worldmodel.card import model_card
 from worldmodel.checkpoint import (
     Checkpoint,
     GivenClips,
+    Lineage,
     VideoGPTCheckpoint,
     World,
     choose_starts,
@@ -24,6 +27,7 @@ from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import Preset, PublishedPreset
+from worldmodel.tensors import opened_tensors
 from worldmodel.training.stages import PriorStage
 from worldmodel.training.trainer import Stage
 from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
@@ -31,6 +35,7 @@ from worldmodel.videogpt import VideoGPT
 
 Made = TypeVar("Made")
 NUM_STARTS = 16  # that a checkpoint holds
+CALIBRATED = "prior.head.logits.bias"  # all that `worldmodel.calibrate` moves
 
 
 @runtime_checkable
@@ -55,8 +60,12 @@ class Project(Protocol):
         """How the prior of the model made last is trained; `folder` is for what it keeps."""
         ...
 
-    def save(self, out: Path) -> None:
-        """Write the model made last as a checkpoint."""
+    def save(self, out: Path, lineage: Lineage) -> None:
+        """Write the model made last as a checkpoint, with what it was made from."""
+        ...
+
+    def is_exported(self, out: Path) -> bool:
+        """Whether the checkpoint there holds the model made last, perhaps calibrated since."""
         ...
 
 
@@ -100,10 +109,13 @@ class DreamProject:
         recipe = self.preset.prior_recipe
         return PriorStage(self.model, self.reader, recipe, codes_path=path, device=device)
 
-    def save(self, out: Path) -> None:
-        checkpoint = Checkpoint(self.model, self.world, self.starts)
-        card = _card(f"A dream of {self.reader.info.env_id}", out)
+    def save(self, out: Path, lineage: Lineage) -> None:
+        checkpoint = Checkpoint(self.model, self.world, self.starts, lineage)
+        card = model_card(checkpoint, name=out.resolve().name)
         save_checkpoint(out, checkpoint, card=card, compact=False)
+
+    def is_exported(self, out: Path) -> bool:
+        return _holds(out, self.model)
 
 
 class VideoGPTProject:
@@ -115,6 +127,7 @@ class VideoGPTProject:
 
     def __init__(self, preset: PublishedPreset, reader: EpisodeReader) -> None:
         self.preset, self.reader = preset, reader
+        self.world = _world(reader)
         info, num_frames = reader.info, preset.tokenizer.clip_shape[0]
         steered = info.actions != NO_ACTION
         self.config = _made_for(
@@ -147,10 +160,13 @@ class VideoGPTProject:
             device=device,
         )
 
-    def save(self, out: Path) -> None:
-        checkpoint = VideoGPTCheckpoint(self.model, _world(self.reader), self.clips)
-        card = _card(f"VideoGPT of {self.reader.info.env_id}", out)
+    def save(self, out: Path, lineage: Lineage) -> None:
+        checkpoint = VideoGPTCheckpoint(self.model, self.world, self.clips, lineage)
+        card = model_card(checkpoint, name=out.resolve().name)
         save_checkpoint(out, checkpoint, card=card, compact=False)
+
+    def is_exported(self, out: Path) -> bool:
+        return _holds(out, self.model)
 
 
 def project_of(preset: Preset | PublishedPreset, reader: EpisodeReader) -> Project:
@@ -167,7 +183,7 @@ def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
         UserError: no test episode is long enough.
     """
     sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
-    rng = np.random.default_rng(0)
+    rng = randomness.generator(0, "conditions of a checkpoint")
     episodes = rng.permutation(sampler.episodes)[:NUM_STARTS]
     room = reader.index["episode_length"][episodes] + 1 - num_frames
     rows = np.stack([episodes, rng.integers(room + 1)], 1)
@@ -188,5 +204,14 @@ def _world(reader: EpisodeReader) -> World:
     return World(info.env_id, info.env_kwargs, info.fps, info.controls)
 
 
-def _card(title: str, out: Path) -> str:
-    return f"# {title}\n\nNot measured: `python -m worldmodel.evaluate {out}`.\n"
+def _holds(out: Path, model: WorldModel | VideoGPT) -> bool:
+    """Whether the weights there are the model's, but for what calibration moves."""
+    state = model.state_dict()
+    with opened_tensors(out / "weights.safetensors") as file:
+        if set(file.keys()) != set(state):
+            return False
+        return all(
+            torch.equal(file.get_tensor(name), tensor.cpu())
+            for name, tensor in state.items()
+            if name != CALIBRATED
+        )

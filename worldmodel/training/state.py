@@ -1,20 +1,22 @@
-"""The state of a stage's training, kept as one file that training goes on from."""
+"""The state of a stage's training, kept as one file that training resumes from."""
 
+import errno
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, one_line, os_error
+from worldmodel.tensors import opened_tensors, save_tensors
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.sharding import sliced_like, whole_tensor
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save_state(
@@ -44,17 +46,14 @@ def save_state(
             tensors[name] = gathered.detach().cpu().contiguous()
     if not written:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
     metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
     try:
-        save_file(tensors, unfinished, metadata=metadata)
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
+        save_tensors(path, tensors, metadata)
+    except OSError as error:
+        room = "free some space, then " if error.errno in NO_ROOM else ""
         raise UserError(
-            f"the training state can't be written to {path} ({error}): free some space and run "
-            "the same command again; it goes on from the state saved before"
+            f"the training state can't be written: {os_error(error)}. To resume from the state "
+            f"saved before, {room}run the same command again"
         ) from None
 
 
@@ -67,7 +66,7 @@ def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
     if not path.exists():
         return Progressed()
     with _opened(path) as file:
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
         if metadata["inputs"] != inputs:
             raise UserError(
                 f"{path} learned the codes of another tokenizer: remove it to train the "
@@ -100,18 +99,18 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The training state, every fault in it told as one."""
+    """The training state; every fault in it becomes a UserError."""
     try:
-        path.open("rb").close()  # safetensors takes a file that it may not read for none
-        with safe_open(path, "pt") as file:
+        with opened_tensors(path) as file:
             yield file
     except UserError:
         raise
     except PermissionError:
         raise UserError(f"{path} may not be read: its permissions forbid it") from None
+    except OSError as error:
+        raise UserError(f"the training state can't be read: {os_error(error)}") from None
     except (
         SafetensorError,
-        OSError,
         RuntimeError,
         KeyError,
         IndexError,
@@ -119,6 +118,6 @@ def _opened(path: Path) -> Iterator[Any]:
         ValueError,
     ) as error:
         raise UserError(
-            f"{path} is damaged or of another model ({str(error)[:200]}): choose another --out, "
-            "or remove it to train from the beginning"
+            f"{path} is damaged or of another model ({one_line(error, most=200)}): choose another "
+            "--out, or remove it to train from the beginning"
         ) from None

@@ -1,4 +1,4 @@
-"""The training loop that both stages share: time-boxed, resumable, and told as it goes."""
+"""The training loop that both stages share: time-boxed, resumable, and reported as it runs."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from worldmodel.configs import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
-from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
+from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, learning_rate
 from worldmodel.training.state import load_optimizer, load_state, save_state
 
 LOG_EVERY = 20  # steps
@@ -64,7 +64,7 @@ def train_stage(
     accumulate: int = 1,
     checkpoint_activations: bool = False,
 ) -> bool:
-    """Train `stage` until its schedule or `timing.max_minutes` ends; go on where it was.
+    """Train `stage` until its schedule or `timing.max_minutes` ends; resume where it was.
 
     Args:
         fabric: launched; `worldmodel.training.devices` makes it.
@@ -108,8 +108,9 @@ def _learn(
     *,
     seed: int,
 ) -> bool:
-    """Go on, saving and validating, until the time is up; returns whether Ctrl-C ended it."""
+    """Train, saving and validating, until the time is up; returns whether Ctrl-C ended it."""
     recipe, fabric = stage.recipe, learner.fabric
+    pace = Pace(stage.name, recipe, timing, progressed.step)
     seconds_before, clock = progressed.seconds, Clock(timing)
     with (
         Curves(folder, stage.name, progressed.step, shown=fabric.global_rank == 0) as curves,
@@ -117,18 +118,22 @@ def _learn(
     ):
         while True:
             rate = learning_rate(recipe, progressed.step, progressed.share(recipe, timing))
-            numbers = _step(stage, learner, [seed, progressed.step], rate)
+            batch = (seed, f"{stage.name} batch", progressed.step)
+            numbers = _step(stage, learner, batch, rate)
             # Every process goes by the first one's clock and keyboard, or they would stop at
             # different steps.
             moment, asked = fabric.broadcast((clock.read(), interruption.asked))
             progressed.step += 1
             progressed.seconds = seconds_before + moment.seconds
             done = progressed.share(recipe, timing)
-            if progressed.step % LOG_EVERY == 1:
-                means = {k: float(cast(Tensor, fabric.all_reduce(v))) for k, v in numbers.items()}
-                curves.write(progressed, {**means, "learning_rate": rate})
-                curves.show(done, progressed, means["loss"])
             last = asked or moment.out_of_time or done >= 1
+            if progressed.step % LOG_EVERY == 1 or last:
+                means = {k: float(cast(Tensor, fabric.all_reduce(v))) for k, v in numbers.items()}
+                curves.show(done, progressed, means["loss"])
+                if progressed.step % LOG_EVERY == 1:
+                    curves.write(progressed, {**means, "learning_rate": rate})
+            if (estimate := pace.estimate(progressed.step, moment.seconds)) and curves.shown:
+                say(estimate)
             if last or moment.save:
                 _save(stage, learner, progressed, folder)
                 clock.saves()
@@ -139,12 +144,14 @@ def _learn(
                 return asked
 
 
-def _step(stage: Stage, learner: Learner, batch_seed: list[int], rate: float) -> dict[str, Tensor]:
+def _step(
+    stage: Stage, learner: Learner, batch: tuple[int, str, int], rate: float
+) -> dict[str, Tensor]:
     """One step of the optimiser; returns the losses' means."""
-    numbers, norm = learner.gradients(stage.losses, batch_seed)
+    numbers, norm = learner.gradients(stage.losses, batch)
     if not math.isfinite(norm):  # before it reaches the weights
         raise UserError(
-            f"the {stage.name}'s gradient is not finite at step {batch_seed[-1]}: "
+            f"the {stage.name}'s gradient is not finite at step {batch[-1]}: "
             "lower --learning-rate; the state saved last is kept"
         )
     learner.step(rate)
@@ -171,9 +178,8 @@ def _validate(
             stage.module.eval()
             numbers = stage.validate()
             curves.write(progressed, numbers, prefix="validation/")
-            told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            line = f"{stage.name} at step {progressed.step}, held-out episodes: {told}"
-            say(line)
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            say(f"{stage.name} at step {progressed.step}, held-out episodes: {measured}")
             stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
 
 
