@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import gymnasium
 import numpy as np
 
+from envs.window import as_rgb
 from play.actions import Action, Actions
 from play.beside import RealBeside, RealView
 from play.controls import Announced, checked_controls
@@ -36,7 +37,7 @@ class Moment:
     """One frame, and how it came about.
 
     Attributes:
-        frame: uint8 (H, W, 3).
+        frame: uint8 (H, W, 3), RGB also where the environment's are grey.
         action: what led here; None for an episode's first frame.
         reward: of that action; a dream's is predicted.
         info: the game variables.
@@ -207,7 +208,7 @@ class Pilot:
         note = self._take_real_along(lambda beside, _: beside.begin(self.start, ()))
         return self._show(
             Moment(
-                frame=frame,
+                frame=as_rgb(frame),
                 action=None,
                 reward=0.0,
                 info=info,
@@ -230,7 +231,7 @@ class Pilot:
         note = self._take_real_along(lambda beside, view: beside.step(view, action))
         return self._show(
             Moment(
-                frame=frame,
+                frame=as_rgb(frame),
                 action=action,
                 reward=float(reward),
                 info=info,
@@ -364,8 +365,10 @@ def steps_per_game_second(env: gymnasium.Env) -> float:
 def _check_frames(env: gymnasium.Env) -> None:
     """Raises UserError when its frames can't be shown."""
     frames = env.observation_space
-    if frames.dtype != np.uint8 or (frames.shape or ())[2:] != (3,):
-        raise UserError(f"only uint8 RGB frames can be shown, but those here are {frames}")
+    if frames.dtype != np.uint8 or (frames.shape or ())[2:] not in ((1,), (3,)):
+        raise UserError(
+            f"only uint8 frames in RGB or grey can be shown, but those here are {frames}"
+        )
 
 
 def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> KeyMap:

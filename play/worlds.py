@@ -12,7 +12,6 @@ import gymnasium
 import envs
 from envs.making import made
 from worldmodel.errors import UserError, one_line
-from worldmodel.randomness import integer
 
 if TYPE_CHECKING:
     from play.pilot import Policy
@@ -112,7 +111,7 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
 
     Args:
         trusted: whether code in the file may run, as --trust says.
-        seed: of the run; the policy's actions are a stream of their own.
+        seed: of the actions drawn.
 
     Raises:
         UserError: the file is missing, isn't a PPO policy, isn't trusted, or was made for other
@@ -121,8 +120,7 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
     from envs import policy  # slow: brings stable-baselines3
 
     try:
-        drawn = integer(seed, "policy")
-        return policy.load_policy(path, env, trusted=trusted, seed=drawn)
+        return policy.load_policy(path, env, trusted=trusted, seed=seed)
     except UserError as error:
         raise UserError(f"--policy: {one_line(error)}") from error
 

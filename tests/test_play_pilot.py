@@ -425,6 +425,24 @@ def test_dreams_are_compared_by_their_codes(tmp_path: Path) -> None:
     assert replayed.first_difference == "the codes at step 2 of episode 1 of 1"
 
 
+def test_grey_worlds_are_played_and_frames_are_kept_as_they_were() -> None:
+    class Grey(ToyWorld):
+        """Draws into one array."""
+
+        observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 1), np.uint8)
+        shown = np.zeros((64, 64, 1), np.uint8)
+
+        def _frame(self) -> np.ndarray:
+            self.shown[:] = super()._frame()[..., 1:2]
+            return self.shown
+
+    moments: list[Moment] = []
+    pilot = Pilot(Grey(), seed=0, watch=moments.append)
+    for _ in range(3):
+        pilot.step(2)
+    assert [moment.frame[0, 0].tolist() for moment in moments] == [[n] * 3 for n in (0, 2, 4, 6)]
+
+
 def test_a_session_of_a_real_game_before_there_were_marks_plays_again() -> None:
     frames: list[np.ndarray] = []
     pilot = Pilot(ToyWorld(), seed=3, watch=lambda moment: frames.append(moment.frame))

@@ -124,7 +124,7 @@ def test_a_robot_steered_by_keys_and_mouse_plays_again_bit_for_bit(tmp_path: Pat
     assert session.episodes[0].actions == tuple(pilot.actions_taken)
     assert play_through(robot(), session) is True
     # A change in the last place of one number is another session.
-    changed = list(session.episodes[0].actions)
+    changed: list[Any] = list(session.episodes[0].actions)
     changed[2] = (float(np.nextafter(np.float32(-0.21), np.float32(0))), *changed[2][1:])
     episode = replace(session.episodes[0], actions=tuple(changed))
     write_session(tmp_path / "s.json", replace(session, episodes=(episode,)))
@@ -138,7 +138,7 @@ def test_a_random_walk_goes_through_every_space(make: Any, tmp_path: Path) -> No
     walk(pilot, num_steps=60, seed=2, stop=SimpleNamespace(is_set=lambda: False))  # type: ignore
     pilot.close()
     session = session_of(seen, tmp_path / "s.json")
-    actions = [action for episode in session.episodes for action in episode.actions]
+    actions: list[Any] = [action for episode in session.episodes for action in episode.actions]
     assert len(session.episodes) > 1
     assert 10 <= sum(a != b for a, b in itertools.pairwise(actions)) < 30  # it holds
     assert all(len({numbers[i] for numbers in actions}) > 1 for i in range(len(actions[0])))

@@ -117,6 +117,44 @@ def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> 
     return window
 
 
+def test_a_wait_is_explained_until_it_is_over() -> None:
+    """Compiling takes longer than other notes are shown."""
+    gate, views = threading.Event(), []
+
+    def open_slowly(tell: Callable[[str], None]) -> Pilot:
+        tell("compiling once, about 8 s")
+        assert gate.wait(60)
+        return Pilot(GatedWorld(), seed=0)
+
+    window = Window(
+        open_slowly,
+        title="toy",
+        names=("dream", "real game"),
+        pane=256,
+        fps=None,
+        stop=threading.Event(),
+        instead="take a walk",
+    )
+
+    def person() -> None:
+        until(lambda: window.view is not None and window.view.note is not None)
+        window._note_ends_s = 0.0  # long ago
+        tick = window.num_ticks
+        until(lambda: window.num_ticks > tick + 5)
+        views.append(window.view)
+        gate.set()
+        until(lambda: window.view is not None and window.view.shown is not None)
+        until(lambda: window.view is not None and window.view.note is None)
+        pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+    thread = threading.Thread(target=person)
+    thread.start()
+    window.run()
+    thread.join()
+    assert views[0].shown is None
+    assert views[0].note == "compiling once, about 8 s"
+
+
 def test_the_window_lives_while_the_model_thinks() -> None:
     def script(window: Window, world: GatedWorld) -> None:
         world.gate.clear()
