@@ -20,6 +20,7 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_gpt import PlainGPT
+from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
@@ -115,7 +116,7 @@ class PlainDreamer:
         uniforms = torch.from_numpy(self.rng.random((1, num_tokens), np.float32))
         first_slot = self.num_drawn % self.model.config.prior.window * num_tokens
         codes = self.gpt.sample_frame(
-            first_slot, self.last_code, spec.encode(actions), uniforms, Sampling()
+            first_slot, self.last_code, encode_actions(spec, actions), uniforms, Sampling()
         )
         self.num_drawn, self.last_code = self.num_drawn + 1, codes[:, -1]
         grid, num_books = (
@@ -234,8 +235,8 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     codes = dream.dream.codes
     head = model.prior.head
     num_tokens = head.num_tokens
-    action = model.config.actions.encode(
-        torch.from_numpy(wander(dream.rng, model.config.actions, 1, 1)[:, 0])
+    action = encode_actions(
+        model.config.actions, torch.from_numpy(wander(dream.rng, model.config.actions, 1, 1)[:, 0])
     )
     context = torch.zeros(1, num_tokens, model.config.prior.head_width)
     uniforms = torch.rand(1, num_tokens)

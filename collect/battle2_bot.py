@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from envs.doom.env import SCREEN_SIZE, Seen, Senses
+from worldmodel import randomness
 
 # Actions are [walk, strafe, attack, sprint, turn], as in `envs.doom.scenarios`.
 STAY, FORWARD = 0, 1
@@ -44,7 +45,7 @@ class Battle2Bot:
     def reset(self, *, seed: int | None = None) -> None:
         """Forget the game so far. A seed of None goes on with the same generator."""
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = randomness.generator(seed, "bot")
         self._health = 100.0
         self._looking_back = 0
         self._turning = 0  # away from a wall: 1 to the right, -1 to the left

@@ -17,8 +17,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch.nn import functional as F
 
-from collect.recorder import Actor, Bot, random_seeds
+from collect.recorder import Actor, Bot
 from envs.policy import FramePolicy
+from envs.trust import remember
+from worldmodel import randomness
 
 FRAME_STACK = 2  # frames that a policy looks at
 NUM_ROUNDS = 6
@@ -27,7 +29,6 @@ BATCHES_A_ROUND = 1_500
 BATCH_SIZE = 256
 LEARNING_RATE = 5e-4
 VALUE_WEIGHT = 0.05  # the value is learned along, so that PPO can go on from here
-_SEED_KEY = 0xC107E
 
 
 @dataclass
@@ -102,16 +103,18 @@ def clone_bot(
                 env,
                 lessons,
                 teacher,
-                FramePolicy(so_far, seed=seed),
+                FramePolicy(so_far, trusted=False, seed=seed),
                 share_of_policy=share_of_policy,
                 gamma=model.gamma,
-                seed=(seed, number),
+                seed=seed,
+                number=number,
                 on_step=lambda done, n=number: on_progress((n + done / 2) / NUM_ROUNDS),
             )
             _fit(
                 model,
                 lessons,
-                seed=(seed, number),
+                seed=seed,
+                number=number,
                 on_batch=lambda done, n=number: on_progress((n + 0.5 + done / 2) / NUM_ROUNDS),
             )
     finally:
@@ -134,20 +137,22 @@ def _play(
     *,
     share_of_policy: float,
     gamma: float,
-    seed: tuple[int, int],
+    seed: int,
+    number: int,
     on_step: Callable[[float], None],
 ) -> None:
     """Add games to the lessons until the round's steps are played."""
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "cloning: who plays", number)
     enough = len(lessons) + STEPS_A_ROUND
     game = 0
     while len(lessons) < enough:
-        env_seed, action_seed = random_seeds(*seed, game, _SEED_KEY)
+        path = ("cloning: game", number, game)
+        env_seed = randomness.integer(seed, *path, "environment")
         game += 1
         student_plays = rng.random() < share_of_policy
         frame, _ = env.reset(seed=env_seed)
-        teacher.reset(seed=action_seed)
-        student.reset(seed=action_seed)
+        teacher.reset(seed=randomness.integer(seed, *path, "teacher"))
+        student.reset(seed=randomness.integer(seed, *path, "student"))
         rewards: list[float] = []
         over = False
         while not over and len(lessons) < enough:
@@ -172,14 +177,19 @@ def _discounted(rewards: list[float], gamma: float) -> list[float]:
 
 
 def _fit(
-    model: PPO, lessons: Lessons, *, seed: tuple[int, int], on_batch: Callable[[float], None]
+    model: PPO,
+    lessons: Lessons,
+    *,
+    seed: int,
+    number: int,
+    on_batch: Callable[[float], None],
 ) -> None:
     """Train the policy on all lessons so far."""
     policy = model.policy
     policy.set_training_mode(True)
     optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BATCHES_A_ROUND)
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "cloning batches", number)
     actions, returns = np.stack(lessons.actions), np.asarray(lessons.returns, np.float32)
     for batch in range(BATCHES_A_ROUND):
         at = rng.integers(len(lessons), size=BATCH_SIZE)
@@ -197,7 +207,8 @@ def _fit(
 
 
 def save_whole(model: BaseAlgorithm, path: Path) -> None:
-    """Save so that a kill leaves the old file or the new one, never half of one."""
+    """Save so that a kill leaves the old file or the new one, never half of one; it is trusted."""
     unfinished = path.with_suffix(".unfinished.zip")
     model.save(unfinished)
+    remember(unfinished)
     os.replace(unfinished, path)

@@ -2,7 +2,7 @@
 
 Pictures are what the environment observes, where that is pictures, else what it renders. Random
 players act, or a stable-baselines3 policy that was trained on the environment's own observations.
-Stopped in whatever way, the same command goes on where it was.
+If it is interrupted, the same command resumes.
 """
 
 import json
@@ -19,6 +19,7 @@ from collect.recorder import POLICY, Behaviour, action_spec
 from collect.recording import Options, World, record_set
 from collect.score import Measure
 from envs.pixels import PixelsEnv
+from worldmodel import randomness
 from worldmodel.command import run_command, say
 from worldmodel.errors import UserError, one_line
 
@@ -33,7 +34,7 @@ LOOKED_AT_STEPS = 50
 @dataclass(frozen=True, kw_only=True)
 class Collect(Options):
     """Record any Gymnasium environment that has pictures, played at random, or also by a policy.
-    Stopped in whatever way, the same command goes on where it was."""
+    If it is interrupted, the same command resumes."""
 
     env_id: str
     """Gymnasium's id of the environment; module:Name-v0 imports the module first."""
@@ -46,17 +47,16 @@ class Collect(Options):
     frame_skip: int = 1
     """Steps of the environment that each action lasts; rewards are added up."""
     variables: str = ""
-    """Names of numbers in the environment's info to record too, parted by commas."""
+    """Names of numbers in the environment's info to record too, comma-separated."""
     action_limit: float | None = None
     """Takes the place of bounds that a Box of actions doesn't have, as -LIMIT and LIMIT."""
     length: int = 200
     """Most steps an episode, each of --frame-skip steps of the environment."""
     out: Path
-    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    """Folder of the data set."""
     policy: str = "random"
     """Who plays: random, or the path of a stable-baselines3 PPO .zip that was trained on the
-    environment's own observations, stacked or not, or on Pixels-v0. Such a file can carry code:
-    take only one that you trust."""
+    environment's own observations, stacked or not, or on Pixels-v0 (see --trust)."""
     evaluate_episodes: int = 20
     """Whole games that the policy and a random one are measured on; 0 leaves that out."""
 
@@ -147,7 +147,7 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
 
 def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
     """Frames of a few steps from a seed, and the names of the numbers in the foreign info."""
-    env.action_space.seed(0)
+    env.action_space.seed(randomness.integer(0, "first look"))
     frame, _ = env.reset(seed=0)
     frames, infos, is_over = [frame], [env.foreign_info], False
     while len(frames) <= LOOKED_AT_STEPS and not is_over:
@@ -160,7 +160,10 @@ def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
 
 
 def _is_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+    # Other things in an info may be of any shape, ragged lists among them.
+    if isinstance(value, np.ndarray | np.generic):
+        return value.ndim == 0 and value.dtype.kind in "biuf"
+    return isinstance(value, int | float)
 
 
 def _json_object(text: str) -> dict[str, Any]:

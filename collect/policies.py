@@ -119,19 +119,23 @@ def train_ppo(
     path: Path,
     *,
     seed: int = 0,
+    trusted: bool = False,
     on_cloning: Callable[[float], None] = lambda share: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Path:
     """Train PPO in a real environment, where there is a bot on from its clone.
 
-    Goes on from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
+    Resumes from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
     steps. `on_cloning` is called with the share of the cloning that is done, `on_progress` with
     the steps done so far.
+
+    Args:
+        trusted: whether a policy at `path` may be loaded even if it was not made here.
 
     Returns:
         `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
     """
-    if is_trained(path, training.num_steps):
+    if is_trained(path, training.num_steps, trusted=trusted):
         return path
     learner = {"frames": _frame_learner, "state": _state_learner}[training.looks_at]
     environments, policy, recipe = learner(env_id, env_kwargs, training)
@@ -159,13 +163,18 @@ def train_ppo(
     )
 
 
-def is_trained(path: Path, num_steps: int) -> bool:
+def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
     """Whether a policy is there that has learned for so many steps.
 
+    Args:
+        trusted: whether what is there may be loaded even if it was not made here.
+
     Raises:
-        UserError: what is there is no policy.
+        UserError: what is there is no policy, or isn't trusted.
     """
-    return path.exists() and load_ppo(path).num_timesteps >= num_steps
+    if not path.exists():
+        return False
+    return load_ppo(path, trusted=trusted).num_timesteps >= num_steps
 
 
 def learn_ppo(
@@ -189,6 +198,7 @@ def learn_ppo(
     """
     try:
         if path.exists():
+            load_ppo(path, trusted=False)  # or nothing of it is run
             model = PPO.load(path, env=environments, device="cpu")
             # Loading begins the random numbers anew: not those of the first steps again.
             model.set_random_seed(seed + model.num_timesteps)

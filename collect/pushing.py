@@ -2,7 +2,7 @@
 
 Trains a policy on the bin's state when none is given, measures it beside a random one, then records
 episodes with parallel workers: a third by the policy, a third by it with noise, a third at random.
-Stopped in whatever way, the same command goes on where it was.
+If it is interrupted, the same command resumes.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ WITH_POLICY = {POLICY: 1 / 3, NOISE: 1 / 3, BRIEFLY_HELD: 1 / 3}
 @dataclass(frozen=True)
 class Collect(Options):
     """Record the robot bin, played by a trained policy, by that policy with noise, and at random.
-    Stopped in whatever way, the same command goes on where it was."""
+    If it is interrupted, the same command resumes."""
 
     length: int = 30
     """Steps an episode; 12.5 steps are a second. BAIR's have 30."""
     out: Path = Path("data/pushing")
-    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    """Folder of the data set."""
     train_steps: int = 60_000
     """Environment steps of the policy's training, in all."""
 
@@ -55,7 +55,7 @@ def collect(options: Collect) -> None:
             "metres": Measure(_metres, is_main=True),
             "reward": Measure(lambda episode, info: float(episode.reward.sum())),
         },
-        training=Training("state", options.train_steps),
+        training=Training("state", options.train_steps, 8_000),
     )
     record_set(options, world)
 

@@ -25,6 +25,7 @@ import numpy as np
 
 import envs  # noqa: F401  registers the environments
 from envs.making import made
+from worldmodel import randomness
 from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
@@ -60,8 +61,6 @@ POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, 
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
-# A new random action every step: what a trained policy is measured against.
-UNIFORM = Behaviour("uniform", actor=None, random_start=1.0, max_hold=1)
 
 
 class Actor(Protocol):
@@ -81,11 +80,11 @@ Bot = Callable[[gymnasium.Env[Any, Any]], Actor]  # made for the environment tha
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to play: the environment's seed, the actions' seed, who acts, for how long."""
+    """One episode to play: the environment's seed, the player's seed, who acts, for how long."""
 
     episode_id: int
     env_seed: int
-    action_seed: int
+    player_seed: int
     behaviour: Behaviour
     max_length: int
 
@@ -96,7 +95,8 @@ class Player:
     Args:
         actor: the behaviour's; None where it has none.
         space: where random actions come from.
-        seed: of the actor's and the random actions.
+        seed: of the actor's and the random actions, and of how long these are held: each a stream
+            of its own.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class Player:
         self.behaviour = behaviour
         self.actor = actor
         self.space = space
-        self._rng = np.random.default_rng(seed)
+        self._rng = randomness.generator(seed, "holds")
         self._held: Any = None
         self._hold_left = 0
-        space.seed(seed)
+        space.seed(randomness.integer(seed, "random actions"))
         if actor is not None:
-            actor.reset(seed=seed)
+            actor.reset(seed=randomness.integer(seed, "actor"))
 
     def act(self, frame: np.ndarray) -> Any:
         # The actor looks at every frame, also while noise acts: it may stack them.
@@ -150,7 +150,7 @@ def play_episode(
         actor: of the job's behaviour; None where it has none.
     """
     names = variable_names(env)
-    player = Player(job.behaviour, actor, env.action_space, job.action_seed)
+    player = Player(job.behaviour, actor, env.action_space, job.player_seed)
     frame, info = env.reset(seed=job.env_seed)
     frames, variables = [frame], [[info[name] for name in names]]
     taken, rewards, ends = [], [], []
@@ -330,7 +330,7 @@ def _actors(
         from envs.policy import load_policy
 
         torch.set_num_threads(1)
-        actors["policy"] = load_policy(policy_path, env)
+        actors["policy"] = load_policy(policy_path, env, trusted=True)
     return actors
 
 
@@ -415,9 +415,3 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
         )
     finally:
         env.close()
-
-
-def random_seeds(*key: int) -> tuple[int, int]:
-    """Seeds of an environment and of the actions in it, 31 bits each, fixed by `key`."""
-    env_seed, action_seed = np.random.SeedSequence(key).generate_state(2)
-    return int(env_seed) >> 1, int(action_seed) >> 1

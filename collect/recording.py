@@ -4,7 +4,6 @@ Stopped in whatever way, the same call goes on where it was.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,16 +16,22 @@ from rich.console import Console
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
-from collect.recorder import BOT, POLICY, UNIFORM, Behaviour, Job, Workers, describe, random_seeds
+from collect.recorder import Behaviour, Job, Workers, describe
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
 from envs.making import made
+from worldmodel import randomness
 from worldmodel.command import say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
-from worldmodel.data.episodes import read_info, write_info
+from worldmodel.data.episodes import episode_problems, read_info, write_info
+from worldmodel.data.left_out import begin_left_out, note_left_out, read_left_out
 from worldmodel.data.progress import progress_bar
-from worldmodel.data.shards import open_shard, read_episode, read_index
+from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError, one_line
+from worldmodel.files import locked, read_json, write_json
+
+# Sets begun before random players had separate streams for actions and holds can't be added to.
+STREAMS = 2
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,14 @@ class Options:
     """What every collect command is asked for; commands have defaults of their own."""
 
     out: Path
-    """Folder of the data set. Its policy.zip is loaded to go on: use only sets that you trust."""
+    """Folder of the data set."""
     length: int
     """Most steps an episode."""
     episodes: int = 1000
     """Number of episodes in all; more than before adds to the set."""
     policy: str = "train"
     """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
-    stable-baselines3 PPO .zip. Such a file can carry code: take only one that you trust."""
+    stable-baselines3 PPO .zip (see --trust)."""
     workers: int = 2
     """Worker processes, each with one core."""
     seed: int = 0
@@ -50,6 +55,9 @@ class Options:
     """Whole games that the policy and a random one are measured on; 0 leaves that out."""
     score_only: bool = False
     """Stop after the score."""
+    trust: bool = False
+    """Load a policy file that was not made on this machine: such a file can carry code. Needed
+    once for each file."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +86,28 @@ def record_set(options: Options, world: World) -> None:
     """Train, measure and record as the options say.
 
     Raises:
-        UserError: an option, the policy file or the folder is not usable; nothing was written.
-        UserError: a worker failed. Finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable; nothing was written. Or a
+            worker failed; finished episodes are kept.
     """
     _check(options, world)
+    if options.policy not in ("random", "train"):
+        _check_policy(Path(options.policy), world, trusted=options.trust)
+    with locked(options.out):
+        _record_set(options, world)
+
+
+def _record_set(options: Options, world: World) -> None:
     has_episodes = (options.out / "meta.json").exists()
     policy_path = options.out / "policy.zip"
     if options.policy == "random":
         policy_path = None
     elif options.policy != "train":
         policy_path = Path(options.policy)
-        _check_policy(policy_path, world)
     elif not has_episodes:  # a policy that has recorded is trained no further
         assert world.training is not None  # or it was refused
         _train(options, world, world.training, policy_path)
+    elif policy_path.exists():
+        _check_policy(policy_path, world, trusted=options.trust)
     recording = _recording(options, world, policy_path)
     info = describe(world.env_id, world.env_kwargs, {"recording": recording})
     if has_episodes:
@@ -126,11 +142,18 @@ def _check(options: Options, world: World) -> None:
 
 
 def _train(options: Options, world: World, training: Training, path: Path) -> None:
-    from collect.policies import train_ppo
+    from collect.policies import is_trained, train_ppo
 
-    options.out.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        _check_policy(path, world)
+        _check_policy(path, world, trusted=options.trust)
+    if is_trained(path, training.num_steps):
+        return
+    minutes = training.num_steps / training.steps_a_minute
+    say(
+        f"training PPO for {training.num_steps:,} steps, some {minutes:.0f} minutes of one core, "
+        f"into {path}; then {options.episodes} episodes are recorded. Interrupt it at will: the "
+        "same command resumes"
+    )
     with progress_bar() as progress:
         bot = training.bot is not None
         cloning = progress.add_task("learning from the bot", total=1, visible=bot)
@@ -146,13 +169,13 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
         )
 
 
-def _check_policy(path: Path, world: World) -> None:
-    """Raises UserError unless the file is a policy for the environment."""
+def _check_policy(path: Path, world: World, *, trusted: bool) -> None:
+    """Raises UserError unless the file is a policy for the environment, and may be loaded."""
     from envs.policy import load_policy
 
     env = made(world.env_id, **world.env_kwargs)
     try:
-        load_policy(path, env)
+        load_policy(path, env, trusted=trusted)
     except UserError as error:
         # Spaces are written over several lines.
         raise UserError(one_line(error)) from None
@@ -186,6 +209,7 @@ def _recording(options: Options, world: World, policy_path: Path | None) -> dict
     training = world.training if options.policy == "train" else None
     return {
         "seed": options.seed,
+        "streams": STREAMS,
         "length": options.length,
         "train_steps": None if training is None else training.num_steps,
         "policy_sha256": None if policy_path is None else _sha256(policy_path),
@@ -247,11 +271,10 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
 
 def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
     """The first episode of a shard, finished or not; None when there is none yet."""
-    for path in sorted([*folder.glob("shard-*.h5"), *folder.glob("shard-*.h5.tmp")]):
-        with open_shard(path) as file:
-            index = read_index(file, info)
-            if len(index):
-                return read_episode(file, info, index[0])
+    for path in [*finished_shards(folder), *unfinished_shards(folder)]:
+        shard = Shard(path, info)
+        if len(shard.index) and shard.problems[0] is None:
+            return shard.episode(0)
     return None
 
 
@@ -278,13 +301,8 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
     }
     scores = _stored_scores(path, measured_on)
     if scores is None:
-        behaviours = [UNIFORM]
-        if measured_on["policy_sha256"] is not None:
-            behaviours = [
-                POLICY,
-                *([BOT] if world.training and world.training.bot else []),
-                UNIFORM,
-            ]
+        shares = _shares(world, measured_on["policy_sha256"] is not None)
+        behaviours = [who for who in shares if who.random_start in (0, 1)]  # without the noisy ones
         with progress_bar() as progress:
             total = options.evaluate_episodes * len(behaviours)
             task = progress.add_task("measuring the policy", total=total)
@@ -298,8 +316,7 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
                 seed=options.seed,
                 on_episode=lambda: progress.advance(task),
             )
-        options.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**measured_on, "scores": scores}, indent=2) + "\n")
+        write_json(path, {**measured_on, "scores": scores})
     print_scores(scores, world.measures, Console())
     info = replace(info, policies={**info.policies, "scores": scores})
     if (options.out / "meta.json").exists():
@@ -308,24 +325,38 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
 
 
 def _stored_scores(path: Path, measured_on: dict[str, Any]) -> dict[str, Any] | None:
-    try:
-        stored = json.loads(path.read_bytes())
-        scores = stored.pop("scores")
-    except (OSError, ValueError, KeyError, AttributeError):  # none, or half of one
+    """What was measured before on the same; None where nothing was."""
+    if not path.exists():
         return None
+    stored = read_json(path, most_bytes=2**20)
+    if not isinstance(stored, dict) or not isinstance(stored.get("scores"), dict):
+        return None
+    scores = stored.pop("scores")
     return scores if stored == measured_on else None
 
 
 def _record(options: Options, world: World, info: DatasetInfo, workers: Workers) -> None:
-    with EpisodeWriter(options.out, info) as writer, progress_bar() as progress:
+    with (
+        EpisodeWriter(options.out, info, is_locked=True) as writer,
+        progress_bar() as progress,
+    ):
         missing = [i for i in range(options.episodes) if i not in writer.done]
+        begin_left_out(options.out)  # those that were left out are played again, and again left out
         task = progress.add_task(
             "recording", total=options.episodes, completed=options.episodes - len(missing)
         )
         for episode in workers.play(_jobs(options, world, missing, info)):
-            writer.append(episode)
+            if problems := episode_problems(episode, info):
+                note_left_out(options.out, problems[0], f"episode {episode.episode_id}")
+            else:
+                writer.append(episode)
             progress.advance(task)
     say(f"{options.out} holds {len(writer.done)} episodes")
+    left_out = read_left_out(options.out)
+    for line in left_out:
+        say(line)
+    if not writer.done:
+        raise UserError(f"{options.out} holds no episode: {'; '.join(left_out)}")
 
 
 def _jobs(
@@ -333,14 +364,15 @@ def _jobs(
 ) -> Iterator[Job]:
     shares = _shares(world, info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
-        env_seed, action_seed = random_seeds(options.seed, i)
+        env_seed = randomness.integer(options.seed, "environment", i)
+        player_seed = randomness.integer(options.seed, "player", i)
         behaviour = choose_behaviour(options.seed, i, shares)
-        yield Job(i, env_seed, action_seed, behaviour, options.length)
+        yield Job(i, env_seed, player_seed, behaviour, options.length)
 
 
 def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float]) -> Behaviour:
     """Who acts in an episode: fixed by its id and the seed, in the given shares."""
-    drawn = np.random.default_rng([seed, episode_id]).random()
+    drawn = randomness.generator(seed, "behaviour", episode_id).random()
     below = 0.0
     for behaviour, share in shares.items():
         below += share

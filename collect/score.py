@@ -1,5 +1,6 @@
 """How well a policy plays, beside a random one."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from collect.recorder import POLICY, UNIFORM, Behaviour, Job, Workers, random_seeds
+from collect.recorder import POLICY, RANDOM, Behaviour, Job, Workers
+from worldmodel import randomness
+from worldmodel.command import say
 from worldmodel.data import DatasetInfo, Episode
 
+ENOUGH_GAMES = 10  # for an interval
 WHOLE_GAME = 10**6  # steps; the project's own environments have timeouts
-# Keeps the games scored apart from those recorded under the same seed.
-_SCORE_KEY = 0x5C03E
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,41 @@ def score_behaviours(
         on_episode: called after each game.
 
     Returns:
-        By behaviour: `num_episodes`, and of each measure `mean_NAME` and `mean_NAME_ci95`, half
+        By behaviour: `num_episodes`, those with a measure that is not finite left out, and of each
+        measure `mean_NAME` and `mean_NAME_ci95`, half
         the width of the 95 % confidence interval of the mean.
     """
     jobs = [
-        Job(i, *random_seeds(seed, i, _SCORE_KEY), behaviour, longest_game)
+        Job(
+            i,
+            # Apart from the games recorded under the same seed.
+            randomness.integer(seed, "scored environment", i),
+            randomness.integer(seed, "scored player", i),
+            behaviour,
+            longest_game,
+        )
         for behaviour in behaviours
         for i in range(num_episodes)
     ]
     values = {behaviour.name: {name: [] for name in measures} for behaviour in behaviours}
+    num_odd = 0
     for episode in workers.play(jobs):
-        for name, measure in measures.items():
-            values[episode.policy][name].append(float(measure.of(episode, info)))
+        numbers = {name: float(measure.of(episode, info)) for name, measure in measures.items()}
+        if all(map(math.isfinite, numbers.values())):
+            for name, number in numbers.items():
+                values[episode.policy][name].append(number)
+        else:
+            num_odd += 1
         on_episode()
+    if num_odd:
+        say(f"note: {num_odd} of {len(jobs)} games have a measure that is not finite: left out")
     scores: dict[str, dict[str, Any]] = {}
     for behaviour, of_behaviour in values.items():
-        scores[behaviour] = {"num_episodes": num_episodes}
-        for name, numbers in of_behaviour.items():
-            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers))
-            scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers)
+        num_games = min(map(len, of_behaviour.values()))
+        scores[behaviour] = {"num_episodes": num_games}
+        for name, numbers_of_games in of_behaviour.items():
+            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers_of_games or [0.0]))
+            scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers_of_games)
     return scores
 
 
@@ -73,15 +91,21 @@ def print_scores(
     scores: dict[str, dict[str, Any]], measures: dict[str, Measure], console: Console
 ) -> None:
     """A table of what `score_behaviours` gives."""
-    table = Table("policy", "games", *measures)
+    table = Table("who plays", "games", *measures)
     for behaviour, score in scores.items():
-        numbers = [f"{score[f'mean_{n}']:.4g} ± {score[f'mean_{n}_ci95']:.2g}" for n in measures]
+        is_enough = score["num_episodes"] >= ENOUGH_GAMES
+        numbers = [
+            f"{score[f'mean_{n}']:.4g}" + (f" ± {score[f'mean_{n}_ci95']:.2g}" if is_enough else "")
+            for n in measures
+        ]
         table.add_row(behaviour, str(score["num_episodes"]), *numbers)
     console.print(table)
+    if min(score["num_episodes"] for score in scores.values()) < ENOUGH_GAMES:
+        console.print(f"Fewer than {ENOUGH_GAMES} games are too few for an interval.")
     for name, measure in measures.items():
         if measure.is_main and POLICY.name in scores:
-            policy, uniform = (scores[who.name][f"mean_{name}"] for who in (POLICY, UNIFORM))
-            ratio = policy / uniform if uniform else float("inf")
+            policy, random = (scores[who.name][f"mean_{name}"] for who in (POLICY, RANDOM))
+            ratio = policy / random if random else float("inf")
             console.print(f"The policy: {ratio:.2f} times as many {name} as random (± is 95 %).")
 
 

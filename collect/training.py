@@ -15,11 +15,13 @@ class Training:
         looks_at: stacked frames, or the environment's `state()`; pictures are then drawn as
             little as can be.
         num_steps: environment steps of PPO, in all.
+        steps_a_minute: that one core does, to say beforehand how long it will take.
         reward: to learn by; None: the environment's own.
-        bot: what the policy is taught to do before PPO goes on; None: PPO begins from nothing.
+        bot: what the policy is taught to do before PPO; None: PPO begins from nothing.
     """
 
     looks_at: Literal["frames", "state"]
     num_steps: int
+    steps_a_minute: int
     reward: Rule | None = None
     bot: Bot | None = None

@@ -32,6 +32,7 @@ RULES: dict[str, Rule] = {
 }
 NUM_FIRST_FRAMES = 64  # of real games, for dreams to begin from
 STARTS = ("own", "resets")
+STEPS_A_MINUTE = 4_200  # that one core learns in a dream, to say how long it will take
 _FIRST_FRAME_SEED = 1_000_000  # of games apart from those that are scored
 
 
@@ -91,6 +92,11 @@ def transfer(options: Transfer) -> None:
     worlds.check(arms, device=options.device)
     rule = RULES.get(worlds.env_id)
     _check_same(options, worlds, rule)
+    say(
+        f"{len(arms)} policies learn for {options.steps:,} steps each, some "
+        f"{options.steps / STEPS_A_MINUTE:.0f} minutes of one core a policy, and are scored; all "
+        f"into {options.out}. Interrupt it at will: the same command resumes"
+    )
     worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
     for arm in arms:
         _train(options, worlds, arm, rule)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
+from worldmodel import randomness
 from worldmodel.files import written_whole
 from worldmodel.metrics import Interval, interval, mean_interval, rank_correlation
 from worldmodel.provenance import git_commit, machine
@@ -110,7 +111,7 @@ def _summary(of_kind: dict[str, list[Scored]], kind: str) -> dict[str, Any]:
         np.concatenate([getattr(s, name) for s in of_kind[kind]])
         for name in ("in_real", "in_dream")
     )
-    rng = np.random.default_rng(0)
+    rng = randomness.generator(0, "transfer: summary draws")
     real_draws, dream_draws = _draws(of_kind[kind], rng)
     summary: dict[str, Any] = {
         "seeds": len(of_kind[kind]),
@@ -169,7 +170,7 @@ def _ranking(scored: Sequence[Scored]) -> dict[str, Any]:
     trainings = [
         [s for s in scored if s.arm == arm] for arm in dict.fromkeys(s.arm for s in scored)
     ]
-    rng = np.random.default_rng(0)
+    rng = randomness.generator(0, "transfer: ranking draws")
     draws = []
     for _ in range(NUM_DRAWS):
         drawn = rng.integers(len(trainings), size=len(trainings))

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
@@ -20,7 +19,9 @@ from collect.rewards import Rule
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
+from envs.policy import load_ppo
 from envs.sb3 import DreamVecEnv
+from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
 from worldmodel.files import written_whole
 
@@ -204,10 +205,11 @@ class Scores:
             player = (
                 RandomPlayer(environments.action_space, num_envs)
                 if policy is None
-                else PPO.load(policy, device="cpu")
+                else load_ppo(policy, trusted=False)
             )
 
-            set_random_seed(SCORING_SEED)  # of the actions drawn: loading a policy sets its own
+            # Of the actions drawn: loading a policy sets its own.
+            set_random_seed(randomness.integer(SCORING_SEED, "scored policy"))
 
             def report(state: dict[str, Any], _: dict[str, Any]) -> None:
                 if state["done"]:
@@ -232,7 +234,7 @@ class RandomPlayer:
 
     def __init__(self, action_space: gymnasium.Space[Any], num_envs: int) -> None:
         self.action_space, self.num_envs = action_space, num_envs
-        self.action_space.seed(SCORING_SEED)
+        self.action_space.seed(randomness.integer(SCORING_SEED, "random player"))
 
     def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
         return np.stack([self.action_space.sample() for _ in range(self.num_envs)]), None

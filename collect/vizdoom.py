@@ -1,7 +1,7 @@
 """Record a ViZDoom scenario: python -m collect.vizdoom --scenario hgs --out data/doom-hgs
 
 Trains a policy when none is given, measures it beside a random one, then records episodes with
-parallel workers. Stopped in whatever way, the same command goes on where it was.
+parallel workers. If it is interrupted, the same command resumes.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ WITH_BOT = {BOT: 0.15, BOT_WITH_NOISE: 0.15, POLICY: 0.25, POLICY_WITH_NOISE: 0.
 @dataclass(frozen=True)
 class Collect(Options):
     """Record a ViZDoom scenario, played by a trained policy, by that policy with noise, and at
-    random. Stopped in whatever way, the same command goes on where it was."""
+    random. If it is interrupted, the same command resumes."""
 
     scenario: str = "hgs"
     """What to play. hgs: Health Gathering Supreme; take-cover: Take Cover; battle2: Battle2, whose
@@ -36,8 +36,7 @@ class Collect(Options):
     length: int = 100
     """Most steps an episode; 8.75 steps are a second."""
     out: Path = Path("data/doom-SCENARIO")
-    """Folder of the data set; SCENARIO stands for the scenario's name. Its policy.zip is loaded to
-    go on: use only sets that you trust."""
+    """Folder of the data set; SCENARIO stands for the scenario's name."""
     train_steps: int | None = None
     """Environment steps of PPO, in all. Default: 500,000 for hgs, 300,000 for take-cover, 150,000
     for battle2."""
@@ -86,7 +85,7 @@ SCENARIOS = {
             "medikits": Measure(lambda game, info: _gained(game, info, "pickups")),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 500_000, reward=pickup_reward),
+        training=Training("frames", 500_000, 21_000, reward=pickup_reward),
     ),
     "take-cover": World(
         env_id="DoomTakeCover-v0",
@@ -96,7 +95,7 @@ SCENARIOS = {
             "tics": Measure(_tics, is_main=True),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 300_000, reward=dodging_reward),
+        training=Training("frames", 300_000, 21_000, reward=dodging_reward),
     ),
     "battle2": World(
         env_id="DoomBattle2-v0",
@@ -107,7 +106,7 @@ SCENARIOS = {
             "tics": Measure(_tics),
             "survived": Measure(lambda game, info: float(game.truncated[-1])),
         },
-        training=Training("frames", 150_000, reward=battle_reward, bot=Battle2Bot),
+        training=Training("frames", 150_000, 12_000, reward=battle_reward, bot=Battle2Bot),
     ),
 }
 

@@ -6,7 +6,8 @@ frame, info = env.reset(seed=0, options={"start": 3})
 frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ import torch
 
 from envs.dream_world import DreamWorld, Moment
 from envs.dream_world import RealMoment as RealMoment
+from envs.spaces import checked_action
+from envs.threads import one_thread
+from envs.window import FrameWindow, as_rgb
+from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
+from worldmodel.command import say
 from worldmodel.errors import UserError
 from worldmodel.model import Dream
+from worldmodel.prior import fast_head
+
+STREAM = "dream"  # of the seed: the random numbers of a dream
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     Observations, actions and the names in `info` are those of the recorded environment. The
     reward is the model's expectation; the end, and the changes of the game variables, are
     drawn. `info["surprise"]` says how unexpected the new frame was to the model, in nats a
-    token. The same seed, start and actions give the same frames on one machine; other
-    processors may round differently.
+    token. The same seed, start and actions give the same frames on one machine, however many
+    threads torch has, for a dream takes one; other processors may round differently.
 
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
@@ -50,7 +59,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own few.
         starts_at: "anywhere" in those episodes, or where they were "reset".
-        render_mode: None, "rgb_array" (the frame itself) or "human" (a window).
+        render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
@@ -58,7 +67,6 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012
-    WINDOW_SIZE = 512  # pixels
 
     def __init__(
         self,
@@ -93,12 +101,14 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.metadata = {**DreamEnv.metadata, "render_fps": self._dreamed.world.fps}
         self.action_meanings = self.model.config.actions.meanings
         self.variable_names = self.model.config.variable_names
-        self.controls = self._dreamed.world.controls  # the recorded environment's
+        self.controls = copy.deepcopy(self._dreamed.world.controls)  # the recorded environment's
         self.observation_space = self._dreamed.observation_space
         self.action_space = self._dreamed.action_space
         self._dream: Dream | None = None  # None until the first reset
         self._over = True
-        self._window: Any = None
+        self._window = FrameWindow("VideoGPT dream", fps=self.metadata["render_fps"])
+        if self._dreamed.device.type == "cpu":
+            compile_once(say)
 
     @property
     def num_starts(self) -> int:
@@ -125,6 +135,19 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """
         return self._dreamed.real_moment(start)
 
+    @property
+    def codes(self) -> np.ndarray:
+        """The tokens of the newest frame, int64 (h, w, q): what the model drew. They decide all
+        that follows; pixels are only their picture.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no dream has begun.
+        """
+        if self._dream is None:
+            raise gymnasium.error.ResetNeeded("call reset() before codes")
+        return self._dream.codes[0].cpu().numpy().copy()
+
+    @one_thread()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -140,6 +163,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             UserError: an option is unknown, or does not fit this world.
         """
         super().reset(seed=seed)
+        if seed is not None:
+            # Gymnasium seeds action spaces as it would seed this: the two would be twins.
+            self._np_random = randomness.generator(seed, STREAM)
         moment = self._dreamed.moment(options or {}, self.np_random)
         self._dream, frames = self._dreamed.begin([moment])
         self._frame = frames[0]
@@ -148,14 +174,13 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         info = self._info()
         if moment.start is not None:
             info["start"] = moment.start
-        return self._frame, info
+        return self._frame.copy(), info
 
+    @one_thread()
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise UserError(f"action {action!r} is outside {self.action_space}")
+        stored = checked_action(action, self.action_space)
         if self._dream is None or self._over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        stored = np.asarray(action, self.model.config.actions.dtype)
         device = self._dreamed.device
         uniforms = self.np_random.random((1, self.model.num_uniforms), np.float32)
         step, self._dream = self.model.step(
@@ -171,7 +196,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._over = terminated or truncated
         self._show()
         info = {**self._info(), "surprise": float(step.nats[0])}
-        return self._frame, float(step.reward[0]), terminated, truncated, info
+        return self._frame.copy(), float(step.reward[0]), terminated, truncated, info
 
     def get_state(self) -> DreamState:
         """This moment, to be given back to `set_state` as often as you like.
@@ -204,19 +229,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._num_steps, self._over = state.num_steps, False
         self.np_random.bit_generator.state = state.rng_state
         self._show()
-        return self._frame, self._info()
+        return self._frame.copy(), self._info()
 
     def render(self) -> np.ndarray | None:
         if self.render_mode != "rgb_array" or self._dream is None:
             return None
-        return self._frame.copy()
+        return as_rgb(self._frame)
 
     def close(self) -> None:
-        if self._window is not None:
-            import pygame
-
-            pygame.quit()
-            self._window = None
+        self._window.close()
 
     def _info(self) -> dict[str, Any]:
         assert self._dream is not None
@@ -225,17 +246,17 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     def _show(self) -> None:
         """Draw the frame in a window, where that is asked for."""
-        if self.render_mode != "human":
-            return
-        import pygame
+        if self.render_mode == "human":
+            self._window.show(self._frame)
 
-        if self._window is None:
-            pygame.init()
-            self._window = pygame.display.set_mode((self.WINDOW_SIZE, self.WINDOW_SIZE))
-            pygame.display.set_caption("VideoGPT dream")
-            self._clock = pygame.time.Clock()
-        picture = pygame.surfarray.make_surface(self._frame.swapaxes(0, 1))
-        self._window.blit(pygame.transform.scale(picture, self._window.get_size()), (0, 0))
-        pygame.event.pump()
-        pygame.display.flip()
-        self._clock.tick(self.metadata["render_fps"])
+
+def compile_once(tell: Callable[[str], None]) -> None:
+    """Have ready what draws a dream's tokens on a CPU. After an install it has to be compiled.
+
+    Args:
+        tell: given a line for the person who waits, where there is a wait.
+    """
+    if fast_head.is_compiled():
+        return
+    tell(f"compiling once, about {fast_head.COMPILES_S} s")
+    fast_head.compile_head()

@@ -1,6 +1,8 @@
 """What one dream and a batch of them share: the model, its spaces, and where dreams begin."""
 
+import copy
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 
+import envs.threads  # noqa: F401  forked processes work
 from envs.recorded import refuse_imports
 from envs.spaces import space_of
 from worldmodel.checkpoint import (
@@ -146,8 +149,7 @@ class DreamWorld:
                 f"unknown reset options {sorted(options)}; there are: start; or frames, actions "
                 "and variables"
             )
-        start = int(rng.integers(len(self.moments))) if start is None else int(start)
-        self._check_start(start)
+        start = int(rng.integers(len(self.moments))) if start is None else self._checked(start)
         return replace(self.moments[start], start=start)
 
     def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
@@ -170,7 +172,7 @@ class DreamWorld:
             UserError: the checkpoint, which is data, names a module that would be imported.
         """
         refuse_imports(self.world.env_id, self.world.env_kwargs)
-        return self.world.env_id, self.world.env_kwargs
+        return self.world.env_id, copy.deepcopy(self.world.env_kwargs)
 
     def real_moment(self, start: int) -> RealMoment:
         """How the real environment gets to where dreams from `start` begin.
@@ -181,13 +183,13 @@ class DreamWorld:
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
             raise UserError("how the real environment gets to moments of one's own isn't known")
-        self._check_start(start)
+        start = self._checked(start)
         length = self.starts.prefix_lengths[start]
         return RealMoment(
             env_id=env_id,
             env_kwargs=env_kwargs,
             seed=int(self.starts.seeds[start]),
-            actions=self.starts.prefixes[start, :length],
+            actions=self.starts.prefixes[start, :length].copy(),
         )
 
     def check_fit(self, dream: Dream) -> None:
@@ -199,9 +201,16 @@ class DreamWorld:
         ):
             raise UserError("this is a moment of a checkpoint of other sizes")
 
-    def _check_start(self, start: int) -> None:
-        if not 0 <= start < len(self.moments):
-            raise UserError(f"start must be from 0 to {len(self.moments) - 1}, not {start}")
+    def _checked(self, start: Any) -> int:
+        try:
+            number = operator.index(start)
+        except TypeError:  # 2.7, infinity, a list
+            number = -1
+        if not 0 <= number < len(self.moments):
+            raise UserError(
+                f"start must be from 0 to {len(self.moments) - 1}, a whole number, not {start!r}"
+            )
+        return number
 
     def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
         try:
@@ -253,8 +262,13 @@ class DreamWorld:
             or not np.isfinite(variables).all()
         ):
             raise UserError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
-        stored = actions.astype(config.actions.dtype)
-        return Moment(frames, stored, variables.astype(np.float32), None)
+        # A dream sees no further back. Copies: the caller may write over its own arrays.
+        seen = min(len(frames), config.prior.window)
+        return Moment(
+            frames[-seen:].copy(),
+            actions[len(actions) - (seen - 1) :].astype(config.actions.dtype),
+            variables[-seen:].astype(np.float32),
+        )
 
 
 def _moments(starts: Starts) -> list[Moment]:

@@ -3,7 +3,8 @@
 A killed Python process leaves its engine running (it ignores SIGTERM) and its shared
 memory in /dev/shm. `EngineGuard` starts this file as a separate interpreter; when the
 owner closes the pipe or dies, by whatever signal, it kills every engine whose command
-line names the guarded folder, removes the engine's shared memory, and the folder.
+line names the guarded folder, removes the engine's shared memory, and the folder. An engine that
+died together with its owner is known from what the owner said through the pipe.
 """
 
 import contextlib
@@ -30,8 +31,16 @@ class EngineGuard:
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal must not reach it
         )
+        self._pipe = process.stdin
         # Runs once: at close(), when the guard is forgotten, or when the interpreter ends.
         self._finish = weakref.finalize(self, process.communicate)
+
+    def note_engines(self) -> None:
+        """Tell the process of the engines that run now: they may be killed before it looks."""
+        assert self._pipe is not None
+        for _, instance_id in engines_using(str(self.folder)):
+            self._pipe.write(f"{instance_id}\n".encode())
+        self._pipe.flush()
 
     def close(self) -> None:
         """Clean up now, and wait until it is done. May be called again."""
@@ -53,11 +62,17 @@ def engines_using(folder: str) -> list[tuple[int, str]]:
     return engines
 
 
-def clean_up(folder: str) -> None:
-    """Kill the engines of `folder`, remove their shared memory, then the folder."""
+def clean_up(folder: str, instance_ids: set[str]) -> None:
+    """Kill the engines of `folder`, remove their shared memory, then the folder.
+
+    Args:
+        instance_ids: of engines that may have died already.
+    """
     for process_id, instance_id in engines_using(folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
+        instance_ids.add(instance_id)
+    for instance_id in instance_ids:
         for leftover in Path("/dev/shm").glob(f"ViZDoom*{instance_id}"):
             leftover.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,13 +80,17 @@ def clean_up(folder: str) -> None:
 
 def main() -> None:
     owner, folder = int(sys.argv[1]), sys.argv[2]
+    said = b""
     while os.getppid() == owner:
         # The pipe closes when the owner ends, unless a process it forked still holds a copy:
         # hence the look at the parent's id as well.
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable:
-            break
-    clean_up(folder)
+            part = os.read(sys.stdin.fileno(), 4096)
+            if not part:
+                break
+            said += part
+    clean_up(folder, set(said.decode().split()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ EXTRAS = {
 }
 
 
-def made(env_id: str, **arguments: Any) -> gymnasium.Env[Any, Any]:
+def made(env_id: str, /, **arguments: Any) -> gymnasium.Env[Any, Any]:
     """`gymnasium.make`, without the checker that wraps every step.
 
     Raises:

@@ -5,6 +5,7 @@ env = gymnasium.make("Pixels-v0", env_id="CarRacing-v3", frame_skip=2)
 """
 
 import contextlib
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -13,9 +14,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs import window
 from envs.controls import controls_of
 from envs.flat_actions import flat_actions
 from envs.making import made
+from envs.spaces import checked_action
 from worldmodel.errors import UserError, one_line
 from worldmodel.resize import area_resized
 
@@ -110,13 +113,13 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return self._observation(), dict(self._variables)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
-        if not self.action_space.contains(action):
-            raise UserError(f"action {action!r} is outside {self.action_space}")
+        action = checked_action(action, self.action_space)
         if self._is_over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        own, total = self.own_actions.to_own(action), 0.0
+        total = 0.0
         terminated = truncated = False
         for _ in range(self.frame_skip):
+            own = self.own_actions.to_own(action)  # anew: some write over what they are given
             self._state, reward, terminated, truncated, info = self._foreign.step(own)
             self.foreign_info = info
             self._note_variables()
@@ -128,8 +131,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return self._observation(), total, bool(terminated), bool(truncated), dict(self._variables)
 
     def state(self) -> Any:
-        """What the foreign environment observed last, in `state_space`."""
-        return self._state
+        """What the foreign environment observed last, in `state_space`: a copy."""
+        return copy.deepcopy(self._state)
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None or self._picture is None:
@@ -170,7 +173,10 @@ def _window_kept() -> Iterator[None]:
     """Many environments end the whole of pygame when they close: not while a window is open, for
     that is of whoever plays beside them. They have none, since they draw into arrays."""
     pygame: Any = sys.modules.get("pygame")
-    if pygame is None or not pygame.display.get_init() or pygame.display.get_surface() is None:
+    if pygame is None or not pygame.display.get_init():
+        yield
+        return
+    if pygame.display.get_surface() is None and not window.any_is_open():
         yield
         return
     quits = pygame.quit, pygame.display.quit

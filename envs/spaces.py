@@ -1,17 +1,53 @@
 """Action spaces: Gymnasium's, and worldmodel's own description of them."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from worldmodel.actions import ActionSpec
+from worldmodel.errors import UserError
+
+ROUNDING = 1e-6  # of a Box's range: as far outside as arithmetic in float32 may carry an action
 
 
 def space_of(actions: ActionSpec) -> gymnasium.Space:
     """The Gymnasium space that a description stands for."""
     if actions.kind == "discrete":
-        return gymnasium.spaces.Discrete(actions.sizes[0])
+        return spaces.Discrete(actions.sizes[0])
     if actions.kind == "multi_discrete":
-        return gymnasium.spaces.MultiDiscrete(list(actions.sizes))
-    return gymnasium.spaces.Box(
-        np.asarray(actions.low, np.float32), np.asarray(actions.high, np.float32)
-    )
+        return spaces.MultiDiscrete(list(actions.sizes))
+    return spaces.Box(np.asarray(actions.low, np.float32), np.asarray(actions.high, np.float32))
+
+
+def checked_action(action: Any, space: gymnasium.Space[Any]) -> np.ndarray:
+    """A copy of an action in the space's own type.
+
+    Other types are taken where nothing but precision is lost: float64 for float32, as NumPy and
+    Gymnasium's wrappers give it, or any integer for an index, but never 0.5 for an index.
+
+    Args:
+        space: a Discrete, MultiDiscrete or Box.
+
+    Raises:
+        UserError: it is outside the space.
+    """
+    refused = UserError(f"action {action!r} is outside {space}")
+    try:
+        given = np.asarray(action)
+    except ValueError:  # a ragged list
+        raise refused from None
+    dtype = np.dtype(space.dtype)
+    if given.shape != space.shape or not np.can_cast(given.dtype, dtype, "same_kind"):
+        raise refused
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is outside
+        own = np.array(given, dtype)
+    if isinstance(space, spaces.Box) and dtype.kind == "f":
+        slack = ROUNDING * (space.high - space.low)
+        if not ((own >= space.low - slack) & (own <= space.high + slack)).all():
+            raise refused
+        return np.clip(own, space.low, space.high)
+    if (own != given).any() or not space.contains(own if own.ndim else own[()]):
+        raise refused
+    return own

@@ -18,8 +18,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.dream import DreamState
+from envs.dream import STREAM, DreamState
 from envs.dream_world import DreamWorld, Moment
+from envs.spaces import checked_action
+from envs.window import as_rgb
+from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
 from worldmodel.errors import UserError
 from worldmodel.model import Dream, Step
@@ -51,7 +54,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             the next dream in the step after, `SAME_STEP` in the same one, and the last frame and
             info are in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
             `reset(options={"reset_mask": ...})`.
-        render_mode: None, or "rgb_array": the frames themselves.
+        render_mode: None, or "rgb_array": the frames, RGB.
         checkpoint, horizon, temperature, top_k, top_p, guidance, device, starts, starts_at: as
             `DreamEnv`.
 
@@ -240,7 +243,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return self._frames.copy(), self._with_variables({}, np.arange(self.num_envs))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        return None if self.render_mode is None else tuple(self._frames.copy())
+        return None if self.render_mode is None else tuple(map(as_rgb, self._frames))
 
     def _rng(self, i: int) -> np.random.Generator:
         rng = self._rngs[i]
@@ -259,7 +262,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             raise UserError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
         for i in rows:
             if (seed_of_i := seed[i]) is not None:
-                self._rngs[i], self._own_seeds[i] = seeding.np_random(seed_of_i)
+                self._rngs[i] = randomness.generator(int(seed_of_i), STREAM)
+                self._own_seeds[i] = int(seed_of_i)
 
     def _rows_of_mask(self, mask: Any) -> np.ndarray:
         if mask is None:
@@ -276,12 +280,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _begin(self, rows: np.ndarray, infos: dict[str, Any], options: dict[str, Any]) -> None:
         """New dreams at `rows`; where they began goes into `infos`."""
-        starts = options.get("start")
-        if starts is not None and np.ndim(starts) and np.shape(starts) != (self.num_envs,):
+        starts: Any = options.get("start")
+        is_one_each = isinstance(starts, list | tuple) or getattr(starts, "ndim", 0) > 0
+        if is_one_each and len(starts) != self.num_envs:
             raise UserError(f"start must be one number, or {self.num_envs}, one a dream")
         moments = []
         for i in rows:
-            own = {"start": starts[i]} if starts is not None and np.ndim(starts) else {}
+            own = {"start": starts[i]} if is_one_each else {}
             moments.append(self._dreamed.moment({**options, **own}, self._rng(i)))
         dream, frames = self._dreamed.begin(moments)
         if self._dream is None:
@@ -330,18 +335,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _checked(self, actions: Any) -> np.ndarray:
         """One action for each dream, as stored on disk."""
-        spec = self.model.config.actions
-        stored = np.asarray(actions)
-        shape = (self.num_envs, *spec.shape)
-        if stored.shape != shape or not np.can_cast(stored.dtype, spec.dtype, "same_kind"):
-            raise UserError(
-                f"actions must be {np.dtype(spec.dtype)} of shape {shape}, not {stored.dtype} "
-                f"{stored.shape}"
-            )
-        stored = np.ascontiguousarray(stored, spec.dtype)
-        if not spec.contains(stored):
-            raise UserError(f"an action of {actions} is outside {self.single_action_space}")
-        return stored
+        stored = checked_action(actions, self.action_space)
+        return np.ascontiguousarray(stored, self.model.config.actions.dtype)
 
     def _with_variables(self, infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
         assert self._dream is not None

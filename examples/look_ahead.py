@@ -16,6 +16,7 @@ import tyro
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from envs.vector_dream import DreamVectorEnv
+from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.data.progress import track
 from worldmodel.errors import UserError
@@ -89,7 +90,7 @@ class Planner:
         names = ("reward", *self.now.variable_names)
         if options.worth not in names:
             raise UserError(f"--worth must be one of {', '.join(names)}, not {options.worth!r}")
-        self.rng = np.random.default_rng(options.seed)
+        self.rng = randomness.generator(options.seed, "plans")
 
     def plan(self, moment: dict[str, Any]) -> np.ndarray:
         """The actions of the best future, (depth, *shape).

@@ -65,7 +65,7 @@ def test_the_policy_comes_to_do_what_the_bot_does(tiny, tmp_path):
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert [file.name for file in tmp_path.iterdir()] == ["policy.zip"]
-    policy, env = FramePolicy(path), Bar()
+    policy, env = FramePolicy(path, trusted=True), Bar()
     bot = BarBot(env)
     frame, _ = env.reset(seed=99)
     agreed = []

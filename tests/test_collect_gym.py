@@ -1,6 +1,7 @@
 """Collecting any Gymnasium environment, end to end."""
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from conftest import one_line_error
+from conftest import one_line_error, unprivileged
 from data_samples import assert_same_episode
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -23,8 +24,10 @@ from collect.gym import AT_RANDOM, Collect, collect, main
 from collect.recorder import Player
 from envs.policy import FramePolicy, StatePolicy, load_policy
 from worldmodel.data import EpisodeReader
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
+from worldmodel.files import locked
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Collect:
         frame_skip=2,
         size=32,
         policy=str(policy),
+        trust=True,
         evaluate_episodes=3,
     )
     collect(options)
@@ -77,7 +81,7 @@ def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
     assert reader.info.frame_shape == (32, 32, 3)
     assert {row["policy"] for row in reader.index} == {b"policy", b"policy+noise", b"random"}
     scores = reader.info.policies["scores"]
-    assert all(scores[who]["mean_return"] > 1 for who in ("policy", "uniform"))
+    assert all(scores[who]["mean_return"] > 1 for who in ("policy", "random"))
     env = gymnasium.make(reader.info.env_id, **reader.info.env_kwargs)
     for i in range(0, 12, 3):
         episode = reader.episode(i)
@@ -135,7 +139,7 @@ def test_games_are_cut_off_where_the_environment_sets_no_limit(tmp_path: Path):
     )
     collect(options)
     scores = EpisodeReader(tmp_path).info.policies["scores"]
-    assert scores["uniform"]["mean_length"] == 5
+    assert scores["random"]["mean_length"] == 5
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, monkeypatch, argument
 
 def test_a_policy_for_something_else_is_refused_in_a_line(tmp_path, monkeypatch):
     path = _ppo(gymnasium.make("Pendulum-v1"), tmp_path / "pendulum.zip")
-    command = _command(tmp_path / "out", "CartPole-v1", "--policy", path)
+    command = _command(tmp_path / "out", "CartPole-v1", "--policy", path, "--trust")
     monkeypatch.setattr(sys, "argv", command[2:])
     assert "the policy's observation_space is" in one_line_error(main)
     assert not (tmp_path / "out").exists()
@@ -181,12 +185,12 @@ def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
     on_frames = _ppo(env, tmp_path / "frames.zip", "CnnPolicy")
     frame, _ = env.reset(seed=4)
 
-    policy = load_policy(plain, env)
+    policy = load_policy(plain, env, trusted=True)
     assert isinstance(policy, StatePolicy)
     expected, _ = policy.model.predict(env.unwrapped.state(), deterministic=True)  # type: ignore
     assert policy.act(frame, deterministic=True) == expected
 
-    policy = load_policy(stacked, env)
+    policy = load_policy(stacked, env, trusted=True)
     assert isinstance(policy, StatePolicy)
     stacked_env.seed(4)
     seen = stacked_env.reset()
@@ -197,17 +201,17 @@ def test_a_policy_acts_on_what_it_was_trained_on(tmp_path: Path):
         assert action == expected[0]
         seen, (frame, *_) = stacked_env.step(expected)[0], env.step(action)
 
-    assert isinstance(load_policy(on_frames, env), FramePolicy)
+    assert isinstance(load_policy(on_frames, env, trusted=True), FramePolicy)
     smaller = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=48)
     with pytest.raises(UserError, match="observation_space"):
-        load_policy(on_frames, smaller)
+        load_policy(on_frames, smaller, trusted=True)
 
 
 def test_a_policy_that_presses_buttons_still_does(tmp_path: Path):
     path = _ppo(gymnasium.make("toy_envs:Flat-buttons-v0"), tmp_path / "buttons.zip")
     env = gymnasium.make("Pixels-v0", env_id="toy_envs:Flat-buttons-v0")
     frame, _ = env.reset(seed=0)
-    policy = load_policy(path, env)
+    policy = load_policy(path, env, trusted=True)
     for _ in range(10):
         action = policy.act(frame)
         assert env.action_space.contains(action)
@@ -234,3 +238,67 @@ def test_the_car_of_the_tutorial_is_recorded(tmp_path: Path):
     reader = EpisodeReader(tmp_path)
     assert reader.info.rendering.startswith("observations")
     assert reader.info.actions.low == (-1, 0, 0)
+
+
+def test_episodes_that_are_no_numbers_are_left_out_counted_and_said(tmp_path: Path, capfd):
+    options = Collect(
+        env_id="toy_envs:Blowing-v0",
+        out=tmp_path,
+        episodes=40,
+        length=4,
+        variables="count",
+        workers=1,
+        evaluate_episodes=20,
+    )
+    collect(options)
+    reader = EpisodeReader(tmp_path)
+    left_out = 40 - len(reader)
+    assert 8 <= left_out <= 32
+    assert all((reader.steps(i)["reward"] == 1).all() for i in range(len(reader)))
+    said = capfd.readouterr()
+    assert f"reward holds a value that is not finite: {left_out}, the first episode" in said.err
+    assert "nan" not in said.out
+    json.loads((tmp_path / "policy-score.json").read_text(), parse_constant=pytest.fail)
+    assert any(f": {left_out}, " in line for line in verify(tmp_path).lines)
+    collect(replace(options, episodes=41))  # those left out are not counted twice
+    (again,) = read_left_out(tmp_path)
+    assert again in verify(tmp_path).lines
+    assert f": {41 - len(EpisodeReader(tmp_path))}, " in again
+
+
+def test_two_recordings_in_one_folder_do_not_mix(tmp_path: Path):
+    options = Collect(env_id="toy_envs:Count-v0", out=tmp_path / "set", evaluate_episodes=0)
+    with (
+        locked(options.out),
+        pytest.raises(UserError, match="is being written to by another process"),
+    ):
+        collect(options)
+    assert not options.out.exists()
+
+
+def test_a_folder_that_can_t_be_written_to_is_told_before_anything_is_played(tmp_path: Path):
+    tmp_path.chmod(0o555)
+    options = Collect(env_id="toy_envs:Count-v0", out=tmp_path / "set")
+    with unprivileged(tmp_path), pytest.raises(UserError, match="set can't be written to"):
+        collect(options)
+    tmp_path.chmod(0o755)
+
+
+def test_a_policy_from_elsewhere_needs_trust_once(tmp_path: Path, monkeypatch):
+    policy = _ppo(gymnasium.make("CartPole-v1"), tmp_path / "ppo.zip")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = Collect(
+        env_id="CartPole-v1",
+        out=tmp_path / "set",
+        episodes=1,
+        length=3,
+        policy=str(policy),
+        evaluate_episodes=0,
+        workers=1,
+    )
+    with pytest.raises(UserError, match=r"may run code of whoever made it.*--trust"):
+        collect(options)
+    assert not options.out.exists()
+    collect(replace(options, trust=True))
+    collect(replace(options, episodes=2))
+    assert len(EpisodeReader(options.out)) == 2

@@ -35,7 +35,7 @@ def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
     assert reader.info.actions.meanings == ("dx", "dy", "dz", "close")
     assert {bytes(row["policy"]) for row in reader.index} == {b"policy", b"policy+noise", b"random"}
     scores = reader.info.policies["scores"]
-    assert {scores[who]["num_episodes"] for who in ("policy", "uniform")} == {3}
+    assert {scores[who]["num_episodes"] for who in ("policy", "random")} == {3}
     assert reader.info.rendering.endswith("twice the size, shrunk to means of four pixels")
     env = gymnasium.make(reader.info.env_id, **reader.info.env_kwargs)
     for i in range(0, recorded.episodes, 4):
@@ -71,7 +71,7 @@ def test_random_actions_are_held_for_one_or_two_steps(tmp_path: Path):
 
 def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
     env = gymnasium.make("RobotPushing-v0", renderer="rays", obs_size=1)
-    policy = load_policy(recorded.out / "policy.zip", env)
+    policy = load_policy(recorded.out / "policy.zip", env, trusted=True)
     assert isinstance(policy, StatePolicy)
     frame, _ = env.reset(seed=0)
     drawn = []
@@ -83,5 +83,5 @@ def test_a_policy_on_the_state_repeats_itself_and_must_fit(recorded: Collect):
     smaller = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float32)
     env.unwrapped.state_space = smaller  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(UserError, match="observation_space"):
-        load_policy(recorded.out / "policy.zip", env)
+        load_policy(recorded.out / "policy.zip", env, trusted=True)
     env.close()

@@ -11,7 +11,6 @@ from data_samples import assert_same_episode
 from collect.recorder import (
     POLICY_WITH_NOISE,
     RANDOM,
-    UNIFORM,
     Behaviour,
     Job,
     Player,
@@ -19,7 +18,6 @@ from collect.recorder import (
     action_spec,
     describe,
     play_episode,
-    random_seeds,
 )
 from worldmodel.actions import ActionSpec
 from worldmodel.data import EpisodeReader, EpisodeWriter
@@ -62,7 +60,7 @@ ENV_ID = f"{__name__}:Counter-v0"  # workers import this module to find it
 
 
 def _jobs(num_episodes, max_length=100, behaviour=RANDOM):
-    return [Job(i, *random_seeds(3, i), behaviour, max_length) for i in range(num_episodes)]
+    return [Job(i, 100 + i, 200 + i, behaviour, max_length) for i in range(num_episodes)]
 
 
 def _played_here(env_kwargs, jobs):
@@ -179,7 +177,9 @@ def test_random_actions_are_held_for_1_to_8_steps_and_cover_the_space():
     lengths = _run_lengths(actions)
     assert lengths.mean() == pytest.approx(4.5 * 50 / 49, rel=0.05)  # 1 in 50 is drawn again
     assert set(range(1, 9)) <= set(lengths.tolist())
-    assert _run_lengths(_actions(UNIFORM, None)).mean() == pytest.approx(50 / 49, rel=0.02)
+    assert _run_lengths(
+        _actions(Behaviour("each step", None, 1.0, 1), None)
+    ).mean() == pytest.approx(50 / 49, rel=0.02)
 
 
 def test_noise_comes_now_and_then_while_the_policy_keeps_looking():
@@ -188,13 +188,6 @@ def test_noise_comes_now_and_then_while_the_policy_keeps_looking():
     assert policy.num_seen == len(actions)
     # A tenth of the policy's steps are followed by noise, of 4.5 steps on average.
     assert (actions != 0).mean() == pytest.approx(4.5 / (4.5 + 9) * 49 / 50, rel=0.1)
-
-
-def test_seeds_differ_and_are_fixed():
-    seeds = [random_seeds(0, i) for i in range(1000)]
-    assert len(set(seeds)) == 1000
-    assert random_seeds(0, 5) == seeds[5] != random_seeds(1, 5)
-    assert all(0 <= seed < 2**31 for pair in seeds for seed in pair)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def policy_file(tmp_path_factory) -> Path:
 
 
 def test_frames_are_stacked_as_stable_baselines3_does(policy_file):
-    policy = FramePolicy(policy_file)
+    policy = FramePolicy(policy_file, trusted=True)
     assert policy.num_stacked == 2
     env, vec_env = gymnasium.make(ENV_ID), _stacked_env()
     try:
@@ -79,7 +79,10 @@ def test_frames_are_stacked_as_stable_baselines3_does(policy_file):
 
 def test_a_policy_draws_from_its_own_seed(policy_file):
     frame = np.zeros((64, 64, 3), np.uint8)
-    one, other = FramePolicy(policy_file, seed=1), FramePolicy(policy_file, seed=2)
+    one, other = (
+        FramePolicy(policy_file, trusted=True, seed=1),
+        FramePolicy(policy_file, trusted=True, seed=2),
+    )
     drawn = [int(one.act(frame)) for _ in range(30)]
     assert [int(other.act(frame)) for _ in range(30)] != drawn
     other.reset(seed=1)
@@ -88,21 +91,21 @@ def test_a_policy_draws_from_its_own_seed(policy_file):
 
 def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
     with pytest.raises(UserError, match="there is no policy file"):
-        FramePolicy(tmp_path / "none.zip")
+        FramePolicy(tmp_path / "none.zip", trusted=True)
     text = tmp_path / "text.zip"
     text.write_text("hello")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("data", "{}")
     for path in (text, tmp_path / "other.zip"):
         with pytest.raises(UserError, match="not a stable-baselines3 policy"):
-            FramePolicy(path)
+            FramePolicy(path, trusted=True)
     with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
         archive.writestr("data", "{}")
         archive.writestr("policy.pth", "")
     with pytest.raises(UserError, match="cannot be read as a PPO policy"):
-        FramePolicy(tmp_path / "broken.zip")
+        FramePolicy(tmp_path / "broken.zip", trusted=True)
 
-    policy = FramePolicy(policy_file)
+    policy = FramePolicy(policy_file, trusted=True)
     frames, actions = (
         gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8),
         gymnasium.spaces.Discrete(4),
@@ -126,6 +129,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         policy_file,
         "--episodes",
         10,
+        "--seed",
+        1,  # under which all three play
         "--length",
         12,
         "--evaluate-episodes",
@@ -140,8 +145,8 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     assert {row["policy"] for row in reader.index} == {b"policy", b"policy+noise", b"random"}
     assert reader.info.env_id == ENV_ID
     assert reader.info.variable_names == ("health", "pickups")
-    assert reader.info.policies["scores"]["uniform"]["num_episodes"] == 2
-    assert reader.info.policies["scores"]["uniform"]["mean_tics"] > 300
+    assert reader.info.policies["scores"]["random"]["num_episodes"] == 2
+    assert reader.info.policies["scores"]["random"]["mean_tics"] > 300
     assert (tmp_path / "policy.zip").read_bytes() == policy_file.read_bytes()
 
     # The seed and the actions stored render an episode again.

@@ -56,7 +56,6 @@ def test_what_is_written_is_read(
             np.testing.assert_array_equal(reader.frames(i, 1), episode.frames[1:])
             for name, array in reader.steps(i).items():
                 np.testing.assert_array_equal(array, getattr(episode, name))
-        reader.close()
 
 
 def test_info_survives_json():
@@ -118,7 +117,7 @@ def test_frames_outside_the_episode_are_refused(tmp_path):
         ({"action": np.full(7, 4)}, "outside"),
         ({"reward": np.full(7, np.nan, np.float32)}, "not finite"),
         ({"truncated": np.eye(7, dtype=bool)[2]}, "before the last step"),
-        ({"policy": "p" * 65}, "not a name"),
+        ({"policy": "p" * 65}, "not a printable name"),
         ({"episode_id": -1}, "episode_id"),
         ({"episode_id": 0}, "stored already"),
     ],
@@ -172,7 +171,7 @@ def test_shards_without_their_meta_are_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a data set's description"),
+        ("{", "no valid JSON"),
         ("[]", "JSON object"),
         ('{"format_version": 2}', "format version 2"),
         ('{"format_version": 1}', "lacks"),

@@ -127,6 +127,7 @@ def test_a_writer_killed_before_hdf5_noted_where_the_file_ends(tmp_path):
     assert killed[END_MARK] != end
     killed[END_MARK] = end  # the last thing that a flush writes
     writer._abandon_shard()
+    writer._lock.close()  # as the system does for a killed process
     unfinished.write_bytes(killed)
     with _start(GO_ON, tmp_path, stderr=subprocess.PIPE) as process:
         _, err = process.communicate(timeout=120)
@@ -160,7 +161,7 @@ from worldmodel.data import EpisodeWriter
 EpisodeWriter({str(tmp_path)!r}, INFO)
 """
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        assert "is being written by another process" in other.stderr
+        assert "is being written to by another process" in other.stderr
         writer.append(sample_episode(1))
     assert len(EpisodeReader(tmp_path)) == 2
 

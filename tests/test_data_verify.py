@@ -78,9 +78,9 @@ def _corrupt_a_chunk(file: h5py.File) -> None:
         (_set_row("frame_start", 2), "overlaps the one before it"),
         (_set_row("episode_length", 0), "empty or negative"),
         (_set_row("episode_start", -1), "empty or negative"),
-        (_set_row("policy", b""), "not a name"),
+        (_set_row("policy", b""), "not a printable name"),
         (_set_row("frame_start", 10**6), "points behind the end"),
-        (_corrupt_a_chunk, "'frames' cannot be read"),
+        (_corrupt_a_chunk, "'frames' cannot be unpacked"),
     ],
 )
 def test_each_planted_fault_is_found(tmp_path, monkeypatch, capsys, damage, message):

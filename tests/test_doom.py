@@ -210,7 +210,8 @@ time.sleep(60)
 """
 
 
-def test_kill_9_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("with_its_engines", [False, True])
+def test_kill_9_leaves_nothing(tmp_path, with_its_engines):
     working_folder, temporary = tmp_path / "work", tmp_path / "temporary"
     working_folder.mkdir()
     temporary.mkdir()
@@ -221,12 +222,16 @@ def test_kill_9_leaves_nothing(tmp_path):
         text=True,
         cwd=working_folder,
         env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": root},
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "playing\n"
         engines = engines_using(str(temporary))
         assert len(engines) == 2
-        process.send_signal(signal.SIGKILL)
+        if with_its_engines:  # as a terminal or a job's end does it
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.send_signal(signal.SIGKILL)
     _wait_until(lambda: not engines_using(str(temporary)))
     _wait_until(lambda: not any(_shared_memory(instance) for _, instance in engines))
     _wait_until(lambda: not list(temporary.iterdir()))

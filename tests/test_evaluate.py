@@ -13,6 +13,7 @@ from conftest import one_line_error
 from PIL import Image
 
 from worldmodel import evaluate as command
+from worldmodel.action_vectors import encode_actions
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
@@ -163,7 +164,7 @@ def test_token_nats_are_those_that_training_minimises(held_out: HeldOut) -> None
             model.prior,
             codes=held_out.real_codes,
             past_codes=held_out.real_codes[:, :-1],
-            actions=model.config.actions.encode(tensors["action"]),
+            actions=encode_actions(model.config.actions, tensors["action"]),
             reward=tensors["reward"],
             terminated=tensors["terminated"],
             variables=tensors["variables"],

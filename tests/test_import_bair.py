@@ -22,12 +22,14 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.bair import (
+    FOLDER,
     ImportBair,
     find_records,
     import_bair,
     read_trajectory,
 )
 from worldmodel.data.importers.tfrecord import crc32c, read_record, record_spans
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 
@@ -326,6 +328,36 @@ def test_a_damaged_file_is_named(bair, tmp_path, content, message):
     bad.write_bytes(content)
     with pytest.raises(UserError, match=rf"traj_256_to_511\.tfrecords, record 0: .*{message}"):
         import_bair(source, tmp_path / "out")
+
+
+def test_an_empty_file_is_no_file_of_the_set(bair, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(bair, source)
+    (source / "train/traj_256_to_511.tfrecords").touch()
+    with pytest.raises(UserError, match=r"traj_256_to_511\.tfrecords is empty: fetch"):
+        import_bair(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_trajectories_that_are_missing_and_files_of_other_names_are_counted(tmp_path, capsys):
+    source, out = tmp_path / FOLDER, tmp_path / "out"
+    records = [encoded(trajectory(i)) for i in range(3)]
+    write_records(source / "train/traj_0_to_2.tfrecords", records)
+    write_records(source / "test/traj_0_to_0.tfrecords", records[:1])
+    ImportBair(source, out).run()
+    assert "left out" not in capsys.readouterr().out
+    whole = source / "train/traj_0_to_2.tfrecords"
+    os.truncate(whole, record_spans(whole)[0][1] + 16)  # between the first and the second
+    shutil.copy(whole, source / "train/traj_0_to_2 (1).tfrecords")
+    ImportBair(source, tmp_path / "cut").run()
+    lines = [
+        "left out     missing from files that should hold them by their names; were they cut?: 2, "
+        "the first train/traj_0_to_2.tfrecords with 1 of 3",
+        "left out     not named traj_*_to_*.tfrecords: 1, train/traj_0_to_2 (1).tfrecords",
+    ]
+    assert capsys.readouterr().out.splitlines()[1:] == lines
+    assert read_left_out(tmp_path / "cut") == lines
+    assert len(EpisodeReader(tmp_path / "cut")) == 2
 
 
 def test_a_claimed_gigabyte_is_not_allocated(tmp_path):

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.importers import hdf5
 from worldmodel.data.importers.robonet import ImportRoboNet, import_robonet
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -140,6 +142,23 @@ def test_what_is_behind_the_shortest_is_left_out(tmp_path):
     write_trajectory(tmp_path / "hdf5/b.hdf5", 0, "jpg BGR", num_actions=9)
     import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
     assert EpisodeReader(tmp_path / "out").index["episode_length"].tolist() == [3, 5]
+    assert read_left_out(tmp_path / "out") == [
+        "left out     pictures without an action or a state: 2, the first a.hdf5"
+    ]
+
+
+def test_linked_folders_are_searched_and_files_of_other_names_counted(tmp_path):
+    for seed in range(2):
+        write_trajectory(tmp_path / f"disk/here/traj{seed}.hdf5", seed, "jpg BGR")
+    write_trajectory(tmp_path / "hdf5/traj2.hdf5", 2, "jpg BGR")
+    write_trajectory(tmp_path / "hdf5/other.h5", 3, "jpg BGR")
+    (tmp_path / "hdf5/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/here/around").symlink_to(tmp_path / "hdf5")
+    assert import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8) == 3
+    assert verify(tmp_path / "out").problems == []
+    assert read_left_out(tmp_path / "out") == [
+        "left out     named otherwise than --files *.hdf5: 1, other.h5"
+    ]
 
 
 def test_other_robots_are_named_and_can_be_chosen(tmp_path):
@@ -349,3 +368,16 @@ def test_a_wrong_option_is_refused(tmp_path, kwargs, message):
         import_robonet(tmp_path / "hdf5/traj0.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="no camera 2"):
         import_robonet(tmp_path / "hdf5", tmp_path / "out", camera=2)
+
+
+def test_a_file_that_takes_too_much_memory_stops_no_more_than_its_import(tmp_path, monkeypatch):
+    write_trajectory(tmp_path / "hdf5/traj0.hdf5", 0, "jpg BGR")
+    with h5py.File(tmp_path / "hdf5/traj0.hdf5", "r+") as file:
+        packed = _replace("env/cam0_video/frame3", np.zeros(2**26, np.uint8), compression="gzip")
+        packed(file)
+    monkeypatch.setattr(hdf5, "MOST_MEMORY", 2**24)
+    with pytest.raises(UserError, match=r"traj0\.hdf5 .* takes more than 16 MiB of memory"):
+        import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"traj0\.hdf5.*frame3.*no JPEG"):
+        import_robonet(tmp_path / "hdf5", tmp_path / "out", size=8)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.data.importers import hdf5
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5, import_videogpt_hdf5
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
@@ -39,7 +40,7 @@ def write_file(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_video_comes_through_whole(tmp_path, channels):
     source = write_file(tmp_path / "moving.hdf5", channels=channels)
-    assert import_videogpt_hdf5(source, tmp_path / "out", fps=12) == (5, 0)
+    assert import_videogpt_hdf5(source, tmp_path / "out", fps=12) == 5
     reader = EpisodeReader(tmp_path / "out")
     assert reader.info.fps == 12
     trained = np.sort(np.concatenate([reader.split("train"), reader.split("validation")]))
@@ -58,7 +59,9 @@ def test_the_command_says_what_it_left_out(tmp_path, capsys):
     source = write_file(tmp_path / "a.hdf5", {"train_idx": starts})
     for _ in range(2):  # the second time there is nothing to do
         ImportVideoGPTHDF5(source, tmp_path / "out").run()
-        assert "holds 4 episodes; 2 videos of a single frame" in capsys.readouterr().out
+        said = capsys.readouterr().out.splitlines()
+        assert said[0].endswith("holds 4 episodes")
+        assert said[1:] == ["left out     videos of a single frame: 2, the first train 1"]
     lengths = EpisodeReader(tmp_path / "out").index["episode_length"] + 1
     assert sorted(lengths) == [3, 4, 5, 9]
 
@@ -73,7 +76,7 @@ def test_another_source_does_not_mix_in(tmp_path):
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint64, ">i4"])
 def test_starts_may_be_integers_of_any_kind(tmp_path, dtype):
     source = write_file(tmp_path / "a.hdf5", {"train_idx": np.array([0, 5, 7], dtype)})
-    assert import_videogpt_hdf5(source, tmp_path / "out") == (5, 0)
+    assert import_videogpt_hdf5(source, tmp_path / "out") == 5
 
 
 def _link(file: h5py.File) -> None:
@@ -133,7 +136,7 @@ def test_a_hostile_file_is_refused_before_anything_is_stored(tmp_path, damage, m
         with h5py.File(source, "r+") as file:
             damage(file)
     if message is None:
-        assert import_videogpt_hdf5(source, tmp_path / "out") == (5, 0)
+        assert import_videogpt_hdf5(source, tmp_path / "out") == 5
         return
     with pytest.raises(UserError, match=rf"a\.hdf5.*{message}") as refused:
         import_videogpt_hdf5(source, tmp_path / "out")
@@ -158,7 +161,7 @@ def test_a_video_that_does_not_fit_is_not_read(tmp_path):
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple((2**32 // 144, 8, 6, 3))
         h5py.h5d.create(file.id, b"train_data", h5py.h5t.NATIVE_UINT8, space, plist).close()
-    with pytest.raises(UserError, match="more than the 2147483648 read at once"):
+    with pytest.raises(UserError, match="more than the 536870912 read at once"):
         import_videogpt_hdf5(source, tmp_path / "out")
     reader = EpisodeReader(tmp_path / "out")
     assert len(reader) == 2  # the two before it
@@ -209,3 +212,17 @@ def test_a_damaged_file_gives_a_sound_set_or_an_error(one_file, tmp_path_factory
         assert verify(folder / "out").problems == []
     else:
         assert "\n" not in error
+
+
+def test_a_video_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
+    """A file of 300 kB whose one video is 256 MB of black."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for split in ("train", "test"):
+            black = np.zeros((2**16, 64, 64, 1), np.uint8)
+            file.create_dataset(
+                f"{split}_data", data=black, chunks=(64, 64, 64, 1), compression="gzip"
+            )
+            file[f"{split}_idx"] = np.array([0])
+    monkeypatch.setattr(hdf5, "MOST_MEMORY", 2**27)
+    with pytest.raises(UserError, match=r"a\.hdf5 is damaged.*takes more than 128 MiB of memory"):
+        import_videogpt_hdf5(tmp_path / "a.hdf5", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import struct
 import sys
@@ -22,11 +23,26 @@ from worldmodel.data import ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import read_video
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.resize import square
 
 CODECS = {".avi": "mpeg4", ".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+MORE_CODECS = {
+    ".mov": "mpeg4",
+    ".m4v": "libx264",
+    ".3gp": "libx264",
+    ".mpg": "mpeg2video",
+    ".vob": "mpeg2video",
+    ".mpeg": "mpeg1video",
+    ".ts": "libx264",
+    ".m2ts": "mpeg2video",
+    ".flv": "flv",
+    ".wmv": "wmv2",
+    ".asf": "wmv2",
+    ".ogv": "libvpx",
+}
 NUM_BITS = 8  # of the counter that is drawn into frames
 HEIGHT, WIDTH = 64, 96
 RED, GREEN, BLUE = (250, 10, 10), (10, 250, 10), (10, 10, 250)
@@ -65,14 +81,19 @@ def write_video(path: Path, frames: np.ndarray, *, rate: int = 25) -> None:
         first, *others = map(Image.fromarray, frames)
         first.save(path, save_all=True, append_images=others, duration=1000 // rate, loop=0)
         return
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(CODECS[path.suffix], rate=rate)
+    # FFmpeg's own kind for .m4v holds the codec's bytes alone, which no camera writes.
+    kind = {".m4v": "mp4"}.get(path.suffix)
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream((CODECS | MORE_CODECS)[path.suffix], rate=rate)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         stream.bit_rate = 2_000_000
-        stream.options = {"bf": "2"} if path.suffix != ".webm" else {"cpu-used": "8"}
+        if path.suffix == ".webm":
+            stream.options = {"cpu-used": "8"}
+        elif path.suffix not in (".flv", ".wmv", ".asf"):
+            stream.options = {"bf": "2"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
@@ -101,9 +122,9 @@ def test_frames_come_in_order_and_all_of_them(tmp_path, suffix):
         with av.open(str(path)) as container:
             kinds = {PictureType(frame.pict_type).name for frame in container.decode(video=0)}
         assert "B" in kinds
-    frames, is_cut = read_video(path, size=64, every=1, max_frames=1000)
-    assert numbers(frames) == list(range(3, 73))
-    assert not is_cut
+    film = read_video(path, size=64, rate=25, max_frames=1000)
+    assert numbers(film.frames) == list(range(3, 73))
+    assert not film.is_cut
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".gif"])
@@ -116,9 +137,9 @@ def test_some_frames_and_the_first_ones(tmp_path, suffix):
         (4, 5, range(0, 20, 4)),
         (1, 31, range(31)),
     ]:
-        frames, is_cut = read_video(path, size=32, every=every, max_frames=max_frames)
-        assert numbers(frames) == list(expected)
-        assert is_cut == (len(expected) * every < 31)
+        film = read_video(path, size=32, rate=25 / every, max_frames=max_frames)
+        assert numbers(film.frames) == list(expected)
+        assert film.is_cut == (len(expected) * every < 31)
 
 
 @pytest.mark.parametrize("suffix", [*CODECS, ".gif"])
@@ -129,7 +150,7 @@ def test_colours_and_sides_stay(tmp_path, suffix):
     frames[:, :, 16:48], frames[:, :, 48:80] = RED, BLUE
     frames[:, 32:] //= 2
     write_video(tmp_path / f"video{suffix}", frames)
-    read, _ = read_video(tmp_path / f"video{suffix}", size=32, every=1, max_frames=100)
+    read = read_video(tmp_path / f"video{suffix}", size=32, rate=25, max_frames=100).frames
     expected = square(frames[0], 32).astype(int)
     inside = np.ones((32, 32), bool)
     inside[14:18], inside[:, 13:19] = False, False  # codecs blur edges
@@ -146,7 +167,9 @@ def test_a_folder_becomes_a_sound_set(tmp_path, run, capsys):
     (source / "notes.txt").write_text("not a video")
     (source / "._0.avi").write_text("left by a file manager")
     run("videos", source, "--out", tmp_path / "set")
-    assert "holds 10 episodes" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("holds 10 episodes")
+    assert said[1:] == ["left out     no video by the ending of its name: 1, notes.txt"]
     reader = assert_sound(tmp_path / "set", 10)
     assert reader.info.env_id == "films"
     assert reader.info.fps == 25
@@ -206,8 +229,8 @@ def test_official_lists_decide_the_splits(ucf, tmp_path, run, capsys):
     )
     run("videos", ucf, "--out", tmp_path / "set", "--size", 8, *lists)
     said = capsys.readouterr().out
-    assert "1 videos that stand in no list left out" in said
-    assert f"1 listed ones are missing (the first: {gone})" in said
+    assert f"left out     in neither list: 1, {UCF[8]}\n" in said
+    assert f"left out     listed, but not there: 1, {gone}\n" in said
     reader = assert_sound(tmp_path / "set", 8)
     names = origins(reader)
     is_test = {
@@ -274,10 +297,12 @@ def test_short_videos_are_left_out_and_counted(tmp_path, run, capsys):
     source = tmp_path / "films"
     for i, num_frames in enumerate([16, 15, 30, 2]):
         tiny(source / f"{i}.avi", num_frames)
-    run("videos", source, "--out", tmp_path / "set", "--size", 16, "--max-frames", 20)
-    said = capsys.readouterr().out
-    assert "2 videos of fewer than 16 frames left out" in said
-    assert "1 of those read now cut at 20 frames" in said
+    for _ in range(2):  # counts are of the whole set, not of the last call
+        run("videos", source, "--out", tmp_path / "set", "--size", 16, "--max-frames", 20)
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            "left out     fewer than 16 frames: 2, the first 1.avi",
+            "left out     what follows the first 20 frames of a video: 1, 2.avi",
+        ]
     reader = assert_sound(tmp_path / "set", 2)
     assert reader.index["episode_id"].tolist() == [0, 2]
     assert reader.index["episode_length"].tolist() == [15, 19]
@@ -347,9 +372,14 @@ DAMAGES = {
     "empty": ("d.webm", lambda path: path.write_bytes(b""), "no video"),
     "truncated mp4": ("d.mp4", _cut_in_a_frame, "damaged"),
     "truncated avi": ("d.avi", _cut_in_a_frame, "in the middle of a frame"),
-    "truncated mkv": ("d.mkv", _cut_in_a_frame, "of what it declares"),
-    "truncated webm": ("d.webm", _cut_in_a_frame, "of what it declares"),
-    "frames missing": ("d.avi", _cut_between_frames, "75% of what it declares"),
+    "truncated mov": ("d.mov", _cut_in_a_frame, "damaged"),
+    "truncated mkv": ("d.mkv", _cut_in_a_frame, "the file ends before the film does"),
+    "truncated webm": ("d.webm", _cut_in_a_frame, "the file ends before the film does"),
+    "truncated gif": ("d.gif", _cut_in_a_frame, "the file ends before the film does"),
+    "truncated flv": ("d.flv", _cut_in_a_frame, "damaged"),
+    "truncated wmv": ("d.wmv", _cut_in_a_frame, "damaged"),
+    "truncated mpg": ("d.mpg", _cut_in_a_frame, "damaged"),
+    "frames missing": ("d.avi", _cut_between_frames, "the file ends before the film does"),
     "no frames": ("d.avi", _no_frames, "no frame"),
     "huge": ("d.gif", _huge, "pixels"),
     "size changes": ("d.avi", _size_changes, "size changes"),
@@ -366,7 +396,7 @@ def test_damaged_videos_stop_the_import_or_are_left_out(tmp_path, run, capsys, n
     assert str(source / name) in message
     assert said in message
     run("videos", source, "--out", out, "--size", 8, "--skip-damaged")
-    assert f"1 damaged ones left out (the first: {name})" in capsys.readouterr().out
+    assert f"left out     damaged: 1, {name}\n" in capsys.readouterr().out
     reader = assert_sound(out, 2)
     assert dict(zip(reader.index["episode_id"].tolist(), origins(reader), strict=True)) == {
         0: "a.gif",
@@ -378,7 +408,7 @@ def test_no_memory_is_taken_for_a_huge_frame(tmp_path):
     """The container says 64 x 64: FFmpeg itself must refuse, before it is seen as a change."""
     _mjpeg(tmp_path / "d.avi", [(64, 64)] * 3 + [(4400, 8192)])
     with pytest.raises(UserError) as error:
-        read_video(tmp_path / "d.avi", size=8, every=1, max_frames=100)
+        read_video(tmp_path / "d.avi", size=8, rate=25, max_frames=100)
     assert "size changes" not in str(error.value)
 
 
@@ -395,8 +425,8 @@ def test_the_first_video_may_be_damaged(tmp_path, run):
 
 def test_jpegs_of_one_size_are_no_damage(tmp_path):
     _mjpeg(tmp_path / "d.avi", [(64, 64)] * 20)
-    frames, _ = read_video(tmp_path / "d.avi", size=8, every=1, max_frames=100)
-    assert len(frames) == 20
+    film = read_video(tmp_path / "d.avi", size=8, rate=25, max_frames=100)
+    assert len(film.frames) == 20
 
 
 def test_a_set_of_other_videos_is_refused(tmp_path, run):
@@ -419,7 +449,7 @@ def test_a_set_of_other_videos_is_refused(tmp_path, run):
         (lambda source: source.mkdir(), "no video"),
         (lambda source: (tiny(source / "a.gif"), tiny(source / "A/b.gif")), "all videos must"),
         (lambda source: tiny(source / "UCF-101" / "A" / "b.gif"), "all videos must"),
-        (lambda source: tiny(source / "a.gif", 3), "nothing is left"),
+        (lambda source: tiny(source / "a.gif", 3), "nothing to learn from"),
     ],
 )
 def test_folders_of_no_use_are_refused(tmp_path, run, make, said):
@@ -480,8 +510,8 @@ def test_flipped_bytes_give_frames_or_a_data_error(tiny_file, tmp_path, flips):
     path = tmp_path / f"flipped{tiny_file.suffix}"
     path.write_bytes(data)
     with contextlib.suppress(UserError):
-        frames, _ = read_video(path, size=8, every=1, max_frames=10)
-        assert frames.shape[1:] == (8, 8, 3)
+        film = read_video(path, size=8, rate=25, max_frames=10)
+        assert film.frames.shape[1:] == (8, 8, 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -517,3 +547,183 @@ def test_large_pictures_of_odd_sizes_are_averaged_exactly(size):
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     expected = np.rint(image.astype(np.int64).sum((0, 1)) / size**2)
     np.testing.assert_array_equal(square(image, 1)[0, 0], expected)
+
+
+def encode(
+    path: Path,
+    frames: np.ndarray,
+    times: list[int],
+    *,
+    unit: Fraction = Fraction(1, 1000),
+    last: int | None = None,
+    rotation: int = 0,
+    rate: int = 30,
+    pixel_aspect: Fraction | None = None,
+) -> None:
+    """A video whose frames are shown at `times`, the last one for `last` units."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix], rate=rate)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.time_base = unit
+        stream.options = {"bf": "0"}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        packets = []
+        for time, pixels in zip(times, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, unit
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        if last is not None:
+            packets[-1].duration = last
+        for packet in packets:
+            container.mux(packet)
+
+
+def trim(source: Path, path: Path, start_s: float, stop_s: float) -> None:
+    """As `ffmpeg -ss START -to STOP -i SOURCE -c copy PATH`: from the key frame before on, what
+    comes before the start hidden by an edit list."""
+    with av.open(str(source)) as whole, av.open(str(path), "w") as part:
+        read = whole.streams.video[0]
+        written = part.add_stream_from_template(read)
+        assert read.time_base is not None
+        start = int(start_s / read.time_base)
+        whole.seek(start, stream=read)
+        for packet in whole.demux(read):
+            if packet.dts is None or packet.pts is None:
+                continue
+            if packet.pts < int(stop_s / read.time_base):
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                packet.stream = written
+                part.mux(packet)
+
+
+@pytest.mark.parametrize("suffix", MORE_CODECS)
+def test_containers_of_all_kinds_are_read(tmp_path, suffix):
+    write_video(tmp_path / f"video{suffix}", counting(40, first=3))
+    film = read_video(tmp_path / f"video{suffix}", size=64, rate=25, max_frames=1000)
+    assert numbers(film.frames) == list(range(3, 43))
+    assert film.rate == 25
+
+
+def test_a_film_trimmed_without_encoding_begins_where_players_begin(tmp_path):
+    write_video(tmp_path / "whole.mp4", counting(120), rate=30)
+    trim(tmp_path / "whole.mp4", tmp_path / "part.mp4", 1.4, 2.0)
+    with av.open(str(tmp_path / "part.mp4")) as container:
+        assert container.streams.video[0].frames > 30, "nothing is hidden: this tests nothing"
+    film = read_video(tmp_path / "part.mp4", size=64, rate=30, max_frames=1000)
+    assert numbers(film.frames) == list(range(42, 60))
+
+
+def test_a_picture_that_stays_is_shown_as_long(tmp_path):
+    times = [round(1000 * i / 30) for i in range(40)]
+    encode(tmp_path / "still.mkv", counting(40), times, last=2000)
+    film = read_video(tmp_path / "still.mkv", size=64, rate=30, max_frames=1000)
+    assert numbers(film.frames) == [*range(40), *[39] * 59]
+
+
+def test_dropped_frames_are_filled_with_the_one_before(tmp_path):
+    times = [i + i // 3 for i in range(40)]
+    encode(tmp_path / "drop.avi", counting(40), times, unit=Fraction(1, 25), rate=25)
+    film = read_video(tmp_path / "drop.avi", size=64, rate=25, max_frames=1000)
+    assert numbers(film.frames) == [i - i // 4 - (i % 4 == 3) for i in range(53)]
+
+
+def test_films_of_several_rates_are_resampled_to_one(tmp_path, run, capsys):
+    source = tmp_path / "films"
+    for name, rate, num_frames in [("a.mp4", 30, 40), ("b.mp4", 10, 14), ("c.mp4", 60, 80)]:
+        write_video(source / name, counting(num_frames), rate=rate)
+    uneven = [0, 40, 200, 230, 600, 640]  # ms
+    encode(source / "d.mkv", counting(6), uneven, last=60)
+    run("videos", source, "--out", tmp_path / "set", "--size", 32)
+    said = capsys.readouterr().err
+    assert "other rates than 30 frames a second and were resampled (the first: b.mp4, 10)" in said
+    reader = assert_sound(tmp_path / "set", 4)
+    assert reader.info.fps == 30
+    shown = [numbers(reader.frames(i)) for i in range(4)]
+    assert shown[0] == list(range(40))
+    assert shown[1] == [i // 3 for i in range(42)]
+    assert shown[2] == list(range(0, 80, 2))
+    last_begun = [sum(time <= 1000 * i / 30 + 17 for time in uneven) - 1 for i in range(21)]
+    assert shown[3] == last_begun
+    run("videos", source, "--out", tmp_path / "ten", "--size", 32, "--fps", 10, "--min-frames", 2)
+    reader = assert_sound(tmp_path / "ten", 4)
+    assert reader.info.fps == 10
+    assert numbers(reader.frames(0)) == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39]
+    assert numbers(reader.frames(1)) == list(range(14))
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_films_are_turned_as_players_turn_them(tmp_path, rotation):
+    """The camera lay on its side: red is shown above after a quarter turn against the clock."""
+    frames = np.zeros((20, HEIGHT, WIDTH, 3), np.uint8)
+    frames[:, :, 48:] = RED
+    frames[:, 48:] //= 2  # darker below
+    encode(tmp_path / "phone.mp4", frames, [*range(0, 800, 40)], rotation=rotation)
+    film = read_video(tmp_path / "phone.mp4", size=32, rate=25, max_frames=100)
+    upright = np.rot90(square(frames[0], 32), rotation // 90)
+    far = np.abs(film.frames[5].astype(int) - upright).max(-1) > 40
+    assert far.mean() < 0.1
+
+
+def test_a_mirrored_film_is_mirrored(tmp_path):
+    frames = np.zeros((20, HEIGHT, WIDTH, 3), np.uint8)
+    frames[:, :, 48:] = RED
+    path = tmp_path / "phone.mp4"
+    encode(path, frames, [*range(0, 800, 40)], rotation=180)
+    data = path.read_bytes()
+    minus_one, one = struct.pack(">i", -65536), struct.pack(">i", 65536)
+    turned = minus_one + bytes(12) + minus_one  # a, b, u, c, d of the track's matrix
+    assert data.count(turned) == 1
+    path.write_bytes(data.replace(turned, minus_one + bytes(12) + one))
+    film = read_video(path, size=32, rate=25, max_frames=100)
+    assert film.frames[5, :, :12, 0].min() > 200
+    assert film.frames[5, :, 20:].max() < 40
+
+
+def test_pixels_that_are_no_squares_are_shown_in_proportion(tmp_path):
+    """A DVD's picture: 96 x 64 pixels, each twice as wide as high. A square on the screen is 32
+    pixels wide."""
+    frames = np.zeros((20, HEIGHT, WIDTH, 3), np.uint8)
+    frames[:, 16:48, 40:56] = RED
+    path = tmp_path / "wide.mp4"
+    encode(path, frames, [*range(0, 800, 40)], pixel_aspect=Fraction(2))
+    lit = read_video(path, size=64, rate=25, max_frames=100).frames[5, ..., 0] > 120
+    rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
+    for found in (rows, columns):
+        assert (found[0], found[-1]) == pytest.approx((16, 47), abs=1)
+
+
+def test_links_are_followed_and_everything_else_is_counted(tmp_path, run, capsys):
+    elsewhere = tmp_path / "disk"
+    tiny(elsewhere / "a.gif")
+    tiny(elsewhere / "b.gif")
+    source = tmp_path / "films"
+    source.mkdir()
+    (source / "A").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(elsewhere)
+    (elsewhere / "gone.mp4").symlink_to(elsewhere / "nowhere.mp4")
+    os.mkfifo(elsewhere / "pipe.mp4")
+    (elsewhere / "c.xyz").write_text("a kind of video that nobody knows")
+    run("videos", source, "--out", tmp_path / "set", "--size", 8)
+    lines = [
+        "left out     a link whose file is not there: 1, A/gone.mp4",
+        "left out     neither a file nor a folder: 1, A/pipe.mp4",
+        "left out     no video by the ending of its name: 1, A/c.xyz",
+    ]
+    assert capsys.readouterr().out.splitlines()[1:] == lines
+    assert read_left_out(tmp_path / "set") == lines
+    assert origins(assert_sound(tmp_path / "set", 2)) == ["A/a.gif", "A/b.gif"]
+
+
+def test_names_are_shown_as_text(tmp_path, run, capsys):
+    tiny(tmp_path / "films" / "a.gif")
+    (tmp_path / "films" / "\x1b[31mred\n.txt").write_text("")
+    run("videos", tmp_path / "films", "--out", tmp_path / "set", "--size", 8)
+    said = capsys.readouterr().out
+    assert "?[31mred .txt" in said
+    assert "\x1b" not in said

@@ -17,6 +17,7 @@ from data_samples import INFO, assert_same_episode, sample_episode
 from collect.minari import export_set, import_set, main
 from worldmodel.actions import ActionSpec
 from worldmodel.data import EpisodeReader, EpisodeWriter
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 
@@ -119,6 +120,157 @@ def test_a_set_of_others_is_imported(tmp_path: Path):
     assert reader.info.variable_names == ("x",)
     assert episode.variables[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert (reader.info.fps, episode.policy) == (12, "x" * 64)
+
+
+def foreign_set(folder: Path, episodes: list[dict[str, Any]], **spaces: Any) -> Path:
+    """A set as others make it: frames of 8 x 8, actions 0 to 2; five frames an episode but for
+    what `episodes` say."""
+    from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]
+    from minari.dataset.minari_storage import (  # pyright: ignore[reportMissingImports]
+        MinariStorage,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage: Any = MinariStorage.new(
+        folder,
+        observation_space=gymnasium.spaces.Box(0, 255, (8, 8), np.uint8),
+        action_space=gymnasium.spaces.Discrete(3),
+        **spaces,
+    )
+    storage.update_metadata({"dataset_id": ID})
+    for i, changes in enumerate(episodes):
+        arrays: dict[str, Any] = {
+            "observations": np.full((5, 8, 8), i, np.uint8),
+            "actions": np.array([0, 1, 2, 0]),
+            "rewards": np.arange(4.0),
+            "terminations": np.zeros(4, bool),
+            "truncations": np.zeros(4, bool),
+            "infos": {"x": np.arange(5.0) + i},
+        }
+        storage.update_episodes([EpisodeBuffer(**(arrays | changes))])
+    return folder
+
+
+@needs_minari
+def test_episodes_that_cannot_be_stored_are_left_out_and_counted(tmp_path, monkeypatch, capsys):
+    bad: list[dict[str, Any]] = [
+        {},
+        {"rewards": np.array([0, np.nan, 0, 0])},
+        {"infos": {"x": np.array([0, 1, np.inf, 3, 4])}},
+        {"rewards": np.array([0, 1e300, 0, 0])},
+        {"actions": np.array([0, 3, 0, 0])},
+        {"infos": {"y": np.arange(5.0)}},
+        {"infos": {"x": np.arange(5.0), "y": np.arange(5.0), "z": np.arange(5)}},
+        {},
+    ]
+    source = foreign_set(tmp_path / "foreign", bad)
+    lines = [
+        "left out     infos that the first episode lacks: 2, the first y of episode 6",
+        "left out     with a reward or variable that is not finite: 3, the first episode 1",
+        "left out     with an action out of bounds: 1, episode 4",
+        "left out     without a variable that the first episode has: 1, episode 5",
+    ]
+    for _ in range(2):
+        command = ["minari", "import", str(source), "--out", str(tmp_path / "set")]
+        monkeypatch.setattr(sys, "argv", command)
+        main()
+        assert capsys.readouterr().out.splitlines()[1:] == lines
+    assert verify(tmp_path / "set").problems == []
+    reader = EpisodeReader(tmp_path / "set")
+    assert reader.index["episode_id"].tolist() == [0, 6, 7]
+    assert reader.frames(1)[0, 0, 0, 0] == 6
+    nothing = foreign_set(tmp_path / "nothing", [bad[1]])
+    with pytest.raises(UserError, match="holds no episode: left out with a reward"):
+        import_set(str(nothing), tmp_path / "empty")
+
+
+@needs_minari
+def test_infos_without_a_value_at_the_first_frame_are_kept(tmp_path, capsys):
+    infos = {
+        "speed": np.array([2.0, 4.0, 8.0, 16.0]),
+        "place": {"x": np.arange(5)},
+        "name": np.zeros((5, 2)),
+    }
+    source = foreign_set(tmp_path / "foreign", [{"infos": infos}])
+    import_set(str(source), tmp_path / "set")
+    assert "speed have no value at an episode's first frame" in capsys.readouterr().err
+    reader = EpisodeReader(tmp_path / "set")
+    columns = dict(zip(reader.info.variable_names, reader.episode(0).variables.T, strict=True))
+    assert columns["speed"].tolist() == [2, 2, 4, 8, 16]
+    assert columns["place/x"].tolist() == [0, 1, 2, 3, 4]
+    assert columns.keys() == {"speed", "place/x"}
+    assert read_left_out(tmp_path / "set") == [
+        "left out     infos that are not one number a frame: 1, name"
+    ]
+
+
+def _external(file: h5py.File) -> None:
+    del file["episode_1/observations"]
+    file.create_dataset("episode_1/observations", (5, 8, 8), "u1", external=[("secret", 0, 320)])
+
+
+def _virtual(file: h5py.File) -> None:
+    del file["episode_1/infos/x"]
+    layout = h5py.VirtualLayout((5,), "f8")
+    layout[:] = h5py.VirtualSource("secret.hdf5", "x", (5,))
+    file.create_virtual_dataset("episode_1/infos/x", layout)
+
+
+def _linked(name: str, link: h5py.ExternalLink | h5py.SoftLink):
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = link
+
+    return change
+
+
+def _around(file: h5py.File) -> None:
+    file["episode_1/infos/around"] = file["episode_1"]
+
+
+def _claiming(file: h5py.File) -> None:
+    del file["episode_1/rewards"]
+    file.create_dataset("episode_1/rewards", (2**40,), "f8", chunks=(2**10,))
+
+
+SECRET = h5py.ExternalLink("secret.hdf5", "/x")
+
+
+@needs_minari
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_linked("episode_1/observations", SECRET), "is a link to elsewhere"),
+        (_linked("episode_1/infos/x", SECRET), "is a link to elsewhere"),
+        (_linked("episode_1/infos", SECRET), "is a link to elsewhere"),
+        (_linked("episode_1", SECRET), "is a link to elsewhere"),
+        (_linked("episode_1/actions", h5py.SoftLink("/episode_0/actions")), "is a link"),
+        (_external, "points to other files"),
+        (_virtual, "points to other files"),
+        (_around, "deeper than"),
+        (_claiming, "more than the file can hold"),
+    ],
+)
+def test_nothing_is_read_from_other_files(tmp_path, change, message):
+    source = foreign_set(tmp_path / "foreign", [{}, {}], jpeg_encoding=False)
+    (source / "secret").write_bytes(bytes(320))
+    with h5py.File(source / "secret.hdf5", "w") as secret:
+        secret["x"] = np.full((5, 8, 8), 77, np.uint8)
+    with h5py.File(source / "main_data.hdf5", "r+") as file:
+        change(file)
+    with pytest.raises(UserError, match=message) as refused:
+        import_set(str(source), tmp_path / "set")
+    assert "episode_1" in str(refused.value)
+    assert len(EpisodeReader(tmp_path / "set")) == 1  # the one before is kept
+
+
+@needs_minari
+def test_a_set_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
+    black = {"infos": {"x": np.zeros(5), "large": np.zeros((2**24,))}}
+    source = foreign_set(tmp_path / "foreign", [{}, black])
+    monkeypatch.setattr("collect.minari.MOST_MEMORY", 2**26)
+    with pytest.raises(UserError, match="takes more than 64 MiB of memory"):
+        import_set(str(source), tmp_path / "set")
 
 
 @needs_minari

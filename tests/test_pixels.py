@@ -1,5 +1,13 @@
 """Pixels-v0: any environment's pictures and actions, and nothing else of it changed."""
 
+import base64
+import contextlib
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -8,13 +16,18 @@ import pygame
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import ClipAction, RescaleAction
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 import envs  # noqa: F401  registers the environments
 from collect.recorder import RANDOM, Job, action_spec, describe, play_episode
 from envs.controls import translated
 from envs.flat_actions import flat_actions
+from envs.making import made
 from envs.pixels import PixelsEnv
+from envs.policy import StatePolicy, load_policy, load_ppo
 from worldmodel.actions import ActionSpec
 from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
@@ -66,7 +79,7 @@ def test_frame_t_and_action_t_give_frame_t_plus_1():
     assert (info.frame_shape, info.variable_names, info.fps) == ((4, 4, 3), ("count",), 20)
     assert info.actions.meanings == ("one", "two", "three")
     env = make("toy_envs:Count-v0", size=4, variables=["count"])
-    job = Job(0, env_seed=5, action_seed=7, behaviour=RANDOM, max_length=60)
+    job = Job(0, env_seed=5, player_seed=7, behaviour=RANDOM, max_length=60)
     episode = play_episode(env, job, None, action_spec(env))
     counts = np.cumsum([episode.frames[0, 0, 0, 0], *(episode.action + 1)])
     assert (episode.frames == counts[:, None, None, None]).all()
@@ -91,6 +104,142 @@ def test_an_action_is_repeated_and_rewards_are_added_up():
     assert 200 <= frame[0, 0, 0] < 203  # not repeated behind the end
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(2)
+
+
+def test_an_environment_may_write_over_what_it_is_given_and_shows():
+    """An action is the same in every frame that it lasts; frames and states stay as they were."""
+    env = make("toy_envs:Scaling-v0", frame_skip=4, variables=["moved"], size=40)
+    frame, _ = env.reset(seed=0)
+    before, state = int(frame[0, 0, 0]), env.unwrapped.state()
+    action = np.array([0.8, 0.1], np.float32)
+    later, _, _, _, info = env.step(action)
+    assert info["moved"] == pytest.approx(4 * 0.8)
+    assert action.tolist() == np.array([0.8, 0.1], np.float32).tolist()
+    assert (frame == before).all()
+    assert (state == before).all()
+    assert (later == before + 4).all()
+    later[:] = 0
+    env.unwrapped.state()[:] = 0
+    assert (env.unwrapped.state() == before + 4).all()
+
+
+def test_float64_is_taken_from_wrappers_as_well():
+    rest = np.array([0.25, -0.5])
+    moved = []
+    for wrap in (
+        lambda env: env,
+        ClipAction,
+        lambda env: RescaleAction(env, np.float32(-1), np.float32(1)),
+    ):
+        env = wrap(make("toy_envs:Scaling-v0", variables=["moved"]))
+        env.reset(seed=0)
+        moved.append(env.step(rest)[-1]["moved"])
+    assert moved == [0.25] * 3
+    env = make("toy_envs:Scaling-v0")
+    env.reset(seed=0)
+    for wrong in (np.array([1.1, 0]), np.array([np.nan, 0]), np.array([0])):
+        with pytest.raises(UserError, match="outside Box"):
+            env.step(wrong)
+    steered = make("toy_envs:Count-v0")
+    steered.reset(seed=0)
+    with pytest.raises(UserError, match="outside Discrete"):
+        steered.step(np.float64(1))
+
+
+def train_tiny(env: gymnasium.Env, path: Path, *, num_stacked: int = 1) -> Any:
+    """A PPO as stable-baselines3 makes it by itself, saved."""
+    many: Any = DummyVecEnv([lambda: env])
+    if num_stacked > 1:
+        many = VecFrameStack(many, num_stacked)
+    small = {"features_extractor_kwargs": {"cnn_output_dim": 8}}
+    model = PPO("MultiInputPolicy", many, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=small)
+    model.learn(8)
+    model.save(path)
+    return model
+
+
+@pytest.mark.parametrize("num_stacked", [1, 3])
+def test_a_policy_on_pictures_and_numbers_plays_what_it_was_trained_on(tmp_path, num_stacked):
+    own = gymnasium.make("toy_envs:PictureAndPlace-v0")
+    model = train_tiny(own, tmp_path / "p.zip", num_stacked=num_stacked)
+    env = make("toy_envs:PictureAndPlace-v0")
+    policy = load_policy(tmp_path / "p.zip", env, trusted=True)
+    assert isinstance(policy, StatePolicy)
+    frame, _ = env.reset(seed=0)
+    many: Any = DummyVecEnv([lambda: own])
+    many = VecFrameStack(many, num_stacked) if num_stacked > 1 else many
+    seen = many.reset()
+    for _ in range(6):
+        expected, _ = model.predict(seen, deterministic=True)
+        action = policy.act(frame, deterministic=True)
+        assert action == expected[0]
+        frame, *_ = env.step(action)
+        seen, *_ = many.step(expected)
+
+
+def test_a_policy_file_is_loaded_once_it_is_trusted(tmp_path):
+    """Nothing in it runs before."""
+    train_tiny(gymnasium.make("toy_envs:PictureAndPlace-v0"), tmp_path / "p.zip")
+    marker = tmp_path / "it-ran"
+    pickled = base64.b64encode(pickle.dumps(Touch(str(marker)))).decode()
+    hostile = tmp_path / "hostile.zip"
+    with zipfile.ZipFile(tmp_path / "p.zip") as good, zipfile.ZipFile(hostile, "w") as bad:
+        for name in good.namelist():
+            content = good.read(name)
+            if name == "data":
+                data = json.loads(content)
+                data["learning_rate"] = {":type:": "x", ":serialized:": pickled}
+                content = json.dumps(data).encode()
+            bad.writestr(name, content)
+    env = make("toy_envs:PictureAndPlace-v0")
+    with pytest.raises(UserError, match=r"may run code of whoever made it: .* --trust"):
+        load_policy(hostile, env, trusted=False)
+    assert not marker.exists()
+    load_policy(tmp_path / "p.zip", env, trusted=True)
+    with contextlib.suppress(UserError):
+        load_policy(hostile, env, trusted=True)
+    assert marker.exists()  # it would have run
+
+
+class Touch:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path(self.path).touch, ()
+
+
+@pytest.mark.parametrize("bomb", ["data", "policy.pth", "inside policy.pth", "another"])
+def test_a_policy_file_that_unpacks_to_far_more_is_refused(tmp_path, bomb):
+    """Before anything is unpacked: it would take a GiB."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as network:
+        network.writestr("archive/data.pkl", b"x")
+        if bomb == "inside policy.pth":
+            with network.open("archive/data/0", "w") as part:
+                fill(part)
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("data", "policy.pth", "another"):
+            if name == bomb:
+                with archive.open(name, "w") as part:
+                    fill(part)
+            else:
+                archive.writestr(name, inner.getvalue() if name == "policy.pth" else "{}")
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match="256 MiB unpacked"):
+        load_ppo(path, trusted=True)
+
+
+def fill(part: Any) -> None:
+    for _ in range(256):
+        part.write(bytes(2**20))
+
+
+def test_a_pipe_is_no_policy(tmp_path):
+    os.mkfifo(tmp_path / "p.zip")
+    with pytest.raises(UserError, match="is not a stable-baselines3 policy"):
+        load_ppo(tmp_path / "p.zip", trusted=True)
 
 
 def test_buttons_become_choices_of_two_and_are_pressed_again():
@@ -174,3 +323,9 @@ def test_keys_of_a_box_set_what_they_change_and_together_all():
             {"keys": ["w", "space"], "sets": {"0": 0, "1": 0, "2": 1}},
         ],
     }
+
+
+def test_an_environment_whose_own_argument_is_called_env_id_is_made():
+    env = made("Pixels-v0", env_id="CartPole-v1", size=32)
+    assert env.observation_space.shape == (32, 32, 3)
+    env.close()

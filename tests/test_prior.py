@@ -1,6 +1,9 @@
 """The prior's invariants: causal, cached as uncached, batched as single, exact likelihood."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -215,6 +218,60 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
         fast_codes, fast_nats = fast.sample(*given, sampling, away_here)
         assert torch.equal(fast_codes, codes[row])
         torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
+
+
+UNCACHED = """
+import torch, numba
+from worldmodel.prior import fast_head
+from worldmodel.prior.head import TokenHead
+from worldmodel.prior.sampling import Sampling
+
+assert fast_head._draw_frame.stats.cache_path is None
+assert not fast_head.is_compiled()
+torch.manual_seed(0)
+head = TokenHead(
+    num_tokens=5, num_codes=7, width=16, layers=2, heads=2, condition_size=3
+).eval()
+given = torch.randn(1, 5, 16), torch.rand(1, 3), torch.rand(1, 5), Sampling()
+assert torch.equal(fast_head.FastHead(head).sample(*given)[0], head.sample(*given)[0])
+assert fast_head.is_compiled()
+"""
+
+
+def test_where_nothing_can_be_kept_the_head_is_compiled_all_the_same():
+    """An install that can't be written to, without a cache folder: "no locator available"."""
+    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    subprocess.run(
+        [sys.executable, "-c", UNCACHED], env=environment | nowhere, check=True, timeout=200
+    )
+
+
+def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
+    """Compiled into an empty folder by one process; the next one compiles nothing more."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    compiles = (
+        "from worldmodel.prior import fast_head as head; assert not head.is_compiled();"
+        "head.compile_head(); assert head.is_compiled()"
+    )
+    subprocess.run([sys.executable, "-c", compiles], env=environment, check=True, timeout=200)
+    dreams = (
+        "from worldmodel.prior import fast_head as head; assert head.is_compiled();"
+        "from envs.dream import DreamEnv; dream = DreamEnv(); dream.reset(seed=0); dream.step(0);"
+        "assert sum(head._draw_frame.stats.cache_hits.values()) == 1;"
+        "assert not head._draw_frame.stats.cache_misses"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", dreams], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_top_p_of_nothing_leaves_the_likeliest():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
+    for top_p in (1e-46, 1e-3):
+        drawn = draw_codes(logits, torch.tensor([0.9, 0.1]), Sampling(top_p=top_p))
+        assert drawn.tolist() == [1, 0]
 
 
 def test_the_likelihood_told_while_sampling_is_that_of_the_forward_pass():

@@ -16,6 +16,7 @@ import torch
 from conftest import one_line_error, toy_episode
 
 from worldmodel import evaluate as command
+from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import ClipSampler, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
@@ -381,7 +382,7 @@ def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
     told = foretell_outcomes(
         held_out.model, codes[:, :-1], actions, before, codes[:, 1:], common_reward=None
     )
-    encoded = held_out.model.config.actions.encode(actions)
+    encoded = encode_actions(held_out.model.config.actions, actions)
     with torch.no_grad():
         foretold = prior(codes[:, :-1], encoded, before, codes[:, 1:]).foretold
     generator = torch.Generator().manual_seed(1)

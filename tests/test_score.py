@@ -12,6 +12,7 @@ import torch
 from conftest import one_line_error, toy_episode
 
 from worldmodel import evaluate as command
+from worldmodel.action_vectors import encode_actions
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import WorldModelConfig
@@ -86,7 +87,7 @@ def test_scores_are_sums_over_steps(options: Evaluate, toy_data: Path) -> None:
         with torch.no_grad():
             logits = model.prior(
                 codes[:, :-1],
-                model.config.actions.encode(torch.from_numpy(episode.action)[None]),
+                encode_actions(model.config.actions, torch.from_numpy(episode.action)[None]),
                 torch.from_numpy(episode.variables)[None, :-1],
                 codes[:, 1:],
             ).logits

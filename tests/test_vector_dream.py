@@ -6,16 +6,16 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecTransposeImage
 
 import envs  # noqa: F401  registers the environments
-from envs.dream import DreamEnv
+from envs.dream import STREAM, DreamEnv
 from envs.dream_world import Moment
 from envs.sb3 import DreamVecEnv
 from envs.vector_dream import DreamVectorEnv
+from worldmodel import randomness
 from worldmodel.data import EpisodeReader
 
 NUM_ENVS = 3
@@ -133,6 +133,64 @@ def test_each_dream_has_its_seed_and_its_start(make):
     np.testing.assert_array_equal(one_start[1], frames[2])
 
 
+def test_what_is_handed_out_is_the_callers(make):
+    """Whoever writes over frames, infos and states changes nothing in the dreams."""
+    mode = AutoresetMode.SAME_STEP
+    batch, untouched = make(autoreset_mode=mode), make(autoreset_mode=mode)
+    outcomes = [env.reset(seed=4) for env in (batch, untouched)]
+    for _ in range(2 * HORIZON):
+        assert_same_frames(outcomes[0][0], outcomes[1][0])
+        overwrite(outcomes[0])
+        overwrite(batch.get_state().frames)
+        overwrite([rng.bit_generator.state for rng in batch.np_random])
+        outcomes = [env.step(np.array([0, 1, 1])) for env in (batch, untouched)]
+        np.testing.assert_array_equal(outcomes[0][0], outcomes[1][0])
+        np.testing.assert_array_equal(outcomes[0][1], outcomes[1][1])
+
+
+def overwrite(given) -> None:
+    if isinstance(given, dict):
+        overwrite(list(given.values()))
+        given.clear()
+    elif isinstance(given, list | tuple):
+        for part in given:
+            overwrite(part)
+    elif isinstance(given, np.ndarray) and given.dtype == object:
+        overwrite([part for part in given if part is not None])
+    elif isinstance(given, np.ndarray):
+        given[...] = 0
+
+
+def test_moments_of_ones_own_are_copied(tiny_run: Path):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), np.uint8)
+    none = np.zeros((0,), np.int64)
+    moments = [Moment(frame, none, np.zeros((1, 1), np.float32)) for frame in frames]
+    dreams = DreamVectorEnv(2, str(tiny_run), starts=moments)
+    before, _ = dreams.reset(seed=0)
+    frames[:] = 0
+    np.testing.assert_array_equal(dreams.reset(seed=0)[0], before)
+
+
+def test_no_temperature_is_a_temperature_too_low_to_draw_with(make):
+    """In a batch, by PyTorch, and alone, by the compiled head."""
+    histories = []
+    for temperature in (0, 1e-46, 1e-40, 1e-31):
+        batch = make(temperature=temperature)
+        single = DreamEnv(str(batch._dreamed._folder), temperature=temperature)
+        batch.reset(seed=2)
+        single.reset(seed=2)
+        codes = []
+        for _ in range(3):
+            batch.step([1, 1, 1])
+            single.step(1)
+            codes.append(batch.get_state().dream.codes.tolist())
+            assert single.codes.tolist() == codes[-1][0]
+            if single._over:
+                break
+        histories.append(codes)
+    assert histories[1:] == histories[:1] * 3
+
+
 def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
     dreams = make()
     dreams.reset(seed=0)
@@ -173,7 +231,7 @@ def test_futures_of_one_moment_are_those_of_a_single_dream(make, tiny_run: Path)
     branched = [futures.step([1, 1, 1])[0] for _ in range(3)]
     for i in range(NUM_ENVS):
         single.set_state(state)
-        single.np_random = seeding.np_random(20 + i)[0]
+        single.np_random = randomness.generator(20 + i, STREAM)
         for frames in branched:
             frame, _, terminated, _, _ = single.step(1)
             np.testing.assert_array_equal(frame, frames[i])
@@ -225,8 +283,9 @@ def test_wrong_calls_are_refused(make):
             batch.step(actions)
     with pytest.raises(ValueError, match="reset_mask"):
         batch.reset(options={"reset_mask": np.zeros(3, bool)})
-    with pytest.raises(ValueError, match="start"):
-        batch.reset(options={"start": [0, 1]})
+    for start in ([0, 1], [0, 1, [1, 2]], [0, 1, 0.5], [0, 1, float("inf")], 10**30, "one"):
+        with pytest.raises(ValueError, match="start must be"):
+            batch.reset(options={"start": start})
     with pytest.raises(ValueError, match="unknown reset options"):
         batch.reset(options={"begin": 1})
 

@@ -46,6 +46,20 @@ class Steered(Count):
         return {(): 1, "d": 2, (ord("d"), 275): 3, 2**30: 3}
 
 
+class Blowing(Count):
+    """A simulation whose reward is no number in some episodes, and too large for a float in
+    others; its info holds ragged lists."""
+
+    def reset(self, *, seed=None, options=None):
+        frame, info = super().reset(seed=seed, options=options)
+        self.bad = {0: float("nan"), 1: 1e300}.get(int(self.np_random.integers(4)), 1.0)
+        return frame, {**info, "contacts": [[1, 2], [3]]}
+
+    def step(self, action):
+        frame, _, terminated, truncated, info = super().step(action)
+        return frame, self.bad, terminated, truncated, {**info, "contacts": [[1, 2], [3]]}
+
+
 class Buttons(Count):
     """Actions are four buttons in two rows; the picture shows which were down."""
 
@@ -73,6 +87,57 @@ class Unbounded(Count):
     action_space = spaces.Box(-np.inf, np.inf, (1,))
 
 
+class Scaling(Count):
+    """Writes over the action that it is given, and adds up what it was given; and over the one
+    array that all its pictures are."""
+
+    action_space = spaces.Box(-1, 1, (2,))
+    shown = np.zeros((40, 60), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.moved = 0.0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.moved += float(action[0])
+        action *= 0.5
+        self.count += 1
+        return self._picture(), 0.0, False, False, {"moved": self.moved}
+
+    def _picture(self):
+        self.shown[:] = self.count
+        return self.shown
+
+
+class PictureAndPlace(gymnasium.Env):
+    """A robot's kind of observation: a picture and numbers."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    observation_space = spaces.Dict(
+        image=spaces.Box(0, 255, (40, 40, 3), np.uint8), place=spaces.Box(-1, 1, (2,))
+    )
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._seen(), float(action), self.t >= 8, False, {}
+
+    def render(self):
+        return self._seen()["image"]
+
+    def _seen(self):
+        image = np.full((40, 40, 3), 20 * self.t, np.uint8)
+        return {"image": image, "place": np.full(2, self.t / 10, np.float32)}
+
+
 class Blind(Count):
     """Nothing to see."""
 
@@ -84,7 +149,10 @@ gymnasium.register("Count-v0", f"{__name__}:Count")
 gymnasium.register("Steered-v0", f"{__name__}:Steered")
 gymnasium.register("Short-v0", f"{__name__}:Count", max_episode_steps=9)
 gymnasium.register("Random-v0", f"{__name__}:Count", kwargs={"is_random": True})
+gymnasium.register("Blowing-v0", f"{__name__}:Blowing")
 gymnasium.register("Buttons-v0", f"{__name__}:Buttons")
 gymnasium.register("Flat-buttons-v0", f"{__name__}:FlatButtons")
 gymnasium.register("Unbounded-v0", f"{__name__}:Unbounded")
+gymnasium.register("Scaling-v0", f"{__name__}:Scaling")
+gymnasium.register("PictureAndPlace-v0", f"{__name__}:PictureAndPlace")
 gymnasium.register("Blind-v0", f"{__name__}:Blind")

@@ -1,13 +1,10 @@
-"""What actions look like: on disk, and as the vector that conditions a model."""
+"""What actions look like on disk."""
 
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 MOST_CONTROLS_BYTES = 2**16  # as JSON: hundreds of keys
 MOST_NUMBERS = 2**16  # of an encoded action: a spec may come from a stranger
@@ -81,24 +78,6 @@ class ActionSpec:
     def vector_size(self) -> int:
         """A: the length of an encoded action."""
         return len(self.low) if self.kind == "box" else sum(self.sizes)
-
-    def encode(self, actions: Tensor) -> Float[Tensor, "... A"]:
-        """Actions (..., *shape) as vectors: one-hots side by side, or a box scaled to [-1, 1]."""
-        if self.kind == "box":
-            low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
-            return 2 * (actions - low) / (high - low) - 1
-        if self.kind == "discrete":
-            actions = actions.unsqueeze(-1)
-        one_hots = [
-            torch.nn.functional.one_hot(actions[..., i], size) for i, size in enumerate(self.sizes)
-        ]
-        return torch.cat(one_hots, -1).float()
-
-    def mean_vector(self) -> Float[Tensor, " A"]:
-        """No action in particular, encoded: the mean of all choices, the middle of a box."""
-        if self.kind == "box":
-            return torch.zeros(len(self.low))
-        return torch.cat([torch.full((size,), 1 / size) for size in self.sizes])
 
     def contains(self, actions: np.ndarray) -> bool:
         """Whether every one of the actions (..., *shape) lies in the space."""

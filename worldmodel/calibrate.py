@@ -21,6 +21,7 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from worldmodel import randomness
 from worldmodel.card import with_note
 from worldmodel.checkpoint import (
     find_checkpoint,
@@ -153,7 +154,7 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     old_card = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
 
     def drift() -> Drift:
-        rows = validation.draw(np.random.default_rng(options.seed), options.dreams)
+        rows = validation.draw(randomness.generator(options.seed, "drift windows"), options.dreams)
         return measure_drift(
             model, validation, rows, seed=options.seed, sampling=sampling, advance=advance
         )
@@ -171,7 +172,7 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
             train,
             rounds=options.rounds,
             num_dreams=options.dreams,
-            rng=np.random.default_rng(options.seed),
+            rng=randomness.generator(options.seed, "calibration"),
             sampling=sampling,
             advance=advance,
         )
@@ -243,7 +244,7 @@ def measure_drift(
 ) -> Drift:
     """How far dreams are from the clips that they continue, and how well single steps are
     predicted."""
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "drift dreams")
     recorded, dreamed = _code_shares(
         model, clips, rows, rng=rng, sampling=sampling, advance=advance
     )

@@ -18,8 +18,8 @@ console = Console(stderr=True)
 def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
     """Do a command's work; exits unless it went well.
 
-    The exit status is what `work` returns (0 unless an integer), 2 after an error that a user can put right,
-    130 after Ctrl-C. Errors are one line on stderr: "error: ...".
+    The exit status is what `work` returns (0 unless an integer), 2 after an error that a user can
+    put right, 130 after Ctrl-C. Errors are one line on stderr: "error: ...".
 
     Args:
         stopped: what Ctrl-C leaves, for the user.

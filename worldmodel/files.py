@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -72,18 +72,19 @@ def write_json(path: Path, data: Any) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def read_bytes(path: Path, *, most_bytes: int) -> bytes:
-    """What a regular file holds; a pipe or a device, which may never end, is refused.
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read; a pipe or a device, which may never end, is refused.
 
     Raises:
-        UserError: it is missing, no regular file, larger than `most_bytes`, or can't be read.
+        UserError: it is missing, no regular file, or can't be read, now or while it is open.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise UserError(f"{path} is not a regular file")
-            content = file.read(most_bytes + 1)
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except PermissionError:
@@ -91,9 +92,17 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file") from None
     except OSError as error:
-        raise UserError(f"{path} can't be read: {os_error(error)}") from None
-    except ValueError as error:  # a name with a null character
-        raise UserError(f"{path} can't be read: {error}") from None
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+
+
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """What a file holds.
+
+    Raises:
+        UserError: as `opened`; or it is larger than `most_bytes`.
+    """
+    with opened(path) as file:
+        content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise UserError(f"{path} is larger than {most_bytes} bytes, the most that is read here")
     return content
@@ -169,11 +178,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep every other process, and every other user in this one, from writing to a folder.
 
     The lock is a file `.lock` that stays there; the system lets go of it when a process dies. A
-    file system without locks is written to without one.
+    folder that was made for it, and that nothing was written to, goes again. A file system without
+    locks is written to without one.
 
     Raises:
         UserError: another holds the lock, or the folder can't be written to.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME, timeout=0)
@@ -192,6 +203,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+            (folder / LOCK_NAME).unlink()
+            folder.rmdir()
 
 
 def refuse_existing(path: Path, *, overwrite: bool, option: str = "--overwrite") -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel import randomness
+from worldmodel.action_vectors import encode_actions
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
@@ -75,7 +77,7 @@ class InverseDynamics(nn.Module):
     ) -> Float[Tensor, ""]:
         """Cross-entropy summed over the indices, or the squared error of a box."""
         if self.spec.kind == "box":
-            return F.mse_loss(guesses, self.spec.encode(actions))
+            return F.mse_loss(guesses, encode_actions(self.spec, actions))
         truths = actions.reshape(len(actions), -1).T
         parts = guesses.split(self.spec.sizes, 1)
         return torch.stack(
@@ -111,7 +113,7 @@ class InverseDynamics(nn.Module):
         """
         guesses = self.guess(films)
         if self.spec.kind == "box":
-            truth = self.spec.encode(torch.from_numpy(actions)).numpy()
+            truth = encode_actions(self.spec, torch.from_numpy(actions)).numpy()
             variance = truth.var((0, 1)).clip(1e-12)
             return 1 - np.square(guesses - truth, dtype=np.float64) / variance
         return (guesses == actions.reshape(guesses.shape)).astype(np.float64)
@@ -133,7 +135,7 @@ def train_inverse_dynamics(
         steps: of the optimiser; what is bounded is work, not time.
     """
     device = next(network.parameters()).device
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "inverse dynamics batches")
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     num_films, num_pairs = actions.shape[:2]
@@ -176,7 +178,7 @@ def inverse_dynamics_of(
     """
     device = next(model.parameters()).device
     key = _key(model, reader, steps, player)
-    torch.manual_seed(0)
+    randomness.seed_torch(0, "inverse dynamics weights")
     network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
     try:
         with safe_open(cache, "pt") as file:
@@ -188,7 +190,7 @@ def inverse_dynamics_of(
         pass  # not made yet, or damaged: made now
     sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0, player=player)
     count = min(MAX_CLIPS, sampler.num_windows)
-    clips = sampler.read(sampler.draw(np.random.default_rng(0), count))
+    clips = sampler.read(sampler.draw(randomness.generator(0, "inverse dynamics clips"), count))
     reconstructed = [
         model.decode(model.encode(part.to(device))).cpu().numpy()
         for part in track(

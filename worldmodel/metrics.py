@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldmodel import randomness
+
 BOOTSTRAP_DRAWS = 2000
 SSIM_WINDOW = 11  # pixels; with these constants as in Wang et al. 2004
 SSIM_SIGMA = 1.5
@@ -194,7 +196,7 @@ def bootstrap_means(values: np.ndarray, groups: np.ndarray, *, seed: int) -> np.
 
 def _times_drawn(num_groups: int, seed: int) -> np.ndarray:
     """How often each group is drawn in each of the bootstrap's draws, (draws, groups)."""
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "bootstrap")
     return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), BOOTSTRAP_DRAWS)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import WorldModelConfig
 from worldmodel.frames import to_float, to_uint8
 from worldmodel.prior import FrameGPT
@@ -114,7 +115,7 @@ class WorldModel(nn.Module):
     ) -> Dream:
         """Begin to dream after T >= 1 given frames and the T - 1 actions between them."""
         codes = self.encode(frames)
-        encoded = self.config.actions.encode(actions)
+        encoded = encode_actions(self.config.actions, actions)
         memory = self.prior.prefill(codes[:, :-1], encoded, variables[:, :-1])
         return Dream(codes[:, -1], variables[:, -1], memory)
 
@@ -134,7 +135,7 @@ class WorldModel(nn.Module):
             uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
             sampling: how tokens are drawn.
         """
-        encoded = self.config.actions.encode(actions)
+        encoded = encode_actions(self.config.actions, actions)
         outcome, memory = self.prior.step(
             dream.memory, dream.codes, encoded, dream.variables, uniforms[:, :-1], sampling
         )

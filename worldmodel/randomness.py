@@ -11,8 +11,12 @@ paths are different streams. Nothing else in the project makes generators from i
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 WORDS_PER_PART = 2  # of 32 bits
 
@@ -39,6 +43,20 @@ def integer(seed: int, *path: str | int, bits: int = 31) -> int:
     """A seed for what takes an integer, such as an environment or torch, in [0, 2**bits)."""
     low, high = (int(word) for word in sequence(seed, *path).generate_state(2))
     return (low | high << 32) & ((1 << bits) - 1)
+
+
+def torch_generator(seed: int, *path: str | int) -> "torch.Generator":
+    """The same for torch, on the CPU."""
+    import torch  # here: most of what draws numbers does without
+
+    return torch.Generator().manual_seed(integer(seed, *path, bits=63))
+
+
+def seed_torch(seed: int, *path: str | int) -> None:
+    """Seed torch's global generators with a child's seed: weights and dropout are drawn there."""
+    import torch
+
+    torch.manual_seed(integer(seed, *path, bits=63))
 
 
 def _words(part: str | int) -> list[int]:

@@ -55,18 +55,25 @@ def area_resized(
     return _area_resize(image.shape[:2], size)(image)
 
 
-def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+def square(
+    image: UInt8[np.ndarray, "H W 3"], size: int, *, pixel_aspect: float = 1.0
+) -> UInt8[np.ndarray, "size size 3"]:
     """The middle of a picture, its shorter side scaled to `size` (VideoGPT Sec. 4.5).
 
     Shrunk by area; enlarged by bicubic curves.
+
+    Args:
+        pixel_aspect: how much wider than high the picture's pixels are shown.
     """
     height, width, _ = image.shape
-    shorter = min(height, width)
+    shorter = min(height, width * pixel_aspect)  # in units of a pixel's height
     # Cut first: the same as scaling first, but for no side that had to be rounded.
-    top, left = (height - shorter) // 2, (width - shorter) // 2
-    middle = np.ascontiguousarray(image[top : top + shorter, left : left + shorter])
-    if shorter >= size:
-        return area_resized(middle, (size, size))
+    rows, columns = max(1, round(shorter)), max(1, round(shorter / pixel_aspect))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    middle = np.ascontiguousarray(image[top : top + rows, left : left + columns])
+    middle = area_resized(middle, (min(rows, size), min(columns, size)))
+    if min(rows, columns) >= size:
+        return middle
     enlarged = Image.fromarray(middle).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(enlarged)
 

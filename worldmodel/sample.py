@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 
+from worldmodel import randomness
 from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
     Checkpoint,
@@ -139,7 +140,7 @@ def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) 
         starts,
         given,
         actions,
-        rng=np.random.default_rng([options.seed, 1]),
+        rng=randomness.generator(options.seed, "samples"),
         sampling=sampling,
     )
     known, frames = coloured(starts.frames), coloured(dreamed.frames)
@@ -177,7 +178,7 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
     sampled = sample_clips(
         checkpoint.model,
         (frames.to(options.device), actions.to(options.device), classes.to(options.device)),
-        rng=np.random.default_rng([options.seed, 1]),
+        rng=randomness.generator(options.seed, "samples of clips"),
         sampling=sampling,
     )
     shown = with_given(sampled.cpu().numpy(), frames.numpy(), config.prior.given_frames)
@@ -258,7 +259,7 @@ def _actions(spec: ActionSpec, options: Sample, num_dreams: int, num_steps: int)
     """(num_dreams, num_steps, *shape)"""
     if options.action is not None:
         return np.tile(_sequence(spec, options.action, num_steps), (num_dreams, 1))
-    rng = np.random.default_rng([options.seed, 0])
+    rng = randomness.generator(options.seed, "wandering")
     if options.same_actions:
         return wander(rng, spec, 1, num_steps).repeat(num_dreams, 0)
     return wander(rng, spec, num_dreams, num_steps)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.frames import clips_to_float, clips_to_uint8
 from worldmodel.prior import GPT, Conditions
@@ -55,7 +56,7 @@ class VideoGPT(nn.Module):
         prior = self.config.prior
         parts: list[Float[Tensor, "B S"]] = []
         if prior.num_actions:
-            vectors = self.config.actions.encode(actions[:, : prior.num_actions])
+            vectors = encode_actions(self.config.actions, actions[:, : prior.num_actions])
             missing = prior.num_actions - vectors.shape[1]
             parts.append(F.pad(vectors, (0, 0, 0, missing)).flatten(1))
         if prior.on_class:

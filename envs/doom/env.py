@@ -215,6 +215,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
                 game.init()
             finally:
                 os.chdir(working_folder)
+        self._guard.note_engines()
         return game
 
     def _buttons(self, action: Any) -> list[float]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from worldmodel import randomness
 from worldmodel.checkpoint.contents import Starts
 from worldmodel.data import EpisodeReader, Split
 from worldmodel.errors import UserError
@@ -41,7 +42,7 @@ def choose_starts(
             f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "
             "more or longer episodes"
         )
-    rng = np.random.default_rng(seed)
+    rng = randomness.generator(seed, "starts", split)
     chosen = rng.permutation(members)[:num_starts]
     moments = []
     for i in chosen:

@@ -22,6 +22,7 @@ from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5
 from worldmodel.data.importers.videos import ImportVideos
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
+from worldmodel.errors import printable
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ T actions has T+1 frames and T+1 rows of variables.
 """
 
 import json
-import os
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 
 from worldmodel.actions import ActionSpec, checked_controls
-from worldmodel.errors import UserError
-from worldmodel.files import written_whole
+from worldmodel.data.shard_index import POLICY_NAME_BYTES
+from worldmodel.errors import UserError, os_error
+from worldmodel.files import parse_json, read_json, write_json
+from worldmodel.world_rules import check_world
 
 FORMAT_VERSION = 1
-POLICY_NAME_BYTES = 64
 CLASS_VARIABLE = "class"
+STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables")
+MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
+MOST_FRAME_SKIP = 10**6
+MOST_NAME = 200  # characters
+MOST_NAMES = 2**16
+MOST_JSON_BYTES = 2**24  # of meta.json: merged sets list what each of them said
 UNFINISHED = "unfinished-import"  # a file beside the shards while an importer has more to store
 
 
@@ -88,6 +95,44 @@ class DatasetInfo:
     policies: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises UserError for what could not be stored, or be read again."""
+        if not 1 <= len(self.frame_shape) == 3 or min(self.frame_shape) < 1:
+            raise UserError(f"frame_shape {self.frame_shape} is not (H, W, C), each at least 1")
+        if math.prod(self.frame_shape) > MOST_FRAME_BYTES:
+            raise UserError(
+                f"frames of {self.frame_shape} take more than {MOST_FRAME_BYTES} bytes each"
+            )
+        check_world(self.env_id, self.env_kwargs, self.fps)
+        checked_controls(self.controls)
+        if not 1 <= self.frame_skip <= MOST_FRAME_SKIP:
+            raise UserError(
+                f"frame_skip must be from 1 to {MOST_FRAME_SKIP}, not {self.frame_skip}"
+            )
+        names = {
+            "rendering": (self.rendering or "not said",),
+            "variable_names": self.variable_names,
+            "class_names": self.class_names,
+        }
+        for what, texts in names.items():
+            if len(texts) > MOST_NAMES or len(set(texts)) < len(texts):
+                raise UserError(f"{what} must be at most {MOST_NAMES} names, each another one")
+            for text in texts:
+                if not 0 < len(text) <= MOST_NAME or not text.isprintable():
+                    raise UserError(
+                        f"{what}: {text!r} is not a printable name of 1 to {MOST_NAME} characters"
+                    )
+        if self.class_names and CLASS_VARIABLE not in self.variable_names:
+            raise UserError(f"it names classes but no variable {CLASS_VARIABLE!r}")
+        for what in ("policies", "versions"):
+            try:
+                text = json.dumps(getattr(self, what), allow_nan=False)
+                parse_json(text)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise UserError(f"{what} can't be stored as JSON: {error}") from None
+            if len(text) > MOST_JSON_BYTES // 4:
+                raise UserError(f"{what} takes {len(text)} bytes as JSON, far too many")
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
@@ -121,18 +166,14 @@ class DatasetInfo:
                 # Sets recorded before there were classes don't have the entry.
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
                 rendering=str(data.get("rendering", "")),  # nor this one
-                controls=checked_controls(data.get("controls", {})),  # nor this
+                controls=data.get("controls", {}),  # nor this
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )
         except KeyError as error:
             raise UserError(f"it lacks {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(str(error)) from None
-        if min(info.frame_shape) < 1:
-            raise UserError(f"frame_shape {info.frame_shape} has a size below 1")
-        if info.class_names and CLASS_VARIABLE not in info.variable_names:
-            raise UserError(f"it names classes but no variable {CLASS_VARIABLE!r}")
         return info
 
     def differences(self, other: "DatasetInfo") -> list[str]:
@@ -175,29 +216,50 @@ def read_info(folder: Path) -> DatasetInfo:
             f"{folder} {what}: no data set is there. Record one with `python -m collect.vizdoom` "
             "or `python -m collect.gym`, or import one: `python -m worldmodel.data --help`"
         )
+    data = read_json(path, most_bytes=MOST_JSON_BYTES)
     try:
-        return DatasetInfo.from_json(json.loads(path.read_bytes()))
-    except PermissionError:
-        raise UserError(f"{path} may not be read: its permissions forbid it") from None
-    except (OSError, ValueError) as error:  # UserError, JSON and UTF-8 errors are ValueErrors
+        return DatasetInfo.from_json(data)
+    except UserError as error:
         raise UserError(f"{path} is not a data set's description: {error}") from None
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write meta.json, whole or not at all."""
-    with written_whole(folder / "meta.json") as unfinished, unfinished.open("w") as file:
-        json.dump(info.to_json(), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Write meta.json, whole or not at all. Raises UserError where that can't be."""
+    try:
+        write_json(folder / "meta.json", info.to_json())
+    except OSError as error:
+        raise UserError(f"can't write {os_error(error)}") from None
 
 
 def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
     """One line for each rule of `Episode` that is broken; empty for a valid episode."""
     problems = []
-    num_steps = episode.length
+    shape = (episode.length + 1, *info.frame_shape)
+    if episode.frames.dtype != np.uint8 or episode.frames.shape != shape:
+        given = f"{episode.frames.dtype} {episode.frames.shape}"
+        problems.append(f"frames is {given}, not uint8 {shape}")
+    if not 0 <= episode.episode_id < 2**63:
+        problems.append(f"episode_id {episode.episode_id} is not in [0, 2**63)")
+    if not -(2**63) <= episode.seed < 2**63:
+        problems.append(f"seed {episode.seed} does not fit in 64 bits")
+    size = len(episode.policy.encode(errors="replace"))
+    if not 0 < size <= POLICY_NAME_BYTES or not episode.policy.isprintable():
+        problems.append(
+            f"policy {episode.policy!r} is not a printable name of 1 to {POLICY_NAME_BYTES} bytes"
+        )
+    steps = {name: getattr(episode, name) for name in STEP_ARRAYS}
+    return problems + step_problems(steps, info)
+
+
+def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
+    """The same for everything of an episode but its frames.
+
+    Args:
+        steps: by the names of `Episode`, those in `STEP_ARRAYS`.
+    """
+    problems = []
+    num_steps = len(steps["reward"])
     expected: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-        "frames": (np.dtype(np.uint8), (num_steps + 1, *info.frame_shape)),
         "action": (np.dtype(info.actions.dtype), (num_steps, *info.actions.shape)),
         "reward": (np.dtype(np.float32), (num_steps,)),
         "terminated": (np.dtype(bool), (num_steps,)),
@@ -205,27 +267,32 @@ def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
         "variables": (np.dtype(np.float32), (num_steps + 1, len(info.variable_names))),
     }
     for name, (dtype, shape) in expected.items():
-        array = getattr(episode, name)
+        array = steps[name]
         if array.dtype != dtype or array.shape != shape:
             problems.append(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
     if num_steps < 1:
         problems.append("it has no action")
-    if not 0 <= episode.episode_id < 2**63:
-        problems.append(f"episode_id {episode.episode_id} is not in [0, 2**63)")
-    if not -(2**63) <= episode.seed < 2**63:
-        problems.append(f"seed {episode.seed} does not fit in 64 bits")
-    if not 0 < len(episode.policy.encode()) <= POLICY_NAME_BYTES or "\0" in episode.policy:
-        problems.append(
-            f"policy {episode.policy!r} is not a name of 1 to {POLICY_NAME_BYTES} bytes"
-        )
     if problems:  # what follows needs the shapes
         return problems
-    if not info.actions.contains(episode.action):
+    if not info.actions.contains(steps["action"]):
         problems.append(f"an action is outside {info.actions}")
     for name in ("reward", "variables"):
-        if not np.isfinite(getattr(episode, name)).all():
+        if not np.isfinite(steps[name]).all():
             problems.append(f"{name} holds a value that is not finite")
     for name in ("terminated", "truncated"):
-        if getattr(episode, name)[:-1].any():
+        if steps[name][:-1].any():
             problems.append(f"{name} is set before the last step")
-    return problems
+    return problems + _class_problems(steps["variables"], info)
+
+
+def _class_problems(variables: np.ndarray, info: DatasetInfo) -> list[str]:
+    """A line when the set has classes and the episode isn't of one of them throughout."""
+    if not info.class_names:
+        return []
+    values = variables[:, info.variable_names.index(CLASS_VARIABLE)]
+    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
+        return []
+    return [
+        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
+        f"{len(info.class_names) - 1}"
+    ]

@@ -1,23 +1,13 @@
 """Read a set of episodes."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
-import h5py
 import numpy as np
 
 from worldmodel.data.episodes import Episode, read_info
-from worldmodel.data.shards import (
-    INDEX_DTYPE,
-    open_shard,
-    read_checked_index,
-    read_episode,
-    read_frames,
-    read_rows,
-    row_layout,
-)
+from worldmodel.data.shards import INDEX_DTYPE, Shard, finished_shards
 from worldmodel.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -38,8 +28,7 @@ def split_of(episode_id: int) -> Split:
 class EpisodeReader:
     """The finished shards of the data set in `folder`, in the order of the episodes' ids.
 
-    Files are opened when first read, by each process for itself, so a reader may be pickled
-    or taken through a fork.
+    No file stays open, so a reader may be pickled, or taken through a fork.
 
     Attributes:
         info: what meta.json says.
@@ -53,44 +42,36 @@ class EpisodeReader:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.info = read_info(self.folder)
-        self.shards = tuple(sorted(self.folder.glob("shard-*.h5")))
-        if not self.shards:
+        paths = finished_shards(self.folder)
+        if not paths:
             raise UserError(
                 f"{self.folder} has no finished shard yet: run the command that records it "
-                "again, it goes on where it stopped"
+                "again, it resumes where it stopped"
             )
-        self._handles: dict[int, h5py.File] = {}
-        self._handles_of = os.getpid()
+        self.shards = tuple(Shard(path, self.info) for path in paths)
         indices = []
-        for number, path in enumerate(self.shards):
-            with open_shard(path) as file:
-                rows = read_checked_index(file, self.info)
-            index = np.zeros(len(rows), [*INDEX_DTYPE.descr, ("shard", "<i8")])
+        for number, shard in enumerate(self.shards):
+            shard.check()
+            index = np.zeros(len(shard.index), [*INDEX_DTYPE.descr, ("shard", "<i8")])
             for name in INDEX_DTYPE.names or ():
-                index[name] = rows[name]
+                index[name] = shard.index[name]
             index["shard"] = number
             indices.append(index)
-        self.index = np.concatenate(indices)
-        self.index = self.index[np.argsort(self.index["episode_id"], kind="stable")]
+        everything = np.concatenate(indices)
+        order = np.argsort(everything["episode_id"], kind="stable")
+        self.index = everything[order]
+        # Where each episode stands in its own shard.
+        self._places = np.concatenate([np.arange(len(index)) for index in indices])[order]
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.index)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_handles": {}, "_handles_of": -1}
-
-    def close(self) -> None:
-        """Close the files; the next read opens them again."""
-        for file in self._handles.values():
-            file.close()
-        self._handles = {}
-
     def digest(self) -> str:
         """sha256 of the shards, as hex: reads them whole, a second or so a gigabyte."""
         digest = hashlib.sha256()
-        for path in self.shards:
-            with path.open("rb") as file:
+        for shard in self.shards:
+            with shard.path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
@@ -102,34 +83,25 @@ class EpisodeReader:
         return np.flatnonzero(members)
 
     def episode(self, i: int) -> Episode:
-        """The i-th episode, whole."""
-        return read_episode(self._file(i), self.info, self.index[i])
+        """The i-th episode, whole. Raises UserError where it can't be read or breaks a rule."""
+        return self._shard(i).episode(int(self._places[i]))
 
     def frames(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames [start, stop) of the i-th episode, uint8 (stop - start, H, W, C).
 
         Raises:
             IndexError: the episode has no such frames.
+            UserError: they can't be read.
         """
-        num_frames = int(self.index["episode_length"][i]) + 1
-        stop = num_frames if stop is None else stop
-        if not 0 <= start <= stop <= num_frames:
-            raise IndexError(f"frames [{start}, {stop}) of an episode that has {num_frames}")
-        return read_frames(self._file(i), self.index[i], start, stop)
+        return self._shard(i).frames(int(self._places[i]), start, stop)
 
     def steps(self, i: int) -> dict[str, np.ndarray]:
-        """Everything of the i-th episode but its frames, under the names of `Episode`."""
-        row, file = self.index[i], self._file(i)
-        arrays = {
-            name: read_rows(file, row, name) for name in row_layout(self.info) if name != "frames"
-        }
-        arrays.setdefault("variables", np.zeros((int(row["episode_length"]) + 1, 0), np.float32))
-        return arrays
+        """Everything of the i-th episode but its frames, under the names of `Episode`.
 
-    def _file(self, i: int) -> h5py.File:
-        if self._handles_of != os.getpid():
-            self._handles, self._handles_of = {}, os.getpid()
-        shard = int(self.index["shard"][i])
-        if shard not in self._handles:
-            self._handles[shard] = open_shard(self.shards[shard])
-        return self._handles[shard]
+        Raises:
+            UserError: it can't be read, or breaks a rule of episodes.
+        """
+        return self._shard(i).steps(int(self._places[i]))
+
+    def _shard(self, i: int) -> Shard:
+        return self.shards[int(self.index["shard"][i])]

@@ -1,38 +1,56 @@
-"""One HDF5 file of episodes: its layout, and the checks before anything in it is used.
+"""One HDF5 file of episodes: its layout, and reading it.
 
 Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated`
 and `truncated` have a row a step, from `episode_start` on; `frames` and `variables` have one
 row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own,
 so appending never rewrites a chunk that holds a finished episode.
+
+A shard may come from a stranger: HDF5 looks at it in a guarded child (`shard_index`), and rows are
+read here, each chunk by itself, unpacked to no more than it may hold. No file stays open.
 """
 
+import re
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import POLICY_NAME_BYTES, DatasetInfo, Episode
+from worldmodel.data.episodes import DatasetInfo, Episode, step_problems
+from worldmodel.data.shard_index import INDEX_DTYPE as INDEX_DTYPE
+from worldmodel.data.shard_index import Chunks, Layout, inspect
 from worldmodel.errors import UserError
+from worldmodel.files import opened
+from worldmodel.guarded import guarded_call
 
 FRAMES_PER_CHUNK = 4
 ROWS_PER_CHUNK = 1024
-
-INDEX_DTYPE = np.dtype(
-    [
-        ("episode_id", "<i8"),
-        ("episode_start", "<i8"),
-        ("frame_start", "<i8"),
-        ("episode_length", "<i8"),
-        ("seed", "<i8"),
-        ("policy", f"S{POLICY_NAME_BYTES}"),
-    ]
-)
 FRAME_ARRAYS = ("frames", "variables")  # T+1 rows an episode; the others have T
+_NUMBERED = re.compile(r"shard-([0-9]{1,9})\.h5")
+MENDED = "Copy the file again, or delete it and record its episodes again with the same command"
 
 
-def row_layout(info: DatasetInfo) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+def finished_shards(folder: Path) -> list[Path]:
+    """The shards of a data set that are whole, in order."""
+    return sorted(path for path in folder.glob("shard-*.h5") if _NUMBERED.match(path.name))
+
+
+def unfinished_shards(folder: Path) -> list[Path]:
+    """Those that are still being written, or whose writer was killed: one at most."""
+    return sorted(path for path in folder.glob("shard-*.h5.tmp") if _NUMBERED.match(path.name))
+
+
+def shard_number(path: Path) -> int:
+    """Which shard of its data set a file is."""
+    match = _NUMBERED.match(path.name)
+    assert match is not None
+    return int(match.group(1))
+
+
+def row_layout(info: DatasetInfo) -> Layout:
     """Type and shape of one row of each array. Without variables there is no such array."""
-    layout = {
+    layout: Layout = {
         "frames": (np.dtype(np.uint8), info.frame_shape),
         "action": (np.dtype(info.actions.dtype), info.actions.shape),
         "reward": (np.dtype(np.float32), ()),
@@ -46,7 +64,7 @@ def row_layout(info: DatasetInfo) -> dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 def create_shard(path: Path, info: DatasetInfo) -> None:
     """Write an empty shard."""
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         for name, (dtype, shape) in row_layout(info).items():
             is_frames = name == "frames"
             file.create_dataset(
@@ -62,79 +80,16 @@ def create_shard(path: Path, info: DatasetInfo) -> None:
         file.create_dataset("index", (0,), INDEX_DTYPE, maxshape=(None,), chunks=(64,))
 
 
-def open_shard(path: Path, mode: str = "r") -> h5py.File:
-    """Open a shard. Raises UserError when it is damaged, or when another process writes it."""
-    try:
-        return h5py.File(path, mode)
-    except BlockingIOError:
-        raise UserError(
-            f"{path} is being written by another process: wait until that is done"
-        ) from None
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except PermissionError:
-        raise UserError(f"{path} may not be opened: its permissions forbid it") from None
-    except OSError as error:
-        raise UserError(
-            f"{path} is damaged or truncated ({error}). Copy it again from where it came, or "
-            "delete it and record its episodes again with the same command"
-        ) from None
+def open_for_writing(path: Path) -> h5py.File:
+    """Open a shard that this process has made: HDF5 never opens another's file here."""
+    return h5py.File(path, "r+", locking=False)  # the folder is locked as a whole
 
 
 def array_of(file: h5py.File, name: str) -> h5py.Dataset:
-    """An array of a shard whose layout was checked, or that was made here."""
+    """An array of a shard that was made here."""
     array = file[name]
     assert isinstance(array, h5py.Dataset)
     return array
-
-
-def read_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
-    """The index of a shard, after its layout was checked against `info`.
-
-    Returns:
-        INDEX_DTYPE (num_episodes,). Rows were not checked yet: see `row_problem`.
-
-    Raises:
-        UserError: an array is missing, or of another type or shape than `info` says.
-    """
-    for name, (dtype, shape) in row_layout(info).items():
-        array = _own_array(file, name)
-        if array.dtype != dtype or array.shape[1:] != shape:
-            raise UserError(
-                f"{file.filename}: rows of {name!r} are {array.dtype} {array.shape[1:]}, but "
-                f"meta.json says {dtype} {shape}: this shard belongs to another data set"
-            )
-    index = _own_array(file, "index")
-    if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise UserError(
-            f"{file.filename}: the index has other columns than "
-            f"{', '.join(INDEX_DTYPE.fields or ())}"
-        )
-    return _read(file, "index", 0, len(index))
-
-
-def row_problem(file: h5py.File, info: DatasetInfo, row: np.void) -> str | None:
-    """Why an index row cannot be used, or None."""
-    if row["episode_length"] < 1 or min(row["episode_start"], row["frame_start"]) < 0:
-        return "its index row is empty or negative"
-    for name in row_layout(info):
-        _, stop = rows_of(row, name)
-        if stop > len(array_of(file, name)):
-            return f"its index row points behind the end of {name!r}"
-    return None
-
-
-def read_checked_index(file: h5py.File, info: DatasetInfo) -> np.ndarray:
-    """`read_index`, and every row can be used. Raises UserError."""
-    index = read_index(file, info)
-    for row in index:
-        problem = row_problem(file, info, row)
-        if problem:
-            raise UserError(
-                f"{file.filename}: episode {row['episode_id']}: {problem}. Copy the file again, "
-                "or delete it and record its episodes again with the same command"
-            )
-    return index
 
 
 def rows_of(row: np.void, name: str) -> tuple[int, int]:
@@ -147,47 +102,156 @@ def rows_of(row: np.void, name: str) -> tuple[int, int]:
     return start, start + length
 
 
-def read_rows(file: h5py.File, row: np.void, name: str) -> np.ndarray:
-    """An episode's rows of the array `name`. Raises UserError when they can't be unpacked."""
-    return _read(file, name, *rows_of(row, name))
+class Shard:
+    """A shard for reading, looked at once; it may be pickled, and read from any process.
 
+    Attributes:
+        index: INDEX_DTYPE (num_episodes,).
+        problems: for each row of the index, why it can't be used, or None.
 
-def read_frames(file: h5py.File, row: np.void, start: int, stop: int) -> np.ndarray:
-    """Frames start..stop of an episode, uint8 (stop - start, H, W, C). Raises UserError."""
-    first = int(row["frame_start"])
-    return _read(file, "frames", first + start, first + stop)
+    Raises:
+        UserError: the file can't be read, is damaged, or is not of the data set that `info`
+            describes.
+    """
 
-
-def read_episode(file: h5py.File, info: DatasetInfo, row: np.void) -> Episode:
-    """A whole episode. Raises UserError when it can't be unpacked."""
-    arrays = {name: read_rows(file, row, name) for name in row_layout(info)}
-    num_frames = int(row["episode_length"]) + 1
-    arrays.setdefault("variables", np.zeros((num_frames, 0), np.float32))
-    return Episode(
-        episode_id=int(row["episode_id"]),
-        seed=int(row["seed"]),
-        policy=row["policy"].decode(errors="replace"),
-        **arrays,
-    )
-
-
-def _own_array(file: h5py.File, name: str) -> h5py.Dataset:
-    """A plain array that lies in this very file: nothing linked, virtual or pickled."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise UserError(f"{file.filename}: the array {name!r} is missing: not a whole shard")
-    array = file[name]
-    if not isinstance(array, h5py.Dataset) or array.ndim < 1:
-        raise UserError(f"{file.filename}: {name!r} is not an array")
-    if array.dtype.hasobject or array.is_virtual or array.external:
-        raise UserError(
-            f"{file.filename}: {name!r} holds objects or points to other files, not numbers: "
-            "do not use this file"
+    def __init__(self, path: Path, info: DatasetInfo) -> None:
+        self.path, self.info = path, info
+        self.layout = row_layout(info)
+        with opened(path):
+            pass  # as this process may, not as the child
+        self.index, self._chunks = guarded_call(
+            f"{inspect.__module__}:{inspect.__name__}", str(path), self.layout, subject=path
         )
-    return array
+        self.problems = self._row_problems()
 
+    def check(self) -> None:
+        """Raises UserError where a row of the index can't be used."""
+        for row, problem in zip(self.index, self.problems, strict=True):
+            if problem is not None:
+                raise UserError(f"{self.path}: episode {row['episode_id']}: {problem}. {MENDED}")
 
-def _read(file: h5py.File, name: str, start: int, stop: int) -> np.ndarray:
-    try:
-        return array_of(file, name)[start:stop]
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{file.filename}: {name!r} cannot be read: {error}") from None
+    def frames(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Frames [start, stop) of the i-th episode, uint8 (stop - start, H, W, C).
+
+        Raises:
+            IndexError: the episode has no such frames.
+            UserError: they can't be read.
+        """
+        first, end = rows_of(self.index[i], "frames")
+        stop = end - first if stop is None else stop
+        if not 0 <= start <= stop <= end - first:
+            raise IndexError(f"frames [{start}, {stop}) of an episode that has {end - first}")
+        return self._read("frames", first + start, first + stop)
+
+    def steps(self, i: int) -> dict[str, np.ndarray]:
+        """Everything of the i-th episode but its frames, under the names of `Episode`.
+
+        Raises:
+            UserError: it can't be read, or breaks a rule of episodes.
+        """
+        arrays = self._steps(i)
+        if problems := step_problems(arrays, self.info):
+            raise UserError(
+                f"{self.path}: episode {self.index[i]['episode_id']}: {problems[0]}. "
+                "`python -m worldmodel.data verify` lists all that is wrong"
+            )
+        return arrays
+
+    def episode(self, i: int) -> Episode:
+        """The i-th episode, whole.
+
+        Raises:
+            UserError: it can't be read, or breaks a rule of episodes.
+        """
+        return self._episode(i, self.steps(i))
+
+    def unchecked_episode(self, i: int) -> Episode:
+        """The same, whatever its values. Raises UserError where it can't be read."""
+        return self._episode(i, self._steps(i))
+
+    def _episode(self, i: int, steps: dict[str, np.ndarray]) -> Episode:
+        row = self.index[i]
+        return Episode(
+            episode_id=int(row["episode_id"]),
+            seed=int(row["seed"]),
+            policy=row["policy"].decode(errors="replace"),
+            frames=self.frames(i),
+            **steps,
+        )
+
+    def _steps(self, i: int) -> dict[str, np.ndarray]:
+        row = self.index[i]
+        arrays = {
+            name: self._read(name, *rows_of(row, name)) for name in self.layout if name != "frames"
+        }
+        num_frames = int(row["episode_length"]) + 1
+        arrays.setdefault("variables", np.zeros((num_frames, 0), np.float32))
+        return arrays
+
+    def _row_problems(self) -> list[str | None]:
+        lengths = self.index["episode_length"]
+        problems: list[str | None] = [None] * len(self.index)
+        for name, chunks in self._chunks.items():
+            starts = self.index["frame_start" if name in FRAME_ARRAYS else "episode_start"]
+            extra = int(name in FRAME_ARRAYS)
+            most = chunks.num_rows
+            empty = (lengths < 1) | (starts < 0)
+            # Compared without a sum, which could overflow.
+            behind = ~empty & ((lengths > most - extra) | (starts > most - extra - lengths))
+            sound = ~(empty | behind)
+            stops = np.where(sound, starts + lengths + extra, 1)
+            first, last = (
+                np.where(sound, starts, 0) // chunks.rows_a_chunk,
+                (stops - 1) // chunks.rows_a_chunk,
+            )
+            stored = np.searchsorted(chunks.numbers, last, "right") - np.searchsorted(
+                chunks.numbers, first, "left"
+            )
+            lacking = sound & (stored != last - first + 1)
+            for mask, problem in (
+                (empty, "its index row is empty or negative"),
+                (behind, f"its index row points behind the end of {name!r}"),
+                (lacking, f"its rows of {name!r} are not in the file"),
+            ):
+                for i in np.flatnonzero(mask):
+                    problems[i] = problems[i] or problem
+        return problems
+
+    def _read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows of an array that a sound row of the index names."""
+        chunks, (dtype, shape) = self._chunks[name], self.layout[name]
+        first = start // chunks.rows_a_chunk
+        last = max(first, (stop - 1) // chunks.rows_a_chunk)
+        positions = np.searchsorted(chunks.numbers, np.arange(first, last + 1))
+        with opened(self.path) as file:
+            parts = [self._unpacked(file, name, chunks, int(k)) for k in positions]
+        rows = np.concatenate(parts).reshape(-1, *shape)  # a copy: what is read can't be written
+        rows = rows[start - first * chunks.rows_a_chunk :][: stop - start]
+        if dtype.kind == "b":
+            if rows.max(initial=0) > 1:
+                raise UserError(f"{self.path}: {name!r} holds what is neither true nor false")
+            return rows.astype(bool)
+        return rows
+
+    def _unpacked(self, file: BinaryIO, name: str, chunks: Chunks, k: int) -> np.ndarray:
+        """The k-th stored chunk of an array, flat."""
+        dtype, shape = self.layout[name]
+        num_bytes = chunks.rows_a_chunk * int(np.prod(shape)) * dtype.itemsize
+        size = int(chunks.sizes[k])
+        if size > 2 * num_bytes + 1024:  # deflate never grows so much
+            raise UserError(f"{self.path} is damaged: a chunk of {name!r} takes {size} bytes")
+        file.seek(int(chunks.offsets[k]))
+        content = file.read(size)
+        if chunks.is_packed and not chunks.raw[k]:
+            unpacker = zlib.decompressobj()
+            try:
+                content = unpacker.decompress(content, num_bytes)
+                rest = unpacker.decompress(unpacker.unconsumed_tail, 1)
+            except zlib.error as error:
+                raise UserError(f"{self.path}: {name!r} cannot be unpacked: {error}") from None
+            is_whole = unpacker.eof and not rest
+        else:
+            is_whole = True
+        if len(content) != num_bytes or not is_whole:
+            raise UserError(f"{self.path} is damaged or truncated: {name!r} is not whole. {MENDED}")
+        return np.frombuffer(content, np.uint8 if dtype.kind == "b" else dtype)

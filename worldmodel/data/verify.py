@@ -16,9 +16,10 @@ from worldmodel.data.episodes import (
     episode_problems,
     read_info,
 )
+from worldmodel.data.left_out import read_left_out
 from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
-from worldmodel.data.shards import open_shard, read_episode, read_index, row_problem
+from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError
 
 SHEET_ROWS = 12
@@ -91,7 +92,7 @@ def verify(folder: str | Path) -> Report:
     folder = Path(folder)
     info = read_info(folder)
     report, tally = Report(), _Tally()
-    shards = sorted(folder.glob("shard-*.h5"))
+    shards = finished_shards(folder)
     if not shards:
         report.problems.append(f"{folder} has no finished shard: record it with the same command")
     if (folder / UNFINISHED).exists():
@@ -103,10 +104,19 @@ def verify(folder: str | Path) -> Report:
     for episode_id, count in sorted(tally.ids.items()):
         if count > 1:
             report.problems.append(f"episode {episode_id} is stored {count} times")
-    for path in sorted(folder.glob("shard-*.h5.tmp")):
+    for path in unfinished_shards(folder):
         report.lines.append(
             f"{path.name} is unfinished and was not read: recording is still going on, or the "
             "same command finishes it"
+        )
+    try:
+        report.lines += read_left_out(folder)
+    except UserError as error:
+        report.problems.append(str(error))
+    if _has_twin_streams(info):
+        report.lines.append(
+            "note         random players' actions hang together with how long they held them: this "
+            "set was recorded before version 0.2"
         )
     if tally.actions:
         report.lines += _describe(info, tally)
@@ -119,49 +129,42 @@ def verify(folder: str | Path) -> Report:
     return report
 
 
+def _has_twin_streams(info: DatasetInfo) -> bool:
+    """Whether actions and holds of random players came from twin generators (until 0.1)."""
+    recording = info.policies.get("recording")
+    return isinstance(recording, dict) and "streams" not in recording
+
+
 def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -> None:
     try:
-        with open_shard(path) as file:
-            steps_end = frames_end = 0  # the episodes lie in order and do not overlap
-            for row in read_index(file, info):
-                name = f"{path}: episode {row['episode_id']}"
-                tally.ids[int(row["episode_id"])] += 1
-                problem = row_problem(file, info, row)
-                if problem:
-                    report.problems.append(f"{name}: {problem}")
-                    continue
-                if row["episode_start"] < steps_end or row["frame_start"] < frames_end:
-                    report.problems.append(f"{name} overlaps the one before it")
-                steps_end = row["episode_start"] + row["episode_length"]
-                frames_end = row["frame_start"] + row["episode_length"] + 1
-                try:
-                    episode = read_episode(file, info, row)
-                except UserError as error:
-                    report.problems.append(f"{name}: {error}")
-                    continue
-                broken_rules = episode_problems(episode, info) or class_problems(episode, info)
-                report.problems += [f"{name}: {line}" for line in broken_rules]
-                if not broken_rules:
-                    tally.add(episode, info)
+        shard = Shard(path, info)
     except UserError as error:
         report.problems.append(str(error))
+        return
+    steps_end = frames_end = 0  # the episodes lie in order and do not overlap
+    for i, (row, problem) in enumerate(zip(shard.index, shard.problems, strict=True)):
+        name = f"{path}: episode {row['episode_id']}"
+        tally.ids[int(row["episode_id"])] += 1
+        if problem is not None:
+            report.problems.append(f"{name}: {problem}")
+            continue
+        if row["episode_start"] < steps_end or row["frame_start"] < frames_end:
+            report.problems.append(f"{name} overlaps the one before it")
+        steps_end = row["episode_start"] + row["episode_length"]
+        frames_end = row["frame_start"] + row["episode_length"] + 1
+        try:
+            episode = shard.unchecked_episode(i)
+        except UserError as error:
+            report.problems.append(f"{name}: {error}")
+            continue
+        broken_rules = episode_problems(episode, info)
+        report.problems += [f"{name}: {line}" for line in broken_rules]
+        if not broken_rules:
+            tally.add(episode, info)
 
 
 def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:
     return episode.variables[:, info.variable_names.index(CLASS_VARIABLE)]
-
-
-def class_problems(episode: Episode, info: DatasetInfo) -> list[str]:
-    """A line when the set has classes and the episode isn't of one of them throughout."""
-    if not info.class_names:
-        return []
-    values = _class_values(episode, info)
-    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
-        return []
-    return [
-        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
-        f"{len(info.class_names) - 1}"
-    ]
 
 
 def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:

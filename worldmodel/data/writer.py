@@ -2,7 +2,8 @@
 
 A shard is written as `shard-00000.h5.tmp`: the frames, a flush, the index row, a flush. A
 killed process leaves a file whose index ends with the last finished episode; the next writer
-copies it that far and goes on. A full shard is synced and renamed to `shard-00000.h5`.
+copies it that far and goes on. A full shard is synced and renamed to `shard-00000.h5`. The folder
+is locked from opening to closing.
 """
 
 import contextlib
@@ -23,17 +24,18 @@ from worldmodel.data.shards import (
     FRAME_ARRAYS,
     FRAMES_PER_CHUNK,
     INDEX_DTYPE,
+    Shard,
     array_of,
     create_shard,
-    open_shard,
-    read_checked_index,
-    read_episode,
-    read_index,
+    finished_shards,
+    open_for_writing,
     row_layout,
-    row_problem,
     rows_of,
+    shard_number,
+    unfinished_shards,
 )
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, os_error
+from worldmodel.files import locked, sync
 
 # Room for HDF5's own bookkeeping, beside the bytes stored.
 SPARE_BYTES = 2**20
@@ -46,6 +48,7 @@ class EpisodeWriter:
         folder: made when missing. A set that is there already is continued.
         info: the set's description, written to meta.json; an existing meta.json is kept.
         episodes_per_shard: a file is finished when it holds so many.
+        is_locked: whether the caller holds the folder's lock (`worldmodel.files.locked`).
 
     Attributes:
         done: ids of all the episodes stored.
@@ -53,28 +56,39 @@ class EpisodeWriter:
 
     Raises:
         UserError: the folder holds episodes of another environment, frame shape or action
-            space, or damaged ones. Nothing was written then.
+            space, or damaged ones; or another process writes to it. Nothing was written then.
     """
 
     def __init__(
-        self, folder: str | Path, info: DatasetInfo, *, episodes_per_shard: int = 100
+        self,
+        folder: str | Path,
+        info: DatasetInfo,
+        *,
+        episodes_per_shard: int = 100,
+        is_locked: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.episodes_per_shard = episodes_per_shard
         self.done: set[int] = set()
         self._file: h5py.File | None = None
         self._rows = np.zeros(0, INDEX_DTYPE)  # of the open shard
-        self.info = self._continue_or_begin(info)
-        finished = sorted(self.folder.glob("shard-*.h5"))
-        for path in finished:
-            with open_shard(path) as file:
-                self.done.update(read_checked_index(file, self.info)["episode_id"].tolist())
-        self._next_shard = 1 + max((int(path.stem.split("-")[1]) for path in finished), default=-1)
-        unfinished = sorted(self.folder.glob("shard-*.h5.tmp"))
-        if len(unfinished) > 1:
-            raise UserError(f"{self.folder} has several unfinished shards: keep one .tmp only")
-        if unfinished:
-            self._resume(unfinished[0])
+        self._refuse_other_sets(info)
+        with contextlib.ExitStack() as opening:
+            if not is_locked:
+                opening.enter_context(locked(self.folder))
+            self.info = self._continue_or_begin(info)
+            finished = finished_shards(self.folder)
+            for path in finished:
+                shard = Shard(path, self.info)
+                shard.check()
+                self.done.update(shard.index["episode_id"].tolist())
+            self._next_shard = 1 + max(map(shard_number, finished), default=-1)
+            unfinished = unfinished_shards(self.folder)
+            if len(unfinished) > 1:
+                raise UserError(f"{self.folder} has several unfinished shards: keep one .tmp only")
+            if unfinished:
+                self._resume(unfinished[0])
+            self._lock = opening.pop_all()
 
     def append(self, episode: Episode) -> None:
         """Store an episode; once this returns, killing the process does not lose it.
@@ -98,10 +112,9 @@ class EpisodeWriter:
                 self._finish_shard()
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
-            raise UserError(
-                f"cannot finish a shard in {self.folder}: {error}. Its episodes are kept: make "
-                "room and run the same command again"
-            ) from error
+            raise self._unwritable(error) from error
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> "EpisodeWriter":
         return self
@@ -114,27 +127,28 @@ class EpisodeWriter:
     ) -> None:
         self.close()
 
-    def _continue_or_begin(self, info: DatasetInfo) -> DatasetInfo:
+    def _refuse_other_sets(self, info: DatasetInfo) -> None:
+        """Raises UserError where the folder holds something else; before anything is written."""
         if not (self.folder / "meta.json").exists():
             if any(self.folder.glob("shard-*.h5*")):
                 raise UserError(
                     f"{self.folder} holds shards but no meta.json: put that file back, or "
                     "choose another folder"
                 )
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_info(self.folder, info)
-            except OSError as error:
-                raise UserError(f"cannot write to {self.folder}: {error}") from None
-            return info
-        stored = read_info(self.folder)
-        differences = stored.differences(info)
-        if differences:
+            return
+        if differences := read_info(self.folder).differences(info):
             raise UserError(
                 f"{self.folder} holds episodes of another kind: {'; '.join(differences)}. "
                 "Choose another folder"
             )
-        return stored
+
+    def _continue_or_begin(self, info: DatasetInfo) -> DatasetInfo:
+        """The set's description as it stands in the folder, which is now ours alone."""
+        self._refuse_other_sets(info)
+        if (self.folder / "meta.json").exists():
+            return read_info(self.folder)
+        write_info(self.folder, info)
+        return info
 
     def _resume(self, path: Path) -> None:
         """Go on behind the last whole episode of an unfinished shard, in a copy of it.
@@ -142,11 +156,11 @@ class EpisodeWriter:
         HDF5 writes where the used part of a file ends last of all. A file whose writer was killed
         before may hold chunks behind that end: it can be read, and breaks when it is written.
         """
-        self._next_shard = int(path.name.split("-")[1].split(".")[0])
-        # Nothing is written there; but open for reading it wouldn't keep a second writer out.
-        with open_shard(path, "r+") as killed, self._failing_whole():
+        self._next_shard = shard_number(path)
+        killed = Shard(path, self.info)
+        with self._failing_whole():
             create_shard(self._path(".new"), self.info)
-            self._file = open_shard(self._path(".new"), "r+")
+            self._file = open_for_writing(self._path(".new"))
             for episode in self._whole_episodes(killed):
                 with _interrupts_wait():
                     self._store(episode)
@@ -154,13 +168,13 @@ class EpisodeWriter:
         if len(self._rows) >= self.episodes_per_shard:
             self._finish_shard()
 
-    def _whole_episodes(self, file: h5py.File) -> Iterator[Episode]:
+    def _whole_episodes(self, shard: Shard) -> Iterator[Episode]:
         """The first episodes of a shard, as far as they are sound."""
-        for row in read_index(file, self.info):
+        for i, problem in enumerate(shard.problems):
+            if problem is not None:
+                return
             try:
-                if row_problem(file, self.info, row) is not None:
-                    return
-                episode = read_episode(file, self.info, row)
+                episode = shard.episode(i)
             except UserError:
                 return
             if episode_problems(episode, self.info):
@@ -183,10 +197,17 @@ class EpisodeWriter:
         except (OSError, RuntimeError) as error:
             self._abandon_shard()
             self._path(".new").unlink(missing_ok=True)
-            raise UserError(
-                f"cannot write to {self.folder}: {error}. The {len(self.done)} finished episodes "
-                "are kept: make room and run the same command again"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> UserError:
+        """What to say where the system, or HDF5, can't write."""
+        reason = os_error(error) if isinstance(error, OSError) else error
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        advice = "make room and " if is_full else ""
+        return UserError(
+            f"cannot write to {self.folder}: {reason}. The {len(self.done)} finished episodes "
+            f"are kept: {advice}run the same command again"
+        )
 
     def _store(self, episode: Episode) -> None:
         """Put an episode into the open shard, its row of the index last."""
@@ -205,14 +226,12 @@ class EpisodeWriter:
         return self.folder / f"shard-{self._next_shard:05d}.h5{suffix}"
 
     def _begin_shard(self) -> h5py.File:
-        if self._path(".tmp").exists():
-            raise UserError(f"{self._path('.tmp')} is being written by another process")
         self._check_space(0)
         # Under another name until it is whole: a .tmp can be opened whenever we are killed.
         create_shard(self._path(".new"), self.info)
         os.replace(self._path(".new"), self._path(".tmp"))
         self._rows = np.zeros(0, INDEX_DTYPE)
-        return open_shard(self._path(".tmp"), "r+")
+        return open_for_writing(self._path(".tmp"))
 
     def _write_rows(self, episode: Episode) -> np.void:
         assert self._file is not None
@@ -275,9 +294,9 @@ class EpisodeWriter:
         self._file.close()
         self._file = None
         os.truncate(self._path(".tmp"), num_bytes)  # give back what was reserved
-        _sync(self._path(".tmp"))
+        sync(self._path(".tmp"))
         os.replace(self._path(".tmp"), self._path(""))
-        _sync(self.folder)
+        sync(self.folder)
         self._next_shard += 1
         self._rows = np.zeros(0, INDEX_DTYPE)
 
@@ -304,11 +323,3 @@ def _interrupts_wait() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if arrived:
             handler(*arrived[0])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

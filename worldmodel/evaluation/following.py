@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel import randomness
 from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler
 from worldmodel.data.progress import track
@@ -189,7 +190,7 @@ def _real_by_policy(network: InverseDynamics, held_out: HeldOut) -> dict[str, fl
     names = reader.index["policy"]
     num_frames = min(POLICY_FRAMES, held_out.clips.frames.shape[1])
     sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
-    rng = np.random.default_rng(held_out.settings.seed)
+    rng = randomness.generator(held_out.settings.seed, "following: real clips")
     rows = sampler.draw(rng, 16 * POLICY_CLIPS)
     found = {}
     policies = np.unique(names[rows[:, 0]]).tolist()
@@ -225,7 +226,7 @@ def _ratio_by_policy(
 
 def _under_random_actions(network: InverseDynamics, held_out: HeldOut) -> dict[str, float]:
     """Dreams of the same clips under actions that nobody chose: off the recorded habits."""
-    rng = np.random.default_rng([held_out.settings.seed, 1])
+    rng = randomness.generator(held_out.settings.seed, "following: random actions")
     actions = random_actions(rng, network.spec, held_out.actions.shape[:2])
     dreamed = held_out.dream(actions, what="dreaming under random actions")
     agreement = _agreement(network, held_out, dreamed.frames, actions)

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel import randomness
+from worldmodel.action_vectors import encode_actions
 from worldmodel.model import WorldModel
 
 NUM_DRAWS = 64  # of the next variables
@@ -69,7 +71,9 @@ def foretell(
         actions: taken there, as stored on disk.
         next_codes: of frames 1..T, which need not be those of `codes`.
     """
-    prediction = model.prior(codes, model.config.actions.encode(actions), variables, next_codes)
+    prediction = model.prior(
+        codes, encode_actions(model.config.actions, actions), variables, next_codes
+    )
     truth = next_codes.flatten(2)
     nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
         truth.shape
@@ -99,11 +103,13 @@ def foretell_outcomes(
         common_reward: the reward that is no event.
     """
     prior, head = model.prior, model.prior.outcome
-    foretold = prior.foretell(codes, model.config.actions.encode(actions), variables, next_codes)
+    foretold = prior.foretell(
+        codes, encode_actions(model.config.actions, actions), variables, next_codes
+    )
     common_bin = None
     if common_reward is not None:
         common_bin = int((head.bins[0] - common_reward).abs().argmin())
-    generator = torch.Generator().manual_seed(0)
+    generator = randomness.torch_generator(0, "outcome draws")
     draws = []
     for _ in range(NUM_DRAWS):
         uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)

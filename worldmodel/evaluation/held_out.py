@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel import randomness
 from worldmodel.actions import ActionSpec
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
 from worldmodel.data.progress import progress_bar, track
@@ -83,7 +84,7 @@ class HeldOut:
         num_frames = self.num_given + self.settings.horizon
         sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
         lengths = self.reader.index["episode_length"][sampler.episodes] + 1
-        rng = np.random.default_rng(self.settings.seed)
+        rng = randomness.generator(self.settings.seed, "held-out windows", split)
         num_windows = lengths - num_frames + 1
         rows = spread_windows(rng, sampler.episodes, num_windows, self.settings.num_clips)
         return rows, sampler.read(rows)
@@ -275,7 +276,7 @@ class HeldOut:
             advance: called after each step.
         """
         picked = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
-        rng = np.random.default_rng([self.settings.seed, sample, int(rows[0])])
+        rng = randomness.generator(self.settings.seed, "held-out dreams", sample, int(rows[0]))
         return dream_on(
             self.model,
             picked,
@@ -298,7 +299,7 @@ def draw_frames(
     members = reader.split(split)
     ends = np.cumsum(reader.index["episode_length"][members] + 1)
     total = int(ends[-1]) if len(ends) else 0
-    chosen = np.random.default_rng(seed).permutation(total)[:max_frames]
+    chosen = randomness.generator(seed, "held-out frames", split).permutation(total)[:max_frames]
     chosen.sort()
     which = np.searchsorted(ends, chosen, side="right")
     times = chosen - (ends - reader.index["episode_length"][members] - 1)[which]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel import randomness
 from worldmodel.data import ClipSampler
 from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
@@ -112,7 +113,7 @@ def _plain(foretold: dict[str, Any]) -> dict[str, Any]:
 
 def _next_steps(held_out: HeldOut) -> NextSteps:
     model, reader, device = held_out.model, held_out.reader, held_out.device
-    rng = np.random.default_rng(held_out.settings.seed)
+    rng = randomness.generator(held_out.settings.seed, "outcome episodes")
     chosen = rng.permutation(reader.split("test"))[:MAX_EPISODES]
     parts: list[tuple[np.ndarray, ...]] = []
 
@@ -246,7 +247,7 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
             clips,
             given,
             clips.action[:, given - 1 :],
-            rng=np.random.default_rng([settings.seed, 4, b]),
+            rng=randomness.generator(settings.seed, "dreams up to ends", b),
             sampling=settings.sampling,
         )
         chances.append(dreamed.end_probability)

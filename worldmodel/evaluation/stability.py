@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel import randomness
 from worldmodel.data import EpisodeReader
 from worldmodel.data.progress import track
 from worldmodel.errors import UserError
@@ -150,7 +151,9 @@ def _real_blocks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(blocks, statistics) of the first frames of episodes, one block an episode: as they
     are, and as the tokenizer gives them back. And which of their codes are rare."""
-    chosen = np.random.default_rng(seed).permutation(members)[:MAX_REAL_BLOCKS]
+    chosen = randomness.generator(seed, "stability: real blocks").permutation(members)[
+        :MAX_REAL_BLOCKS
+    ]
     device = next(model.parameters()).device
     frames, codes, again = [], [], []
     for i in track(chosen.tolist(), "real blocks"):
@@ -180,7 +183,7 @@ def _dream_blocks(
     dream, first = _begin(model, reader, seed)
     variables_given = dream.variables
     num_dreams, num_blocks = len(first), num_steps // block
-    rng = np.random.default_rng([seed, 2])
+    rng = randomness.generator(seed, "stability: long dreams")
     actions = wander(rng, model.config.actions, num_dreams, num_blocks * block)
     device = next(model.parameters()).device
     blocks, strip, ends = [], [first], 0
@@ -209,7 +212,7 @@ def _begin(model: WorldModel, reader: EpisodeReader, seed: int) -> tuple[Dream, 
     members = members[reader.index["episode_length"][members] + 1 >= num_given]
     if not len(members):
         raise UserError(f"{reader.folder}: no test episode has {num_given} frames to begin from")
-    chosen = np.random.default_rng([seed, 3]).permutation(members)
+    chosen = randomness.generator(seed, "stability: beginnings").permutation(members)
     chosen = np.resize(chosen, NUM_DREAMS)  # few episodes begin several dreams
     device = next(model.parameters()).device
     steps = [reader.steps(int(i)) for i in chosen]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel import randomness
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.whole_clips import next_of_another
@@ -79,7 +80,7 @@ def altered_clips(frames: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
     """Clips uint8 (..., H, W, C) as nobody recorded them, each under its name."""
 
     def noisy(strength: float) -> np.ndarray:
-        rng = np.random.default_rng([seed, 5])
+        rng = randomness.generator(seed, "surprise: noise")
         noise = rng.standard_normal(frames.shape, np.float32) * np.float32(255 * strength)
         return (frames + noise).round().clip(0, 255).astype(np.uint8)
 

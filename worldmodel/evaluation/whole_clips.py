@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel import randomness
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
 from worldmodel.data.progress import track
 from worldmodel.evaluation.features import FeatureNetwork
@@ -154,7 +155,7 @@ class WholeClips:
         return np.concatenate(nats)
 
     def _sample(self, rows: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng([self.settings.seed, 1])
+        rng = randomness.generator(self.settings.seed, "whole clips: samples")
         parts = []
         for begin in range(0, len(rows), self.settings.batch_size):
             given = self._tensors(self.clips, rows[begin : begin + self.settings.batch_size])
@@ -166,7 +167,7 @@ class WholeClips:
         """Different windows of all the split's episodes in turn."""
         num_frames = self.model.config.tokenizer.clip_shape[0]
         sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
-        rng = np.random.default_rng(self.settings.seed)
+        rng = randomness.generator(self.settings.seed, "whole clips: windows", split)
         lengths = self.reader.index["episode_length"][sampler.episodes]
         rows = spread_windows(rng, sampler.episodes, lengths + 2 - num_frames, count)
         return rows, sampler.read(rows)

@@ -2,11 +2,15 @@
 
 Drawing 64 tokens one by one costs PyTorch 15 to 18 ms a frame, nearly all of it overhead;
 this takes about 3 (`python -m benchmarks.dream_step`). A test holds it to `TokenHead`.
+
+It is compiled once after an install, `compile_head`, and kept beside this file or, where that
+can't be written to, in the user's cache folder.
 """
 
 import math
 from collections.abc import Callable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +21,8 @@ from torch import Tensor
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block
 from worldmodel.prior.sampling import Sampling
+
+COMPILES_S = 8  # about, on one core
 
 
 class FastHead:
@@ -68,7 +74,7 @@ class FastHead:
             self.head.heads,
             np.ascontiguousarray(uniforms[0].numpy()),
             0.0 if undirected is None else float(undirected.guidance),
-            float(sampling.temperature),
+            0.0 if sampling.takes_likeliest else float(sampling.temperature),
             sampling.top_k or self.num_codes,
             sampling.top_p or 1.0,
             codes,
@@ -76,7 +82,15 @@ class FastHead:
         return torch.from_numpy(codes)[None], context.new_tensor([nats])
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """The function as numba compiles it, for one thread, and keeps it in a file."""
+    try:
+        return njit(fastmath=True, nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder to keep it in can be written to: compiled in every process
+        return njit(fastmath=True, nogil=True)(function)
+
+
+@_compiled
 def _linear(weight, bias, x, y):
     for i in range(weight.shape[0]):
         total = np.float32(0)
@@ -85,7 +99,7 @@ def _linear(weight, bias, x, y):
         y[i] = total + bias[i]
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@_compiled
 def _conditional_norm(x, gain_and_bias, y):
     width = x.shape[0]
     mean = np.float32(0)
@@ -100,7 +114,7 @@ def _conditional_norm(x, gain_and_bias, y):
         y[j] = (x[j] - mean) * scale * gain_and_bias[j] + gain_and_bias[width + j]
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@_compiled
 def _attend(qkv, keys, values, i, heads, y):
     """Attention of token i to the tokens up to itself; keys and values (n, D)."""
     width = y.shape[0]
@@ -129,7 +143,7 @@ def _attend(qkv, keys, values, i, heads, y):
                 y[c] += weight * values[j, c]
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@_compiled
 def _draw_code(logits, uniform, temperature, top_k, top_p):
     """As `worldmodel.prior.sampling.draw_codes`, for one row."""
     num_codes = logits.shape[0]
@@ -167,7 +181,7 @@ def _draw_code(logits, uniform, temperature, top_k, top_p):
     return best
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@_compiled
 def _draw_frame(
     context,
     gains_and_biases,
@@ -237,3 +251,29 @@ def _draw_frame(
         highest = logits[0].max()
         nats += math.log(np.exp(logits[0] - highest).sum()) + highest - logits[0, previous]
     return nats / num_tokens
+
+
+def is_compiled() -> bool:
+    """Whether `compile_head` has been run here since this file last changed."""
+    if _draw_frame.signatures:
+        return True
+    folder = _draw_frame.stats.cache_path
+    source = Path(__file__)
+    kept = (
+        [] if folder is None else Path(folder).glob(f"{source.stem}.{_draw_frame.__name__}-*.nbi")
+    )
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in kept)
+
+
+def compile_head() -> None:
+    """Compile the head, unless it is; what is compiled is the same for heads of every size."""
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    blocks = (zeros(1, 3, 1), zeros(1, 3), zeros(1, 1, 1), zeros(1, 1))
+    blocks += (zeros(1, 4, 1), zeros(1, 4), zeros(1, 1, 4), zeros(1, 1))
+    logits = (zeros(3, 1), zeros(2, 1), zeros(2))
+    contexts, affines, uniforms = zeros(1, 1, 1), zeros(1, 3, 2), zeros(1)
+    codes = np.zeros(1, np.int64)
+    _draw_frame(contexts, affines, *blocks, *logits, 1, uniforms, 0.0, 1.0, 1, 1.0, codes)

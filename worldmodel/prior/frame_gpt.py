@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.action_vectors import mean_action
 from worldmodel.configs import FrameGPTConfig, WorldModelConfig
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead, Undirected
@@ -141,7 +142,7 @@ class FrameGPT(nn.Module):
             self.register_buffer(f"variable_{name}", torch.full((num_variables,), value))
         # No weight: it follows from the action space.
         self.mean_action: Tensor
-        self.register_buffer("mean_action", world.actions.mean_vector(), persistent=False)
+        self.register_buffer("mean_action", mean_action(world.actions), persistent=False)
         self._fast_head: FastHead | None = None  # compiled weights, made when first needed
 
     def forward(

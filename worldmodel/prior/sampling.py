@@ -9,6 +9,8 @@ from torch import Tensor
 
 MOST_TOP_K = 2**31 - 1  # beyond any codebook; compiled code counts in integers of bounded size
 MOST_GUIDANCE = 1e4  # beyond any use; logits stay finite
+# Divided by less, logits in float32 overflow; long before, only the likeliest code is left.
+LEAST_TEMPERATURE = 1e-30
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Sampling:
                 f"guidance must be at least 0 and at most {MOST_GUIDANCE:g}, not {self.guidance}"
             )
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether nothing is drawn: the temperature is 0, or so low that it makes no difference."""
+        return self.temperature < LEAST_TEMPERATURE
+
     def changed(
         self,
         *,
@@ -70,7 +77,7 @@ def draw_codes(
     One uniform number a code, in [0, 1): the same numbers give the same codes, alone or in a
     batch.
     """
-    if sampling.temperature == 0:
+    if sampling.takes_likeliest:
         return logits.argmax(-1)
     logits = logits / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
@@ -80,7 +87,9 @@ def draw_codes(
     if sampling.top_p is not None and sampling.top_p < 1:
         ordered = probabilities.sort(-1, descending=True).values
         before = ordered.cumsum(-1) - ordered
-        smallest_kept = ordered.masked_fill(before >= sampling.top_p, 2.0).amin(-1, keepdim=True)
+        left_out = before >= sampling.top_p
+        left_out[..., 0] = False  # a top_p that is 0 in float32 still leaves the likeliest
+        smallest_kept = ordered.masked_fill(left_out, 2.0).amin(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < smallest_kept, 0.0)
     cumulative = probabilities.cumsum(-1)
     targets = uniforms[..., None] * cumulative[..., -1:]

@@ -11,6 +11,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
+from worldmodel import randomness
 from worldmodel.configs import StageRecipe
 from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
@@ -61,12 +62,14 @@ class Learner:
         if self._sliced is not None:
             self._sliced.empty()
 
-    def gradients(self, losses: Losses, seed: list[int]) -> tuple[dict[str, Tensor], float]:
+    def gradients(
+        self, losses: Losses, batch: tuple[int, str, int]
+    ) -> tuple[dict[str, Tensor], float]:
         """Gather the gradient of one batch.
 
         Args:
             losses: as `Stage.losses`; "loss" is the one to minimise.
-            seed: of the batch.
+            batch: seed, name and number: the stream that it is drawn from.
 
         Returns:
             The named means over this process's clips, and the norm of the gradient of the
@@ -78,10 +81,10 @@ class Learner:
             # Copies need the sum once a step. Slices are summed part by part: otherwise every
             # process would have to hold the whole gradient.
             waits = share != self.shares[-1] and isinstance(self.fabric.strategy, DDPStrategy)
-            dropout = np.random.default_rng([*seed, share.start]).integers(2**63)
-            torch.manual_seed(int(dropout))  # the same again in a run that goes on
+            # The same again in a run that was stopped and resumed.
+            randomness.seed_torch(*batch, "dropout", share.start)
             with self.fabric.no_backward_sync(self._wrapped) if waits else nullcontext():
-                numbers = losses(self._wrapped, np.random.default_rng(seed), share)
+                numbers = losses(self._wrapped, randomness.generator(*batch), share)
                 self.fabric.backward(numbers["loss"] / len(self.shares))
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 
+from worldmodel import randomness
 from worldmodel.actions import NO_ACTION
 from worldmodel.card import model_card
 from worldmodel.checkpoint import (
@@ -182,7 +183,7 @@ def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
         UserError: no test episode is long enough.
     """
     sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
-    rng = np.random.default_rng(0)
+    rng = randomness.generator(0, "conditions of a checkpoint")
     episodes = rng.permutation(sampler.episodes)[:NUM_STARTS]
     room = reader.index["episode_length"][episodes] + 1 - num_frames
     rows = np.stack([episodes, rng.integers(room + 1)], 1)

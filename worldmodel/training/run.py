@@ -9,18 +9,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning_fabric import Fabric
 
+from worldmodel import randomness
 from worldmodel.auto_preset import auto_preset, summary
 from worldmodel.checkpoint import file_digest, finish_save, read_lineage
 from worldmodel.command import say
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import EpisodeReader
-from worldmodel.data.episodes import Episode, episode_problems
-from worldmodel.data.progress import track
-from worldmodel.data.verify import class_problems
 from worldmodel.describe import describe, to_lines
 from worldmodel.errors import UserError, printable
 from worldmodel.files import locked, read_json, write_json
@@ -85,7 +81,7 @@ def _train(
     fabric: Fabric,
     command: str,
 ) -> None:
-    torch.manual_seed(options.seed)
+    randomness.seed_torch(options.seed, "weights")
     model = project.new_model() if options.init is None else _begin_from(options.init, project)
     training = out / "training"
     data_digest = reader.digest()
@@ -93,7 +89,6 @@ def _train(
     if fabric.global_rank == 0:
         finish_save(out)
         read_lineage(out)  # or fail before hours of training: the checkpoint there is damaged
-        check_values(reader)
         say(_plan(preset, options, out))
         for note in _notes(preset, project, options):
             say(f"note: {note}")
@@ -206,27 +201,6 @@ def _plan(preset: Preset | PublishedPreset, options: Train, out: Path) -> str:
         f"training {', then '.join(parts)} into {out}; each says how long it takes once it runs; "
         f"curves: tensorboard --logdir {shlex.quote(str(out / 'training' / 'tensorboard'))}"
     )
-
-
-def check_values(reader: EpisodeReader) -> None:
-    """Raises UserError for actions, rewards or variables that `verify` would refuse: training would
-    fail on them after hours, or learn them."""
-    info = reader.info
-    for i in track(range(len(reader)), "checking the episodes"):
-        steps, row = reader.steps(i), reader.index[i]
-        num_frames = len(steps["variables"])
-        episode = Episode(
-            episode_id=int(row["episode_id"]),
-            seed=int(row["seed"]),
-            policy="unread",
-            frames=np.broadcast_to(np.uint8(0), (num_frames, *info.frame_shape)),
-            **{n: steps[n] for n in ("action", "reward", "terminated", "truncated", "variables")},
-        )
-        for problem in episode_problems(episode, info) or class_problems(episode, info):
-            raise UserError(
-                f"{reader.folder}: episode {episode.episode_id}: {problem}. All that is wrong: "
-                f"python -m worldmodel.data verify {shlex.quote(str(reader.folder))}"
-            )
 
 
 def _data(preset: Preset | PublishedPreset, options: Train) -> Path:

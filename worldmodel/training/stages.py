@@ -7,6 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from worldmodel import randomness
+from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
@@ -43,7 +45,7 @@ class TokenizerStage:
         self.module, self.recipe, self.device = module, recipe, device
         self.clips = ClipSampler(reader, "train", recipe.num_frames, memory_limit_bytes)
         validation = ClipSampler(reader, "validation", recipe.num_frames, memory_limit_bytes)
-        rng = np.random.default_rng(0)
+        rng = randomness.generator(0, "tokenizer validation")
         rows = validation.draw(rng, -(-NUM_VALIDATION_FRAMES // recipe.num_frames))
         self.validation_clips = torch.from_numpy(validation.read(rows).frames)
         sample = self.clips.read(self.clips.draw(rng, 2000 // recipe.num_frames)).frames
@@ -128,7 +130,7 @@ class PriorStage:
         self.clips = ClipSampler(reader, "train", recipe.num_frames, frames_of=codes_of)
         validation = ClipSampler(reader, "validation", recipe.num_frames, frames_of=codes_of)
         self.validation = validation
-        rng = np.random.default_rng(0)
+        rng = randomness.generator(0, "prior validation")
         self.validation_rows = validation.draw_evenly(rng, NUM_VALIDATION_CLIPS)
         self._measure_outcomes()
 
@@ -174,7 +176,7 @@ class PriorStage:
             self.model,
             dream,
             actions[:, num_given - 1 :],
-            rng=np.random.default_rng(0),
+            rng=randomness.generator(0, "prior preview"),
             sampling=Sampling(temperature=0.8),
         )
         dreamed = torch.stack([step.frames for step in steps], 1)
@@ -194,7 +196,7 @@ class PriorStage:
             self.module,
             codes=tensor(clips.frames.astype(np.int64)),
             past_codes=tensor(past.astype(np.int64)),
-            actions=self.model.config.actions.encode(tensor(clips.action)),
+            actions=encode_actions(self.model.config.actions, tensor(clips.action)),
             reward=tensor(clips.reward),
             terminated=tensor(clips.terminated),
             variables=tensor(clips.variables),

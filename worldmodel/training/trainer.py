@@ -118,7 +118,8 @@ def _learn(
     ):
         while True:
             rate = learning_rate(recipe, progressed.step, progressed.share(recipe, timing))
-            numbers = _step(stage, learner, [seed, progressed.step], rate)
+            batch = (seed, f"{stage.name} batch", progressed.step)
+            numbers = _step(stage, learner, batch, rate)
             # Every process goes by the first one's clock and keyboard, or they would stop at
             # different steps.
             moment, asked = fabric.broadcast((clock.read(), interruption.asked))
@@ -143,12 +144,14 @@ def _learn(
                 return asked
 
 
-def _step(stage: Stage, learner: Learner, batch_seed: list[int], rate: float) -> dict[str, Tensor]:
+def _step(
+    stage: Stage, learner: Learner, batch: tuple[int, str, int], rate: float
+) -> dict[str, Tensor]:
     """One step of the optimiser; returns the losses' means."""
-    numbers, norm = learner.gradients(stage.losses, batch_seed)
+    numbers, norm = learner.gradients(stage.losses, batch)
     if not math.isfinite(norm):  # before it reaches the weights
         raise UserError(
-            f"the {stage.name}'s gradient is not finite at step {batch_seed[-1]}: "
+            f"the {stage.name}'s gradient is not finite at step {batch[-1]}: "
             "lower --learning-rate; the state saved last is kept"
         )
     learner.step(rate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel import randomness
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
@@ -44,7 +45,9 @@ class VideoPriorStage:
         self.validation = ClipSampler(reader, "validation", recipe.num_frames, memory_limit_bytes)
         num_tokens = math.prod(model.config.tokenizer.latent_shape)
         num_clips = min(64, max(PREVIEW_ROWS, NUM_VALIDATION_TOKENS // num_tokens))
-        self.validation_rows = self.validation.draw(np.random.default_rng(0), num_clips)
+        self.validation_rows = self.validation.draw(
+            randomness.generator(0, "clip validation"), num_clips
+        )
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
@@ -71,7 +74,7 @@ class VideoPriorStage:
         sampled = sample_clips(
             self.model,
             (frames, actions, classes),
-            rng=np.random.default_rng(0),
+            rng=randomness.generator(0, "clip preview"),
             sampling=Sampling(),
         )
         pairs = zip(real.cpu().numpy(), sampled.cpu().numpy(), strict=True)

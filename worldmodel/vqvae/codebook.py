@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel import randomness
+
 DECAY = 0.99
 RESTART_BELOW = 1.0  # vectors a batch, as a moving average
 LARGEST_CHUNK = 2**20  # distances held at once: 4 MiB stay in a cache; 32 clips have 2**30
@@ -93,7 +95,7 @@ class Codebook(nn.Module):
             x = torch.cat(parts)
         # Seeded by the update, so the draw needs no state beyond what is saved anyway. Drawn on
         # the CPU: the same on every device.
-        generator = torch.Generator().manual_seed(int(self.num_updates))
+        generator = randomness.torch_generator(0, "code restarts", int(self.num_updates))
         num_wanted = int(which.sum())
         picks = torch.randperm(len(x), generator=generator)[:num_wanted]
         picks = picks.repeat(-(-num_wanted // len(picks)))[:num_wanted]  # a batch may be small

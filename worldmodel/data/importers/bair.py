@@ -23,13 +23,23 @@ from worldmodel.data.importers.tfrecord import (
     read_record,
     record_spans,
 )
-from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.data.importers.writing import (
+    OfficialSplit,
+    Recording,
+    Source,
+    import_sources,
+    print_result,
+)
+from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
 
 FOLDER = "softmotion30_44k"
 NUM_FRAMES = 30
 FRAME_SHAPE = (64, 64, 3)
 ACTION_MEANINGS = ("dx", "dy", "count 1", "count 2")
+# Reasons to leave something out.
+OTHER_NAME = "not named traj_*_to_*.tfrecords"
+MISSING = "missing from files that should hold them by their names; were they cut?"
 FPS = 5.0  # the set doesn't tell; a pace to watch it at
 
 # A file, the record's number in it, and where the record lies.
@@ -55,10 +65,11 @@ class ImportBair:
         num_stored = import_bair(
             self.source, self.out, camera=self.camera, action_limits=self.action_limits
         )
-        print(
+        print_result(
+            self.out,
             f"{self.out} holds {num_stored} episodes of {NUM_FRAMES} frames and "
             f"{NUM_FRAMES - 1} actions; each trajectory's last action leads out of it and was "
-            "dropped"
+            "dropped",
         )
 
 
@@ -69,20 +80,23 @@ def import_bair(
     camera: Literal["main", "aux1"] = "aux1",
     action_limits: tuple[float, ...] = (0.1, 0.1, 10.0, 10.0),
 ) -> int:
-    """Store the trajectories as episodes, train and test as they are; goes on where it stopped.
+    """Store the trajectories as episodes, train and test as they are; resumes where it stopped.
+
+    Trajectories that a file should hold by its name, and doesn't, are counted as left out.
 
     Returns:
         How many episodes the data set holds now.
 
     Raises:
-        UserError: there is no such folder, a file is damaged or cut off, a record is not one of
-            this set, or an action is beyond the limits. All headers are read before anything is
-            stored.
+        UserError: there is no such folder, a file is empty, damaged or cut off, a record is not
+            one of this set, or an action is beyond the limits. All headers are read before
+            anything is stored.
     """
     if not all(0 < limit < float("inf") for limit in action_limits):
         raise UserError(f"--action-limits must be finite and above 0, not {action_limits}")
     folder = find_folder(source)
-    records = {split: find_records(folder / split) for split in ("train", "test")}
+    left_out = Tally()
+    records = {split: find_records(folder / split, left_out) for split in ("train", "test")}
     info = DatasetInfo(
         env_id="BAIR",
         # The numbers are told, for ids follow from them: a folder that grew is another source.
@@ -110,7 +124,8 @@ def import_bair(
                     lambda record=record: read_trajectory(record, camera, info.actions),
                 )
 
-    return import_sources(out, info, sources(), total=sum(map(len, records.values())))
+    total = sum(map(len, records.values()))
+    return import_sources(out, info, sources(), total=total, left_out=left_out)
 
 
 def find_folder(source: Path) -> Path:
@@ -127,23 +142,33 @@ def find_folder(source: Path) -> Path:
     raise UserError(f"{source} holds no folders train and test: give the folder {FOLDER}")
 
 
-def find_records(folder: Path) -> list[Record]:
+def find_records(folder: Path, left_out: Tally | None = None) -> list[Record]:
     """All records of a folder's files, in the order of the trajectories' numbers.
 
+    Args:
+        left_out: gets what lies there beside them, and the trajectories that are missing.
+
     Raises:
-        UserError: there are none, or a file is damaged or cut off.
+        UserError: there are none, or a file is empty, damaged or cut off.
     """
-    files = [
-        (int(match[1]), path)
-        for path in folder.iterdir()
-        if (match := re.fullmatch(r"traj_(\d{1,9})_to_\d{1,9}\.tfrecords", path.name))
-        and path.is_file()
-    ]
-    records = [
-        (path, number, span)
-        for _, path in sorted(files)
-        for number, span in enumerate(record_spans(path))
-    ]
+    left_out = left_out or Tally()
+    files: list[tuple[int, int, Path]] = []
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})\.tfrecords", path.name)
+        if match and path.is_file():
+            files.append((int(match[1]), int(match[2]), path))
+        elif not path.name.startswith("."):
+            left_out.add(OTHER_NAME, f"{folder.name}/{path.name}")
+    records: list[Record] = []
+    for first, last, path in sorted(files):
+        spans = record_spans(path)
+        if not spans:
+            raise UserError(f"{path} is empty: fetch the file again")
+        records += [(path, number, span) for number, span in enumerate(spans)]
+        expected = last - first + 1
+        if len(spans) < expected:
+            name = f"{folder.name}/{path.name} with {len(spans)} of {expected}"
+            left_out.add(MISSING, name, count=expected - len(spans))
     if not records:
         raise UserError(f"{folder} holds no records in files traj_*_to_*.tfrecords")
     return records

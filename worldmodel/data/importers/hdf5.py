@@ -1,23 +1,41 @@
-"""HDF5 files of strangers: opened and read with every link and size checked before."""
+"""HDF5 files of strangers: opened and read with every link and size checked before.
+
+HDF5 itself may crash, hang or take all memory on a damaged file. So importers call what reads one
+through `guarded`, in another process.
+"""
 
 import contextlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 
 from worldmodel.errors import UserError
+from worldmodel.guarded import guarded_call
 
-MAX_READ_BYTES = 2**31  # what is read at once, and what one chunk may unpack to
+MAX_READ_BYTES = 2**29  # what is read at once, and what one chunk may unpack to
+MOST_MEMORY = 2**31  # bytes that a guarded call may take: what is read is packed for its caller too
+MAX_OBJECTS = 10_000  # in a group, and groups in it
+MAX_DEPTH = 16  # of groups in groups
 MAX_ATTRIBUTE_BYTES = 2**16
 # No array of pictures packs better: deflate reaches 1032 to 1. A file that claims more is made
 # to fill the memory and the disk.
 MAX_PACKING = 2000
 # What h5py raises on a damaged file, apart from what is a fault of this program.
 _H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
+
+def guarded(function: str, path: Path, *arguments: Any) -> Any:
+    """What `function`, "module:name", returns for a path and more arguments, see `guarded_call`.
+
+    Raises:
+        UserError: the function raised one, crashed, or took too much memory or time.
+    """
+    return guarded_call(function, path, *arguments, subject=path, most_memory=MOST_MEMORY)
 
 
 @contextlib.contextmanager
@@ -47,6 +65,8 @@ def check_words(path: Path) -> None:
     """
     # Signature, version and three zeros.
     head = b"GCOL\1\0\0\0"
+    if path.stat().st_size > MAX_READ_BYTES:
+        raise UserError(f"{path} is larger than the {MAX_READ_BYTES} bytes read at once")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         heap = data.find(head)
         while heap >= 0:
@@ -75,6 +95,39 @@ def has_own(group: h5py.Group, name: str) -> bool:
         return bool(group.id.links.exists(name.encode()))
 
 
+def check_group(file: h5py.File, name: str) -> int:
+    """Make sure that a group and all in it lies in this very file: for libraries that follow links.
+
+    Returns:
+        How many bytes its arrays claim, words and other objects left out.
+
+    Raises:
+        UserError: something is linked, virtual, outside, nested too deeply, or more than the file
+            can hold.
+    """
+    num_bytes, num_objects = 0, 0
+    level = [name]
+    own_group(file, name)
+    for _ in range(MAX_DEPTH):
+        inner: list[str] = []
+        for above in level:
+            group = own_group(file, above)
+            with _readable(f"{file.filename}: {above!r}"):
+                names = list(group)
+            num_objects += len(names)
+            if num_objects > MAX_OBJECTS:
+                raise UserError(f"{file.filename}: {name!r} holds more than {MAX_OBJECTS} objects")
+            for below in (f"{above}/{name}" for name in names):
+                found = _own_object(file, below)
+                if isinstance(found, h5py.Group):
+                    inner.append(below)
+                elif isinstance(found, h5py.Dataset):
+                    num_bytes += _check_array(found, f"{file.filename}: {below!r}")
+        if not (level := inner):
+            return num_bytes
+    raise UserError(f"{file.filename}: {name!r} holds groups in groups, deeper than {MAX_DEPTH}")
+
+
 def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]) -> h5py.Dataset:
     """A plain array of numbers that lies in this very file: nothing linked, virtual or pickled.
 
@@ -90,19 +143,33 @@ def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]
     array = _own_object(file, name)
     if not isinstance(array, h5py.Dataset):
         raise UserError(f"{where} is not an array")
+    num_dimensions = array.ndim
     with _readable(where):
-        if array.dtype.hasobject or array.is_virtual or array.external:
-            raise UserError(f"{where} holds objects or points to other files: do not use it")
-        if not np.issubdtype(array.dtype, dtype) or array.ndim not in ndims:
+        if array.dtype.hasobject:
+            raise UserError(f"{where} holds objects: do not use it")
+        _check_array(array, where)
+        if not np.issubdtype(array.dtype, dtype) or num_dimensions not in ndims:
             raise UserError(
                 f"{where} is {array.dtype} {array.shape}, not {dtype.__name__} of "
                 f"{ndims[0]} dimensions"
             )
-        chunk_bytes = int(np.prod(array.chunks or (0,), dtype=object)) * array.dtype.itemsize
-        num_bytes = int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize
-        if chunk_bytes > MAX_READ_BYTES or num_bytes > MAX_PACKING * file.id.get_filesize():
-            raise UserError(f"{where} claims to be {array.shape}, more than the file can hold")
     return array
+
+
+def _check_array(array: h5py.Dataset, where: str) -> int:
+    """How many bytes an array claims, objects left out.
+
+    Raises UserError where it lies outside of its file, or claims more than that can hold.
+    """
+    with _readable(where):
+        if array.is_virtual or array.external:
+            raise UserError(f"{where} points to other files: do not use it")
+        chunk_bytes = int(np.prod(array.chunks or (0,), dtype=object)) * array.dtype.itemsize
+        num_bytes = int(np.prod(array.shape or (0,), dtype=object)) * array.dtype.itemsize
+        most_bytes = MAX_PACKING * array.file.id.get_filesize()
+        if chunk_bytes > MAX_READ_BYTES or num_bytes > most_bytes:
+            raise UserError(f"{where} claims to be {array.shape}, more than the file can hold")
+    return 0 if array.dtype.hasobject else num_bytes
 
 
 def read_rows(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldmodel import randomness
 from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.writing import (
@@ -22,6 +23,7 @@ from worldmodel.data.importers.writing import (
     Recording,
     Source,
     import_sources,
+    print_result,
 )
 from worldmodel.data.reader import split_of
 from worldmodel.errors import UserError
@@ -70,7 +72,9 @@ class ImportDigits:
             ),
             total=self.episodes,
         )
-        print(f"{self.out} holds {num_stored} episodes of moving digits (not Moving MNIST)")
+        print_result(
+            self.out, f"{self.out} holds {num_stored} episodes of moving digits (not Moving MNIST)"
+        )
 
 
 def check_options(num_episodes: int, num_frames: int, num_digits: int, seed: int) -> None:
@@ -115,7 +119,7 @@ def bouncing_sources(
     """
 
     def read(number: int, split: OfficialSplit) -> Recording:
-        rng = np.random.default_rng([seed, number])
+        rng = randomness.generator(seed, "moving digits", number)
         chosen = images[split][rng.integers(len(images[split]), size=num_digits)]
         return Recording(bouncing(chosen, rng, num_frames))
 

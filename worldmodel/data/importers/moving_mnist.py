@@ -27,7 +27,13 @@ from worldmodel.data.importers.moving_digits import (
     check_options,
     describe,
 )
-from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.data.importers.writing import (
+    OfficialSplit,
+    Recording,
+    Source,
+    import_sources,
+    print_result,
+)
 from worldmodel.errors import UserError
 
 TEST_FILE = "mnist_test_seq.npy"
@@ -91,7 +97,7 @@ class ImportMovingMNIST:
         test = "made of MNIST's test digits" if test_path is None else TEST_FILE
         info = describe("MovingMNIST", (options if image_paths else {}) | {"test": test})
         num_stored = import_sources(self.out, info, chain(made, read), total=total)
-        print(f"{self.out} holds {num_stored} episodes; its test split is {test}")
+        print_result(self.out, f"{self.out} holds {num_stored} episodes; its test split is {test}")
 
 
 def find_files(source: Path) -> tuple[Path | None, dict[OfficialSplit, Path]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -49,7 +50,26 @@ def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray,
             if stream is None or stream.codec_context is None:
                 raise UserError(f"{name} holds no film, or one of an unknown kind")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.thread_count = 1  # each would take memory, for a tiny film
             for frame in itertools.islice(container.decode(stream), count):
-                yield frame.to_ndarray(format="rgb24")
+                yield turned(frame.to_ndarray(format="rgb24"), frame)
     except FFmpegError as error:
         raise UserError(f"{name} is no mp4, damaged, or too large: {error}") from None
+
+
+def turned(picture: UInt8[np.ndarray, "H W 3"], frame: av.VideoFrame) -> np.ndarray:
+    """A picture made of a frame, turned and mirrored as players do.
+
+    A telephone writes films as its sensor lies, and notes how it was held.
+    """
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return picture
+    note = frame.side_data[Type.DISPLAYMATRIX]  # pyright: ignore[reportGeneralTypeIssues]
+    # The pixel in column x and row y is shown in column ax + cy and row bx + dy.
+    a, b, _, c, d = np.frombuffer(bytes(note), np.int32)[:5].tolist()
+    column_sign, row_sign = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture = picture.transpose(1, 0, 2)
+        column_sign, row_sign = c, b
+    picture = picture[:: -1 if row_sign < 0 else 1, :: -1 if column_sign < 0 else 1]
+    return np.ascontiguousarray(picture)

@@ -8,7 +8,8 @@ import fnmatch
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import h5py
@@ -18,9 +19,11 @@ from jaxtyping import Float32, Float64, UInt8
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DatasetInfo
+from worldmodel.data.importers.found_files import found_files
 from worldmodel.data.importers.hdf5 import (
     attribute,
     check_words,
+    guarded,
     has_own,
     open_hdf5,
     own_array,
@@ -28,13 +31,18 @@ from worldmodel.data.importers.hdf5 import (
     read_rows,
 )
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
-from worldmodel.data.importers.writing import Recording, Source, import_sources
+from worldmodel.data.importers.writing import Recording, Source, import_sources, print_result
+from worldmodel.data.left_out import Tally
 from worldmodel.data.progress import track
 from worldmodel.errors import UserError
 from worldmodel.resize import area_resized
 
+# Called in another process.
+SURVEY = f"{__name__}:survey"
+READ_TRAJECTORY = f"{__name__}:read_trajectory"
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
 FPS = 5.0  # the set doesn't tell; a pace to watch it at
+NO_ACTION_OR_STATE = "pictures without an action or a state"  # a reason to leave them out
 MAX_FRAMES = 10_000  # of a trajectory, which has about 30: it is held whole
 MAX_ENCODED_BYTES = 2**28  # of one film or picture
 
@@ -59,7 +67,7 @@ class ImportRoboNet:
         num_stored = import_robonet(
             self.source, self.out, files=self.files, camera=self.camera, size=self.size
         )
-        print(f"{self.out} holds {num_stored} episodes")
+        print_result(self.out, f"{self.out} holds {num_stored} episodes")
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,14 @@ class Trajectory:
 
     Attributes:
         num_frames: T+1, as far as pictures, states and actions all reach.
+        num_beyond: how many pictures lie behind that.
         largest: the size of each number of an action, at most.
         state_size: how many numbers a state has.
     """
 
     path: Path
     num_frames: int
+    num_beyond: int
     largest: Float32[np.ndarray, " A"]
     state_size: int
 
@@ -81,7 +91,7 @@ class Trajectory:
 def import_robonet(
     source: Path, out: Path, *, files: str = "*.hdf5", camera: int = 0, size: int = 64
 ) -> int:
-    """Store the trajectories as episodes, split by hash; goes on where it stopped.
+    """Store the trajectories as episodes, split by hash; resumes where it stopped.
 
     Returns:
         How many episodes the data set holds now.
@@ -93,7 +103,8 @@ def import_robonet(
     """
     if camera < 0 or not 1 <= size <= 4096:
         raise UserError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
-    trajectories = find_trajectories(source, files, camera)
+    left_out = Tally()
+    trajectories = find_trajectories(source, files, camera, left_out)
     limits = np.max([t.largest for t in trajectories], axis=0).tolist()
     limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
     info = DatasetInfo(
@@ -113,24 +124,41 @@ def import_robonet(
         frame_skip=1,
     )
     sources = (
-        Source(None, "robonet", lambda t=trajectory: read_trajectory(t, camera, size))
+        Source(
+            None,
+            "robonet",
+            partial(guarded, READ_TRAJECTORY, trajectory.path, trajectory.num_frames, camera, size),
+        )
         for trajectory in trajectories
     )
-    return import_sources(out, info, sources, total=len(trajectories))
+    return import_sources(out, info, sources, total=len(trajectories), left_out=left_out)
 
 
-def find_trajectories(source: Path, files: str, camera: int) -> list[Trajectory]:
+def find_trajectories(source: Path, files: str, camera: int, left_out: Tally) -> list[Trajectory]:
     """All files of these names in a folder, surveyed.
+
+    Args:
+        left_out: gets the files of other names, and pictures without an action or a state.
 
     Raises:
         UserError: there are none, one is damaged, or one's actions or states are of another size.
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder: give the one with RoboNet's HDF5 files, unpacked")
-    paths = sorted(p for p in source.rglob("*") if fnmatch.fnmatch(p.name, files) and p.is_file())
-    if not paths:
+    names: list[str] = []
+    for name in found_files(source, left_out):
+        if fnmatch.fnmatch(PurePosixPath(name).name, files):
+            names.append(name)
+        else:
+            left_out.add(f"named otherwise than --files {files}", name)
+    if not names:
         raise UserError(f"{source} holds no files {files}")
-    trajectories = [survey(path, camera) for path in track(paths, "reading actions")]
+    trajectories = []
+    for name in track(names, "reading actions"):
+        trajectory = guarded(SURVEY, source / name, camera)
+        trajectories.append(trajectory)
+        if trajectory.num_beyond:
+            left_out.add(NO_ACTION_OR_STATE, name, count=trajectory.num_beyond)
     first = trajectories[0]
     for other in trajectories:
         sizes, expected = [(len(t.largest), t.state_size) for t in (other, first)]
@@ -156,7 +184,8 @@ def survey(path: Path, camera: int) -> Trajectory:
         check_words(path)
         actions = _numbers(file, "policy/actions")
         states = _numbers(file, "env/state")
-        num_frames = min(len(actions) + 1, len(states), _num_pictures(file, camera))
+        num_pictures = _num_pictures(file, camera)
+        num_frames = min(len(actions) + 1, len(states), num_pictures)
         if num_frames < 2:
             raise UserError(f"{path} holds no two frames with an action between them")
         if not 4 <= actions.shape[1] <= len(ACTION_MEANINGS) or states.shape[1] < 1:
@@ -164,12 +193,17 @@ def survey(path: Path, camera: int) -> Trajectory:
                 f"{path}: actions have {actions.shape[1]} numbers, not 4 or 5, or there is no state"
             )
         largest = np.abs(actions[: num_frames - 1]).max(0)
-        return Trajectory(path, num_frames, largest.astype(np.float32), states.shape[1])
+        return Trajectory(
+            path,
+            num_frames,
+            num_pictures - num_frames,
+            largest.astype(np.float32),
+            states.shape[1],
+        )
 
 
-def read_trajectory(trajectory: Trajectory, camera: int, size: int) -> Recording:
-    """The frames, RGB of the wanted size, with actions and states. Raises UserError."""
-    path, num_frames = trajectory.path, trajectory.num_frames
+def read_trajectory(path: Path, num_frames: int, camera: int, size: int) -> Recording:
+    """The first frames, RGB of the wanted size, with actions and states. Raises UserError."""
     with open_hdf5(path) as file:
         actions = _numbers(file, "policy/actions")[: num_frames - 1].astype(np.float32)
         states = _numbers(file, "env/state")[:num_frames].astype(np.float32)

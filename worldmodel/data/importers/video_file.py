@@ -3,84 +3,152 @@ with B-frames gives wrong frames."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from worldmodel.errors import UserError
+from worldmodel.data.importers.film_ends import is_cut_off
+from worldmodel.data.importers.pictures import turned
+from worldmodel.errors import UserError, os_error
 from worldmodel.resize import square
 
 MAX_PIXELS = 8192 * 4320  # of a frame: 8K
-# Of the frames or the time that a file declares: decoders rightly give a few frames less.
-LEAST_SHARE = 0.9
 # FFmpeg itself refuses larger frames before it takes memory for them.
 CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 # And no play lists: those would have it open other files, or the network.
-CONTAINER_OPTIONS = {"format_whitelist": "avi,gif,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"}
+CONTAINER_OPTIONS = {
+    "format_whitelist": "avi,gif,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,asf,flv,ogg,mpeg,mpegts,"
+    "mpegvideo"
+}
+# Streams: recordings of them begin anywhere, and their clock may start anew.
+STREAMS = ("mpeg", "mpegts")
+LONGEST_GAP_S = 10.0  # between two frames of a stream
+MAX_ASPECT = 16.0  # of a pixel; a file that notes more is wrong
+ROUNDING_S = 1e-6  # of times, which files note in ticks
+
+
+@dataclass(frozen=True)
+class Film:
+    """What was read of a video.
+
+    Attributes:
+        frames: uint8 (T, size, size, 3), RGB.
+        is_cut: whether there was more.
+        rate: frames a second of the video itself.
+    """
+
+    frames: UInt8[np.ndarray, "T size size 3"]
+    is_cut: bool
+    rate: float
 
 
 def frame_rate(path: Path) -> float:
     """Frames a second of a video. Raises UserError when it can't be read or doesn't say."""
     with _opened(path) as (_, stream):
-        rate = stream.average_rate or stream.guessed_rate
-        if not rate or rate < 0:
-            raise UserError(f"{path} does not say how many frames a second it has")
-        return float(rate)
+        return _rate(path, stream)
 
 
-def read_video(
-    path: Path, *, size: int, every: int, max_frames: int
-) -> tuple[UInt8[np.ndarray, "T size size 3"], bool]:
-    """The first `max_frames` of every `every`-th frame, in RGB, cut to a square and scaled.
+def read_video(path: Path, *, size: int, rate: float, max_frames: int) -> Film:
+    """The frames that are shown at the first `max_frames` of the times 0, 1/rate, 2/rate, ...
 
-    Returns:
-        The frames, and whether there were more.
+    As players show them: turned as the file notes, pixels of any shape, each frame as long as its
+    times say. Then cut to the square in the middle and scaled.
+
+    Args:
+        rate: frames a second.
 
     Raises:
-        UserError: the video is damaged, has no frame, too large ones or ones that change size.
+        UserError: the video is damaged or cut off, has no frame, too large ones or ones that
+            change size.
     """
-    frames = []
-    num_decoded = 0
+    frames: list[np.ndarray] = []
     with _opened(path) as (container, stream):
-        first_size, last_s = None, None
-        for frame in _decoded(path, container, stream):
-            frame_size = (frame.width, frame.height)
-            first_size = first_size or frame_size
-            if frame_size != first_size:
-                raise UserError(
-                    f"{path} is damaged: its size changes from {first_size} to {frame_size} at "
-                    f"frame {num_decoded}"
-                )
-            if num_decoded % every == 0:
-                if len(frames) == max_frames:
-                    return np.stack(frames), True
-                frames.append(square(frame.to_ndarray(format="rgb24"), size))
-            num_decoded += 1
-            last_s = frame.time
-        if num_decoded == 0:
-            raise UserError(f"{path} is damaged: it has no frame")
-        share = _share_read(container, stream, num_decoded, last_s)
-    if share < LEAST_SHARE:
-        raise UserError(f"{path} is damaged: it ends after {share:.0%} of what it declares")
-    return np.stack(frames), False
+        own_rate = _rate(path, stream)
+        aspect = _pixel_aspect(stream)
+        timed = _timed(_decoded(path, container, stream), container, own_rate)
+        last, picture = None, np.zeros(0)
+        for frame in _shown(timed, rate):
+            if len(frames) == max_frames:
+                return Film(np.stack(frames), True, own_rate)
+            if frame is not last:
+                pixels = frame.to_ndarray(format="rgb24")
+                picture = turned(square(pixels, size, pixel_aspect=aspect), frame)
+            frames.append(picture)
+            last = frame
+    if not frames:
+        raise UserError(f"{path} is damaged: it has no frame")
+    try:
+        if is_cut_off(path):
+            raise UserError(f"{path} is damaged: the file ends before the film does")
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {os_error(error)}") from None
+    return Film(np.stack(frames), False, own_rate)
 
 
-def _share_read(
-    container: InputContainer, stream: VideoStream, num_decoded: int, last_s: float | None
-) -> float:
-    """How much was read of what the file says to hold; 1 where it doesn't say."""
-    if stream.frames:
-        return num_decoded / stream.frames
-    # mkv and webm have a length only, that of the longest stream.
-    rate = stream.average_rate
-    if not container.duration or not rate or last_s is None or len(container.streams) > 1:
-        return 1.0
-    return (last_s + 1 / float(rate)) / (container.duration / av.time_base)
+def _rate(path: Path, stream: VideoStream) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate or rate < 0:
+        raise UserError(f"{path} does not say how many frames a second it has")
+    return float(rate)
+
+
+def _pixel_aspect(stream: VideoStream) -> float:
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else 1.0
+
+
+def _timed(
+    frames: Iterator[av.VideoFrame], container: InputContainer, rate: float
+) -> Iterator[tuple[av.VideoFrame, float, float]]:
+    """Each frame, when it is shown, and for how long if it is the last: seconds from the first.
+
+    A frame without a time, or with one that goes back, follows at the video's rate.
+    """
+    is_stream = container.format.name in STREAMS
+    first_s, last_s = None, -1 / rate
+    for frame in frames:
+        next_s = last_s + 1 / rate
+        noted_s = frame.time
+        first_s = noted_s if first_s is None else first_s
+        time_s = next_s if noted_s is None or first_s is None else noted_s - first_s
+        if is_stream and noted_s is not None and not 0 < time_s - last_s <= LONGEST_GAP_S:
+            first_s, time_s = noted_s - next_s, next_s
+        time_s = time_s if time_s > last_s else next_s
+        duration_s = float(frame.duration * (frame.time_base or 0))
+        yield frame, time_s, duration_s if duration_s > 0 else 1 / rate
+        last_s = time_s
+
+
+def _shown(
+    frames: Iterator[tuple[av.VideoFrame, float, float]], rate: float
+) -> Iterator[av.VideoFrame]:
+    """The frames that are shown at 0, 1/rate, 2/rate, ... seconds.
+
+    Times are rounded: up to half a frame later, of the video or of the result, is the same time.
+    So a video of this very rate gives each of its frames once.
+    """
+    count = 0
+
+    def until(frame: av.VideoFrame, begin_s: float, end_s: float) -> Iterator[av.VideoFrame]:
+        nonlocal count
+        tolerance_s = min(1 / rate, end_s - begin_s) / 2 - ROUNDING_S
+        while count / rate + tolerance_s < end_s:
+            yield frame
+            count += 1
+
+    last = None
+    for frame, time_s, duration_s in frames:
+        if last is not None:
+            yield from until(last[0], last[1], time_s)
+        last = frame, time_s, duration_s
+    if last is not None:
+        yield from until(last[0], last[1], last[1] + last[2])
 
 
 @contextmanager
@@ -112,10 +180,31 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames in order. Raises UserError for a damaged one, or one of another size."""
+    begins_anywhere = container.format.name in STREAMS
+    first_size, num_decoded = None, 0
     for packet in container.demux(stream):
-        if packet.is_corrupt:
+        # What a recording of a stream begins with may lean on what came before.
+        is_passed_over = begins_anywhere and num_decoded == 0
+        if packet.is_corrupt and not is_passed_over:
             raise UserError(f"{path} is damaged: it ends in the middle of a frame")
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except InvalidDataError:
+            if not is_passed_over:
+                raise
+            continue
+        for frame in frames:
             if not isinstance(frame, av.VideoFrame) or frame.is_corrupt:
+                if begins_anywhere and num_decoded == 0:
+                    continue
                 raise UserError(f"{path} is damaged: a frame cannot be decoded whole")
+            size = (frame.width, frame.height)
+            first_size = first_size or size
+            if size != first_size:
+                raise UserError(
+                    f"{path} is damaged: its size changes from {first_size} to {size} at frame "
+                    f"{num_decoded}"
+                )
+            num_decoded += 1
             yield frame

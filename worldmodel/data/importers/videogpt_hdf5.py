@@ -6,6 +6,7 @@ after another, and `train_idx` and `test_idx`, where each video begins.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,22 @@ from jaxtyping import Int64
 
 from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
-from worldmodel.data.importers.hdf5 import open_hdf5, own_array, read_rows
-from worldmodel.data.importers.writing import OfficialSplit, Recording, Source, import_sources
+from worldmodel.data.importers.hdf5 import guarded, open_hdf5, own_array, read_rows
+from worldmodel.data.importers.writing import (
+    OfficialSplit,
+    Recording,
+    Source,
+    import_sources,
+    print_result,
+)
+from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
 
+# Called in another process.
+SURVEY = f"{__name__}:survey"
+READ_FRAMES = f"{__name__}:read_frames"
 SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
+SINGLE_FRAME = "videos of a single frame"  # a reason to leave them out
 
 
 @dataclass(frozen=True)
@@ -36,17 +48,17 @@ class ImportVideoGPTHDF5:
 
     def run(self) -> None:
         """Raises UserError when the file is not as it should be."""
-        num_stored, num_left_out = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
-        print(f"{self.out} holds {num_stored} episodes", end="")
-        print(f"; {num_left_out} videos of a single frame were left out" if num_left_out else "")
+        num_stored = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
+        print_result(self.out, f"{self.out} holds {num_stored} episodes")
 
 
-def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple[int, int]:
-    """Store the videos as episodes, train and test as they are; goes on where it stopped.
+def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> int:
+    """Store the videos as episodes, train and test as they are; resumes where it stopped.
+
+    Videos of a single frame are left out: nothing happens in them.
 
     Returns:
-        How many episodes the data set holds now, and how many videos were left out because
-        nothing happens in a single frame.
+        How many episodes the data set holds now.
 
     Raises:
         UserError: the file is damaged, or its arrays don't fit together. All but the pixels is
@@ -54,41 +66,62 @@ def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> tuple
     """
     if not 0 < fps < float("inf"):
         raise UserError(f"--fps must be above 0, not {fps}")
+    frame_shape, edges = guarded(SURVEY, source)
+    whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
+    num_whole = sum(map(len, whole.values()))
+    if num_whole == 0:
+        raise UserError(f"{source} holds no video of two frames or more")
+    left_out = Tally()
+    for split in SPLITS:
+        for i in np.flatnonzero(np.diff(edges[split]) == 1):
+            left_out.add(SINGLE_FRAME, f"{split} {i}")
+
+    def sources() -> Iterator[Source]:
+        for split in SPLITS:
+            for i in whole[split]:
+                start, stop = edges[split][i : i + 2].tolist()
+                yield Source(split, split, partial(_read, source, split, start, stop))
+
+    info = DatasetInfo(
+        env_id=source.stem,
+        # The numbers are told, for ids follow from them: a file that grew is another source.
+        env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
+        frame_shape=frame_shape,
+        actions=NO_ACTION,
+        variable_names=(),
+        fps=fps,
+        frame_skip=1,
+    )
+    return import_sources(out, info, sources(), total=num_whole, left_out=left_out)
+
+
+def survey(source: Path) -> tuple[tuple[int, int, int], dict[OfficialSplit, np.ndarray]]:
+    """The shape of the frames and, for each split, where its videos begin, see `find_videos`.
+
+    Raises:
+        UserError: the file is damaged, or its arrays don't fit together.
+    """
     with open_hdf5(source) as file:
-        pixels: dict[OfficialSplit, h5py.Dataset] = {
-            split: own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,)) for split in SPLITS
-        }
-        edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
-        frame_shape = _common_shape(source, pixels)
-        num_videos = sum(len(edges[split]) - 1 for split in SPLITS)
-        whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
-        num_whole = sum(map(len, whole.values()))
-        if num_whole == 0:
-            raise UserError(f"{source} holds no video of two frames or more")
+        pixels: dict[OfficialSplit, h5py.Dataset] = {}
+        edges: dict[OfficialSplit, np.ndarray] = {}
+        for split in SPLITS:
+            pixels[split] = _pixels(file, split)
+            edges[split] = find_videos(file, split, len(pixels[split]))
+        return _common_shape(source, pixels), edges
 
-        def sources() -> Iterator[Source]:
-            for split in SPLITS:
-                for i in whole[split]:
-                    start, stop = edges[split][i : i + 2].tolist()
-                    yield Source(
-                        split,
-                        split,
-                        lambda split=split, start=start, stop=stop: Recording(
-                            read_rows(pixels[split], start, stop)
-                        ),
-                    )
 
-        info = DatasetInfo(
-            env_id=source.stem,
-            # The numbers are told, for ids follow from them: a file that grew is another source.
-            env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
-            frame_shape=frame_shape,
-            actions=NO_ACTION,
-            variable_names=(),
-            fps=fps,
-            frame_skip=1,
-        )
-        return import_sources(out, info, sources(), total=num_whole), num_videos - num_whole
+def read_frames(source: Path, split: OfficialSplit, start: int, stop: int) -> np.ndarray:
+    """The frames of one video, uint8 (T, H, W, C). Raises UserError."""
+    with open_hdf5(source) as file:
+        return read_rows(_pixels(file, split), start, stop)
+
+
+def _read(source: Path, split: OfficialSplit, start: int, stop: int) -> Recording:
+    return Recording(guarded(READ_FRAMES, source, split, start, stop))
+
+
+def _pixels(file: h5py.File, split: OfficialSplit) -> h5py.Dataset:
+    return own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,))
 
 
 def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:

@@ -5,11 +5,12 @@ UCF-101 for example: python -m worldmodel.data videos UCF-101 --size 128 --out d
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import av
@@ -17,20 +18,35 @@ import numpy as np
 import tyro
 
 from worldmodel.actions import NO_ACTION
+from worldmodel.command import say
 from worldmodel.data.episodes import CLASS_VARIABLE, POLICY_NAME_BYTES, DatasetInfo
+from worldmodel.data.importers.found_files import found_files
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import frame_rate, read_video
 from worldmodel.data.importers.writing import (
+    LeftOut,
     OfficialSplit,
     Recording,
     Source,
     import_sources,
+    print_result,
 )
+from worldmodel.data.left_out import Tally, read_left_out
 from worldmodel.errors import UserError
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
-SUFFIXES = (".avi", ".gif", ".mkv", ".mp4", ".webm")
+KINDS = (
+    "3g2 3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpe mpeg mpg mts ogm ogv qt ts vob webm "
+    "wmv"
+)
+SUFFIXES = frozenset(f".{kind}" for kind in KINDS.split())
+SAME_RATE = 1e-3  # rates so near are called the same, as 30 and 29.97
+# Reasons to leave something out.
+NO_VIDEO = "no video by the ending of its name"
+UNLISTED = "in neither list"
+MISSING = "listed, but not there"
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,15 @@ class ImportVideos:
     steers: its shorter side scaled, then cut to the square in the middle."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of avi, gif, mkv, mp4 and webm files, or of one folder of them a class."""
+    """Folder of videos (mp4, mov, avi, mkv, webm, gif, mpg, wmv and others), or of one folder of
+    them a class."""
     out: Path
     """Folder of the data set."""
     size: int = 64
     """Side of a frame, in pixels."""
+    fps: float | None = None
+    """Frames a second, counted before --every; by default those of the first video. Videos of
+    other rates are resampled: frames are repeated or left out."""
     train_list: tuple[Path, ...] = ()
     """Official list of the videos for training (UCF-101's trainlist01.txt, TGIF's train.txt):
     one file name, path or URL a line. What stands in no list is left out."""
@@ -58,14 +78,26 @@ class ImportVideos:
     skip_damaged: bool = False
     """Leave damaged videos out instead of stopping at the first."""
 
+    @property
+    def too_short(self) -> str:
+        """Why a video is left out."""
+        return f"fewer than {self.min_frames} frames"
+
+    @property
+    def too_long(self) -> str:
+        """Why the end of a video is left out."""
+        return f"what follows the first {self.max_frames} frames of a video"
+
     def run(self) -> None:
         """Raises UserError when an option, a list or a video is not usable."""
         _check(self)
-        videos = find_videos(self.source)
-        splits, notes = _splits(self, list(videos))
+        left_out = Tally()
+        videos = find_videos(self.source, left_out)
+        splits = _splits(self, list(videos), left_out)
         classes = sorted({name for name in videos.values() if name is not None})
         positions = {name: i for i, name in enumerate(classes)}
-        tally = Tally()
+        fps = self.fps or _first_rate(self, splits)
+        resampled: dict[str, float] = {}
         info = DatasetInfo(
             env_id=self.source.resolve().name,
             env_kwargs={
@@ -80,7 +112,7 @@ class ImportVideos:
             frame_shape=(self.size, self.size, 3),
             actions=NO_ACTION,
             variable_names=(CLASS_VARIABLE,) if classes else (),
-            fps=_first_rate(self, splits) / self.every,
+            fps=fps / self.every,
             frame_skip=1,
             class_names=tuple(classes),
             versions={"av": av.__version__, "ffmpeg": av.ffmpeg_version_info},
@@ -89,67 +121,59 @@ class ImportVideos:
         def sources() -> Iterator[Source]:
             for name, split in splits.items():
                 position = positions.get(videos[name] or "")  # no folder has an empty name
-                yield Source(split, _origin(name), partial(_read, self, name, position, tally))
+                read = partial(_read, self, name, position, fps, resampled)
+                yield Source(split, _origin(name), read)
 
-        num_stored = import_sources(self.out, info, sources(), total=len(splits))
-        notes += tally.notes(self)
-        said = "; ".join([f"{self.out} holds {num_stored} episodes", *notes])
+        num_stored = import_sources(
+            self.out,
+            info,
+            sources(),
+            total=len(splits),
+            left_out=left_out,
+            partial=[self.too_long],
+        )
+        said = f"{self.out} holds {num_stored} episodes"
         if num_stored == 0:
-            raise UserError(f"{said}: nothing is left to learn from")
-        print(said)
-
-
-@dataclass
-class Tally:
-    """What happened to the videos that were read in this call."""
-
-    damaged: list[str] = field(default_factory=list)
-    num_short: int = 0
-    num_cut: int = 0
-
-    def notes(self, options: ImportVideos) -> list[str]:
-        """A few words on each thing that happened at all."""
-        notes = []
-        if self.num_short:
-            notes.append(
-                f"{self.num_short} videos of fewer than {options.min_frames} frames left out"
+            reasons = "; ".join(" ".join(line.split()) for line in read_left_out(self.out))
+            raise UserError(f"{said}, nothing to learn from: {reasons}")
+        print_result(self.out, said)
+        if resampled:
+            name, rate = next(iter(resampled.items()))
+            say(
+                f"note: {len(resampled)} of the videos read now have other rates than {fps:g} "
+                f"frames a second and were resampled (the first: {name}, {rate:g}); --fps chooses "
+                "another rate"
             )
-        if self.damaged:
-            notes.append(
-                f"{len(self.damaged)} damaged ones left out (the first: {self.damaged[0]})"
-            )
-        if self.num_cut:
-            notes.append(f"{self.num_cut} of those read now cut at {options.max_frames} frames")
-        return notes
 
 
-def find_videos(source: Path) -> dict[str, str | None]:
+def find_videos(source: Path, left_out: Tally) -> dict[str, str | None]:
     """Path below `source` and class of each video, in the order of the paths.
 
+    Args:
+        left_out: gets what else lies there.
+
     Raises:
-        UserError: there is none, or some lie in class folders and others don't.
+        UserError: there is no video, or some lie in class folders and others don't.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give the folder that holds the videos")
-    at_depth = {
-        depth: sorted(
-            path.relative_to(source).as_posix()
-            for path in source.glob("/".join("*" * depth))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-        for depth in (1, 2, 3)
-    }
-    depths = [depth for depth, names in at_depth.items() if names]
-    if not depths:
-        raise UserError(f"{source} holds no video: none of {', '.join(SUFFIXES)}")
-    if len(depths) > 1 or depths[0] == 3:
-        examples = " and ".join(at_depth[depth][0] for depth in depths)
+    names: list[str] = []
+    for name in found_files(source, left_out):
+        if PurePosixPath(name).suffix.lower() in SUFFIXES:
+            names.append(name)
+        else:
+            left_out.add(NO_VIDEO, name)
+    if not names:
+        raise UserError(f"{source} holds no video: none of {KINDS}")
+    example_of = {name.count("/"): name for name in reversed(names)}
+    if len(example_of) > 1 or max(example_of) > 1:
+        examples = " and ".join(example_of[depth] for depth in sorted(example_of))
         raise UserError(
             f"{source} holds {examples}: all videos must lie right in it, or all in one folder "
             "a class"
         )
-    has_classes = depths[0] == 2
-    return {name: name.split("/")[0] if has_classes else None for name in at_depth[depths[0]]}
+    has_classes = 1 in example_of
+    return {name: name.split("/")[0] if has_classes else None for name in names}
 
 
 def _check(options: ImportVideos) -> None:
@@ -162,27 +186,29 @@ def _check(options: ImportVideos) -> None:
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise UserError(f"{name} must be at least {lowest}, not {value}")
+    if options.fps is not None and not 0 < options.fps < float("inf"):
+        raise UserError(f"--fps must be above 0, not {options.fps}")
     if options.size > LARGEST_SIDE:
         raise UserError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
 
 
 def _splits(
-    options: ImportVideos, names: Sequence[str]
-) -> tuple[dict[str, OfficialSplit | None], list[str]]:
-    """The videos to import, in order, with their splits; and what is to be said of the lists."""
+    options: ImportVideos, names: Sequence[str], left_out: Tally
+) -> dict[str, OfficialSplit | None]:
+    """The videos to import, in order, with their splits. Adds the others to `left_out`."""
     if not options.train_list and not options.test_list:
-        return dict.fromkeys(names), []
+        return dict.fromkeys(names)
     listed, missing = official_splits(
         names, {"train": options.train_list, "test": options.test_list}
     )
     if not listed:
         raise UserError(f"no video in {options.source} stands in the lists")
-    notes = []
-    if len(listed) < len(names):
-        notes.append(f"{len(names) - len(listed)} videos that stand in no list left out")
-    if missing:
-        notes.append(f"{len(missing)} listed ones are missing (the first: {missing[0]})")
-    return {name: listed[name] for name in names if name in listed}, notes
+    for name in names:
+        if name not in listed:
+            left_out.add(UNLISTED, name)
+    for name in missing:
+        left_out.add(MISSING, name)
+    return {name: listed[name] for name in names if name in listed}
 
 
 def _first_rate(options: ImportVideos, names: Mapping[str, object]) -> float:
@@ -196,27 +222,34 @@ def _first_rate(options: ImportVideos, names: Mapping[str, object]) -> float:
     raise UserError(f"no video in {options.source} can be read")
 
 
-def _read(options: ImportVideos, name: str, position: int | None, tally: Tally) -> Recording | None:
-    """A video as an episode, or None where it is to be left out."""
+def _read(
+    options: ImportVideos,
+    name: str,
+    position: int | None,
+    fps: float,
+    resampled: dict[str, float],
+) -> Recording | LeftOut:
+    """A video as an episode, or why it is left out. Notes it in `resampled` if it was."""
     try:
-        frames, is_cut = read_video(
+        film = read_video(
             options.source / name,
             size=options.size,
-            every=options.every,
+            rate=fps / options.every,
             max_frames=options.max_frames,
         )
     except UserError as error:
         if not options.skip_damaged:
             raise UserError(f"{error}{SKIP_HINT}") from None
-        tally.damaged.append(name)
-        return None
-    if len(frames) < options.min_frames:
-        tally.num_short += 1
-        return None
-    tally.num_cut += is_cut
-    if position is None:
-        return Recording(frames)
-    return Recording(frames, variables=np.full((len(frames), 1), position, np.float32))
+        return LeftOut(DAMAGED, name)
+    if len(film.frames) < options.min_frames:
+        return LeftOut(options.too_short, name)
+    if not math.isclose(film.rate, fps, rel_tol=SAME_RATE):
+        resampled[name] = film.rate
+    variables = None
+    if position is not None:
+        variables = np.full((len(film.frames), 1), position, np.float32)
+    lacks = LeftOut(options.too_long, name) if film.is_cut else None
+    return Recording(film.frames, variables=variables, lacks=lacks)
 
 
 def _origin(name: str) -> str:

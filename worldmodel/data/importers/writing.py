@@ -1,6 +1,6 @@
-"""What all importers share: ids by official split, going on after a stop, progress."""
+"""What all importers share: ids by official split, resuming, progress, what was left out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,11 +9,26 @@ import numpy as np
 
 from worldmodel.command import say
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
+from worldmodel.data.left_out import Tally, begin_left_out, note_left_out, read_left_out
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
+from worldmodel.errors import printable
 
 OfficialSplit = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a sequence, or a part of it, is no part of the data set.
+
+    Attributes:
+        reason: in few words, the same for all that are counted together.
+        name: which one; no two in a row have the same.
+    """
+
+    reason: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -24,11 +39,13 @@ class Recording:
         frames: uint8 (T+1, H, W, C), T at least 1.
         actions: (T, *shape) of the data set's action space; None: nobody steered.
         variables: float32 (T+1, V); None: there are none.
+        lacks: why a part of the sequence was left out; None: it is whole.
     """
 
     frames: np.ndarray
     actions: np.ndarray | None = None
     variables: np.ndarray | None = None
+    lacks: LeftOut | None = None
 
 
 @dataclass(frozen=True)
@@ -39,24 +56,34 @@ class Source:
         split: the official one; None: by hash. Official training sequences are shared out
             among training and validation.
         origin: where it comes from, stored as the episode's policy; at most 64 bytes.
-        read: gives the sequence, or None to leave it out, its id too; called only if it isn't
+        read: gives the sequence, or why it is left out, its id too; called only if it isn't
             stored yet.
     """
 
     split: OfficialSplit | None
     origin: str
-    read: Callable[[], Recording | None]
+    read: Callable[[], Recording | LeftOut]
 
 
 def import_sources(
-    out: Path, info: DatasetInfo, sources: Iterable[Source], *, total: int | None
+    out: Path,
+    info: DatasetInfo,
+    sources: Iterable[Source],
+    *,
+    total: int | None,
+    left_out: Tally | None = None,
+    partial: Collection[str] = (),
 ) -> int:
-    """Store all sources as episodes in `out`; goes on where it was stopped.
+    """Store all sources as episodes in `out`; resumes where it was stopped.
 
-    The order of the sources decides their ids, so it must be the same in every call.
+    The order of the sources decides their ids, so it must be the same in every call. What is left
+    out is counted in `out`, see `left_out.py`.
 
     Args:
         total: how many there are, for the progress bar; None: not known.
+        left_out: what was found but is no source.
+        partial: the reasons that `Recording.lacks` may give. Their counts stay from call to call,
+            for a stored sequence isn't read again.
 
     Returns:
         How many episodes the data set holds now.
@@ -68,12 +95,16 @@ def import_sources(
     ids = {split: _ids_of(split) for split in (None, "train", "test")}
     with EpisodeWriter(out, info) as writer, progress_bar() as bar:
         (out / UNFINISHED).touch()
+        begin_left_out(out, left_out, but=partial)
         task = bar.add_task("importing", total=total)
         for source in sources:
             episode_id = next(ids[source.split])
             if episode_id not in writer.done:
                 recording = source.read()
-                if recording is not None:
+                lack = recording if isinstance(recording, LeftOut) else recording.lacks
+                if lack is not None:
+                    note_left_out(out, lack.reason, lack.name)
+                if isinstance(recording, Recording):
                     writer.append(_episode(episode_id, source.origin, recording, info))
             bar.advance(task)
         num_stored, stored = len(writer.done), {split_of(i) for i in writer.done}
@@ -85,6 +116,12 @@ def import_sources(
             f"{', '.join(SPLITS)}: import more"
         )
     return num_stored
+
+
+def print_result(out: Path, said: str) -> None:
+    """What an import has done, then a line for each reason to leave something out."""
+    for line in (said, *read_left_out(out)):
+        print(printable(line))
 
 
 def _ids_of(split: OfficialSplit | None) -> Iterator[int]:

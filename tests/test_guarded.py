@@ -1,0 +1,91 @@
+"""Functions on hostile files: whatever they do, the caller gets one line and goes on."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from worldmodel import guarded
+from worldmodel.errors import UserError
+from worldmodel.guarded import GuardedCallError, guarded_call
+
+
+def count(number: int) -> np.ndarray:
+    print("not an answer")
+    return np.arange(number)
+
+
+def refuse(path: str) -> None:
+    raise UserError(f"{path} is odd")
+
+
+def fail() -> None:
+    raise ZeroDivisionError("a fault of this program")
+
+
+def take_memory() -> None:
+    hoard = []
+    while True:
+        hoard.append(np.ones(2**20, np.uint8))
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def wait() -> None:
+    time.sleep(1000)
+
+
+def _call(function: str, *arguments: object, patience_s: float = 60.0) -> object:
+    name = f"{__name__}:{function}"
+    return guarded_call(name, *arguments, subject="odd.h5", patience_s=patience_s)
+
+
+def test_a_function_returns_and_refuses_as_if_it_ran_here():
+    np.testing.assert_array_equal(_call("count", 5), np.arange(5))
+    with pytest.raises(UserError, match=r"^x\.h5 is odd$"):
+        _call("refuse", "x.h5")
+    with pytest.raises(GuardedCallError, match=r"ZeroDivisionError: a fault of this program"):
+        _call("fail")
+    np.testing.assert_array_equal(_call("count", 2), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("take_memory", "takes more than 640 MiB of memory"),
+        ("crash", "crashes the program"),
+        ("spin", "is not done after 1 seconds"),
+        ("wait", "is not done after 1 seconds"),
+    ],
+)
+def test_harm_is_one_line_and_the_next_call_works(monkeypatch, function, said):
+    monkeypatch.setattr(guarded, "STARTING_S", 3.0)
+    with pytest.raises(UserError, match=rf"^odd\.h5 is damaged, or made to do harm: .*{said}"):
+        _call(function, patience_s=1.0)
+    np.testing.assert_array_equal(_call("count", 3), [0, 1, 2])
+
+
+def _count_in_a_fork(answers: "multiprocessing.Queue[list[int]]") -> None:
+    answers.put(list(map(int, _call("count", 4))))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_process_has_a_child_of_its_own():
+    _call("count", 1)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=_count_in_a_fork, args=(answers,))
+    process.start()
+    assert answers.get(timeout=60) == [0, 1, 2, 3]
+    process.join(60)
+    np.testing.assert_array_equal(_call("count", 2), [0, 1])
