@@ -12,7 +12,9 @@ from conftest import one_line_error
 
 from worldmodel import ablate as ablate_command
 from worldmodel.ablate import Ablate, ablate
+from worldmodel.errors import UserError
 from worldmodel.evaluation.ablation import ABLATIONS
+from worldmodel.evaluation.tables import to_text
 from worldmodel.presets import PUBLISHED
 from worldmodel.train import train_preset
 from worldmodel.vqvae import VideoVQVAE
@@ -66,23 +68,33 @@ def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path
         stage="tokenizer",
         steps=1,
     )
-    text = ablate(options)
+    text = to_text(ablate(options))
     assert "by our NMSE" in text
     assert "a token" not in text
     assert not list(tmp_path.glob("runs/*/training/prior*"))
 
 
 def test_a_table_is_ablated(toy_data: Path, tmp_path: Path):
-    text = ablate(replace(TINY, data=toy_data, out=tmp_path))
+    text = to_text(ablate(replace(TINY, data=toy_data, out=tmp_path)))
     assert "paper's bits/dim" in text
+    markdown = (tmp_path / "table4.md").read_text()
     for row in ABLATIONS["table4"].rows:
-        assert f"| {row.name} |" in text
+        assert f"\n{row.name} " in text
+        assert f"| {row.name} |" in markdown
     assert (tmp_path / "table4.png").stat().st_size > 0
     runs = sorted((tmp_path / "runs").iterdir())
     assert len(runs) == 4
     # One tokenizer for all: they differ in the prior alone.
     kept = {(run / "training" / "tokenizer.state.safetensors").read_bytes() for run in runs}
     assert len(kept) == 1
+
+
+def test_files_of_others_are_not_replaced(toy_data: Path, tmp_path: Path, capsys):
+    (tmp_path / "table4.md").write_text("mine")
+    with pytest.raises(UserError, match="written by another program"):
+        ablate(replace(TINY, data=toy_data, out=tmp_path))
+    assert (tmp_path / "table4.md").read_text() == "mine"
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.usefixtures("two_priors")

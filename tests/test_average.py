@@ -29,7 +29,7 @@ def test_weights_are_the_mean_and_all_else_is_the_first_ones(tiny_run: Path, tmp
     save_checkpoint(tmp_path / "other", other, card="", compact=False)
     names = (str(tiny_run), str(tmp_path / "other"))
     for shares, moves in (((), 0.5), ((3.0, 1.0), 0.25)):
-        average(Average(names, tmp_path / "mean", shares))
+        average(Average(names, tmp_path / "mean", shares, overwrite=True))
         first, mean = load_checkpoint(str(tiny_run)), load_checkpoint(str(tmp_path / "mean"))
         moved(first, moves)
         for name, weights in first.model.state_dict().items():
@@ -107,7 +107,7 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
     for other, problem in (
         (tiny_run, "one of those"),
         (tmp_path / "elsewhere" / ".." / "tokenizer", "one of those"),
-        (tmp_path / "running", "goes on"),
+        (tmp_path / "running", "the folder of a training"),
     ):
         (tmp_path / "running" / "training").mkdir(parents=True, exist_ok=True)
         with pytest.raises(UserError, match=problem):

@@ -12,9 +12,11 @@ from conftest import one_line_error
 
 from worldmodel import calibrate as command
 from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
+from worldmodel.card import with_note
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
+from worldmodel.files import locked
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train
 
@@ -93,7 +95,7 @@ def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path,
 def test_dreams_are_drawn_as_they_were_calibrated_for(options: Calibrate, other: dict):
     calibrate(options)
     plain = load_checkpoint(str(options.out))
-    calibrate(replace(options, **other))
+    calibrate(replace(options, **other, overwrite=True))
     changed = load_checkpoint(str(options.out))
     assert plain.world.sampling == Sampling()
     assert changed.world.sampling == replace(Sampling(), **other)
@@ -119,7 +121,11 @@ def test_a_run_is_calibrated_in_its_own_folder(options: Calibrate, tiny_run, tmp
     before, after = (load_checkpoint(str(folder)).model for folder in (tiny_run, run))
     assert not torch.equal(before.prior.head.logits.bias, after.prior.head.logits.bias)
     card = (run / "README.md").read_text()
-    assert card == command.NOTE + (tiny_run / "README.md").read_text()
+    assert card == with_note((tiny_run / "README.md").read_text(), command.NOTE)
+    assert card.count(command.NOTE) == 1
+    calibrated = load_checkpoint(str(run)).lineage["calibrated"]
+    assert calibrated["temperature"] == 1.0
+    assert calibrated["data_sha256"] == EpisodeReader(options.data).digest()
 
 
 def test_training_leaves_a_calibrated_run_as_it_is(options: Calibrate, tiny_run, tmp_path, capsys):
@@ -166,7 +172,7 @@ def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_pa
 
 
 def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="--rounds must be at least 1"):
+    with pytest.raises(UserError, match="--rounds must be from 1"):
         calibrate(replace(options, rounds=0))
     with pytest.raises(UserError, match="--temperature must be above 0"):
         calibrate(replace(options, temperature=0.0))
@@ -193,3 +199,16 @@ def test_the_command_fails_in_one_line(monkeypatch, toy_data: Path, tmp_path: Pa
     arguments = ["calibrate", str(tmp_path / "nothing"), "--data", str(toy_data)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert "nothing" in one_line_error(command.main)
+
+
+def test_another_checkpoint_is_not_replaced_unasked(options: Calibrate, tiny_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    before = (other / "weights.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
+        calibrate(replace(options, out=other))
+    with locked(other), pytest.raises(UserError, match="is being written to by another process"):
+        calibrate(replace(options, checkpoint=str(other), out=None))
+    assert (other / "weights.safetensors").read_bytes() == before
+    calibrate(replace(options, out=other, overwrite=True))
+    assert (other / "weights.safetensors").read_bytes() != before

@@ -311,7 +311,7 @@ def test_visible_actions_are_read_off_nearly_always(spec: ActionSpec) -> None:
         ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
         ({"data": Path("nowhere")}, "nowhere does not exist"),
         ({"horizon": 500}, "--horizon 500 asks for that many"),
-        ({"clips": 1}, "--clips must be at least 2, not 1"),
+        ({"clips": 1}, "--clips must be from 2 to 2147483647, not 1"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"guidance": -1.0}, "guidance must be at least 0"),
         ({"device": "tpu"}, "unknown device 'tpu'"),

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from worldmodel import evaluate as command
 from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import ClipSampler, Episode, EpisodeReader, EpisodeWriter
+from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation import following
 from worldmodel.evaluation.by_policy import measure_by_policy
@@ -27,9 +29,11 @@ from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, Settings
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
-from worldmodel.evaluation.report import FORMAT_VERSION, to_json, to_markdown
+from worldmodel.evaluation.report import FORMAT_VERSION, report_blocks, to_json, to_markdown
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
+from worldmodel.evaluation.tables import interval, to_text
 from worldmodel.inverse_dynamics import inverse_dynamics_of
+from worldmodel.metrics import mean_interval
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -100,8 +104,9 @@ def test_the_page_holds_every_part_and_all_it_shows_lies_beside_it(
         assert parts.fragment in page.ids if parts.fragment else (folder(options) / link).exists()
     assert "script" not in page.tags
     mean = report["parts"]["likelihood"]["numbers"]["nats_a_token"]["value"]
-    assert page.text.count(f"{mean:.2f} [") >= 1  # in the summary
-    assert page.text.count(f"{mean:.3f} [") == 1  # in its table
+    few = "(n=2, too few for an interval)"  # the toy's test episodes
+    assert page.text.count(f"{mean:.2f} {few}") >= 1  # in the summary
+    assert page.text.count(f"{mean:.3f} {few}") == 1  # in its table
     assert "the <b>command</b> & more" in page.text
 
 
@@ -123,6 +128,35 @@ def test_names_of_strangers_are_text_not_tags(report: dict) -> None:
     assert all(r"\|" in row for row in rows)
 
 
+def test_a_terminal_shows_columns_and_no_markdown(report: dict) -> None:
+    hostile = report | {"checkpoint": "\x1b[2J**bold**"}
+    text = to_text(report_blocks(hostile))
+    assert not [line for line in text.splitlines() if line.startswith(("|", "#"))]
+    assert "`" not in text
+    assert "\x1b" not in text
+    header = next(line for line in text.splitlines() if line.startswith("frames  PSNR, dB"))
+    rows = text.splitlines()[text.splitlines().index(header) + 1 :]
+    assert rows[0].index("  ") == header.index("  ")
+
+
+def test_few_episodes_give_no_interval() -> None:
+    values = np.arange(12.0)
+    few, enough = (
+        interval(to_json(mean_interval(values, np.arange(12) % count, seed=0)), 1)
+        for count in (9, 12)
+    )
+    assert few == "5.5 (n=9, too few for an interval)"
+    assert re.fullmatch(r"5\.5 \[3\.\d, 7\.\d\]", enough)
+    assert interval({"value": 1.0, "low": 0.5, "high": 1.5}, 1) == "1.0 [0.5, 1.5]"  # an older one
+
+
+def test_tables_of_others_are_not_replaced(options: Evaluate, tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(UserError, match="another program wrote it"):
+        evaluate(replace(options, out=tmp_path, parts="tokenizer"))
+    assert (tmp_path / "report.md").read_text() == "mine"
+
+
 def test_what_was_measured_is_kept_until_something_it_hangs_on_changes(
     report: dict, options: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +170,7 @@ def test_what_was_measured_is_kept_until_something_it_hangs_on_changes(
         return {name for name in after if after[name]["command"] != before[name]["command"]}
 
     assert measured(own) == set()
-    assert "kept, as nothing they hang on has changed: tokenizer" in capsys.readouterr().err
+    assert "kept, as nothing they depend on has changed: tokenizer" in capsys.readouterr().err
     assert measured(replace(own, frames=17)) == {"tokenizer"}
     (folder(own) / "stability.png").unlink()
     assert measured(replace(own, frames=17, inverse_dynamics_steps=3)) == {"stability"}
@@ -411,7 +445,7 @@ def test_surprise_of_equal_frames_tells_nothing_and_of_strange_ones_much(
     found = measure_surprise(held_out, tmp_path)
     kinds = found["kinds"]
     assert kinds["equal"]["auroc"].value == kinds["equal"]["auroc_of_means"].value == 0.5
-    assert kinds["equal"]["rise"] == (0, 0, 0)
+    assert kinds["equal"]["rise"] == (0, 0, 0, 2)
     assert kinds["nonsense"]["auroc"].value > 0.9
     mean = held_out.foretold.steps(slice(held_out.num_given - 1, None)).nats.mean()
     assert kinds["recorded"]["nats_a_token"].value == pytest.approx(mean)

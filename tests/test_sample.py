@@ -11,6 +11,7 @@ from PIL import Image
 
 from worldmodel import sample as command
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.errors import UserError
 from worldmodel.film import GAP, RED
 from worldmodel.sample import SHOWN_DREAMED, SHOWN_GIVEN, Sample, sample
 
@@ -32,10 +33,31 @@ def test_a_picture_has_a_row_for_each_future_and_given_frames_in_red(options: Sa
     assert not (frames[0, SHOWN_GIVEN * (64 + GAP) :] == RED).all(-1).any()
 
 
+def test_a_file_that_is_there_is_not_replaced_unasked(options: Sample) -> None:
+    options.out.write_text("here before")
+    with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
+        sample(options)
+    assert options.out.read_text() == "here before"
+    sample(replace(options, overwrite=True))
+    assert options.out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
+def test_a_full_disk_leaves_the_film_that_was_there(
+    options: Sample, suffix: str, full_disk, tmp_path: Path
+) -> None:
+    out = full_disk(2**15) / f"film{suffix}"
+    out.write_text("here before")
+    with pytest.raises(OSError, match="No space left"):
+        sample(replace(options, out=out, overwrite=True, steps=60, scale=8))
+    assert out.read_text() == "here before"
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
 def test_the_same_seed_draws_the_same(options: Sample) -> None:
     written = []
     for seed in (1, 1, 2):
-        sample(replace(options, seed=seed))
+        sample(replace(options, seed=seed, overwrite=True))
         written.append(options.out.read_bytes())
     assert written[0] == written[1] != written[2]
 
@@ -50,7 +72,7 @@ def test_futures_differ_by_chance_under_the_same_actions(options: Sample) -> Non
 def test_top_p_leaves_the_likeliest_alone(options: Sample) -> None:
     sample(replace(options, temperature=1.0, top_p=1e-9, same_actions=True))
     narrowed = options.out.read_bytes()
-    sample(replace(options, temperature=0.0, same_actions=True))
+    sample(replace(options, temperature=0.0, same_actions=True, overwrite=True))
     assert options.out.read_bytes() == narrowed
 
 
@@ -88,14 +110,22 @@ def test_films_show_given_frames_then_dreamed_ones(options: Sample, suffix: str)
     [
         ({"out": Path("sample.bmp")}, "the name must end in .png, .gif, .mp4"),
         ({"starts": (0, 99)}, "there is no start 99: they go from 0 to"),
-        ({"futures": 0}, "--futures must be at least 1, not 0"),
+        ({"futures": 0}, "--futures must be from 1 to 2147483647, not 0"),
+        ({"futures": 10**20}, "--futures must be from 1"),
+        ({"futures": 10**9}, "GiB, more than 4: ask for fewer or smaller ones"),
+        ({"scale": 10**6}, "GiB, more than 4: ask for fewer or smaller ones"),
+        ({"steps": 10**9}, "GiB, more than 4: ask for fewer or smaller ones"),
+        ({"seed": 10**30}, "--seed must be from 0"),
         ({"action": "jump"}, "unknown action 'jump'; the known ones are: stay, right"),
         ({"action": "2"}, "unknown action '2'"),
         ({"action": "right:4,stay:2"}, "is longer than the 5 steps there are"),
         ({"action": f"right:{10**12}"}, "is longer than the 5 steps there are"),
         ({"class_name": "cat"}, "is a dream"),
         ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"action": "right:" + "9" * 5000}, "is longer than the 5 steps there are"),
+        ({"action": "9" * 5000}, "unknown action '999"),
+        ({"top_k": 0}, "top_k must be from 1 to 2147483647"),
+        ({"top_k": 10**20}, "top_k must be from 1 to 2147483647"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
         ({"device": "abacus"}, "unknown device 'abacus': cpu or cuda"),
     ],

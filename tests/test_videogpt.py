@@ -41,6 +41,7 @@ from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.prior.sampling import Sampling
 from worldmodel.sample import Sample, sample
 from worldmodel.train import Train, train
+from worldmodel.training import run
 from worldmodel.training.projects import VideoGPTProject
 from worldmodel.training.videogpt_stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt import VideoGPT
@@ -296,7 +297,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
     drawn = []
     for name in ("dogs", "dogs", "cats", None):  # the toy's clips are all of the first class
         out = tmp_path / "grid.png"
-        sample(Sample(str(tmp_path / "run"), out, futures=1, class_name=name))
+        sample(Sample(str(tmp_path / "run"), out, futures=1, class_name=name, overwrite=True))
         drawn.append(out.read_bytes())
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
     with pytest.raises(sample_command.UserError, match=r"unknown class 'cat'; .*: cats, dogs"):
@@ -310,7 +311,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
         ({"action": "right:0"}, "'0' is no number of steps"),
         ({"starts": (99,)}, "there is no start 99"),
         ({"steps": 5}, "makes clips of 4 frames"),
-        ({"class_name": "cat"}, "is told no class"),
+        ({"class_name": "cat"}, "takes no class"),
         ({"guidance": 0.5}, "--guidance is for dreams"),
     ],
 )
@@ -465,7 +466,7 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
 def test_sizes_that_the_data_change_are_told(toy_data: Path):
     preset = PUBLISHED["ucf101-128"]
     project = VideoGPTProject(preset, EpisodeReader(toy_data))
-    (note,) = train_command._notes(preset, project, Train(preset="ucf101-128"))
+    (note,) = run._notes(preset, project, Train(preset="ucf101-128"))
     assert "meant for clips of 16x128x128x3 and latents of 4x32x32" in note
     assert "clips of 16x64x64x3, so latents are 4x16x16" in note
 

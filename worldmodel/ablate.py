@@ -2,7 +2,7 @@
 
 Each row of a table is trained under the same budget and measured on the test split; the paper's
 figures stand beside ours, in a table and a plot. Rows that several tables share are trained once,
-and stopped in whatever way, the same command goes on where it was.
+and after an interruption the same command resumes.
 """
 
 import hashlib
@@ -23,20 +23,25 @@ from worldmodel.evaluation.ablation import (
     Row,
     compares_tokenizers,
     draw_ablation,
+    to_blocks,
     to_markdown,
 )
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.evaluation.report import to_json
+from worldmodel.evaluation.tables import Blocks, to_text
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
-from worldmodel.files import written_whole
+from worldmodel.files import locked, read_json, write_json, written_whole
+from worldmodel.options import check_numbers
 from worldmodel.presets import PUBLISHED, PublishedPreset
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 from worldmodel.train import Train, train_preset
 from worldmodel.training.projects import VideoGPTProject
-from worldmodel.training.schedule import Progressed
+from worldmodel.training.schedule import Progressed, duration
 from worldmodel.training.state import load_state
 from worldmodel.videogpt import VideoGPT
+
+MOST_BYTES = 2**24  # of a table's JSON
 
 
 @dataclass(frozen=True)
@@ -55,39 +60,39 @@ class Ablate:
     max_minutes: float = 60.0
     """Budget of each stage of each row, over all calls together."""
     steps: int | None = None
-    """Budget in steps of each stage in place of minutes: the same for fast and slow machines."""
+    """Budget of each stage in steps instead of minutes: the same for fast and slow machines."""
     size: Literal["paper", "miniature"] = "paper"
     """miniature: a quarter of the latents, narrow networks and no conditions, for a CPU."""
     preset: str = "bair"
-    """What rows change, as published."""
+    """The preset as published that the rows change."""
     stage: Literal["both", "tokenizer"] = "both"
-    """tokenizer: leave the priors out, and the columns that need them."""
+    """tokenizer: leave out the priors, and the columns that need them."""
     batch_size: int | None = None
-    """Clips a step; the preset's by default."""
+    """Clips in a step; by default the preset's."""
     clips: int = 256
     """Test clips that rows are measured on."""
     i3d_weights: Path | None = None
     """For FVD, R-FVD and FVD*; left out without."""
     trust_weights: bool = False
-    """Run a TorchScript archive of another digest than StyleGAN-V's: it is code."""
+    """Run a TorchScript archive whose digest is not StyleGAN-V's: it is code."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the training's arithmetic."""
+    """Floating-point precision of the training."""
     seed: int = 0
-    """Of weights, batches, clips and samples."""
+    """Seed of weights, batches, clips and samples."""
 
 
 def main() -> None:
     options = tyro.cli(Ablate, prog="python -m worldmodel.ablate", description=__doc__)
-    run_command(lambda: print(ablate(options)))
+    run_command(lambda: print(to_text(ablate(options))))
 
 
-def ablate(options: Ablate) -> str:
+def ablate(options: Ablate) -> Blocks:
     """Do what `Ablate` says.
 
     Returns:
-        The table in Markdown, as in OUT/TABLE.md.
+        The table, as in OUT/TABLE.md.
 
     Raises:
         UserError: the data are missing or damaged.
@@ -108,23 +113,73 @@ def ablate(options: Ablate) -> str:
             trust_weights=options.trust_weights,
         )
     with_prior = ablation.trains_prior and options.stage == "both"
-    data_digest = reader.digest()
-    results = {}
+    with locked(options.out):
+        _refuse_others(options)
+        say(_plan(options, len(projects), with_prior=with_prior))
+        return _ablate(options, reader, projects, network, with_prior=with_prior)
+
+
+def _ablate(
+    options: Ablate,
+    reader: EpisodeReader,
+    projects: list[VideoGPTProject],
+    network: FeatureNetwork | None,
+    *,
+    with_prior: bool,
+) -> Blocks:
+    """Train and measure row by row, under the lock of the folder."""
+    ablation, data_digest = ABLATIONS[options.table], reader.digest()
+    results: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for row, project in zip(ablation.rows, projects, strict=True):
         folder = _train(row, project, options, data_digest, with_prior=with_prior)
         results[row.name] = _measured(project, folder, options, network, with_prior=with_prior)
-        report = {
-            "table": options.table,
-            "settings": {k: str(v) for k, v in asdict(options).items()},
-            "commit": git_commit(),
-            "machine": machine(),
-            "rows": results,
-        }
-        _write(options.out / f"{options.table}.json", json.dumps(to_json(report), indent=2) + "\n")
-    text = to_markdown(ablation, to_json(report))
-    _write(options.out / f"{options.table}.md", text)
-    draw_ablation(options.out / f"{options.table}.png", ablation, to_json(report))
-    return text
+        report = to_json(
+            {
+                "table": options.table,
+                "settings": {k: str(v) for k, v in asdict(options).items()},
+                "commit": git_commit(),
+                "machine": machine(),
+                "rows": results,
+            }
+        )
+        write_json(options.out / f"{options.table}.json", report)
+    with written_whole(options.out / f"{options.table}.md") as unfinished:
+        unfinished.write_text(to_markdown(ablation, report), encoding="utf-8")
+    draw_ablation(options.out / f"{options.table}.png", ablation, report)
+    return to_blocks(ablation, report)
+
+
+def _refuse_others(options: Ablate) -> None:
+    """Raises UserError where files of this name are there that no ablation wrote."""
+    path = options.out / f"{options.table}.json"
+    others = [path.with_suffix(suffix) for suffix in (".md", ".png")]
+    if path.exists():
+        data = read_json(path, most_bytes=MOST_BYTES)
+        if isinstance(data, dict) and data.get("table") == options.table:
+            return
+        others = [path]
+    for other in others:
+        if other.exists():
+            raise UserError(
+                f"{other} was written by another program: choose another --out, or move it away"
+            )
+
+
+def _plan(options: Ablate, num_rows: int, *, with_prior: bool) -> str:
+    """What will be trained and written where, and how long at most."""
+    stages = 1 + with_prior
+    if options.steps is None:
+        longest = duration(60 * options.max_minutes * num_rows * stages)
+        length = (
+            f"up to {longest} of training in all (--max-minutes {options.max_minutes:g} a stage)"
+        )
+    else:
+        length = f"{options.steps} steps a stage"
+    return (
+        f"training {num_rows} rows of {stages} stage{'s' * (stages > 1)} into {options.out}: "
+        f"{length}, less what is trained already; then each is measured"
+    )
 
 
 def _base(options: Ablate) -> PublishedPreset:
@@ -132,10 +187,9 @@ def _base(options: Ablate) -> PublishedPreset:
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
-    for name in ("max_minutes", "steps", "batch_size", "clips"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    check_numbers(options, max_minutes=0, steps=1, batch_size=1, clips=1, seed=0)
+    if not options.max_minutes:
+        raise UserError("--max-minutes must be above 0")
     if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
         raise UserError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]
@@ -277,11 +331,6 @@ def _digest(settings: dict[str, Any]) -> str:
 def _copy(source: Path, path: Path) -> None:
     with written_whole(path) as unfinished:
         shutil.copyfile(source, unfinished)
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as unfinished:
-        unfinished.write_text(text)
 
 
 if __name__ == "__main__":

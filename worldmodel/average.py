@@ -1,24 +1,32 @@
 """The mean of checkpoints' weights: python -m worldmodel.average RUN RUN --out DIR
 
-What was trained on from a checkpoint gains on the new data and loses a little elsewhere. The mean
-of both often has the best of each, and costs a step nothing (Wortsman et al. 2022, Robust
-fine-tuning of zero-shot models; of several runs they call it a model soup). It works between
-weights of one lineage: one was trained on from the other, or all from the same beginning. Measure
+A checkpoint that is trained further gains on the new data and loses a little elsewhere. The mean of
+both often has the best of each, and makes a step no slower (Wortsman et al. 2022, Robust
+fine-tuning of zero-shot models; with several runs they call it a model soup). It works between
+weights of one lineage: one was trained further from the other, or all from the same start. Measure
 the result, and calibrate it: what was found for the parts needn't hold for their mean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import tyro
 
-from worldmodel.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.card import model_card
+from worldmodel.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from worldmodel.command import run_command
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, printable
+from worldmodel.files import locked, refuse_existing
 from worldmodel.prior import FrameGPT
 
-CARD = "The mean of {names} (`worldmodel.average`). Not measured yet.\n"
+MADE = "The mean of {names} (`worldmodel.average`)."
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,14 @@ class Average:
     """Take the mean of checkpoints' weights."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Two or more: runs' folders, shipped names or Hugging Face Hub ids, with one tokenizer. The
-    mean begins from the moments of the first, and is drawn as it is."""
+    """Two or more: runs' folders, shipped names or Hugging Face Hub ids, all with the same
+    tokenizer. The mean takes its recorded moments and sampling settings from the first."""
     out: Path
     """Folder of the mean."""
     shares: tuple[float, ...] = ()
-    """How much of each, in their order; they are scaled to sum to 1. The same of all by default."""
+    """Weight of each, in the same order; scaled to sum to 1. By default all weigh the same."""
+    overwrite: bool = False
+    """Replace a checkpoint in --out."""
 
 
 def main() -> None:
@@ -59,23 +69,33 @@ def average(options: Average) -> None:
     if options.out.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(f"--out {options.out} is one of those the mean is of: choose another")
     if (options.out / "training").exists():
-        raise UserError(f"--out {options.out} is a run that goes on: choose another")
+        raise UserError(f"--out {options.out} is the folder of a training: choose another")
+    refuse_existing(options.out / "config.json", overwrite=options.overwrite)
     first, *others = [load_checkpoint(str(folder)) for folder in folders]
     for name, other in zip(names[1:], others, strict=True):
         _check_alike(first, other, names[0], name)
     mean_prior([checkpoint.model.prior for checkpoint in (first, *others)], shares)
+    parts = [
+        {"weights_sha256": weights_digest(folder), "share": share / sum(shares)}
+        for folder, share in zip(folders, shares, strict=True)
+    ]
+    data = {k: v for k, v in first.lineage.items() if k == "data"}  # of the moments: the first's
+    mean = replace(first, lineage={**data, "averaged_from": parts})
     what = ", ".join(
-        f"{share / sum(shares):.2f} of {name}" for share, name in zip(shares, names, strict=True)
+        f"{share / sum(shares):.2f} of {Path(name).name}"
+        for share, name in zip(shares, names, strict=True)
     )
-    save_checkpoint(options.out, first, card=CARD.format(names=what), compact=False)
-    print(f"{options.out}: {what}")
+    card = model_card(mean, name=options.out.resolve().name, made=MADE.format(names=what))
+    with locked(options.out):
+        save_checkpoint(options.out, mean, card=card, compact=False)
+    print(printable(f"{options.out}: {what}"))
 
 
 @torch.no_grad()
 def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
     """Make the first prior the weighted mean of all; the others are changed, too.
 
-    What hangs on the data that each was trained on (which changes of a variable are foretold, how
+    What hangs on the data that each was trained on (which changes of a variable are predicted, how
     variables are standardised) is made the first one's; so are the variables' ranges.
     """
     first = priors[0]

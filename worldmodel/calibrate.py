@@ -1,15 +1,16 @@
 """Dreams that show things as often as the data do: python -m worldmodel.calibrate RUN --data DIR
 
-A prior that foretells single steps well still drifts when it dreams on: what is small and rare goes
-a little more often than it comes, and after a few dozen steps it is gone. Here dreams go on from
-recorded moments under the recorded actions, and the bias of each code's logit moves until dreamed
-frames hold each code as often as the frames that were recorded in their place. It is tilted no more
-than its own long run asks for, as Braverman et al. 2020 (Calibration, Entropy Rates, and Memory in
-Language Models) do for the entropy of text. Biases hold for the temperature and the guidance they
-were found with.
+A prior that predicts single steps well still drifts over a long dream: what is small and rare
+disappears a little more often than it appears, and after a few dozen steps it is gone. Here dreams
+continue recorded moments under the recorded actions, and the bias of each code's logit moves until
+dreamed frames hold each code as often as the frames that were recorded in their place. It is tilted
+no more than its own long run asks for, as Braverman et al. 2020 (Calibration, Entropy Rates, and
+Memory in Language Models) do for the entropy of text. Biases hold for the temperature and the
+guidance they were found with.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel import randomness
-from worldmodel.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.command import run_command
+from worldmodel.card import with_note
+from worldmodel.checkpoint import (
+    find_checkpoint,
+    finish_save,
+    is_or_was_saved,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
+from worldmodel.command import run_command, say
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.progress import progress_bar
 from worldmodel.device import usable_device
@@ -30,14 +39,17 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
+from worldmodel.files import locked, refuse_existing
 from worldmodel.model import WorldModel
+from worldmodel.options import check_numbers
 from worldmodel.prior.sampling import Sampling
 from worldmodel.same_world import check_same_world
+from worldmodel.shipped import shipped_names
 
 RATE = 0.4  # a share of what is missing: dreams respond to more than a single step's bias
 LARGEST_MOVE = 1.0  # nats a round, before the rate: of codes that dreams never show
 DREAMS_AT_ONCE = 64
-NOTE = "Calibrated since (`worldmodel.calibrate`): numbers below are of the weights before.\n\n"
+NOTE = "Calibrated since (`worldmodel.calibrate`): numbers below are of the weights before."
 
 
 @dataclass(frozen=True)
@@ -49,24 +61,26 @@ class Calibrate:
     data: Path
     """Folder of the episodes that it was trained on."""
     out: Path | None = None
-    """Folder of the calibrated checkpoint; the run's own by default."""
+    """Folder of the calibrated checkpoint; by default the run's own."""
     rounds: int = 10
-    """How often the biases move. What is kept is the mean of the last half."""
+    """How often the biases move. The mean of the last half is kept."""
     dreams: int = 128
-    """Dreams a round, each from another recorded moment."""
+    """Dreams in a round, each from another recorded moment."""
     steps: int = 32
-    """Steps that each goes on."""
+    """Length of each dream."""
     temperature: float = 1.0
-    """That dreams are drawn at, here and by default from then on."""
+    """Temperature of the dreams, here and by default from then on."""
     guidance: float | None = None
     """How much further dreams follow the action than the model does, here and by default from then
-    on; the checkpoint's own if not given. Where `evaluate` shows that dreams follow their actions
+    on; by default the checkpoint's own. Where `evaluate` shows that dreams follow their actions
     less than real frames do, try 0.5 to 1: it costs PSNR in the first steps, and a step takes
     nearly twice as long."""
+    overwrite: bool = False
+    """Replace another checkpoint in --out."""
     device: str = "auto"
     """auto, cpu or cuda."""
     seed: int = 0
-    """Of the moments and the draws."""
+    """Seed of the moments and the draws."""
 
 
 class Drift(NamedTuple):
@@ -89,17 +103,29 @@ def calibrate(options: Calibrate) -> None:
         UserError: the data are missing, damaged, of another world, or their episodes too short.
         OSError: the checkpoint can't be written; the one that is there stays.
     """
-    for name in ("rounds", "dreams", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1")
-    if options.seed < 0:
-        raise UserError("--seed must be at least 0")
+    check_numbers(options, rounds=1, dreams=1, steps=1, seed=0)
     if not 0 < options.temperature < float("inf"):
         raise UserError(f"--temperature must be above 0, not {options.temperature}")
+    with ExitStack() as locks:
+        own = Path(options.checkpoint)
+        if (
+            options.out is None
+            and options.checkpoint not in shipped_names()
+            and is_or_was_saved(own)
+        ):
+            locks.enter_context(locked(own))
+            finish_save(own)
+        _calibrate(options, locks)
+
+
+def _calibrate(options: Calibrate, locks: ExitStack) -> None:
+    """Under the lock of the run's own folder; that of another is taken before it is written to."""
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
     if options.out is None and folder != Path(options.checkpoint):
         raise UserError(f"{options.checkpoint} isn't yours to write over: give --out")
+    if out.resolve() != folder.resolve():
+        refuse_existing(out / "config.json", overwrite=options.overwrite)
     try:
         device = usable_device(options.device, or_auto=True)
     except ValueError as error:
@@ -117,9 +143,15 @@ def calibrate(options: Calibrate) -> None:
     train, validation = (
         ClipSampler(reader, split, window + options.steps) for split in ("train", "validation")
     )
-    out.mkdir(parents=True, exist_ok=True)  # or fail before minutes of dreams
+    if options.out is not None:
+        locks.enter_context(locked(out))  # or fail before minutes of dreams
+    num_steps = (options.rounds + 2) * options.dreams * options.steps
+    say(
+        f"dreaming {num_steps} steps, {DREAMS_AT_ONCE} at a time; the time left stands in the bar; "
+        f"then the checkpoint is written to {out}"
+    )
     card = folder / "README.md"
-    old_card = card.read_text() if card.exists() else ""
+    old_card = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
 
     def drift() -> Drift:
         rows = validation.draw(randomness.generator(options.seed, "drift windows"), options.dreams)
@@ -145,8 +177,18 @@ def calibrate(options: Calibrate) -> None:
             advance=advance,
         )
         after = drift()
-    checkpoint = replace(checkpoint, world=checkpoint.world.drawn(sampling))
-    save_checkpoint(out, checkpoint, card=NOTE + old_card.removeprefix(NOTE), compact=False)
+    calibrated = {
+        "temperature": sampling.temperature,
+        "guidance": sampling.guidance,
+        "data_sha256": reader.digest(),
+        "from_weights_sha256": weights_digest(folder),
+    }
+    checkpoint = replace(
+        checkpoint,
+        world=checkpoint.world.drawn(sampling),
+        lineage={**checkpoint.lineage, "calibrated": calibrated},
+    )
+    save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)
     print(
         f"{out} is calibrated for temperature {sampling.temperature:g} and guidance "
         f"{sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} steps "
@@ -200,8 +242,8 @@ def measure_drift(
     sampling: Sampling,
     advance: Callable[[], object] = lambda: None,
 ) -> Drift:
-    """How far dreams are from the clips that they go on from, and how well single steps are
-    foretold."""
+    """How far dreams are from the clips that they continue, and how well single steps are
+    predicted."""
     rng = randomness.generator(seed, "drift dreams")
     recorded, dreamed = _code_shares(
         model, clips, rows, rng=rng, sampling=sampling, advance=advance

@@ -1,8 +1,8 @@
 """Measure a world model: python -m worldmodel.evaluate runs/dream-doom --data data/doom-hgs
 
 On the data's test split. Writes a page (report.html), numbers (report.json), tables (report.md),
-curves and films. Each part is written when it is done: stopped or killed, the same command goes
-on, and parts measured before with the same settings, data and weights are kept.
+curves and films. Each part is written when it is done: after an interruption the same command
+resumes, and parts measured before with the same settings, data and weights are kept.
 
     --score DIR    the exact log-likelihood of recorded episodes, into scores.json and scores.csv
 """
@@ -18,6 +18,8 @@ import tyro
 
 from worldmodel.checkpoint import (
     VIDEOGPT,
+    Checkpoint,
+    VideoGPTCheckpoint,
     find_checkpoint,
     is_videogpt,
     load_checkpoint,
@@ -40,17 +42,20 @@ from worldmodel.evaluation.parts import (
     clip_parts,
     dream_parts,
 )
-from worldmodel.evaluation.report import is_kept, read_report, to_markdown, write_report
+from worldmodel.evaluation.report import is_kept, read_report, report_blocks, write_report
 from worldmodel.evaluation.score import score_blocks, score_episodes
 from worldmodel.evaluation.stability import NUM_STEPS
-from worldmodel.evaluation.tables import to_lines
+from worldmodel.evaluation.tables import to_text
 from worldmodel.evaluation.whole_clips import ClipSettings
+from worldmodel.files import locked
 from worldmodel.model import WorldModel
+from worldmodel.options import check_numbers
 from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
 from worldmodel.provenance import git_commit, machine
 from worldmodel.same_world import check_same_world
 from worldmodel.shipped import shipped_names
+from worldmodel.training.schedule import duration
 from worldmodel.videogpt import VideoGPT
 
 
@@ -61,15 +66,15 @@ class Evaluate:
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A shipped name, a folder, or a Hugging Face Hub id."""
     data: Path | None = None
-    """Folder of episodes of the checkpoint's world; that of a shipped one's preset by default."""
+    """Folder of episodes of the checkpoint's world; for a shipped one by default its preset's."""
     out: Path | None = None
-    """Folder of the report; CHECKPOINT/report by default, for a shipped name reports/NAME."""
+    """Folder of the report; by default CHECKPOINT/report, for a shipped name reports/NAME."""
     parts: str | None = None
-    """What to measure, parted by commas; by default all that the checkpoint and the weights given
+    """What to measure, comma-separated; by default all that the checkpoint and the given weights
     allow. Dreams: tokenizer, likelihood, horizon, actions, policies, stability, outcomes,
     surprise, fvd. VideoGPT as published: reconstruction, likelihood, samples, fvd, inception."""
     again: bool = False
-    """Measure anew what was measured before."""
+    """Measure again what was measured before."""
     score: Path | None = None
     """Instead of a report: the exact log-likelihood of the codes of the episodes in this folder."""
     episodes: str = "all"
@@ -79,32 +84,32 @@ class Evaluate:
     c3d_weights: Path | None = None
     """C3D of UCF-101 for the inception score: TGANv2's conv3d_deepnetA_ucf.npz."""
     fvd_protocol: Literal["videogpt", "stylegan-v"] = "videogpt"
-    """Whose preprocessing FVD takes; both report the number of clips, which is --clips."""
+    """Preprocessing of FVD; both report the number of clips, which is --clips."""
     trust_weights: bool = False
-    """Run a TorchScript archive of another digest than StyleGAN-V's: it is code."""
+    """Run a TorchScript archive whose digest is not StyleGAN-V's: it is code."""
     clips: int = 128
     """Test clips; fewer where the data hold fewer windows."""
     samples: int = 10
     """Dreams of each clip."""
     horizon: int = 32
-    """Frames dreamed on from each clip's given ones."""
+    """Frames that a dream goes beyond each clip's given ones."""
     frames: int = 4096
     """Single frames that the tokenizer is measured on."""
     inverse_dynamics_steps: int = 2000
-    """Training of the network that reads actions off frames: minutes of one core."""
+    """Training steps of the network that reads actions off frames: minutes on one core."""
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""
     temperature: float | None = None
     """Of all dreams and samples; by default the dream's own, for VideoGPT as published 1."""
     top_k: int | None = None
-    """Sample each token among its k likeliest."""
+    """Draw each token from its k likeliest."""
     top_p: float | None = None
-    """Sample each token among the fewest that together have this probability."""
+    """Draw each token from the fewest that together have this probability."""
     guidance: float | None = None
     """How much further dreams follow the action than the model does: 0 not at all, 1 twice as far
     in logits, and a step takes nearly twice as long. By default the dream's own."""
     seed: int = 0
-    """Of clips, dreams and intervals."""
+    """Seed of clips, dreams and intervals."""
     device: str = "cpu"
     """cpu or cuda."""
     batch_size: int = 32
@@ -117,9 +122,9 @@ def main() -> None:
 
     def work() -> None:
         if options.score is None:
-            print(to_markdown(evaluate(options, command=command)))
+            print(to_text(report_blocks(evaluate(options, command=command))))
         else:
-            print("\n".join(to_lines(score_blocks(score(options, command=command)))))
+            print(to_text(score_blocks(score(options, command=command))))
 
     run_command(
         work, stopped="stopped; what was measured is kept, and the same command resumes here"
@@ -136,7 +141,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         The report, as in report.json.
 
     Raises:
-        UserError, UserError: the checkpoint or the data are missing or damaged.
+        UserError: the checkpoint or the data are missing or damaged.
         UserError: an option is not usable, or the two don't fit.
         UserError: something else than a report stands where it is to be written.
     """
@@ -155,6 +160,21 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     reader = EpisodeReader(data)
     check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
     out = options.out or _report_folder(folder, options.checkpoint)
+    with locked(out):
+        return _evaluate(options, checkpoint, folder, reader, out, names, command)
+
+
+def _evaluate(
+    options: Evaluate,
+    checkpoint: Checkpoint | VideoGPTCheckpoint,
+    folder: Path,
+    reader: EpisodeReader,
+    out: Path,
+    names: tuple[str, ...],
+    command: str,
+) -> dict[str, Any]:
+    """Measure what isn't measured yet, under the lock of the report's folder."""
+    published = isinstance(checkpoint, VideoGPTCheckpoint)
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
     if why_new:
@@ -171,10 +191,11 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         if not options.again and is_kept(report, name, settings[name], data_sha256, out)
     ]
     if kept:
-        say(f"kept, as nothing they hang on has changed: {', '.join(kept)}")
-    for name in names:
-        if name in kept:
-            continue
+        say(f"kept, as nothing they depend on has changed: {', '.join(kept)}")
+    missing = [name for name in names if name not in kept]
+    if missing:
+        say(_plan(missing, out, report))
+    for name in missing:
         say(f"measuring: {name}")
         began = time.monotonic()
         numbers = parts[name].measure()
@@ -190,11 +211,23 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     return report
 
 
+def _plan(missing: list[str], out: Path, report: dict[str, Any]) -> str:
+    """What will be measured and written where, in a line; how long it took before, where known."""
+    before = [report["parts"].get(name, {}).get("seconds") for name in missing]
+    lengths = [seconds for seconds in before if isinstance(seconds, int | float)]
+    took = (
+        f"{len(lengths)} of them took {duration(sum(lengths))} before"
+        if lengths
+        else "with the default settings that takes from half an hour to hours of one CPU core"
+    )
+    return f"measuring {len(missing)} parts ({', '.join(missing)}) into {out}; {took}"
+
+
 def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
     """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
 
     Raises:
-        UserError, UserError: the checkpoint or the data are missing or damaged.
+        UserError: the checkpoint or the data are missing or damaged.
         UserError: an option is not usable, or the two don't fit.
     """
     folder = find_checkpoint(options.checkpoint)
@@ -215,14 +248,15 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
         "weights_sha256": weights_digest(folder),
         **_source(reader, options, command),
     }
-    scores = score_episodes(
-        checkpoint.model,
-        reader,
-        out,
-        episodes=options.episodes,
-        source=source,
-        again=options.again,
-    )
+    with locked(out):
+        scores = score_episodes(
+            checkpoint.model,
+            reader,
+            out,
+            episodes=options.episodes,
+            source=source,
+            again=options.again,
+        )
     say(f"the scores are in {out}: scores.json, scores.csv")
     return scores
 
@@ -292,7 +326,7 @@ def _sampling(options: Evaluate) -> Sampling:
 
 
 def _settings(options: Evaluate, part: Part) -> dict[str, Any]:
-    """What a part's numbers hang on, by the names of the options."""
+    """What a part's numbers depend on, by the names of the options."""
     settings = {name: getattr(options, name) for name in part.options}
     if part.network is not None:
         settings["protocol"] = part.network.protocol.name
@@ -318,21 +352,17 @@ def _names(options: Evaluate, *, published: bool) -> tuple[str, ...]:
 def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     """The parts to measure; raises UserError for options out of range."""
     parts = _names(options, published=published)
-    lowest = {
-        "clips": 2,
-        "samples": 1,
-        "horizon": 1,
-        "frames": 1,
-        "inverse_dynamics_steps": 1,
-        "stability_steps": 2,
-        "batch_size": 1,
-        "seed": 0,
-    }
-    for name, least in lowest.items():
-        value = getattr(options, name)
-        if value < least:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} must be at least {least}, not {value}")
+    check_numbers(
+        options,
+        clips=2,
+        samples=1,
+        horizon=1,
+        frames=1,
+        inverse_dynamics_steps=1,
+        stability_steps=2,
+        batch_size=1,
+        seed=0,
+    )
     try:
         usable_device(options.device)
         _sampling(options)
@@ -348,8 +378,8 @@ def _data(options: Evaluate) -> Path:
     if options.checkpoint in shipped_names():
         return Path(PRESETS[options.checkpoint].data)
     raise UserError(
-        f"--data is needed: the folder of episodes whose test split {options.checkpoint} is to be "
-        "measured on"
+        f"--data is needed: the folder of episodes on whose test split {options.checkpoint} is "
+        "measured"
     )
 
 

@@ -16,11 +16,17 @@ SSIM_FRAMES = 64  # at a time: float64 maps of them take memory
 
 
 class Interval(NamedTuple):
-    """A number and its 95 % bootstrap interval."""
+    """A number and its 95 % bootstrap interval.
+
+    Attributes:
+        num_groups: episodes that were drawn again, where known; of a handful the interval says
+            little.
+    """
 
     value: float
     low: float
     high: float
+    num_groups: int | None = None
 
 
 def psnr(mean_squared_error: float) -> float:
@@ -194,15 +200,16 @@ def _times_drawn(num_groups: int, seed: int) -> np.ndarray:
     return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), BOOTSTRAP_DRAWS)
 
 
-def interval(value: float, draws: np.ndarray) -> Interval:
-    """A value with the middle 95 % of its bootstrap draws (n,)."""
+def interval(value: float, draws: np.ndarray, groups: np.ndarray | None = None) -> Interval:
+    """A value with the middle 95 % of its bootstrap draws (n,), of these groups (clips,)."""
     low, high = np.quantile(draws, (0.025, 0.975))
-    return Interval(float(value), float(low), float(high))
+    num_groups = None if groups is None else len(np.unique(groups))
+    return Interval(float(value), float(low), float(high), num_groups)
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
     """The mean of values (clips,) with its bootstrap interval."""
-    return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed))
+    return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed), groups)
 
 
 def auroc_interval(
@@ -219,7 +226,7 @@ def auroc_interval(
     value = auroc(scores, is_positive)
     names, group = np.unique(groups, return_inverse=True)
     if len(names) == 1 or math.isnan(value):
-        return Interval(value, math.nan, math.nan)
+        return Interval(value, math.nan, math.nan, len(names))
     positives, negatives = (
         np.bincount(group[chosen], minlength=len(names)) for chosen in (is_positive, ~is_positive)
     )
@@ -234,13 +241,13 @@ def auroc_interval(
     times = _times_drawn(len(names), seed)
     pairs = (times @ positives) * (times @ negatives)
     draws = ((times @ wins) * times).sum(1)[pairs > 0] / pairs[pairs > 0]
-    return interval(value, draws)
+    return interval(value, draws, groups)
 
 
 def psnr_interval(errors: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
     """PSNR of the mean of squared errors (clips,), with its bootstrap interval."""
     draws = bootstrap_means(errors, groups, seed=seed)
-    return interval(psnr(float(errors.mean())), _decibels(draws))
+    return interval(psnr(float(errors.mean())), _decibels(draws), groups)
 
 
 def psnr_difference(
@@ -250,7 +257,7 @@ def psnr_difference(
     draws = _decibels(bootstrap_means(errors, groups, seed=seed))
     other_draws = _decibels(bootstrap_means(others, groups, seed=seed))
     value = psnr(float(errors.mean())) - psnr(float(others.mean()))
-    return interval(value, draws - other_draws)
+    return interval(value, draws - other_draws, groups)
 
 
 def _similarity(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Draw what could happen: python -m worldmodel.sample dream-doom --out futures.gif
 
-From each start of a checkpoint, several futures; VideoGPT as published draws whole clips, told
-what it was trained to be told of each start. Given frames have a red border, as in the paper. A
-.png holds frames side by side, a .gif or .mp4 moves.
+From each start of a checkpoint, several futures. VideoGPT as published draws whole clips,
+conditioned on what it was trained to take from a start. Given frames have a red border, as in the
+paper. A .png holds frames side by side, a .gif or .mp4 moves.
 
     one start, many futures               --starts 3 --futures 8
     one action sequence, many worlds      --starts 0 1 2 3 --futures 1 --action right:8,forward
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +35,10 @@ from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.data import Clips
 from worldmodel.device import usable_device
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import wander
+from worldmodel.files import refuse_existing
 from worldmodel.film import (
     SAVERS,
     coloured,
@@ -48,10 +51,13 @@ from worldmodel.film import (
     sheet,
     with_given,
 )
+from worldmodel.options import check_numbers
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.videogpt_stages import sample_clips
 
 DREAM_STEPS = 32
+MOST_DIGITS = 12  # of a number in --action
+MOST_BYTES = 2**32  # of all films together
 SHOWN_GIVEN = 4  # given frames in a .png
 SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly
 
@@ -63,34 +69,36 @@ class Sample:
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A shipped name, a folder, or a Hugging Face Hub id."""
     out: Path
-    """What to write; ends in .png, .gif or .mp4."""
+    """File to write; ends in .png, .gif or .mp4."""
     starts: tuple[int, ...] = (0,)
-    """Numbers of the moments to begin from."""
+    """Numbers of the recorded moments to start from."""
     futures: int = 4
     """Dreams of each start."""
     steps: int | None = None
-    """Length of a dream, 32 by default; clips as published have their own."""
+    """Length of a dream, by default 32; clips as published have their own."""
     action: str | None = None
-    """Taken all the time, by name or number, or several in turn: right:8,forward. By default
-    random ones are held for a while; clips as published take those of their starts."""
+    """An action to repeat, by name or number, or a sequence: right:8,forward. By default random
+    actions, each held for a while; clips as published take those of their starts."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
-    """Of all clips as published, by name; by default those of their starts."""
+    """Class of all clips as published, by name; by default those of their starts."""
     same_actions: bool = False
-    """All starts and futures take the same actions: what differs is the start, and chance."""
+    """Use the same actions for all starts and futures: what differs is the start, and chance."""
     temperature: float | None = None
-    """0 takes the likeliest token, 1 draws from the model itself. By default the
-    dream's own, for clips as published 1."""
+    """0 takes the likeliest token, 1 draws from the model itself. By default the dream's own, for
+    clips as published 1."""
     top_k: int | None = None
-    """Sample each token among its k likeliest."""
+    """Draw each token from its k likeliest."""
     top_p: float | None = None
-    """Sample each token among the fewest that together have this probability."""
+    """Draw each token from the fewest that together have this probability."""
     guidance: float | None = None
     """How much further dreams follow the action than the model does: 0 not at all, 1 twice as far
     in logits, and a step takes nearly twice as long. By default the dream's own."""
     scale: int = 2
-    """Pixels of the picture for a pixel of a frame."""
+    """Pixels of the picture, along each side, for a pixel of a frame."""
+    overwrite: bool = False
+    """Replace the file at --out."""
     seed: int = 0
-    """Of actions and dreams."""
+    """Seed of actions and dreams."""
     device: str = "cpu"
     """cpu or cuda."""
 
@@ -107,6 +115,7 @@ def sample(options: Sample) -> None:
         UserError: the checkpoint is missing or damaged.
         UserError: an option is out of range.
     """
+    refuse_existing(options.out, overwrite=options.overwrite)
     folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
     if is_videogpt(folder):
         if options.guidance:
@@ -122,6 +131,7 @@ def _sample_dreams(checkpoint: Checkpoint, options: Sample, sampling: Sampling) 
     if options.class_name is not None:
         raise UserError(f"{options.checkpoint} is a dream and knows no classes: leave --class out")
     steps = DREAM_STEPS if options.steps is None else options.steps
+    _check_size(options, steps, checkpoint.model.config.tokenizer.frame_shape)
     starts = _begin(checkpoint.starts, options)
     given, num_dreams = starts.frames.shape[1], len(starts.frames)
     actions = _actions(checkpoint.model.config.actions, options, num_dreams, steps)
@@ -148,13 +158,17 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
             f"{options.checkpoint} makes clips of {config.tokenizer.clip_shape[0]} frames: leave "
             "--steps out"
         )
+    num_frames, *frame_shape = config.tokenizer.clip_shape
+    _check_size(options, num_frames, frame_shape)
     rows = _rows(clips, options)
     frames, actions, classes = (
         torch.from_numpy(array[rows]) for array in (clips.frames, clips.actions, clips.classes)
     )
     if options.action is not None:
         if not config.prior.num_actions:
-            raise UserError(f"{options.checkpoint} is told no actions: leave --action out")
+            raise UserError(
+                f"{options.checkpoint} isn't conditioned on actions: leave --action out"
+            )
         taken = _sequence(config.actions, options.action, actions.shape[1])
         actions = torch.from_numpy(taken).expand(len(rows), -1)
     elif options.same_actions:
@@ -179,19 +193,14 @@ def _save(films: np.ndarray, options: Sample, fps: float) -> None:
         save = save_gif if options.out.suffix == ".gif" else save_mp4
         shown = grid(list(enlarged(films, options.scale)), columns=options.futures)
         save(options.out, shown, fps=fps)
-    print(f"{options.out}: {options.futures} futures of {len(options.starts)} starts")
+    print(printable(f"{options.out}: {options.futures} futures of {len(options.starts)} starts"))
 
 
 def _check(options: Sample, own: Sampling) -> Sampling:
     """How to draw: as asked for, else as the checkpoint says."""
     if options.out.suffix not in SAVERS:
         raise UserError(f"--out {options.out}: the name must end in {', '.join(SAVERS)}")
-    for name in ("futures", "steps", "scale"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
-    if options.seed < 0:
-        raise UserError(f"--seed must be at least 0, not {options.seed}")
+    check_numbers(options, futures=1, steps=1, scale=1, seed=0)
     try:
         usable_device(options.device)
         return own.changed(
@@ -202,6 +211,18 @@ def _check(options: Sample, own: Sampling) -> Sampling:
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _check_size(options: Sample, num_frames: int, frame_shape: Sequence[int]) -> None:
+    """Raises UserError where the film wouldn't fit into memory."""
+    num_films = len(options.starts) * options.futures
+    num_bytes = num_films * num_frames * math.prod(frame_shape[:2]) * 3 * options.scale**2
+    if num_bytes > MOST_BYTES:
+        raise UserError(
+            f"{num_films} films of {num_frames} frames at --scale {options.scale} take "
+            f"{num_bytes / 2**30:.3g} GiB, more than {MOST_BYTES // 2**30}: ask for fewer or "
+            "smaller ones"
+        )
 
 
 def _rows(starts: Starts | GivenClips, options: Sample) -> np.ndarray:
@@ -227,7 +248,7 @@ def _begin(starts: Starts, options: Sample) -> Clips:
 def _class(config: VideoGPTConfig, options: Sample) -> int:
     names = config.class_names
     if not config.prior.on_class:
-        raise UserError(f"{options.checkpoint} is told no class: leave --class out")
+        raise UserError(f"{options.checkpoint} takes no class: leave --class out")
     if options.class_name not in names:
         known = ", ".join(names)
         raise UserError(f"unknown class {options.class_name!r}; the known ones are: {known}")
@@ -249,9 +270,11 @@ def _sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
     taken: list[int] = []
     for part in text.split(","):
         name, _, count = part.strip().partition(":")
-        if count and not (count.isdecimal() and int(count)):
+        if count and not (count.isdecimal() and count.strip("0")):
             raise UserError(f"--action {text}: {count!r} is no number of steps")
-        taken += [_numbered(spec, name)] * min(int(count or 1), num_steps + 1)
+        # No more digits than it takes to be too long: Python counts no further than 4,300.
+        times = num_steps + 1 if len(count) > MOST_DIGITS else int(count or 1)
+        taken += [_numbered(spec, name)] * min(times, num_steps + 1)
     if len(taken) > num_steps:
         raise UserError(f"--action {text} is longer than the {num_steps} steps there are")
     taken += taken[-1:] * (num_steps - len(taken))
@@ -264,7 +287,7 @@ def _numbered(spec: ActionSpec, action: str) -> int:
     names = [*spec.meanings, *map(str, range(len(spec.meanings), spec.sizes[0]))]
     if action in names:
         return names.index(action)
-    if action.isdecimal() and int(action) < spec.sizes[0]:
+    if action.isdecimal() and len(action) <= MOST_DIGITS and int(action) < spec.sizes[0]:
         return int(action)
     raise UserError(f"unknown action {action!r}; the known ones are: {', '.join(names)}")
 

@@ -1,7 +1,8 @@
 """Make a checkpoint small enough to ship: python -m worldmodel.ship runs/dream-doom OUT
 
-The prior's matrices become int8 with a scale a row, the tokenizer's weights half precision. Measure
-the result, not what it was made from; then run this again with --report for its model card.
+The prior's matrices become int8 with a scale for each row, the tokenizer's weights half precision.
+Measure the result, not what it was made from; then run this again with --report and --overwrite for
+its model card.
 """
 
 from dataclasses import dataclass, replace
@@ -9,27 +10,17 @@ from pathlib import Path
 
 import tyro
 
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from worldmodel.card import NOT_MEASURED, model_card, numbers_of
+from worldmodel.checkpoint import (
+    FILES,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from worldmodel.command import run_command
-from worldmodel.errors import UserError
-
-CARD = """# A dream of {env_id}
-
-A learned simulator: a VQ-VAE tokenizer and a frame GPT prior. It is stepped like the environment
-that it learned:
-
-```python
-import envs, gymnasium
-
-env = gymnasium.make("VideoGPTDream-v0", checkpoint="{name}")
-```
-
-{parameters:.1f}M parameters ({tokenizer:.1f}M tokenizer, {prior:.1f}M prior), {num_starts} recorded
-moments to begin from, actions {actions}, variables {variables}. Made for research and play; what
-it dreams is no claim about the game.
-
-{numbers}
-"""
+from worldmodel.errors import UserError, printable
+from worldmodel.files import locked, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -41,11 +32,13 @@ class Ship:
     out: tyro.conf.Positional[Path]
     """Folder of the small checkpoint; its name is the model's."""
     temperature: float | None = None
-    """That its dreams are drawn at by default; as in the run if not given."""
+    """Temperature of its dreams by default; if not given, as in the run."""
     guidance: float | None = None
-    """The same of guidance."""
+    """The same for guidance."""
     report: Path | None = None
-    """report.md that `python -m worldmodel.evaluate OUT` wrote, for the model card."""
+    """report.md written by `python -m worldmodel.evaluate OUT`, for the model card."""
+    overwrite: bool = False
+    """Replace a checkpoint in OUT."""
 
 
 def main() -> None:
@@ -60,32 +53,28 @@ def ship(options: Ship) -> None:
         UserError: the checkpoint is missing or damaged.
         OSError: the report can't be read, or the folder not written.
     """
-    checkpoint = load_checkpoint(options.checkpoint)
+    numbers = NOT_MEASURED if options.report is None else numbers_of(options.report)
+    folder = find_checkpoint(options.checkpoint)
+    if options.out.resolve() == folder.resolve():
+        raise UserError(f"OUT {options.out} is the run itself: choose another folder")
+    refuse_existing(options.out / "config.json", overwrite=options.overwrite)
+    checkpoint = load_checkpoint(str(folder))
     try:
         sampling = checkpoint.world.sampling.changed(
             temperature=options.temperature, guidance=options.guidance
         )
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    checkpoint = replace(checkpoint, world=checkpoint.world.drawn(sampling))
-    config = checkpoint.model.config
-    sizes = {
-        name: sum(p.numel() for p in part.parameters()) / 1e6
-        for name, part in checkpoint.model.named_children()
-    }
-    card = CARD.format(
-        env_id=checkpoint.world.env_id,
-        name=options.out.name,
-        parameters=sum(sizes.values()),
-        num_starts=len(checkpoint.starts),
-        actions=", ".join(config.actions.meanings),
-        variables=", ".join(config.variable_names),
-        numbers="Not measured yet." if options.report is None else options.report.read_text(),
-        **sizes,
+    checkpoint = replace(
+        checkpoint,
+        world=checkpoint.world.drawn(sampling),
+        lineage={**checkpoint.lineage, "shipped_from": {"weights_sha256": weights_digest(folder)}},
     )
-    save_checkpoint(options.out, checkpoint, card=card, compact=True)
-    num_bytes = sum(path.stat().st_size for path in options.out.iterdir() if path.is_file())
-    print(f"{options.out}: {num_bytes / 2**20:.1f} MiB")
+    card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)
+    with locked(options.out):
+        save_checkpoint(options.out, checkpoint, card=card, compact=True)
+    num_bytes = sum((options.out / name).stat().st_size for name in (*FILES, "README.md"))
+    print(printable(f"{options.out}: {num_bytes / 2**20:.1f} MiB"))
 
 
 if __name__ == "__main__":

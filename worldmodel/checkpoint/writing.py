@@ -48,6 +48,11 @@ def save_checkpoint(
     finish_save(folder)
 
 
+def is_or_was_saved(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, or what a stopped save left of one."""
+    return (folder / "config.json").exists() or (folder / UNFINISHED).exists()
+
+
 def finish_save(folder: Path) -> None:
     """Finish a save that was stopped while its files changed places; nothing where none was.
 

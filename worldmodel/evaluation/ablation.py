@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from worldmodel.evaluation.tables import interval, number, table
+from worldmodel.evaluation.tables import Blocks, Table, interval, number, to_lines
+from worldmodel.files import written_whole
 from worldmodel.metrics import rank_correlation
 from worldmodel.presets import PublishedPreset
 
@@ -177,6 +178,11 @@ ABLATIONS = {
 
 
 def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
+    """What `to_blocks` gives, in Markdown."""
+    return "\n".join([*to_lines(to_blocks(ablation, report)), ""])
+
+
+def to_blocks(ablation: Ablation, report: dict[str, Any]) -> Blocks:
     """The table of a report that went through `to_json`: the paper's columns, then ours."""
     rows = report["rows"]
     ours = [name for name, (part, _, _) in OURS.items() if all(part in r for r in rows.values())]
@@ -208,22 +214,17 @@ def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
         else f"{float(settings['max_minutes']):g} minutes"
     )
     example = next(iter(rows.values()))["reconstruction"]
-    return "\n".join(
-        [
-            f"# Table {report['table'].removeprefix('table')}: {ablation.title}",
-            "",
-            *table([*header, *stages], lines),
-            "",
-            *_orders(ablation, rows),
-            f"Each stage of each row: {budget}. {settings['size'].capitalize()} size of preset "
-            f"{settings['preset']} on {settings['data']}, {example['num_clips']} test clips, seed "
-            f"{settings['seed']}; {on['gpu'] or on['cpu']}, {on['threads']} threads, torch "
-            f"{on['torch']}, commit {(report['commit'] or 'unknown')[:12]}. The paper's are of "
-            "BAIR, 8 GPUs and 100k and 150k steps; bits/dim has no definition there. Numbers of "
-            "different data are not comparable, orders may be.",
-            "",
-        ]
-    )
+    return [
+        f"# Table {report['table'].removeprefix('table')}: {ablation.title}",
+        Table([*header, *stages], lines),
+        *_orders(ablation, rows),
+        f"Each stage of each row: {budget}. {settings['size'].capitalize()} size of preset "
+        f"{settings['preset']} on {settings['data']}, {example['num_clips']} test clips, seed "
+        f"{settings['seed']}; {on['gpu'] or on['cpu']}, {on['threads']} threads, torch "
+        f"{on['torch']}, commit {(report['commit'] or 'unknown')[:12]}. The paper's are of "
+        "BAIR, 8 GPUs and 100k and 150k steps; bits/dim has no definition there. Numbers of "
+        "different data are not comparable, orders may be.",
+    ]
 
 
 def compares_tokenizers(ablation: Ablation) -> bool:
@@ -260,7 +261,6 @@ def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
         lines += [
             f"Rows ordered as by the paper's {column}: {alike} of {len(pairs)} pairs by our "
             f"{name}{shown}; the 95 % intervals of {apart} pairs are apart.",
-            "",
         ]
     return lines
 
@@ -285,5 +285,5 @@ def draw_ablation(path: Path, ablation: Ablation, report: dict[str, Any]) -> Non
         below.set(title=f"our {ours}, 95 % intervals", ylim=(0, None))
         below.tick_params("x", rotation=60)
     figure.suptitle(f"{report['table'].capitalize()}: {ablation.title}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

@@ -263,7 +263,8 @@ def _changes_blocks(foretold: dict[str, Any], dreamed: dict[str, Any]) -> Blocks
     ]
 
     def times(rate: dict[str, Any]) -> str:
-        return interval({name: end and 100 * end for name, end in rate.items()}, 2)
+        ends = {name: rate[name] and 100 * rate[name] for name in ("value", "low", "high")}
+        return interval({**rate, **ends}, 2)
 
     rows = [
         [

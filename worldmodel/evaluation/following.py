@@ -138,8 +138,8 @@ def _ratio(values: np.ndarray, others: np.ndarray, groups: np.ndarray, seed: int
     draws = bootstrap_means(np.stack([values, others], 1), groups, seed=seed)
     draws = draws[draws[:, 1] > 0]
     if others.mean() <= 0 or not len(draws):
-        return Interval(math.nan, math.nan, math.nan)
-    return interval(values.mean() / others.mean(), draws[:, 0] / draws[:, 1])
+        return Interval(math.nan, math.nan, math.nan, len(np.unique(groups)))
+    return interval(values.mean() / others.mean(), draws[:, 0] / draws[:, 1], groups)
 
 
 def _each(

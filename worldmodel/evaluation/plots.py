@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from worldmodel.files import written_whole
 from worldmodel.metrics import Calibration, Interval
 
 HORIZON_NAMES = {
@@ -164,5 +165,5 @@ def _draw_curves(axes: Axes, curves: Curves, names: Mapping[str, str]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

@@ -97,7 +97,7 @@ def measure_likelihood(
     mean = mean_interval(nats.mean(1), episodes, seed=seed)
 
     def scaled(factor: float) -> Interval:
-        return Interval(*(factor * end for end in mean))
+        return Interval(factor * mean.value, factor * mean.low, factor * mean.high, mean.num_groups)
 
     def clip_mean(token_nats: np.ndarray) -> Interval:
         return mean_interval(token_nats.reshape(num_clips, -1).mean(1), episodes, seed=seed)

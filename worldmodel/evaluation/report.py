@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from jinja2 import TemplateError
 from worldmodel.errors import UserError
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.sections import sections
-from worldmodel.evaluation.tables import to_lines
-from worldmodel.files import written_whole
+from worldmodel.evaluation.tables import Blocks, to_lines
+from worldmodel.files import parse_json, read_bytes, written_whole
 from worldmodel.metrics import Interval
 
 FORMAT_VERSION = 6
+MOST_BYTES = 2**27  # of report.json, which holds curves
 # What reading a report may raise that another program wrote, or that was changed by hand.
 _DAMAGE = (
-    OSError,
     ValueError,
     LookupError,
     TypeError,
@@ -38,16 +39,23 @@ def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
         UserError: something else than a report lies there, or a damaged one.
     """
     new = {"format_version": FORMAT_VERSION, "weights_sha256": digest, "parts": {}}
+    if not os.path.lexists(path):
+        for name in ("report.md", "report.html"):
+            if os.path.lexists(path.with_name(name)):
+                raise UserError(
+                    f"{path.with_name(name)} is there without a report.json, so another program "
+                    "wrote it: choose another --out, or move it away"
+                )
+        return new, ""
+    content = read_bytes(path, most_bytes=MOST_BYTES)
     try:
-        report = json.loads(path.read_bytes())
+        report = parse_json(content)
         if report["format_version"] != FORMAT_VERSION:
             return new, "it was written by another version of this command"
         if report["weights_sha256"] != digest:
             return new, "it is about other weights"
         to_markdown(report)
         to_html(report)
-    except FileNotFoundError:
-        return new, ""
     except _DAMAGE as error:
         raise UserError(
             f"{path} is damaged or no report of this command ({type(error).__name__}): remove it, "
@@ -102,14 +110,17 @@ def to_json(value: Any) -> Any:
 
 def to_markdown(report: dict[str, Any]) -> str:
     """Tables of a report that went through `to_json`."""
-    title = f"# {report.get('checkpoint', '')}: {report.get('env_id', '')}"
-    lines = [*to_lines([title]), ""]
+    return "\n".join([*to_lines(report_blocks(report)), ""])
+
+
+def report_blocks(report: dict[str, Any]) -> Blocks:
+    """Everything in a report that went through `to_json`, headings as in Markdown."""
+    blocks: Blocks = [f"# {report.get('checkpoint', '')}: {report.get('env_id', '')}"]
     for name, section in sections(report).items():
         if name in report["parts"]:
             part = report["parts"][name]
-            blocks = [f"## {name.capitalize()}", *section.blocks(part["numbers"]), _source(part)]
-            lines += [*to_lines(blocks), ""]
-    return "\n".join(lines)
+            blocks += [f"## {name.capitalize()}", *section.blocks(part["numbers"]), _source(part)]
+    return blocks
 
 
 def _source(part: dict[str, Any]) -> str:

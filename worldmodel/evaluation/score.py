@@ -7,8 +7,8 @@ compared.
 """
 
 import csv
-import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.errors import UserError
 from worldmodel.evaluation.foretelling import foretell_long, joined
 from worldmodel.evaluation.tables import Blocks, Table, number
-from worldmodel.files import written_whole
+from worldmodel.files import parse_json, read_bytes, write_json, written_whole
 from worldmodel.model import WorldModel
 
 FORMAT_VERSION = 1
+MOST_BYTES = 2**28  # of scores.json: half a million episodes
 MAX_STEPS = 160  # of one pass: attention over all of them takes half a GB at 16 positions a frame
 SAVE_EVERY_S = 20.0
 NUM_SHOWN = 5  # of the least and of the most likely episodes
@@ -206,15 +207,21 @@ def score_blocks(scores: dict[str, Any]) -> Blocks:
 
 def _known(path: Path, source: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """The rows of a file of the same weights and data, by id; none of any other file."""
+    if not os.path.lexists(path):
+        if os.path.lexists(path.with_suffix(".csv")):
+            raise UserError(
+                f"{path.with_suffix('.csv')} is there without {path.name}, so another program "
+                "wrote it: choose another --out, or move it away"
+            )
+        return {}
+    content = read_bytes(path, most_bytes=MOST_BYTES)
     try:
-        scores = json.loads(path.read_bytes())
+        scores = parse_json(content)
         same = scores["format_version"] == FORMAT_VERSION and all(
             scores[name] == source[name] for name in ("weights_sha256", "data")
         )
         rows = {row["episode_id"]: row for row in scores["episodes"]} if same else {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
             f"{path} is damaged or no file of this command: remove it, or choose another --out"
         ) from None
@@ -222,8 +229,7 @@ def _known(path: Path, source: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def _write(out: Path, scores: dict[str, Any]) -> None:
-    with written_whole(out / "scores.json") as unfinished:
-        unfinished.write_text(json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    write_json(out / "scores.json", scores)
     with (
         written_whole(out / "scores.csv") as unfinished,
         unfinished.open("w", newline="") as file,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+MOST_TOP_K = 2**31 - 1  # beyond any codebook; compiled code counts in integers of bounded size
 MOST_GUIDANCE = 1e4  # beyond any use; logits stay finite
 # Divided by less, logits in float32 overflow; long before, only the likeliest code is left.
 LEAST_TEMPERATURE = 1e-30
@@ -37,8 +38,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be at least 0, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.top_k is not None and not 1 <= self.top_k <= MOST_TOP_K:
+            raise ValueError(f"top_k must be from 1 to {MOST_TOP_K}, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.guidance <= MOST_GUIDANCE:
