@@ -11,8 +11,6 @@ from fuzzing import KINDS, Kind, changed_bytes, changed_json, damaged
 from worldmodel.errors import UserError
 from worldmodel.guarded import guarded_call
 
-MUTATIONS = 100  # of each kind in `make test`
-MANY_MUTATIONS = 400
 MOST_MEMORY = 2**30
 PATIENCE_S = 30.0
 CHECKPOINT_FILES = {
@@ -58,22 +56,23 @@ def _sound(kind: Kind, folder: Path) -> Path:
     return folder
 
 
+# How many of each kind, from which seed on.
+FEW = pytest.param(range(100), id="few")
+MANY = pytest.param(
+    range(10_000, 10_400), id="many", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]
+)
+
+
+@pytest.mark.parametrize("seeds", [FEW, MANY])
 @pytest.mark.parametrize("name", KINDS)
-def test_no_file_does_harm(name: str, tmp_path: Path):
+def test_no_file_does_harm(name: str, seeds: range, tmp_path: Path):
     kind = KINDS[name]
-    _check(kind, _sound(kind, tmp_path / "sound"), tmp_path / "damaged", range(MUTATIONS))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", KINDS)
-def test_no_file_does_harm_however_often(name: str, tmp_path: Path):
-    kind, seeds = KINDS[name], range(10_000, 10_000 + MANY_MUTATIONS)
     _check(kind, _sound(kind, tmp_path / "sound"), tmp_path / "damaged", seeds)
 
 
+@pytest.mark.parametrize("seeds", [FEW, MANY])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "gif", "webm"])
-def test_no_video_does_harm(suffix: str, tmp_path: Path):
+def test_no_video_does_harm(suffix: str, seeds: range, tmp_path: Path):
     def make(folder: Path) -> None:
         fuzzing.make_videos(folder)
         for other in folder.iterdir():
@@ -82,11 +81,12 @@ def test_no_video_does_harm(suffix: str, tmp_path: Path):
 
     kind = Kind(make, "*/a.*", "read_videos")
     folder = _sound(kind, tmp_path / "sound")
-    _check(kind, folder, tmp_path / "damaged", range(MUTATIONS // 2))
+    _check(kind, folder, tmp_path / "damaged", seeds[: len(seeds) // 2])
 
 
+@pytest.mark.parametrize("seeds", [FEW, MANY])
 @pytest.mark.parametrize("file", CHECKPOINT_FILES)
-def test_no_checkpoint_does_harm(file: str, tiny_run: Path, tmp_path: Path):
+def test_no_checkpoint_does_harm(file: str, seeds: range, tiny_run: Path, tmp_path: Path):
     def make(folder: Path) -> None:
         for name in CHECKPOINT_FILES:
             (folder / "checkpoint").mkdir(exist_ok=True)
@@ -94,4 +94,4 @@ def test_no_checkpoint_does_harm(file: str, tiny_run: Path, tmp_path: Path):
 
     kind = Kind(make, f"checkpoint/{file}", "read_checkpoint", CHECKPOINT_FILES[file])
     folder = _sound(kind, tmp_path / "sound")
-    _check(kind, folder, tmp_path / "damaged", range(MUTATIONS))
+    _check(kind, folder, tmp_path / "damaged", seeds)
