@@ -5,6 +5,7 @@ seeds alone: not on the worker, on the episodes before it, or on an interruption
 """
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import multiprocessing
@@ -152,12 +153,13 @@ def play_episode(
     names = variable_names(env)
     player = Player(job.behaviour, actor, env.action_space, job.player_seed)
     frame, info = env.reset(seed=job.env_seed)
-    frames, variables = [frame], [[info[name] for name in names]]
+    # Copies: an environment may draw every frame into one array, or change the action it is given.
+    frames, variables = [np.array(frame)], [[info[name] for name in names]]
     taken, rewards, ends = [], [], []
     while len(taken) < job.max_length:
         action = player.act(frame)
-        frame, reward, terminated, truncated, info = env.step(action)
-        frames.append(frame)
+        frame, reward, terminated, truncated, info = env.step(copy.copy(action))
+        frames.append(np.array(frame))
         variables.append([info[name] for name in names])
         taken.append(action)
         rewards.append(reward)

@@ -211,3 +211,30 @@ def test_action_spaces(space, spec):
     else:
         with pytest.raises(UserError, match="cannot be recorded"):
             action_spec(env)
+
+
+class ScalingEnv(gymnasium.Env):
+    """Draws every frame into one array, and halves the action that it is given."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (2, 2, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    frame = np.zeros((2, 2, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.frame[:] = 0
+        return self.frame, {}
+
+    def step(self, action):
+        self.frame += 1
+        reward = float(action[0])
+        action *= 0.5
+        return self.frame, reward, False, False, {}
+
+
+def test_what_is_recorded_is_nobody_else_s():
+    env = ScalingEnv()
+    hold = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
+    episode = play_episode(env, Job(0, 1, 2, hold, 12), None, action_spec(env))
+    np.testing.assert_array_equal(episode.frames[:, 0, 0, 0], np.arange(13))
+    np.testing.assert_array_equal(episode.reward, episode.action[:, 0])
+    assert len(np.unique(episode.action)) < 12  # some are held, and stay what they were
