@@ -347,7 +347,7 @@ def test_values_that_verify_refuses_are_refused_before_training(
     data = tmp_path / "data"
     shutil.copytree(toy_data, data)
     with h5py.File(next(data.glob("shard-*.h5")), "r+") as file:
-        array_of(file, name)[7] = value
+        array_of(file, name)[-1] = value  # of the last episode
     options = Train("tiny", data=data, out=tmp_path / "run", device="cpu", precision="fp32")
     with pytest.raises(UserError, match=complaint):
         train(options)

@@ -17,6 +17,7 @@ from worldmodel.checkpoint import file_digest, finish_save, read_lineage
 from worldmodel.command import say
 from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
 from worldmodel.data import EpisodeReader
+from worldmodel.data.progress import track
 from worldmodel.describe import describe, to_lines
 from worldmodel.errors import UserError, printable
 from worldmodel.files import locked, read_json, write_json
@@ -89,6 +90,8 @@ def _train(
     if fabric.global_rank == 0:
         finish_save(out)
         read_lineage(out)  # or fail before hours of training: the checkpoint there is damaged
+        for i in track(range(len(reader)), "checking the episodes"):
+            reader.steps(i)  # or fail before hours of training: a value in them breaks a rule
         say(_plan(preset, options, out))
         for note in _notes(preset, project, options):
             say(f"note: {note}")
