@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+from rich.console import Console
+from rich.markdown import Markdown
 
 import envs
 from collect.rewards import Rule, battle_reward, dodging_reward, pickup_reward
@@ -102,7 +104,7 @@ def transfer(options: Transfer) -> None:
         _train(options, worlds, arm, rule)
     scored = _score(options, worlds, arms)
     report = write_report(options.out, options, worlds.env_id, scored)
-    print(report.read_text())
+    Console().print(Markdown(report.read_text()))
     say(f"the report is in {report}")
 
 
