@@ -19,16 +19,16 @@ play: setup
 	$(RUN) -m play --env $(ENV)
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 test-slow: setup
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
 check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 # Collect, train and play on the real ViZDoom, all tiny: minutes, and nothing worth seeing.
 smoke: setup
@@ -43,6 +43,7 @@ smoke: setup
 bench: setup
 	$(RUN) -m benchmarks.dream_step
 	$(RUN) -m benchmarks.first_frame
+	$(RUN) -m benchmarks.busy_neighbour
 	$(RUN) -m benchmarks.vector_dream
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling

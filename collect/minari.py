@@ -39,6 +39,7 @@ OUR_INFO = "videogpt_dream"  # where Minari's metadata hold what our meta.json s
 MOST_METADATA_BYTES = 2**27  # spaces of large pictures list the bounds of each pixel
 MOST_EPISODE_BYTES = 2**30  # an episode is held whole
 MOST_MEMORY = 3 * 2**30  # bytes to read an episode with: it is packed for this process too
+PATIENCE_S = 300.0  # for an episode, which may be thousands of JPEGs
 # Called in another process, by the name that this module has there.
 _READ_NOTES = "collect.minari:read_notes"
 _READ_EPISODE = "collect.minari:read_episode"
@@ -308,7 +309,9 @@ def _read_storage(data: Path, *stamps: int) -> Any:
 
 
 def _guarded(function: str, data: Path, number: int) -> dict[str, Any]:
-    return guarded_call(function, data, number, subject=data, most_memory=MOST_MEMORY)
+    return guarded_call(
+        function, data, number, subject=data, patience_s=PATIENCE_S, most_memory=MOST_MEMORY
+    )
 
 
 def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
@@ -327,7 +330,8 @@ def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
         # Without them Minari makes the environment that a stranger's file names.
         if not {"observation_space", "action_space"} <= metadata.keys():
             raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
-        return data, _storage_of(data), metadata
+        # Absolute: the process that reads it stays in the folder where it was started.
+        return data.absolute(), _storage_of(data), metadata
 
 
 def _actions_of(storage: Any, limit: float | None) -> FlatActions:

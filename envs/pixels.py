@@ -23,6 +23,7 @@ from worldmodel.errors import UserError, one_line
 from worldmodel.resize import area_resized
 
 LARGEST_SIZE = 1024
+MOST_FRAME_SKIP = 1000
 SMALLEST_PICTURE = 32  # pixels: uint8 arrays with shorter sides are rather boards than pictures
 DEFAULT_FPS = 30.0  # Gymnasium's own, where an environment says nothing
 
@@ -192,8 +193,8 @@ def _check_arguments(
 ) -> None:
     if not 1 <= size <= LARGEST_SIZE:
         raise UserError(f"size must be from 1 to {LARGEST_SIZE}, not {size}")
-    if frame_skip < 1:
-        raise UserError(f"frame_skip must be at least 1, not {frame_skip}")
+    if not 1 <= frame_skip <= MOST_FRAME_SKIP:
+        raise UserError(f"frame_skip must be from 1 to {MOST_FRAME_SKIP}, not {frame_skip}")
     if source not in ("auto", "observation", "render"):
         raise UserError(f"source must be auto, observation or render, not {source!r}")
     if action_limit is not None and not 0 < action_limit < float("inf"):

@@ -16,6 +16,7 @@ import torch
 from gymnasium.spaces import Box, Dict
 from stable_baselines3 import PPO
 
+from envs.threads import one_thread
 from envs.trust import is_remembered, remember
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line, os_error
@@ -69,6 +70,7 @@ class Sampler:
     def reset(self, seed: int) -> None:
         self._state = randomness.torch_generator(seed, "policy actions").get_state()
 
+    @one_thread()
     def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
         # stable-baselines3 samples with torch's global generator.
         with torch.random.fork_rng(devices=[]):

@@ -1,7 +1,7 @@
 """Walk through a dream of Doom, through Doom itself, or elsewhere, with keys and mouse.
 
 python -m play
-python -m play --env doom-hgs --policy runs/policy.zip
+python -m play --env doom-hgs --policy runs/policy.zip --trust
 python -m play --env robot-pushing --keys my-keys.json
 python -m play --env runs/doom --start 3 --record walk.mp4
 python -m play --replay walk.json

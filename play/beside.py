@@ -10,6 +10,7 @@ import numpy as np
 
 from envs.making import made
 from envs.recorded import env_ids
+from envs.window import as_rgb
 from play.actions import Action, Actions
 from worldmodel.errors import UserError, one_line
 
@@ -19,7 +20,7 @@ class RealView:
     """The real game beside a dream. After its end it stays as it was.
 
     Attributes:
-        frame: uint8 (H, W, 3).
+        frame: uint8 (H, W, 3); a copy, as some games draw into one array.
         info: the real game variables.
         is_over: the real episode has ended.
     """
@@ -85,9 +86,9 @@ class RealBeside:
             self._opened = wanted
             self._actions = Actions(self._env)
         frame, info = self._env.reset(seed=int(moment.seed))
-        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
-            raise ValueError(f"{moment.env_id} does not show uint8 RGB frames")
-        view = RealView(frame, info, is_over=False)
+        if frame.dtype != np.uint8 or frame.shape[2:] not in ((1,), (3,)):
+            raise ValueError(f"{moment.env_id} does not show uint8 frames in RGB or grey")
+        view = RealView(as_rgb(frame), info, is_over=False)
         for action in (*map(self._actions.plain, moment.actions), *actions):
             view = self._step(view, action)
         return view
@@ -97,7 +98,7 @@ class RealBeside:
             return view
         assert self._env is not None
         frame, _, terminated, truncated, info = self._env.step(self._actions.for_env(action))
-        return RealView(frame, info, is_over=bool(terminated or truncated))
+        return RealView(as_rgb(frame), info, is_over=bool(terminated or truncated))
 
     def _given_up(self, what: str, error: Exception) -> UserError:
         """Close the game, and say in one line why."""

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from worldmodel.errors import printable
+
 MAX_INTEGER = 2**53
 
 
@@ -44,4 +46,4 @@ def text(value: Any, name: str, *, most: int = 4096) -> str:
 
 def legible(value: str, *, most: int = 24) -> str:
     """Any text as something that fonts can draw: short, and without control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in value[:most])
+    return printable(value[:most])

@@ -19,7 +19,7 @@ class CommandKey:
 
 
 COMMAND_KEYS = (
-    CommandKey("pause", ("p", "space"), "p / space", "pause and go on"),
+    CommandKey("pause", ("p", "space"), "p / space", "pause and resume"),
     CommandKey("step", (".", "[.]"), ".", "one step, then pause"),
     CommandKey("restart", ("r",), "r", "restart from the same moment"),
     CommandKey("another", ("n",), "n", "another start"),
@@ -27,7 +27,7 @@ COMMAND_KEYS = (
     # "=" is where "+" lies without shift on many keyboards
     CommandKey("faster", ("+", "=", "[+]"), "+", "faster"),
     CommandKey("slower", ("-", "[-]"), "-", "slower"),
-    CommandKey("real", ("tab",), "tab", "dream and real engine side by side"),
+    CommandKey("real", ("tab",), "tab", "show the real game beside the dream"),
     CommandKey("help", ("h",), "h", "show or hide the keys"),
     CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
 )

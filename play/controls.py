@@ -20,7 +20,6 @@ since the last step, in pixels to the right (x) and down (y), times `per_pixel` 
 component.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from play.actions import Actions, Number
 from play.checks import check_entries, finite, integer, text
 from play.commands import YIELDING_KEY, command_of
 from worldmodel.errors import UserError
+from worldmodel.files import read_json
 
 MAX_FILE_BYTES = 2**16
 MAX_BINDINGS = 100
@@ -102,22 +102,9 @@ def read_keys_file(path: Path) -> Announced:
     """What a file for --keys says.
 
     Raises:
-        UserError: it is missing, too large, or no JSON.
+        UserError: it is missing, no regular file, too large, or no JSON.
     """
-    source = f"--keys {path}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"can't read {source}: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UserError(f"{source} is larger than {MAX_FILE_BYTES // 2**10} KiB")
-    try:
-        return Announced(source, json.loads(content.decode("utf-8")))
-    except RecursionError:
-        raise UserError(f"{source}: nested too deeply") from None
-    except ValueError as error:  # of the encoding, too
-        raise UserError(f"{source}: no valid JSON ({error})") from error
+    return Announced(f"--keys {path}", read_json(path, most_bytes=MAX_FILE_BYTES))
 
 
 def checked_controls(announced: Announced, actions: Actions) -> Controls:

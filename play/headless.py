@@ -8,6 +8,7 @@ import numpy as np
 
 from play.actions import Action, Actions
 from play.pilot import Pilot
+from worldmodel.randomness import generator
 
 MEAN_HOLD_STEPS = 4  # about half a second of Doom
 
@@ -24,7 +25,7 @@ class RandomWalk:
 
     def __init__(self, actions: Actions, *, seed: int) -> None:
         self._actions = actions
-        self._random = np.random.default_rng(seed)
+        self._random = generator(seed, "random walk")
         weights = np.ones(len(actions.meanings))
         if "forward" in actions.meanings and len(weights) > 1:
             weights[actions.meanings.index("forward")] = len(weights) - 1

@@ -1,5 +1,6 @@
 """Who steers what: a person or a policy, in a dream or the real game. Knows no window."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,13 +9,15 @@ from typing import Any, Literal, Protocol
 import gymnasium
 import numpy as np
 
+from envs.window import as_rgb
 from play.actions import Action, Actions
 from play.beside import RealBeside, RealView
 from play.controls import Announced, checked_controls
 from play.default_controls import default_controls
 from play.keymap import KeyMap
-from play.replay import Session, SessionLog
+from play.replay import Session, mark_of
 from worldmodel.errors import UserError
+from worldmodel.randomness import generator
 
 Steerer = Literal["person", "policy", "replay"]
 
@@ -34,13 +37,15 @@ class Moment:
     """One frame, and how it came about.
 
     Attributes:
-        frame: uint8 (H, W, 3).
+        frame: uint8 (H, W, 3), RGB also where the environment's are grey.
         action: what led here; None for an episode's first frame.
         reward: of that action; a dream's is predicted.
         info: the game variables.
         terminated, truncated: Gymnasium's.
         total_reward: of the episode so far.
         step_number: actions taken in the episode.
+        mark: of what is seen, as sessions keep it: of a dream's codes, else of the frame.
+        seed: given to the reset that began the episode.
         steered_by: who chose the action.
         start: the dream's start; None in a real game.
         real: the real game at the same moment, while it is shown.
@@ -55,6 +60,8 @@ class Moment:
     truncated: bool
     total_reward: float
     step_number: int
+    mark: str
+    seed: int
     steered_by: Steerer
     start: int | None
     real: RealView | None
@@ -66,8 +73,8 @@ class Moment:
 
 
 class Pilot:
-    """Plays an environment, takes down what was done, and can show the real game beside a dream.
-    A real game that fails there is hidden, and the dream goes on.
+    """Plays an environment, and can show the real game beside a dream. A real game that fails
+    there is hidden, and the dream goes on.
 
     It owns the environment: `close` closes it. Methods named `toggle_...` return a note for
     the person.
@@ -78,7 +85,7 @@ class Pilot:
         start: of a dream's first episode; None draws one from `seed`.
         policy: to hand over to; None if there is none.
         keys: to steer with instead of those that the environment announces.
-        watch: called with every frame, in order.
+        watch: called with every moment, in order.
 
     Raises:
         UserError: the environment can't be played with keys, or not with these; or it has no such
@@ -93,7 +100,7 @@ class Pilot:
         start: int | None = None,
         policy: Policy | None = None,
         keys: Announced | None = None,
-        watch: Callable[[np.ndarray], None] | None = None,
+        watch: Callable[[Moment], None] | None = None,
     ) -> None:
         _check_frames(env)
         self.env = env
@@ -104,7 +111,8 @@ class Pilot:
         self.start = self._first_start(start)
         self.policy = policy
         self.policy_steers = False
-        self.log = SessionLog()
+        self._has_codes = hasattr(type(env.unwrapped), "codes")
+        self.actions_taken: list[Action] = []  # since the episode began
         self._watch = watch
         self._beside = RealBeside(env) if self.is_dream else None
         self._real: RealView | None = None  # while it is shown
@@ -168,7 +176,7 @@ class Pilot:
             self._real = None
         else:
             try:
-                self._real = self._beside.begin(self.start, self.log.actions)
+                self._real = self._beside.begin(self.start, self.actions_taken)
             except UserError as error:
                 return str(error)
         self.moment = replace(self.moment, real=self._real)
@@ -185,7 +193,7 @@ class Pilot:
                 raise UserError("--start is for dreams: a real game begins by its --seed")
             return None
         if start is None:
-            return int(np.random.default_rng(self.seed).integers(self.num_starts))
+            return int(generator(self.seed, "first start").integers(self.num_starts))
         if not 0 <= start < self.num_starts:
             raise UserError(f"--start must be from 0 to {self.num_starts - 1}, not {start}")
         return start
@@ -193,14 +201,14 @@ class Pilot:
     def _begin(self) -> Moment:
         options = None if self.start is None else {"start": self.start}
         frame, info = self.env.reset(seed=self.seed, options=options)
-        self.log.begin(seed=self.seed, start=self.start, frame=frame)
+        self.actions_taken = []
         self._recent.clear()
         if self.policy is not None:
             self.policy.reset()
         note = self._take_real_along(lambda beside, _: beside.begin(self.start, ()))
         return self._show(
             Moment(
-                frame=frame,
+                frame=as_rgb(frame),
                 action=None,
                 reward=0.0,
                 info=info,
@@ -208,6 +216,8 @@ class Pilot:
                 truncated=False,
                 total_reward=0.0,
                 step_number=0,
+                mark=self._mark(frame),
+                seed=self.seed,
                 steered_by="person",
                 start=self.start,
                 real=self._real,
@@ -217,11 +227,11 @@ class Pilot:
 
     def _advance(self, action: Action, steered_by: Steerer) -> Moment:
         frame, reward, terminated, truncated, info = self.env.step(self.actions.for_env(action))
-        self.log.step(action, frame)
+        self.actions_taken.append(action)
         note = self._take_real_along(lambda beside, view: beside.step(view, action))
         return self._show(
             Moment(
-                frame=frame,
+                frame=as_rgb(frame),
                 action=action,
                 reward=float(reward),
                 info=info,
@@ -229,12 +239,17 @@ class Pilot:
                 truncated=bool(truncated),
                 total_reward=self.moment.total_reward + float(reward),
                 step_number=self.moment.step_number + 1,
+                mark=self._mark(frame),
+                seed=self.seed,
                 steered_by=steered_by,
                 start=self.start,
                 real=self._real,
                 note=note,
             )
         )
+
+    def _mark(self, frame: np.ndarray) -> str:
+        return mark_of(self.env.unwrapped.codes if self._has_codes else frame)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _take_real_along(self, go: Callable[[RealBeside, RealView], RealView]) -> str | None:
         """Bring the real game, where it is shown, to the dream's moment. Returns a note when it
@@ -252,12 +267,16 @@ class Pilot:
         self.moment = moment
         self._recent.append(moment.frame)
         if self._watch is not None:
-            self._watch(moment.frame)
+            self._watch(moment)
         return moment
 
 
 class ReplayPilot(Pilot):
     """Plays a recorded session again; nobody can steer it.
+
+    Attributes:
+        num_frames: seen so far.
+        first_difference: from the recording, in words; None while there is none.
 
     Raises:
         UserError: the session doesn't fit the environment.
@@ -269,12 +288,14 @@ class ReplayPilot(Pilot):
         session: Session,
         *,
         keys: Announced | None = None,
-        watch: Callable[[np.ndarray], None] | None = None,
+        watch: Callable[[Moment], None] | None = None,
     ) -> None:
         _check_fit(env, session)
         self.session = session
+        self.num_frames = 0
+        self.first_difference: str | None = None
         self._episode_number = 0
-        self._diverged = False
+        self._digest = hashlib.sha256()
         first = session.episodes[0]
         super().__init__(env, seed=first.seed, start=first.start, keys=keys, watch=watch)
 
@@ -285,10 +306,8 @@ class ReplayPilot(Pilot):
 
     @property
     def frames_agree(self) -> bool | None:
-        """Whether every frame was the recorded one; None before all are played."""
-        if not self.is_over:
-            return None
-        return not self._diverged and self.log.frames_sha256 == self.session.frames_sha256
+        """Whether all that was seen is what was recorded; None before all is played."""
+        return self.first_difference is None if self.is_over else None
 
     def step(self, action_from_keys: Action) -> Moment:
         """The session's next frame, whatever the keys say.
@@ -314,9 +333,28 @@ class ReplayPilot(Pilot):
     @property
     def _episode_is_played(self) -> bool:
         num_actions = len(self.session.episodes[self._episode_number].actions)
-        if self.moment.is_over and self.moment.step_number < num_actions:
-            self._diverged = True  # the recorded episode went on from here
         return self.moment.is_over or self.moment.step_number == num_actions
+
+    def _show(self, moment: Moment) -> Moment:
+        super()._show(moment)
+        self.num_frames += 1
+        self._compare(moment)
+        return moment
+
+    def _compare(self, moment: Moment) -> None:
+        if self.first_difference is not None:
+            return
+        episode, step = self.session.episodes[self._episode_number], moment.step_number
+        where = f"episode {self._episode_number + 1} of {len(self.session.episodes)}"
+        if episode.marks and episode.marks[step] != moment.mark:
+            seen = "the codes" if self._has_codes else "the frame"
+            self.first_difference = f"{seen} at step {step} of {where}"
+        elif moment.is_over and step < len(episode.actions):
+            self.first_difference = f"the end at step {step} of {where}"
+        if self.session.frames_sha256 is not None:
+            self._digest.update(np.ascontiguousarray(moment.frame).data)
+            if self.is_over and self._digest.hexdigest() != self.session.frames_sha256:
+                self.first_difference = "some frame"  # an older session, which doesn't say more
 
 
 def steps_per_game_second(env: gymnasium.Env) -> float:
@@ -327,8 +365,10 @@ def steps_per_game_second(env: gymnasium.Env) -> float:
 def _check_frames(env: gymnasium.Env) -> None:
     """Raises UserError when its frames can't be shown."""
     frames = env.observation_space
-    if frames.dtype != np.uint8 or (frames.shape or ())[2:] != (3,):
-        raise UserError(f"only uint8 RGB frames can be shown, but those here are {frames}")
+    if frames.dtype != np.uint8 or (frames.shape or ())[2:] not in ((1,), (3,)):
+        raise UserError(
+            f"only uint8 frames in RGB or grey can be shown, but those here are {frames}"
+        )
 
 
 def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> KeyMap:

@@ -1,33 +1,60 @@
 """An mp4 of what was seen, and beside it the session that plays it again."""
 
-import contextlib
+import os
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
-import av.error
 import numpy as np
+from av.container import OutputContainer
 from PIL import Image
 
-from play.replay import Session, write_session
-from worldmodel.errors import UserError
+from play.pilot import Moment
+from play.session_file import SessionFile, keep_others_out
+from play.worlds import UnopenedWorld
+from worldmodel.errors import UserError, os_error
+from worldmodel.files import refuse_existing
+
+# A film can be watched up to its last second while it is written, and where its writing was cut
+# off; at the end it becomes an ordinary one.
+FILM_OPTIONS = {
+    "movflags": "+hybrid_fragmented",
+    "frag_duration": "1000000",  # microseconds
+    "flush_packets": "1",
+}
 
 
 class Recording:
     """Frames into `path` (H.264, yuv420p), the session into the same name with .json.
 
-    Both appear whole at `finish`, or not at all.
+    Both are written as they are played: what ends the process leaves the session, and the film up
+    to its last seconds. Where nothing was seen, neither appears, and nothing is replaced.
 
     Args:
         path: ends in .mp4; its folder is made.
+        world: what is played.
         size: height of the film in pixels, rounded down to an even number.
         fps: frames a second of the film; None may be replaced until the first frame comes.
+        overwrite: whether an existing film and session may be replaced.
+        replayed: the session that is replayed. Where it is the one beside the film, it stays as it
+            is.
 
     Raises:
-        UserError: the path can't be written.
+        UserError: the film or the session exists, another play is writing it, or it can't be
+            written.
     """
 
-    def __init__(self, path: Path, *, size: int, fps: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        world: UnopenedWorld,
+        *,
+        size: int,
+        fps: float | None,
+        overwrite: bool = False,
+        replayed: Path | None = None,
+    ) -> None:
         if path.suffix != ".mp4":
             raise UserError(f"--record {path}: the name must end in .mp4")
         self.path = path
@@ -35,64 +62,76 @@ class Recording:
         self.fps = fps
         self.num_frames = 0
         self._size = size
-        self._unfinished = path.with_name(path.name + ".tmp")
+        self._container: OutputContainer | None = None
+        refuse_existing(path, overwrite=overwrite)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._unfinished), "w", format="mp4")
         except OSError as error:
-            raise UserError(f"can't write {path}: {error.strerror}") from error
-        self._stream = None
+            raise UserError(f"can't write {path}: {os_error(error)}") from error
+        self._session: SessionFile | None = None
+        self._source: BinaryIO | None = None  # the session beside the film, held while it is read
+        if replayed is not None and is_same_file(replayed, self.session_path):
+            self._source = replayed.open("rb")
+            keep_others_out(self._source, replayed)
+        else:
+            self._session = SessionFile(self.session_path, world, overwrite=overwrite)
 
-    def add(self, frame: np.ndarray) -> None:
-        """Append a frame, uint8 (H, W, 3), scaled up by repeating its pixels.
+    def add(self, moment: Moment) -> None:
+        """Append a moment; its frame, uint8 (H, W, 3), is scaled up by repeating pixels.
 
         Raises:
-            UserError: the disk is full, or gone.
+            UserError: the disk is full, or gone. What was recorded until then is kept.
         """
-        height, width = frame.shape[:2]
+        if self._session is not None:
+            self._session.add(moment)
+        height, width = moment.frame.shape[:2]
         film_height = self._size // 2 * 2  # yuv420p needs even sides
         film_width = round(film_height * width / height / 2) * 2
-        if self._stream is None:
-            assert self.fps is not None
-            rate = Fraction(self.fps).limit_denominator(1000)
-            self._stream = self._container.add_stream("libx264", rate=rate)
-            self._stream.width, self._stream.height = film_width, film_height
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.thread_count = 1  # the other cores are for the model
-            self._stream.options = {"preset": "veryfast", "crf": "16"}
-        picture = Image.fromarray(frame).resize((film_width, film_height), Image.Resampling.NEAREST)
-        self._encode(av.VideoFrame.from_image(picture))
+        try:
+            if self._container is None:
+                self._begin(film_width, film_height)
+            picture = Image.fromarray(np.ascontiguousarray(moment.frame))
+            picture = picture.resize((film_width, film_height), Image.Resampling.NEAREST)
+            self._encode(av.VideoFrame.from_image(picture))
+        except OSError as error:
+            raise UserError(f"can't write {self.path}: {os_error(error)}") from error
         self.num_frames += 1
 
-    def finish(self, session: Session) -> None:
-        """Complete the film and write the session.
+    def finish(self) -> None:
+        """Complete the film and the session.
 
         Raises:
-            UserError: they can't be written.
+            UserError: they can't be completed. What was recorded is kept.
         """
         try:
-            self._encode(None)
-            self._container.close()
-            self._unfinished.replace(self.path)
-        except UserError:
-            self.discard()
-            raise
+            if self._container is not None:
+                with self._container:
+                    self._encode(None)
         except OSError as error:
-            self.discard()
-            raise UserError(f"can't write {self.path}: {error.strerror}") from error
-        write_session(self.session_path, session)
+            raise UserError(f"can't write {self.path}: {os_error(error)}") from error
+        finally:
+            if self._session is not None:
+                self._session.finish()
+            if self._source is not None:
+                self._source.close()
 
-    def discard(self) -> None:
-        """Leave nothing behind: for a session without a frame, or a full disk."""
-        with contextlib.suppress(OSError):
-            self._container.close()
-        self._unfinished.unlink(missing_ok=True)
+    def _begin(self, width: int, height: int) -> None:
+        assert self.fps is not None
+        film = av.open(str(self.path), "w", format="mp4", options=FILM_OPTIONS)
+        self._container = film
+        self._stream = film.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1000))
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.thread_count = 1  # the other cores are for the model
+        self._stream.options = {"preset": "veryfast", "crf": "16"}
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         """Encode a frame, or with None what the encoder still holds."""
-        assert self._stream is not None
-        try:
-            for packet in self._stream.encode(frame):
-                self._container.mux(packet)
-        except OSError as error:
-            raise UserError(f"can't write {self.path}: {error.strerror}") from error
+        assert self._container is not None
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file that exists."""
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)

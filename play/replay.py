@@ -1,13 +1,24 @@
-"""A played session as JSON: enough to play it again, frame for frame the same.
+"""A played session as a file: enough to play it again, and to say where it differs.
 
-The file is data from anywhere: `read_session` checks every field before anything uses it.
+A session is a JSON array, written as it is played, one line for each entry:
+
+    [
+    {"format": "videogpt-dream session", "version": 4, "env_id": ..., "frame_size": [64, 64]},
+    {"seed": 5, "start": 3, "mark": "5f1c3e0a"},
+    [2, "9a01b2ee"],
+    [0, "41d7c9f3"]
+    ]
+
+The first entry says what was played, an object that an episode began, and an array what action was
+taken; marks are of what was seen then, see `mark_of`. A file whose writing was cut off plays as far
+as it goes.
+
+The file is data from anywhere: `read_session` checks every entry before anything uses it.
 """
 
 import hashlib
-import json
-import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +27,20 @@ import numpy as np
 from play.actions import Action
 from play.checks import check_entries, finite, integer, text
 from worldmodel.errors import UserError
+from worldmodel.files import parse_json, read_bytes
 
 FORMAT = "videogpt-dream session"
-VERSION = 3
+VERSION = 4
+ONE_OBJECT = 3  # and before: one JSON object, one digest of all frames; dreams drew otherwise
 WITHOUT_GUIDANCE = 2  # and before: dreams had the guidance of their own
 INDICES_ALONE = 1  # were its actions
-MAX_FILE_BYTES = 64 * 2**20  # about 20 million indices
+MAX_FILE_BYTES = 64 * 2**20
+MAX_VALUES = 3_000_000  # numbers, texts, arrays and objects: a million steps of Doom are 32 hours
 MAX_SEED = 2**63 - 1
 MAX_ACTION = 10**6
 MAX_COMPONENTS = 1000
 MAX_FRAME_SIDE = 4096
+MARK_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -36,11 +51,13 @@ class PlayedEpisode:
         seed: given to `reset`.
         start: the moment that a dream began with; None in a real game.
         actions: one a step.
+        marks: one for each frame, the first included; empty in sessions before version 4.
     """
 
     seed: int
     start: int | None
     actions: tuple[Action, ...]
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Session:
         temperature, top_k, guidance: how the dream was sampled; None was the dream's own choice.
         frame_size: height and width of a frame, in pixels.
         episodes: in the order played.
-        frames_sha256: hex digest of every frame's bytes, each episode's first included.
+        frames_sha256: hex digest of every frame's bytes; None since version 4, which has marks.
     """
 
     env_id: str
@@ -63,85 +80,21 @@ class Session:
     guidance: float | None
     frame_size: tuple[int, int]
     episodes: tuple[PlayedEpisode, ...]
-    frames_sha256: str
+    frames_sha256: str | None = None
 
     @property
     def num_frames(self) -> int:
         return sum(len(episode.actions) + 1 for episode in self.episodes)
 
 
-class SessionLog:
-    """Takes down a session while it is played. Memory: a few bytes a step, no frames."""
-
-    def __init__(self) -> None:
-        self._episodes: list[tuple[int, int | None, list[Action]]] = []
-        self._digest = hashlib.sha256()
-        self.frame_size = (0, 0)
-        self.num_frames = 0
-
-    def begin(self, *, seed: int, start: int | None, frame: np.ndarray) -> None:
-        """An episode began with `frame`, uint8 (H, W, 3)."""
-        self._episodes.append((seed, start, []))
-        self._see(frame)
-
-    def step(self, action: Action, frame: np.ndarray) -> None:
-        """`action` led to `frame`."""
-        self._episodes[-1][2].append(action)
-        self._see(frame)
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        """The actions of the running episode."""
-        return tuple(self._episodes[-1][2])
-
-    @property
-    def frames_sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def session(
-        self,
-        *,
-        env_id: str,
-        checkpoint: str | None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        guidance: float | None = None,
-    ) -> Session:
-        """What was played so far."""
-        return Session(
-            env_id=env_id,
-            checkpoint=checkpoint,
-            temperature=temperature,
-            top_k=top_k,
-            guidance=guidance,
-            frame_size=self.frame_size,
-            episodes=tuple(PlayedEpisode(s, k, tuple(a)) for s, k, a in self._episodes),
-            frames_sha256=self.frames_sha256,
-        )
-
-    def _see(self, frame: np.ndarray) -> None:
-        self.frame_size = (frame.shape[0], frame.shape[1])
-        self.num_frames += 1
-        self._digest.update(np.ascontiguousarray(frame).data)
+def mark_of(seen: np.ndarray) -> str:
+    """What stands in a session for a frame, or for a dream's codes, which decide its frames."""
+    return hashlib.sha256(np.ascontiguousarray(seen).data).hexdigest()[:MARK_DIGITS]
 
 
-def write_session(path: Path, session: Session) -> None:
-    """Write a session whole or not at all.
-
-    Raises:
-        UserError: the file can't be written.
-    """
-    content = json.dumps({"format": FORMAT, "version": VERSION, **asdict(session)})
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(content + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise UserError(f"can't write {path}: {error.strerror}") from error
+def num_values(content: bytes) -> int:
+    """At least as many values as JSON text holds, counted before any is made."""
+    return sum(content.count(sign) for sign in b",[{")
 
 
 def read_session(path: Path) -> Session:
@@ -150,82 +103,139 @@ def read_session(path: Path) -> Session:
     Raises:
         UserError: the file is missing, too large, or not a session; says what is wrong.
     """
+    content = read_bytes(path, most_bytes=MAX_FILE_BYTES)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UserError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB: not a session")
-    try:
-        return _session_from(json.loads(content.decode("utf-8")))
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path} is not a session: no text in UTF-8 (a film's session is the .json beside it)"
-        ) from None
-    except RecursionError:
-        raise UserError(f"{path} is not a session: nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not a session: no valid JSON ({error})") from error
+        if num_values(content) > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES} values")
+        session, version = _session_from(parse_json(_ended(content)))
     except ValueError as error:
-        raise UserError(f"{path} is not a session: {error}") from error
+        hint = "" if path.suffix == ".json" else " (a film's session is the .json beside it)"
+        raise UserError(f"{path} is not a session: {error}{hint}") from None
+    if version <= ONE_OBJECT and session.checkpoint is not None:
+        raise UserError(
+            f"{path} can't be replayed: it was recorded in a dream by an earlier version of this "
+            "program, whose dreams drew other random numbers"
+        )
+    return session
 
 
-def _session_from(data: Any) -> Session:
-    """Raises ValueError with the first thing that is wrong."""
-    entries = ["format", "version", *Session.__dataclass_fields__]
-    check_entries(data, ["format", "version"], "the file", optional=entries[2:])
-    if data["format"] != FORMAT:
-        raise ValueError(f"format must be {FORMAT!r}")
-    version = integer(data["version"], "version", 0, 2**31)
-    if not 1 <= version <= VERSION:
-        raise ValueError(f"version {version}, but this program reads versions 1 to {VERSION}")
+def _ended(content: bytes) -> bytes:
+    """The file, or as much of it as was whole when its writing was cut off, as whole JSON."""
+    if not content.startswith(b"[\n") or content.rstrip().endswith(b"\n]"):
+        return content
+    return content[: content.rfind(b",\n")] + b"\n]"
+
+
+def _session_from(data: Any) -> tuple[Session, int]:
+    """A session and its version. Raises ValueError with the first thing that is wrong."""
+    if isinstance(data, dict):
+        return _from_one_object(data)
+    if not isinstance(data, list) or len(data) < 2:
+        raise ValueError("it must be an array of what was played, and at least one episode")
+    head, *entries = data
+    names = ("env_id", "checkpoint", "temperature", "top_k", "guidance", "frame_size")
+    version = _version_from(head, names)
+    if version <= ONE_OBJECT:
+        raise ValueError(f"version {version} was no array")
+    check_entries(head, ("format", "version", *names), "the first entry")
+    return Session(**_head_from(head), episodes=_episodes_from(entries)), version
+
+
+def _from_one_object(data: dict[str, Any]) -> tuple[Session, int]:
+    """As it was until version 3."""
+    names = list(Session.__dataclass_fields__)
+    version = _version_from(data, names)
+    if version > ONE_OBJECT:
+        raise ValueError(f"version {version} must be an array")
     if version <= WITHOUT_GUIDANCE:
-        entries.remove("guidance")
-    check_entries(data, entries, "the file")
-    size = data["frame_size"]
-    if not isinstance(size, list) or len(size) != 2:
-        raise ValueError("frame_size must be a list of height and width")
-    height, width = (integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size)
+        names.remove("guidance")
+    check_entries(data, ("format", "version", *names), "the file")
     digest = text(data["frames_sha256"], "frames_sha256")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError("frames_sha256 must be 64 hexadecimal digits")
     if not isinstance(data["episodes"], list) or not data["episodes"]:
         raise ValueError("episodes must be a list of at least one episode")
+    episodes = [_whole_episode(item, n, version) for n, item in enumerate(data["episodes"])]
+    session = Session(**_head_from(data), episodes=tuple(episodes), frames_sha256=digest)
+    return session, version
+
+
+def _version_from(data: Any, optional: list[str] | tuple[str, ...]) -> int:
+    check_entries(data, ("format", "version"), "the file", optional=optional)
+    if data["format"] != FORMAT:
+        raise ValueError(f"format must be {FORMAT!r}")
+    version = integer(data["version"], "version", 0, 2**31)
+    if not 1 <= version <= VERSION:
+        raise ValueError(f"version {version}, but this program reads versions 1 to {VERSION}")
+    return version
+
+
+def _head_from(data: dict[str, Any]) -> dict[str, Any]:
+    """What was played."""
+    size = data["frame_size"]
+    if not isinstance(size, list) or len(size) != 2:
+        raise ValueError("frame_size must be a list of height and width")
     temperature, top_k, checkpoint = data["temperature"], data["top_k"], data["checkpoint"]
     guidance = data.get("guidance")
-    return Session(
-        env_id=text(data["env_id"], "env_id"),
-        checkpoint=None if checkpoint is None else text(checkpoint, "checkpoint"),
-        temperature=None if temperature is None else _temperature(temperature),
-        top_k=None if top_k is None else integer(top_k, "top_k", 1, MAX_ACTION),
-        guidance=None if guidance is None else _guidance(guidance),
-        frame_size=(height, width),
-        episodes=tuple(_episode_from(item, n, version) for n, item in enumerate(data["episodes"])),
-        frames_sha256=digest,
+    return {
+        "env_id": text(data["env_id"], "env_id"),
+        "checkpoint": None if checkpoint is None else text(checkpoint, "checkpoint"),
+        "temperature": None if temperature is None else _temperature(temperature),
+        "top_k": None if top_k is None else integer(top_k, "top_k", 1, MAX_ACTION),
+        "guidance": None if guidance is None else _guidance(guidance),
+        "frame_size": tuple(integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size),
+    }
+
+
+def _episodes_from(entries: list[Any]) -> tuple[PlayedEpisode, ...]:
+    """Episodes from what began them, and the steps behind."""
+    episodes: list[tuple[int, int | None, list[Action], list[str]]] = []
+    for entry in entries:
+        if isinstance(entry, dict) or not episodes:
+            name = f"episode {len(episodes)}"
+            check_entries(entry, ("seed", "start", "mark"), name)
+            episodes.append((*_beginning(entry, name), [], [_mark(entry["mark"], name)]))
+            continue
+        _, _, actions, marks = episodes[-1]
+        name = f"episode {len(episodes) - 1}, step {len(actions)}"
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise ValueError(f"{name} must be an array of an action and a mark")
+        actions.append(_action_from(entry[0], name, VERSION))
+        marks.append(_mark(entry[1], name))
+    return tuple(
+        PlayedEpisode(seed, start, tuple(actions), tuple(marks))
+        for seed, start, actions, marks in episodes
     )
 
 
-def _episode_from(data: Any, number: int, version: int) -> PlayedEpisode:
+def _whole_episode(data: Any, number: int, version: int) -> PlayedEpisode:
     name = f"episode {number}"
     check_entries(data, ("seed", "start", "actions"), name)
     if not isinstance(data["actions"], list):
         raise ValueError(f"{name}: actions must be a list")
+    actions = tuple(_action_from(action, name, version) for action in data["actions"])
+    return PlayedEpisode(*_beginning(data, name), actions)
+
+
+def _beginning(data: dict[str, Any], name: str) -> tuple[int, int | None]:
+    seed = integer(data["seed"], f"{name}: seed", 0, MAX_SEED)
     start = data["start"]
-    return PlayedEpisode(
-        seed=integer(data["seed"], f"{name}: seed", 0, MAX_SEED),
-        start=None if start is None else integer(start, f"{name}: start", 0, MAX_ACTION),
-        actions=tuple(_action_from(action, name, version) for action in data["actions"]),
-    )
+    return seed, None if start is None else integer(start, f"{name}: start", 0, MAX_ACTION)
 
 
-def _action_from(data: Any, episode: str, version: int) -> Action:
-    where = f"{episode}: an action"
+def _action_from(data: Any, name: str, version: int) -> Action:
+    where = f"{name}: an action"
     if version == INDICES_ALONE or not isinstance(data, list):
         return integer(data, where, 0, MAX_ACTION)
     if not 0 < len(data) <= MAX_COMPONENTS:
         raise ValueError(f"{where} must be an integer, or a list of at most {MAX_COMPONENTS}")
     return tuple(finite(value, where) for value in data)
+
+
+def _mark(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{MARK_DIGITS}}}", value):
+        raise ValueError(f"{name}: mark must be {MARK_DIGITS} hexadecimal digits")
+    return value
 
 
 def _temperature(value: Any) -> float:

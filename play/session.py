@@ -1,6 +1,7 @@
 """The command line of `python -m play`, and the four ways through it."""
 
 import contextlib
+import secrets
 import signal
 import threading
 import time
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import tyro
 
 import envs
@@ -17,12 +17,15 @@ from play import command_line
 from play.commands import COMMAND_KEYS
 from play.controls import Announced, read_keys_file
 from play.headless import replay, walk
-from play.pilot import Pilot, ReplayPilot, steps_per_game_second
-from play.recording import Recording
-from play.replay import MAX_SEED, Session, read_session
+from play.pilot import Moment, Pilot, ReplayPilot, steps_per_game_second
+from play.recording import Recording, is_same_file
+from play.replay import MAX_ACTION, MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
+from worldmodel.command import say
 from worldmodel.errors import UserError
 
+# Makes the pilot; given what tells the person why it takes long.
+OpenPilot = Callable[[Callable[[str], None]], Pilot]
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
 MAX_SIZE = 4096
@@ -33,50 +36,58 @@ class PlayOptions:
     """Play a learned world, or the real game it was learned from."""
 
     env: str | None = None
-    """What to play: a real world (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a
-    shipped dream, a checkpoint folder or a Hub id. Default: dream-doom. With --replay: the
-    checkpoint to use instead of the session's."""
+    """What to play: a real game (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a shipped
+    dream, the folder of a checkpoint, or a Hugging Face Hub id. Default: dream-doom. With --replay:
+    the checkpoint to use instead of the session's."""
 
     fps: float | None = None
-    """Steps a second in the window, and frames a second of the film. Default: the game's own."""
+    """Steps per second in the window, and frames per second of the film. Default: the game's
+    own."""
 
     size: int = 512
-    """Height of the picture, in pixels."""
+    """Height of the picture in pixels."""
 
     policy: Path | None = None
-    """A stable-baselines3 PPO policy (.zip) to hand over to with m. The format can carry code:
-    use only files you trust."""
+    """A stable-baselines3 PPO policy (.zip), which takes over when you press m. Needs --trust."""
+
+    trust: bool = False
+    """Load --policy, although stable-baselines3's files can run code of whoever made them."""
 
     keys: Path | None = None
-    """Keys and mouse to steer with instead of the world's own: JSON, see play/controls.py."""
+    """A JSON file of keys and mouse controls to use instead of the world's own; its format is
+    described in play/controls.py."""
 
     record: Path | None = None
-    """Write what is seen to this .mp4, and beside it a .json that --replay plays again."""
+    """Record a film to this .mp4, and next to it a .json that --replay can play again."""
+
+    overwrite: bool = False
+    """Let --record replace existing files."""
 
     replay: Path | None = None
-    """Play a recorded .json again, and say whether every frame is the same."""
+    """Replay a recorded .json, and report whether every frame is the same."""
 
     headless: bool = False
-    """No window: walk as fast as it goes, by --policy or at random, and print a summary."""
+    """Open no window: play as fast as possible, with --policy or at random, and print a
+    summary."""
 
     steps: int | None = None
-    """Steps of a headless walk. Default: 200."""
+    """Number of steps to play with --headless. Default: 200."""
 
     seed: int | None = None
-    """Decides everything that is random. Default: drawn, and printed."""
+    """Seed of everything random. Default: drawn, and printed."""
 
     start: int | None = None
-    """Which of a dream's starts to begin with. Default: drawn from the seed."""
+    """Number of the recorded moment that a dream starts from. Default: drawn from the seed."""
 
     temperature: float | None = None
-    """How freely a dream is sampled. Default: the dream's own."""
+    """Sampling temperature of a dream. Default: the dream's own."""
 
     top_k: int | None = None
-    """Sample each token of a dream among its k likeliest. Default: the dream's own."""
+    """Sample each token of a dream from its k likeliest. Default: the dream's own."""
 
     guidance: float | None = None
-    """How much further a dream follows the actions than its model does: dream-battle2 has 1 and is
-    nearly twice as fast with 0. Default: the dream's own."""
+    """Strength of classifier-free guidance by the actions in a dream; 0 turns it off, which is
+    nearly twice as fast (dream-battle2 uses 1). Default: the dream's own."""
 
 
 def parse(arguments: Sequence[str]) -> PlayOptions:
@@ -99,7 +110,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         started_s: when the command began, by time.perf_counter.
 
     Returns:
-        The exit code: 0, or 1 when a replay wasn't the same.
+        The exit status: 0, or 1 when a replay wasn't the same.
 
     Raises:
         UserError: something in the options can't be done.
@@ -112,15 +123,13 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         from play.window import check_display
 
         check_display(_without_window(options, world))
-    seed = int(np.random.default_rng().integers(2**31)) if options.seed is None else options.seed
-    recording = None
-    if options.record is not None:
-        recording = Recording(options.record, size=options.size, fps=options.fps)
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    recording = _recording(options, world)
     played: Pilot | None = None
 
-    def open_pilot() -> Pilot:
+    def open_pilot(tell: Callable[[str], None]) -> Pilot:
         nonlocal played
-        env = world.open()
+        env = world.open(tell)
         if recording is not None and recording.fps is None:
             recording.fps = steps_per_game_second(env)
         try:
@@ -140,7 +149,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
                 _play_in_window(open_pilot, options, world, stop, started_s)
     finally:
         if recording is not None:
-            _finish(recording, played, world)
+            _finish(recording)
     if not isinstance(played, ReplayPilot):
         print(f"seed {seed}")
         return 0
@@ -153,22 +162,24 @@ def _pilot(
     session: Session | None,
     seed: int,
     keys: Announced | None,
-    watch: Callable[[np.ndarray], None] | None,
+    watch: Callable[[Moment], None] | None,
 ) -> Pilot:
     if session is not None:
         return ReplayPilot(env, session, keys=keys, watch=watch)
-    policy = load_policy(options.policy, env, seed=seed) if options.policy else None
+    policy = None
+    if options.policy is not None:
+        policy = load_policy(options.policy, env, trusted=options.trust, seed=seed)
     return Pilot(env, seed=seed, start=options.start, policy=policy, keys=keys, watch=watch)
 
 
 def _play_headless(
-    open_pilot: Callable[[], Pilot],
+    open_pilot: OpenPilot,
     options: PlayOptions,
     seed: int,
     stop: threading.Event,
     started_s: float,
 ) -> None:
-    pilot = open_pilot()
+    pilot = open_pilot(say)
     print(f"first frame after {time.perf_counter() - started_s:.1f} s")
     try:
         if isinstance(pilot, ReplayPilot):
@@ -188,7 +199,7 @@ def _play_headless(
 
 
 def _play_in_window(
-    open_pilot: Callable[[], Pilot],
+    open_pilot: OpenPilot,
     options: PlayOptions,
     world: UnopenedWorld,
     stop: threading.Event,
@@ -223,35 +234,46 @@ def _without_window(options: PlayOptions, world: UnopenedWorld) -> str:
     return command_line("--env", env, "--headless", "--record", film, "--steps", "200")
 
 
-def _finish(recording: Recording, played: Pilot | None, world: UnopenedWorld) -> None:
-    """Leave the film and the session whole, however the playing ended."""
-    if played is None:
-        recording.discard()
-        return
-    recording.finish(
-        played.log.session(
-            env_id=world.env_id,
-            checkpoint=world.checkpoint,
-            temperature=world.temperature,
-            top_k=world.top_k,
-            guidance=world.guidance,
+def _recording(options: PlayOptions, world: UnopenedWorld) -> Recording | None:
+    """What --record asks for. Raises UserError where it would replace a file that it may not."""
+    if options.record is None:
+        return None
+    session_path = options.record.with_suffix(".json")
+    if options.keys is not None and is_same_file(options.keys, session_path):
+        raise UserError(
+            f"--record {options.record} would write its session over --keys {options.keys}: choose "
+            "another name"
         )
+    return Recording(
+        options.record,
+        world,
+        size=options.size,
+        fps=options.fps,
+        overwrite=options.overwrite,
+        replayed=options.replay,
     )
-    print(f"{recording.num_frames} frames in {recording.path}")
-    print(f"play them again: {command_line('--replay', str(recording.session_path))}")
+
+
+def _finish(recording: Recording) -> None:
+    """Leave the film and the session whole, however the playing ended."""
+    recording.finish()
+    if recording.num_frames:
+        print(f"{recording.num_frames} frames in {recording.path}")
+        print(f"play them again: {command_line('--replay', str(recording.session_path))}")
 
 
 def _verdict(played: ReplayPilot) -> int:
-    """Say whether a replay was the same; the exit code."""
+    """Say whether a replay was the same; the exit status."""
     total = played.session.num_frames
-    if played.frames_agree is None:
-        print(f"the replay stopped after {played.log.num_frames} of {total} frames: not compared")
-        return 1
-    if not played.frames_agree:
+    if played.first_difference is not None:
         print(
-            "the frames are NOT the recorded ones: another checkpoint, another version of a "
-            "library, or another kind of processor"
+            f"the frames are NOT the recorded ones: the first to differ is "
+            f"{played.first_difference}. It is another checkpoint, another version of a library, "
+            "or another kind of processor"
         )
+        return 1
+    if not played.is_over:
+        print(f"the replay stopped after {played.num_frames} of {total} frames, all as recorded")
         return 1
     print(f"all {total} frames are the recorded ones, bit for bit")
     return 0
@@ -267,8 +289,8 @@ def _check(options: PlayOptions) -> None:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
     if options.temperature is not None and not 0 < options.temperature <= 100:
         raise UserError(f"--temperature must be above 0, at most 100, not {options.temperature}")
-    if options.top_k is not None and options.top_k < 1:
-        raise UserError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.top_k is not None and not 1 <= options.top_k <= MAX_ACTION:
+        raise UserError(f"--top-k must be from 1 to {MAX_ACTION}, not {options.top_k}")
     if options.guidance is not None and not 0 <= options.guidance <= 100:
         raise UserError(f"--guidance must be from 0 to 100, not {options.guidance}")
     if options.steps is not None:
@@ -276,6 +298,8 @@ def _check(options: PlayOptions) -> None:
             raise UserError("--steps goes with --headless: in a window you decide when to stop")
         if options.steps < 1:
             raise UserError(f"--steps must be at least 1, not {options.steps}")
+    if options.overwrite and options.record is None:
+        raise UserError("--overwrite goes with --record: nothing else writes files")
     if options.replay is not None:
         for name in ("policy", "steps", "seed", "start", "temperature", "top_k", "guidance"):
             if getattr(options, name) is not None:

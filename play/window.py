@@ -37,7 +37,8 @@ class Window:
     """Shows a pilot, and passes it what the person does.
 
     Args:
-        open_pilot: makes the pilot, in the world's own thread; may take seconds.
+        open_pilot: makes the pilot, in the world's own thread; may take seconds, and is given what
+            tells the person why.
         title: what is played.
         names: of the panes, when two are shown: the world's, and the real game's.
         pane: side of the square for a frame, in pixels.
@@ -48,7 +49,7 @@ class Window:
 
     def __init__(
         self,
-        open_pilot: Callable[[], Pilot],
+        open_pilot: Callable[[Callable[[str], None]], Pilot],
         *,
         title: str,
         names: tuple[str, str],
@@ -171,7 +172,7 @@ class Window:
         now_s = time.perf_counter()
         if note := self.worker.next_note():
             self._note, self._note_ends_s = note, now_s + NOTE_S
-        elif now_s > self._note_ends_s:
+        elif now_s > self._note_ends_s and self.worker.shown is not None:
             self._note = None
         shown, pilot = self.worker.shown, self.worker.pilot
         pane = self._pane

@@ -37,13 +37,17 @@ class Worker:
     Every method returns at once. The window reads `shown`, `paused`, `fps` and `is_done`.
 
     Args:
-        open_pilot: makes the pilot; may take seconds.
+        open_pilot: makes the pilot; may take seconds, and is given what tells the person why.
         keys: what the person holds down, and the mouse's motion.
         fps: steps a second to begin with; None for the environment's own pace.
     """
 
     def __init__(
-        self, open_pilot: Callable[[], Pilot], *, keys: HeldKeys, fps: float | None
+        self,
+        open_pilot: Callable[[Callable[[str], None]], Pilot],
+        *,
+        keys: HeldKeys,
+        fps: float | None,
     ) -> None:
         self.shown: Shown | None = None
         self.pilot: Pilot | None = None
@@ -114,7 +118,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self.pilot = pilot = self._open_pilot()
+            self.pilot = pilot = self._open_pilot(self._notes.append)
             if not self._fps_is_given:
                 self.fps = steps_per_game_second(pilot.env)
             self._publish(pilot)

@@ -1,6 +1,8 @@
 """What can be played: real games and shipped dreams by name, folders, and Hub ids."""
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 # A person isn't hurried: the bin's episodes of 30 steps are over in 2.4 seconds.
 UNHURRIED: dict[str, dict[str, Any]] = {"RobotPushing-v0": {"length": 10_000}}
 DREAM_ID = "VideoGPTDream-v0"
+HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w.-]{1,96}")
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,20 @@ class UnopenedWorld:
     def is_dream(self) -> bool:
         return self.checkpoint is not None
 
-    def open(self) -> gymnasium.Env:
+    def open(self, tell: Callable[[str], None]) -> gymnasium.Env:
         """Load it. Seconds for a dream.
+
+        Args:
+            tell: given a line for the person who waits, where it takes longer.
 
         Raises:
             UserError: the checkpoint can't be loaded, or the real world can't be had here.
         """
         if self.checkpoint is None:
             return self._open_real()
+        from envs.dream import compile_once  # slow: brings torch
+
+        compile_once(tell)
         sampling: dict[str, Any] = {
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -62,7 +71,7 @@ class UnopenedWorld:
 
 def is_local(name: str) -> bool:
     """Whether a dream can be opened without fetching anything."""
-    return name in envs.shipped_names() or Path(name).is_dir()
+    return name in envs.shipped_names() or os.path.isdir(name)
 
 
 def choose_world(
@@ -83,8 +92,12 @@ def choose_world(
                 f"{name} is a real game: --temperature, --top-k and --guidance are for dreams"
             )
         return UnopenedWorld(envs.REAL_WORLDS[name])
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    if is_local(name) or is_hub_id:
+    if _is_training(Path(name)):
+        raise UserError(
+            f"the training in {name} is not finished: resume it by running its `python -m "
+            "worldmodel.train` command again"
+        )
+    if is_local(name) or HUB_ID.fullmatch(name):
         return UnopenedWorld(DREAM_ID, name, temperature, top_k, guidance)
     known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
     raise UserError(
@@ -93,16 +106,25 @@ def choose_world(
     )
 
 
-def load_policy(path: Path, env: gymnasium.Env, *, seed: int) -> "Policy":
+def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> "Policy":
     """A stable-baselines3 policy that fits an environment.
 
+    Args:
+        trusted: whether code in the file may run, as --trust says.
+        seed: of the actions drawn.
+
     Raises:
-        UserError: the file is missing, isn't a PPO policy, or was made for other observations or
-            actions.
+        UserError: the file is missing, isn't a PPO policy, isn't trusted, or was made for other
+            observations or actions.
     """
     from envs import policy  # slow: brings stable-baselines3
 
     try:
-        return policy.load_policy(path, env, seed=seed)
-    except policy.UserError as error:
+        return policy.load_policy(path, env, trusted=trusted, seed=seed)
+    except UserError as error:
         raise UserError(f"--policy: {one_line(error)}") from error
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a folder is that of a training that hasn't come to a checkpoint."""
+    return os.path.isdir(folder / "training") and not os.path.exists(folder / "config.json")

@@ -9,10 +9,11 @@ import torch
 from conftest import one_line_error
 from toy_square import registered_square
 
-from benchmarks import attention, sampling, train_step, vector_dream
+from benchmarks import attention, busy_neighbour, sampling, train_step, vector_dream
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import VideoGPTConfig
+from worldmodel.errors import UserError
 from worldmodel.presets import PUBLISHED
 from worldmodel.prior import GPT, Conditions
 from worldmodel.provenance import machine
@@ -127,3 +128,11 @@ def test_an_unknown_preset_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     options = train_step.Options("nowhere")
     monkeypatch.setattr(train_step.tyro, "cli", lambda *_, **__: options)
     assert "the known ones are: moving-mnist" in one_line_error(train_step.main)
+
+
+def test_play_is_measured_alone_and_beside_a_busy_process():
+    results = busy_neighbour.measure(busy_neighbour.Options(steps=2, pairs=1))
+    assert results["ratio"] == results["beside"][0] / results["alone"][0] > 0
+    assert "dream-doom: " in busy_neighbour.text(results)
+    with pytest.raises(UserError, match="unknown --env 'quake'"):
+        busy_neighbour.measure(busy_neighbour.Options(env="quake"))

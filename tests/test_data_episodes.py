@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from data_samples import INFO, assert_same_episode, sample_episode, write_samples
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from worldmodel.actions import ActionSpec
 from worldmodel.data import SPLITS, DatasetInfo, EpisodeReader, EpisodeWriter, split_of
+from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
 
 ACTION_SPECS = st.sampled_from(
@@ -181,3 +183,52 @@ def test_a_foreign_meta_is_refused(tmp_path, text, message):
     (tmp_path / "meta.json").write_text(text)
     with pytest.raises(UserError, match=message):
         EpisodeReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fps": float("nan")}, "fps must be above 0 and at most 1000, not nan"),
+        ({"fps": -1.0}, "fps must be above 0"),
+        ({"fps": 2000.0}, "fps must be above 0 and at most 1000"),
+        ({"env_id": "half of a pair \ud800"}, "env_id holds characters"),
+        ({"env_id": "x" * 300}, "env_id must be a name of 1 to 200"),
+        ({"env_kwargs": {"speed": float("inf")}}, "env_kwargs can't be written as JSON"),
+        ({"frame_shape": (10**5, 10**5, 3)}, "take more than"),
+        ({"frame_skip": 10**9}, "frame_skip must be from 1"),
+        ({"variable_names": ("health", "health")}, "each another one"),
+        ({"variable_names": ("\x1b[31mred",)}, "is not a printable name"),
+        ({"rendering": "two\nlines"}, "is not a printable name"),
+        ({"policies": {"seed": object()}}, "policies can't be stored"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_it_is_written(changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(INFO, **changes)
+
+
+def test_a_folder_of_videos_may_have_a_colon_in_its_name():
+    assert (
+        DatasetInfo.from_json(replace(INFO, env_id="clips:2024").to_json()).env_id == "clips:2024"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("action", 10**12, "an action is outside"),
+        ("reward", np.nan, "reward holds a value that is not finite"),
+        ("variables", np.inf, "variables holds a value that is not finite"),
+        ("terminated", 1, "terminated is set before the last step"),
+    ],
+)
+def test_what_verify_refuses_is_refused_by_the_reader(tmp_path, name, value, message):
+    write_samples(tmp_path, range(2))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        array_of(file, name)[1] = value
+    reader = EpisodeReader(tmp_path)
+    with pytest.raises(UserError, match=f"episode 0: {message}"):
+        reader.steps(0)
+    with pytest.raises(UserError, match=f"episode 0: {message}"):
+        reader.episode(0)
+    reader.episode(1)

@@ -1,11 +1,15 @@
 """Damaged files, killed writers, full disks."""
 
+import contextlib
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import h5py
@@ -215,3 +219,115 @@ def test_a_damaged_shard_is_refused(tmp_path, damage, message):
 def test_a_finished_shard_holds_no_reserved_space(tmp_path):
     write_samples(tmp_path, range(4))
     assert (tmp_path / "shard-00000.h5").stat().st_size < 150_000
+
+
+READ_MANY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from worldmodel.data import EpisodeReader
+reader = EpisodeReader(sys.argv[1])
+print(len(reader), sum(len(reader.frames(i)) for i in range(len(reader))))
+"""
+
+
+def test_two_thousand_shards_need_few_open_files(tmp_path):
+    write_samples(tmp_path, range(1))
+    shard = tmp_path / "shard-00000.h5"
+    for number in range(1, 2000):
+        shutil.copy(shard, tmp_path / f"shard-{number:05d}.h5")
+    done = subprocess.run(
+        [sys.executable, "-c", READ_MANY, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.stdout == "2000 8000\n", done.stderr
+
+
+def test_a_limit_of_open_files_is_not_called_damage(tmp_path):
+    write_samples(tmp_path, range(2))
+    reader = EpisodeReader(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(UserError) as refused:
+            reader.frames(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "Too many open files" in str(refused.value)
+    assert "delete" not in str(refused.value)
+
+
+def test_a_second_writer_is_refused_in_the_same_process_too(tmp_path):
+    with EpisodeWriter(tmp_path, INFO) as first:
+        with pytest.raises(UserError, match="is being written to by another process"):
+            EpisodeWriter(tmp_path, INFO)
+        first.append(sample_episode(0))
+    with EpisodeWriter(tmp_path, INFO) as second:  # once the first is closed
+        second.append(sample_episode(1))
+    assert len(EpisodeReader(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("at", [2440, 2472, 2500, 2539])
+def test_a_shard_that_makes_hdf5_take_all_memory_is_refused(tmp_path, at):
+    writer = EpisodeWriter(tmp_path, INFO)
+    writer.append(sample_episode(0, 40))
+    content = (tmp_path / "shard-00000.h5.tmp").read_bytes()
+    writer._abandon_shard()
+    writer._lock.close()
+    damaged = (content[:at] + content[at + 8 :])[:65_536]
+    (tmp_path / "shard-00000.h5.tmp").write_bytes(damaged)
+    finished = tmp_path / "shard-00000.h5"
+    shutil.copy(tmp_path / "shard-00000.h5.tmp", finished)
+    assert verify(tmp_path).problems
+    finished.unlink()
+    with contextlib.suppress(UserError), EpisodeWriter(tmp_path, INFO) as resumed:
+        assert resumed.done <= {0}
+
+
+def test_a_chunk_that_unpacks_to_more_than_it_may_hold_is_refused(tmp_path):
+    write_samples(tmp_path, range(1))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        bomb = zlib.compress(bytes(2**28), 1)
+        array_of(file, "frames").id.write_direct_chunk((0, 0, 0, 0), bomb)
+    (problem,) = verify(tmp_path).problems
+    assert "damaged" in problem
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("episode_length", 10**9),
+        ("episode_length", 2**63 - 1),
+        ("episode_start", 2**63 - 1),
+        ("frame_start", 2**62),
+    ],
+)
+def test_what_an_index_claims_is_not_believed(tmp_path, column, value):
+    write_samples(tmp_path, range(3))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        index = array_of(file, "index")[:]
+        index[column][1] = value
+        array_of(file, "index")[:] = index
+    with pytest.raises(UserError, match="episode 1: its index row points behind the end"):
+        EpisodeReader(tmp_path)
+
+
+def test_rows_that_are_claimed_but_not_stored_are_not_zeros(tmp_path):
+    write_samples(tmp_path, range(1))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        for name in ("frames", "variables", "action", "reward", "terminated", "truncated"):
+            array_of(file, name).resize(10**7, axis=0)
+        index = array_of(file, "index")[:]
+        index["episode_length"][0] = 10**6
+        array_of(file, "index")[:] = index
+    with pytest.raises(UserError, match=r"its rows of '\w+' are not in the file"):
+        EpisodeReader(tmp_path)
+
+
+def test_an_index_of_ten_billion_rows_is_refused(tmp_path):
+    write_samples(tmp_path, range(1))
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        array_of(file, "index").resize(10**10, axis=0)
+    with pytest.raises(UserError, match="the index claims 10000000000 episodes"):
+        EpisodeReader(tmp_path)

@@ -1,5 +1,6 @@
 """The HDF5 files of the original VideoGPT, written as its script writes them."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_the_command_says_what_it_left_out(tmp_path, capsys):
         assert said[1:] == ["left out     videos of a single frame: 2, the first train 1"]
     lengths = EpisodeReader(tmp_path / "out").index["episode_length"] + 1
     assert sorted(lengths) == [3, 4, 5, 9]
+
+
+def test_paths_mean_what_they_mean_here_wherever_one_goes(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        write_file(Path("a.hdf5"))
+        assert import_videogpt_hdf5(Path("a.hdf5"), Path("out")) == 5
 
 
 def test_another_source_does_not_mix_in(tmp_path):
@@ -177,6 +186,9 @@ def test_no_file_and_other_files_are_refused(tmp_path):
         import_videogpt_hdf5(tmp_path / "text.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="no HDF5 file, or damaged"):
         import_videogpt_hdf5(tmp_path, tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe.hdf5")
+    with pytest.raises(UserError, match="not a regular file"):
+        import_videogpt_hdf5(tmp_path / "pipe.hdf5", tmp_path / "out")
     with pytest.raises(UserError, match="--fps must be above 0"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out", fps=0)
     single = {f"{split}_idx": np.arange(sum(n)) for split, n in LENGTHS.items()}

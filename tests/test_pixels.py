@@ -285,6 +285,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(env_id: str, options: dict, m
     [
         {"size": 0},
         {"frame_skip": 0},
+        {"frame_skip": 10**9},
         {"source": "screen"},
         {"action_limit": -1.0},
         {"render_mode": "human"},

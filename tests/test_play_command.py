@@ -3,19 +3,23 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from played import played_episode, write_session
 
+from envs.making import made
 from play import command_line
 from play.commands import COMMAND_KEYS
-from play.replay import PlayedEpisode, Session, read_session, write_session
+from play.replay import Session, read_session
 
 
 def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -89,11 +93,12 @@ def test_other_actions_are_found_out(recorded: tuple[Path, str], tmp_path: Path)
     film, _ = recorded
     data = json.loads(film.with_suffix(".json").read_text())
     changed = tmp_path / "changed.json"
-    data["episodes"][0]["actions"][3] = (data["episodes"][0]["actions"][3] + 1) % 4
+    data[5][0] = (data[5][0] + 1) % 4  # behind the head and the beginning: step 4
     changed.write_text(json.dumps(data))
     done = play("--replay", changed, "--headless")
     assert done.returncode == 1
     assert "NOT the recorded ones" in done.stdout
+    assert "the frame at step 4 of episode 1" in done.stdout
 
 
 def test_a_dream_is_drawn_as_it_was_told_to_be_and_so_again(tmp_path: Path) -> None:
@@ -105,44 +110,174 @@ def test_a_dream_is_drawn_as_it_was_told_to_be_and_so_again(tmp_path: Path) -> N
             *("--start", 0, "--record", film, *told),
         )
         assert done.returncode == 0, done.stderr
-        digests[told] = read_session(film.with_suffix(".json")).frames_sha256
+        digests[told] = read_session(film.with_suffix(".json")).episodes[0].marks
         again = play("--replay", film.with_suffix(".json"), "--headless")
         assert again.returncode == 0, again.stderr
     assert len(set(digests.values())) == 2
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_both_files_whole(tmp_path: Path, stop: signal.Signals) -> None:
-    film = tmp_path / "films" / "long.mp4"  # a folder that is made
-    arguments = ["--env", "doom-hgs", "--headless", "--steps", "1000000", "--size", "64"]
+def recording(film: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A walk without end through Doom, once it is being filmed."""
     playing = subprocess.Popen(
-        [sys.executable, "-m", "play", *arguments, "--record", str(film)],
+        [
+            *(sys.executable, "-m", "play", "--env", "doom-hgs", "--headless"),
+            *("--steps", "1000000", "--size", "64", "--record", str(film)),
+            *map(str, arguments),
+        ],
         env=_without_display(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    unfinished = film.with_name("long.mp4.tmp")
-    while playing.poll() is None and not (unfinished.exists() and unfinished.stat().st_size):
+    while playing.poll() is None and not (film.exists() and film.stat().st_size > 1000):
         time.sleep(0.05)
+    return playing
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_both_files_whole(tmp_path: Path, stop: signal.Signals) -> None:
+    film = tmp_path / "films" / "long.mp4"  # a folder that is made
+    playing = recording(film)
     playing.send_signal(stop)
     _, errors = playing.communicate(timeout=60)
     assert playing.returncode == 0, errors
     assert sorted(path.name for path in film.parent.iterdir()) == ["long.json", "long.mp4"]
     session = read_session(film.with_suffix(".json"))
     assert len(film_frames(film)) == session.num_frames > 1
+    json.loads(film.with_suffix(".json").read_text())
+
+
+def test_a_kill_costs_the_films_last_seconds_alone(tmp_path: Path) -> None:
+    film = tmp_path / "long.mp4"
+    playing = recording(film)
+    again = play(  # meanwhile nobody else writes there
+        *("--env", "doom-hgs", "--headless", "--steps", 5, "--record", film, "--overwrite")
+    )
+    assert again.returncode == 2
+    assert "long.json is in use by another play" in again.stderr
+    playing.kill()
+    playing.communicate()
+    session = read_session(film.with_suffix(".json"))
+    assert 1 < len(film_frames(film)) <= session.num_frames
+    assert session.num_frames - len(film_frames(film)) < 100
+    replayed = play("--replay", film.with_suffix(".json"), "--headless")
+    assert replayed.returncode == 0, replayed.stderr
+    assert "bit for bit" in replayed.stdout
+
+
+def test_a_recording_replaces_nothing(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    source, _ = recorded
+    film, session = (tmp_path / f"walk.{ending}" for ending in ("mp4", "json"))
+    shutil.copy(source, film)
+    shutil.copy(source.with_suffix(".json"), session)
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"idle": 0, "keys": []}))
+    files = (film, session, keys)
+    before = [path.read_bytes() for path in files]
+    walk = ("--env", "doom-hgs", "--headless", "--steps", 3, "--size", 64)
+    for arguments, message in (
+        ((*walk, "--record", film), "walk.mp4 exists already"),
+        ((*walk, "--record", tmp_path / "keys.mp4"), "keys.json exists already"),
+        ((*walk, "--record", tmp_path / "keys.mp4", "--keys", keys), "over --keys"),
+        ((*walk, "--record", tmp_path / "keys.mp4", "--keys", keys, "--overwrite"), "over --keys"),
+        (("--replay", session, "--headless", "--record", film), "walk.mp4 exists already"),
+        # Where nothing comes to be seen, nothing is replaced.
+        ((*walk, "--record", film, "--overwrite", "--policy", tmp_path / "no.zip"), "no policy"),
+    ):
+        done = play(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert [path.read_bytes() for path in files] == before
+        assert sorted(tmp_path.iterdir()) == sorted(files)
+    done = play(*walk, "--record", film, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert read_session(session).num_frames == len(film_frames(film)) == 4
+
+
+def test_a_stopped_replay_leaves_its_session_whole(
+    recorded: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Though it is filmed again under the session's own name."""
+    source, _ = recorded
+    film, session = tmp_path / "walk.mp4", tmp_path / "walk.json"
+    whole = read_session(source.with_suffix(".json"))
+    long = replace(whole, episodes=whole.episodes * 40)
+    write_session(session, long)
+    before = session.read_bytes()
+    playing = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "play", "--replay", str(session), "--headless"),
+            *("--size", "64", "--record", str(film)),
+        ],
+        env=_without_display(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while playing.poll() is None and not film.exists():
+        time.sleep(0.02)
+    playing.send_signal(signal.SIGINT)
+    printed, errors = playing.communicate(timeout=60)
+    assert playing.returncode == 1, errors
+    assert "the replay stopped after" in printed
+    assert session.read_bytes() == before
+    assert 0 < len(film_frames(film)) < long.num_frames
+
+
+def test_a_dream_is_the_same_with_any_number_of_threads(tmp_path: Path) -> None:
+    walk = ("--env", "dream-doom", "--headless", "--steps", 12, "--seed", 5, "--size", 64)
+    sessions = []
+    for number in ("1", "2", "4"):
+        film = tmp_path / f"{number}.mp4"
+        done = play(*walk, "--record", film, OMP_NUM_THREADS=number)
+        assert done.returncode == 0, done.stderr
+        sessions.append(film.with_suffix(".json"))
+    assert sessions[1].read_bytes() == sessions[0].read_bytes() == sessions[2].read_bytes()
+    done = play("--replay", sessions[1], "--headless", OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bit for bit" in done.stdout
+    entries = json.loads(sessions[0].read_text())
+    entries[7][1] = "0" * 8
+    sessions[0].write_text(json.dumps(entries))
+    done = play("--replay", sessions[0], "--headless")
+    assert done.returncode == 1
+    assert "the codes at step 6 of episode 1 of 1" in done.stdout
+
+
+def test_a_training_that_is_not_finished_is_no_dream_yet(tmp_path: Path) -> None:
+    (tmp_path / "run" / "training").mkdir(parents=True)
+    done = play("--env", tmp_path / "run", "--headless")
+    assert done.returncode == 2
+    assert "run is not finished: resume it" in done.stderr
+    (tmp_path / "empty").mkdir()
+    assert "holds no checkpoint" in play("--env", tmp_path / "empty", "--headless").stderr
+
+
+def test_a_policy_is_loaded_once_it_is_trusted(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+
+    env = made("DoomHealthGatheringSupreme-v0")
+    small = {"features_extractor_kwargs": {"features_dim": 8}}
+    PPO("CnnPolicy", env, n_steps=2, batch_size=2, policy_kwargs=small).save(tmp_path / "p.zip")
+    env.close()
+    walk = ("--env", "doom-hgs", "--headless", "--steps", 3, "--policy", tmp_path / "p.zip")
+    done = play(*walk)
+    assert done.returncode == 2
+    assert "may run code" in done.stderr
+    assert "--trust" in done.stderr
+    done = play(*walk, "--trust")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     session = Session(
-        "VideoGPTDream-v0",
-        "stranger/dream",
-        None,
-        None,
-        None,
-        (64, 64),
-        (PlayedEpisode(0, 0, (1,)),),
-        "0" * 64,
+        env_id="VideoGPTDream-v0",
+        checkpoint="stranger/dream",
+        temperature=None,
+        top_k=None,
+        guidance=None,
+        frame_size=(64, 64),
+        episodes=(played_episode(0, 0, 1),),
     )
     write_session(tmp_path / "walk.json", session)
     done = play("--replay", tmp_path / "walk.json", "--headless")
@@ -179,8 +314,14 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "doom-hgs", "--headless", "--record", "walk.avi"), "must end in .mp4"),
         (("--env", "doom-hgs", "--headless", "--record", "/dev/null/walk.mp4"), "can't write"),
         (("--env", "doom-hgs", "--headless", "--policy", "none.zip"), "there is no policy file"),
-        (("--env", "doom-hgs", "--keys", "none.json", "--headless"), "none.json: No such file"),
-        (("--replay", "none.json"), "No such file"),
+        (("--env", "doom-hgs", "--keys", "none.json", "--headless"), "none.json does not exist"),
+        (("--replay", "none.json"), "none.json does not exist"),
+        (("--env", "x" * 300), "unknown --env 'xxx"),
+        (("--env", "x" * 300 + "/y"), "unknown --env 'xxx"),
+        (("--env", "dream-doom", "--top-k", 10**19), "--top-k must be"),
+        (("--env", "dream-doom", "--start", 10**19, "--headless"), "--start must be"),
+        (("--env", "doom-hgs", "--seed", 10**19), "--seed must be"),
+        (("--env", "doom-hgs", "--overwrite"), "goes with --record"),
         (("--replay", "none.json", "--seed", 1), "the session decides"),
     ],
 )

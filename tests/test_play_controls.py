@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_a_file_is_read_and_named_in_what_is_wrong(tmp_path: Path) -> None:
         (b"{", "no valid JSON"),
         (b"\xff", "no valid JSON"),
         (b"[" * 60_000, "nested too deeply"),
-        (b" " * 70_000, "larger than 64 KiB"),
+        (b" " * 70_000, "larger than 65536 bytes"),
     ],
 )
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -162,8 +163,11 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes, messa
         read_keys_file(path)
     assert "my.json" in str(refused.value)
     assert "\n" not in str(refused.value)
-    with pytest.raises(UserError, match=r"can't read --keys .*none\.json: No such file"):
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
         read_keys_file(tmp_path / "none.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_keys_file(tmp_path / "pipe.json")
 
 
 def test_the_robot_is_steered_as_it_is_seen() -> None:

@@ -1,6 +1,7 @@
 """Who steers what, without any window."""
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from played import session_of
 
 from envs.engine_guard import engines_using
 from play.actions import Actions
 from play.headless import RandomWalk, walk
-from play.pilot import Pilot, ReplayPilot
+from play.pilot import Moment, Pilot, ReplayPilot
+from play.replay import PlayedEpisode, Session
 from play.worlds import load_policy
 from worldmodel.errors import UserError
 
@@ -140,7 +143,7 @@ def test_a_person_steers_and_the_return_adds_up() -> None:
     assert [moment.total_reward for moment in moments] == [3, 4, 6]
     assert [moment.step_number for moment in moments] == [1, 2, 3]
     assert {moment.steered_by for moment in moments} == {"person"}
-    assert pilot.log.actions == (3, 1, 2)
+    assert pilot.actions_taken == [3, 1, 2]
 
 
 def test_an_end_waits_for_a_restart() -> None:
@@ -153,7 +156,7 @@ def test_an_end_waits_for_a_restart() -> None:
         pilot.step(1)
     pilot.restart()
     assert not pilot.is_over
-    assert (pilot.seed, pilot.moment.total_reward, pilot.log.actions) == (0, 0.0, ())
+    assert (pilot.seed, pilot.moment.total_reward, pilot.actions_taken) == (0, 0.0, [])
     pilot.another_start()
     assert pilot.seed == 1
 
@@ -183,7 +186,7 @@ def test_the_policy_takes_over_and_gives_back() -> None:
     assert [frame[0, 0, 2] for frame in policy.seen] == [2, 3, 4]
     assert pilot.toggle_policy() == "you steer"
     assert pilot.step(2).steered_by == "person"
-    assert pilot.log.actions == (1, 1, 1, 1, 3, 2)
+    assert pilot.actions_taken == [1, 1, 1, 1, 3, 2]
     assert "--policy" in Pilot(ToyWorld(), seed=0).toggle_policy()
 
 
@@ -191,7 +194,7 @@ def test_a_policy_file_steers(policy_file: Path, tmp_path: Path) -> None:
     pilots = []
     for _ in range(2):
         env = ToyWorld()
-        pilot = Pilot(env, seed=0, policy=load_policy(policy_file, env, seed=3))
+        pilot = Pilot(env, seed=0, policy=load_policy(policy_file, env, trusted=True, seed=3))
         pilot.step(1)
         pilot.toggle_policy()
         for _ in range(5):
@@ -199,23 +202,23 @@ def test_a_policy_file_steers(policy_file: Path, tmp_path: Path) -> None:
         pilot.toggle_policy()
         assert pilot.step(2).steered_by == "person"
         pilots.append(pilot)
-    assert pilots[0].log.actions == pilots[1].log.actions
+    assert pilots[0].actions_taken == pilots[1].actions_taken
 
 
 def test_a_policy_that_does_not_fit_is_refused(policy_file: Path, tmp_path: Path) -> None:
     env = ToyWorld()
     with pytest.raises(UserError, match="there is no policy file"):
-        load_policy(tmp_path / "none.zip", env, seed=0)
+        load_policy(tmp_path / "none.zip", env, trusted=True, seed=0)
     (tmp_path / "bad.zip").write_bytes(b"not a zip")
     with pytest.raises(UserError, match="not a stable-baselines3"):
-        load_policy(tmp_path / "bad.zip", env, seed=0)
+        load_policy(tmp_path / "bad.zip", env, trusted=True, seed=0)
     env.observation_space = gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8)
     with pytest.raises(UserError, match="the policy looks at frames"):
-        load_policy(policy_file, env, seed=0)
+        load_policy(policy_file, env, trusted=True, seed=0)
     env = ToyWorld()
     env.action_space = gymnasium.spaces.Discrete(3)
     with pytest.raises(UserError, match="the policy acts in"):
-        load_policy(policy_file, env, seed=0)
+        load_policy(policy_file, env, trusted=True, seed=0)
 
 
 def test_the_real_game_catches_up_and_follows() -> None:
@@ -252,7 +255,7 @@ def test_a_real_game_that_fails_is_closed_and_the_dream_goes_on(
     assert moment.real is None
     assert real_toys[0].is_closed
     assert pilot.step(3).note is None  # said once
-    assert pilot.log.actions == (1, 2, 3)
+    assert pilot.actions_taken == [1, 2, 3]
     # The key opens another one, at the same moment.
     assert pilot.toggle_real() is None
     assert pilot.moment.real is not None
@@ -341,29 +344,117 @@ def test_what_keys_cannot_play_is_refused() -> None:
 
 
 @pytest.mark.parametrize("world", [ToyWorld, ToyDream])
-def test_a_session_plays_again(world: type[ToyWorld]) -> None:
-    frames: list[np.ndarray] = []
-    pilot = Pilot(world(length=12), seed=3, watch=frames.append)
+def test_a_session_plays_again(world: type[ToyWorld], tmp_path: Path) -> None:
+    seen: list[Moment] = []
+    pilot = Pilot(world(length=12), seed=3, watch=seen.append)
     summary = walk(pilot, num_steps=30, seed=1, stop=_never())
     assert summary.num_steps == 30
     assert summary.num_episodes > 1
-    session = pilot.log.session(env_id="x", checkpoint=None)
-    assert session.num_frames == len(frames) == 30 + summary.num_episodes
+    session = session_of(seen, tmp_path / "s.json")
+    assert session.num_frames == len(seen) == 30 + summary.num_episodes
 
-    again: list[np.ndarray] = []
+    again: list[Moment] = []
     replayed = ReplayPilot(world(length=12), session, watch=again.append)
     assert replayed.frames_agree is None
-    while not replayed.is_over:
-        replayed.step(0)
-    assert replayed.frames_agree is True
-    np.testing.assert_array_equal(again, frames)
+    play_through(replayed)
+    assert (replayed.frames_agree, replayed.first_difference) == (True, None)
+    assert replayed.num_frames == session.num_frames
+    for one, other in zip(again, seen, strict=True):
+        np.testing.assert_array_equal(one.frame, other.frame)
     assert "replay" in replayed.restart()
 
+
+def play_through(replayed: ReplayPilot) -> None:
+    while not replayed.is_over:
+        replayed.step(0)
+
+
+def test_a_replay_says_where_it_differs_first(tmp_path: Path) -> None:
+    seen: list[Moment] = []
+    pilot = Pilot(ToyWorld(length=12), seed=3, watch=seen.append)
+    walk(pilot, num_steps=20, seed=1, stop=_never())
+    session = session_of(seen, tmp_path / "s.json")
+
     # A world that ends earlier is another world.
-    other = ReplayPilot(world(length=10), session)
-    while not other.is_over:
-        other.step(0)
-    assert other.frames_agree is False
+    shorter = ReplayPilot(ToyWorld(length=10), session)
+    play_through(shorter)
+    assert shorter.frames_agree is False
+    assert shorter.first_difference == "the end at step 10 of episode 1 of 2"
+
+    class Brighter(ToyWorld):
+        """Another picture in the third step of the second life."""
+
+        def _frame(self) -> np.ndarray:
+            frame = super()._frame()
+            frame[5, 5] = 9 * (self.root == 4 and len(self.actions) == 3)
+            return frame
+
+    brighter = ReplayPilot(Brighter(length=12), session)
+    play_through(brighter)
+    assert brighter.frames_agree is False
+    assert brighter.first_difference == "the frame at step 3 of episode 2 of 2"
+
+
+def test_dreams_are_compared_by_their_codes(tmp_path: Path) -> None:
+    """Which decide all that follows; pixels may be rounded otherwise elsewhere."""
+
+    class Coded(ToyDream):
+        rounding = 0
+        slip = 0
+
+        @property
+        def codes(self) -> np.ndarray:
+            return np.asarray([self.root, *self.actions, self.slip])
+
+        def _frame(self) -> np.ndarray:
+            return super()._frame() + np.uint8(self.rounding)
+
+    seen: list[Moment] = []
+    walk(Pilot(Coded(), seed=3, watch=seen.append), num_steps=5, seed=1, stop=_never())
+    session = session_of(seen, tmp_path / "s.json")
+    other = Coded()
+    other.rounding = 1
+    replayed = ReplayPilot(other, session)
+    play_through(replayed)
+    assert replayed.frames_agree is True
+    other = Coded()
+    replayed = ReplayPilot(other, session)
+    replayed.step(0)
+    other.slip = 1
+    play_through(replayed)
+    assert replayed.first_difference == "the codes at step 2 of episode 1 of 1"
+
+
+def test_grey_worlds_are_played_and_frames_are_kept_as_they_were() -> None:
+    class Grey(ToyWorld):
+        """Draws into one array."""
+
+        observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 1), np.uint8)
+        shown = np.zeros((64, 64, 1), np.uint8)
+
+        def _frame(self) -> np.ndarray:
+            self.shown[:] = super()._frame()[..., 1:2]
+            return self.shown
+
+    moments: list[Moment] = []
+    pilot = Pilot(Grey(), seed=0, watch=moments.append)
+    for _ in range(3):
+        pilot.step(2)
+    assert [moment.frame[0, 0].tolist() for moment in moments] == [[n] * 3 for n in (0, 2, 4, 6)]
+
+
+def test_a_session_of_a_real_game_before_there_were_marks_plays_again() -> None:
+    frames: list[np.ndarray] = []
+    pilot = Pilot(ToyWorld(), seed=3, watch=lambda moment: frames.append(moment.frame))
+    for action in (1, 3, 2):
+        pilot.step(action)
+    digest = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
+    for sha256, agrees in ((digest, True), ("0" * 64, False)):
+        episodes = (PlayedEpisode(3, None, (1, 3, 2)),)
+        session = Session("x", None, None, None, None, (64, 64), episodes, sha256)
+        replayed = ReplayPilot(ToyWorld(), session)
+        play_through(replayed)
+        assert replayed.frames_agree is agrees
 
 
 @pytest.mark.parametrize(
@@ -374,9 +465,11 @@ def test_a_session_plays_again(world: type[ToyWorld]) -> None:
         ({"start": None}, "needs a start"),
     ],
 )
-def test_a_session_of_another_world_is_refused(change: dict[str, Any], message: str) -> None:
+def test_a_session_of_another_world_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     pilot = Pilot(ToyDream(), seed=0)
-    session = pilot.log.session(env_id="x", checkpoint=None)
+    session = session_of([pilot.moment], tmp_path / "s.json")
     episode = dataclasses.replace(session.episodes[0], **change)
     with pytest.raises(UserError, match=message):
         ReplayPilot(ToyDream(), dataclasses.replace(session, episodes=(episode,)))
@@ -393,6 +486,19 @@ def test_a_random_walk_holds_its_actions_and_mostly_goes_forward() -> None:
     assert set(actions) == {0, 1, 2, 3}
     changes = sum(a != b for a, b in itertools.pairwise(actions))
     assert changes < len(actions) / 4
+
+
+def test_what_is_drawn_from_one_seed_is_drawn_independently() -> None:
+    """The walk, a dream's first start, and an action space that a user seeds alike."""
+    steps, starts, others = [], [], []
+    dream = ToyDream()
+    dream.num_starts = 1000
+    for seed in range(300):
+        steps.append(RandomWalk(Actions(ToyWorld()), seed=seed)._random.random())
+        starts.append(Pilot(dream, seed=seed).start)
+        others.append(np.random.default_rng(seed).random())
+    correlations = np.corrcoef([steps, starts, others])[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 0.25
 
 
 def _never() -> Any:

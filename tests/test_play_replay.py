@@ -1,14 +1,33 @@
 """Sessions on disk: the same again, and nothing taken on trust."""
 
+import contextlib
 import json
+import os
+import resource
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from played import played_episode, write_session
+from test_play_pilot import ToyWorld
 
-from play.replay import PlayedEpisode, Session, SessionLog, read_session, write_session
+from play.pilot import Moment, Pilot
+from play.recording import Recording
+from play.replay import (
+    FORMAT,
+    MAX_FILE_BYTES,
+    PlayedEpisode,
+    Session,
+    mark_of,
+    read_session,
+)
+from play.session_file import SessionFile
+from play.worlds import UnopenedWorld
 from worldmodel.errors import UserError
 
 SESSION = Session(
@@ -18,12 +37,24 @@ SESSION = Session(
     top_k=None,
     guidance=0.5,
     frame_size=(64, 48),
-    episodes=(PlayedEpisode(seed=2**40, start=3, actions=(0, 3, 1)), PlayedEpisode(5, 0, ())),
-    frames_sha256="0" * 64,
+    episodes=(played_episode(2**40, 3, 0, 3, 1), played_episode(5, 0)),
 )
+# As the program wrote it until version 3.
+OLDER = {
+    "format": FORMAT,
+    "version": 3,
+    "env_id": "DoomBattle2-v0",
+    "checkpoint": None,
+    "temperature": None,
+    "top_k": None,
+    "guidance": None,
+    "frame_size": [64, 48],
+    "episodes": [{"seed": 7, "start": None, "actions": [0, 3, 1]}],
+    "frames_sha256": "0" * 64,
+}
 
 
-def as_json(tmp_path: Path) -> dict[str, Any]:
+def entries_of(tmp_path: Path) -> list[Any]:
     write_session(tmp_path / "good.json", SESSION)
     return json.loads((tmp_path / "good.json").read_text())
 
@@ -37,112 +68,255 @@ def test_a_session_comes_back_as_written(tmp_path: Path) -> None:
 
 def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    episode = PlayedEpisode(0, 0, tuple(map(tuple, numbers.tolist())))
+    episode = played_episode(0, 0, *map(tuple, numbers.tolist()))
     write_session(tmp_path / "s.json", replace(SESSION, episodes=(episode,)))
     again = read_session(tmp_path / "s.json").episodes[0].actions
     np.testing.assert_array_equal(np.asarray(again, np.float32), numbers)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_session_of_before_there_was_guidance_is_read(tmp_path: Path, version: int) -> None:
-    older = {**as_json(tmp_path), "version": version}
-    del older["guidance"]
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_older_session_of_a_real_game_is_read(tmp_path: Path, version: int) -> None:
+    older = {**OLDER, "version": version}
+    if version < 3:
+        del older["guidance"]
     (tmp_path / "old.json").write_text(json.dumps(older))
-    assert read_session(tmp_path / "old.json") == replace(SESSION, guidance=None)
-    (tmp_path / "odd.json").write_text(json.dumps({**older, "guidance": 1.0}))
-    with pytest.raises(UserError, match="unknown entry 'guidance'"):
-        read_session(tmp_path / "odd.json")
-    (tmp_path / "new.json").write_text(json.dumps({**older, "version": 3}))
-    with pytest.raises(UserError, match="lacks guidance"):
-        read_session(tmp_path / "new.json")
+    session = read_session(tmp_path / "old.json")
+    assert session.episodes == (PlayedEpisode(7, None, (0, 3, 1)),)
+    assert (session.frames_sha256, session.guidance) == ("0" * 64, None)
+    other = {"guidance": 1.0} if version < 3 else {}
+    (tmp_path / "odd.json").write_text(json.dumps({**older, **other, "version": 5 - version}))
+    if version != 2:  # which is its own other
+        with pytest.raises(UserError, match=r"guidance|version 4"):
+            read_session(tmp_path / "odd.json")
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_older_session_of_a_dream_is_refused(tmp_path: Path, version: int) -> None:
+    older = {**OLDER, "version": version, "checkpoint": "dream-doom", "temperature": 0.9}
+    if version < 3:
+        del older["guidance"]
+    (tmp_path / "old.json").write_text(json.dumps(older))
+    with pytest.raises(UserError, match="recorded in a dream by an earlier version") as refused:
+        read_session(tmp_path / "old.json")
+    assert "\n" not in str(refused.value)
+
+
+def test_half_a_session_is_a_shorter_session(tmp_path: Path) -> None:
+    """Cut off anywhere, as a crash or a full disk leaves it."""
+    write_session(tmp_path / "whole.json", SESSION)
+    content = (tmp_path / "whole.json").read_bytes()
+    all_actions = [episode.actions for episode in SESSION.episodes]
+    first = content.index(b"00000000") + len(b'00000000"},\n')
+    seen = []
+    for length in range(first, len(content)):
+        (tmp_path / "half.json").write_bytes(content[:length])
+        half = read_session(tmp_path / "half.json")
+        for episode, actions in zip(half.episodes, all_actions, strict=False):
+            assert episode.actions == actions[: len(episode.actions)]
+            assert len(episode.marks) == len(episode.actions) + 1
+        assert replace(half, episodes=SESSION.episodes) == SESSION
+        seen.append(half.num_frames)
+    assert seen == sorted(seen)
+    assert set(seen) == {1, 2, 3, 4, 5}
+
+
+def test_a_session_stands_in_the_file_as_it_is_played(tmp_path: Path) -> None:
+    moments: list[Moment] = []
+    pilot = Pilot(ToyWorld(), seed=1, watch=moments.append)
+    file = SessionFile(tmp_path / "s.json", UnopenedWorld("x"), overwrite=False)
+    for step in range(4):
+        file.add(moments[-1])
+        session = read_session(tmp_path / "s.json")
+        assert session.episodes[0].actions == (2,) * step
+        pilot.step(2)
+    file.finish()
+    assert json.loads((tmp_path / "s.json").read_text())[0]["version"] == 4
+
+
+def test_two_do_not_write_one_session(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
-    path.write_text("old")
+    write_session(path, SESSION)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"exists already.*--overwrite"):
+        SessionFile(path, UnopenedWorld("x"), overwrite=False)
+    first = SessionFile(path, UnopenedWorld("x"), overwrite=True)
+    with pytest.raises(UserError, match="in use by another play"):
+        SessionFile(path, UnopenedWorld("x"), overwrite=True)
+    first.finish()
+    assert path.read_bytes() == before  # nothing was seen
+    SessionFile(tmp_path / "new.json", UnopenedWorld("x"), overwrite=False).finish()
+    assert not (tmp_path / "new.json").exists()
 
-    def full_disk(_: int) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(UserError, match="No space left"):
-        write_session(path, SESSION)
-    assert path.read_text() == "old"
-    assert [found.name for found in tmp_path.iterdir()] == ["s.json"]
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
+    ).returncode:
+        pytest.skip("may not mount here")
+    try:
+        moments: list[Moment] = []
+        pilot = Pilot(ToyWorld(10**6), seed=1, watch=moments.append)
+        recording = Recording(tmp_path / "w.mp4", UnopenedWorld("x"), size=64, fps=10.0)
+        with pytest.raises(UserError, match="No space left on device"):
+            play_on(pilot, moments, recording.add)
+        with contextlib.suppress(UserError):
+            recording.finish()
+        num_seen = len(moments)
+        session = read_session(tmp_path / "w.json")
+        assert num_seen - 2 <= session.num_frames <= num_seen
+        assert (
+            session.episodes[0].actions
+            == tuple(step % 4 for step in range(num_seen))[: session.num_frames - 1]
+        )
+        with av.open(str(tmp_path / "w.mp4")) as film:
+            assert len(list(film.decode(video=0))) > 10
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_the_log_hashes_every_frame() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
-    digests = set()
-    for changed in (None, 0, 1, 2):
-        seen = frames.copy()
-        if changed is not None:
-            seen[changed, 0, 0, 0] ^= 1
-        log = SessionLog()
-        log.begin(seed=1, start=None, frame=seen[0])
-        log.step(2, seen[1])
-        log.step(0, seen[2])
-        session = log.session(env_id="x", checkpoint=None)
-        assert session.episodes == (PlayedEpisode(1, None, (2, 0)),)
-        assert session.frame_size == (4, 6)
-        assert session.num_frames == log.num_frames == 3
-        digests.add(session.frames_sha256)
-    assert len(digests) == 4
+def test_a_session_ends_where_it_could_not_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("play.session_file.MAX_VALUES", 100)
+    moments: list[Moment] = []
+    pilot = Pilot(ToyWorld(), seed=1, watch=moments.append)
+    file = SessionFile(tmp_path / "s.json", UnopenedWorld("x"), overwrite=False)
+    with pytest.raises(UserError, match="is full"):
+        play_on(pilot, moments, file.add)
+    file.finish()
+    monkeypatch.setattr("play.replay.MAX_VALUES", 100)
+    assert 20 < read_session(tmp_path / "s.json").num_frames == len(moments) - 1
+
+
+def play_on(pilot: Pilot, moments: list[Moment], write: Callable[[Moment], None]) -> None:
+    """Play until writing fails."""
+    while True:
+        write(moments[-1])
+        pilot.step(moments[-1].step_number % 4)
+
+
+def test_a_mark_is_of_every_byte() -> None:
+    seen = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    marks = {mark_of(seen)}
+    for at in np.ndindex(*seen.shape):
+        changed = seen.copy()
+        changed[at] ^= 1
+        marks.add(mark_of(changed))
+    assert len(marks) == 1 + seen.size
+    assert mark_of(seen[:, ::-1]) != mark_of(seen)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"format": "zip"}, "format"),
-        ({"version": 4}, "version 4"),
+        ({"version": 5}, "version 5"),
+        ({"version": 3}, "version 3 was no array"),
         ({"version": True}, "version"),
         ({"env_id": 3}, "env_id"),
         ({"env_id": "\x1b[2J"}, "printable"),
         ({"checkpoint": "x" * 5000}, "checkpoint"),
-        ({"temperature": float("nan")}, "temperature"),
         ({"temperature": 1e9}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"top_k": 0}, "top_k"),
-        ({"guidance": -0.1}, "guidance"),
-        ({"guidance": float("inf")}, "guidance"),
         ({"top_k": 1.5}, "top_k"),
+        ({"guidance": -0.1}, "guidance"),
         ({"frame_size": [64]}, "frame_size"),
         ({"frame_size": [64, 10**9]}, "frame_size"),
-        ({"frames_sha256": "zz"}, "frames_sha256"),
-        ({"episodes": []}, "episodes"),
-        ({"episodes": {}}, "episodes"),
-        ({"episodes": [3]}, "episode 0"),
-        ({"episodes": [{"seed": 0, "start": 0}]}, "lacks actions"),
-        ({"episodes": [{"seed": -1, "start": 0, "actions": []}]}, "seed"),
-        ({"episodes": [{"seed": 2**63, "start": 0, "actions": []}]}, "seed"),
-        ({"episodes": [{"seed": 0, "start": "0", "actions": []}]}, "start"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": "0123"}]}, "actions"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [0, True]}]}, "an action"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [-1]}]}, "an action"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[]]}]}, "at most 1000"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[0] * 1001]}]}, "at most 1000"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[[0]]]}]}, "an action must be a finite"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[True]]}]}, "must be a finite"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[10**400]]}]}, "must be a finite"),
-        ({"episodes": [{"seed": 0, "start": 0, "actions": [[float("nan")]]}]}, "must be a finite"),
-        ({"version": 1, "episodes": [{"seed": 0, "start": 0, "actions": [[0]]}]}, "an integer"),
+        ({"episodes": []}, "unknown entry 'episodes'"),
         ({"run": "rm -rf"}, "unknown entry 'run'"),
     ],
 )
-def test_a_hostile_session_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_hostile_head_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    head, *others = entries_of(tmp_path)
+    refuse(tmp_path, [{**head, **change}, *others], message)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([], "at least one episode"),
+        ([3], "episode 0 must be an object of seed, start, mark"),
+        ([[0, "00000000"]], "episode 0 must be an object"),
+        ([{"seed": 0, "start": 0}], "lacks mark"),
+        ([{"seed": 0, "start": 0, "mark": "zz"}], "8 hexadecimal digits"),
+        ([{"seed": -1, "start": 0, "mark": "0" * 8}], "seed"),
+        ([{"seed": 2**63, "start": 0, "mark": "0" * 8}], "seed"),
+        ([{"seed": 0, "start": "0", "mark": "0" * 8}], "start"),
+        ([{"seed": 0, "start": 0, "mark": "0" * 8, "run": 1}], "unknown entry 'run'"),
+    ],
+)
+def test_a_hostile_episode_is_refused(tmp_path: Path, entries: list[Any], message: str) -> None:
+    refuse(tmp_path, [entries_of(tmp_path)[0], *entries], message)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (3, "episode 1, step 0 must be an array of an action and a mark"),
+        ([3], "an array of an action and a mark"),
+        ([3, "0" * 8, 1], "an array of an action and a mark"),
+        ([3, 7], "8 hexadecimal digits"),
+        ([True, "0" * 8], "an action"),
+        ([-1, "0" * 8], "an action"),
+        (["0", "0" * 8], "an action"),
+        ([[], "0" * 8], "at most 1000"),
+        ([[0] * 1001, "0" * 8], "at most 1000"),
+        ([[[0]], "0" * 8], "an action must be a finite"),
+        ([[True], "0" * 8], "must be a finite"),
+        ([[2**60], "0" * 8], "must be a finite"),
+    ],
+)
+def test_a_hostile_step_is_refused(tmp_path: Path, step: Any, message: str) -> None:
+    refuse(tmp_path, [*entries_of(tmp_path), step], message)
+
+
+def refuse(tmp_path: Path, entries: list[Any], message: str) -> None:
     path = tmp_path / "bad.json"
-    session = {**as_json(tmp_path), **change}
-    if session["version"] == 1:
-        del session["guidance"]
-    path.write_text(json.dumps(session))
+    path.write_text(json.dumps(entries))
     with pytest.raises(UserError, match=message) as refused:
         read_session(path)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames_sha256": "zz"}, "frames_sha256"),
+        ({"episodes": []}, "episodes"),
+        ({"episodes": {}}, "episodes"),
+        ({"episodes": [3]}, "episode 0"),
+        ({"episodes": [{"seed": 0, "start": None}]}, "lacks actions"),
+        ({"episodes": [{"seed": 0, "start": None, "actions": "0123"}]}, "actions"),
+        ({"version": 4}, "version 4 must be an array"),
+    ],
+)
+def test_a_hostile_older_session_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({**OLDER, **change}))
+    with pytest.raises(UserError, match=message):
+        read_session(path)
+
+
+@pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b"null", b'{"format": 1}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"1" * 10_000,
+        b"null",
+        b'{"format": 1}',
+        b"[\n",
+        b"[\n{},\n",
+        b"[NaN]",
+        b"[" + b"9" * 400 + b"]",
+    ],
 )
 def test_what_is_no_session_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.json"
@@ -152,9 +326,22 @@ def test_what_is_no_session_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_session(tmp_path / "none.json")
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(65 * 2**20)
-    with pytest.raises(UserError, match="larger than 64 MiB"):
+    with pytest.raises(UserError, match="larger than 67108864 bytes"):
         read_session(tmp_path / "huge.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_session(tmp_path / "pipe.json")
+
+
+def test_millions_of_actions_take_no_memory(tmp_path: Path) -> None:
+    """They are counted before any becomes an object: 16 million took 2.9 GiB."""
+    lists = b"[0]," * (MAX_FILE_BYTES // 4 - 100)
+    (tmp_path / "s.json").write_bytes(b'{"episodes": [' + lists + b"0]}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="more than 3000000 values"):
+        read_session(tmp_path / "s.json")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB

@@ -83,7 +83,7 @@ def until(condition: Callable[[], Any]) -> None:
 def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> Window:
     """Run a window in this thread while `script` sits at the keyboard in another."""
     window = Window(
-        lambda: Pilot(world, seed=0),
+        lambda tell: Pilot(world, seed=0),
         title="toy",
         names=("dream", "real game"),
         pane=128,
@@ -115,6 +115,44 @@ def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> 
     if failures:
         raise failures[0]
     return window
+
+
+def test_a_wait_is_explained_until_it_is_over() -> None:
+    """Compiling takes longer than other notes are shown."""
+    gate, views = threading.Event(), []
+
+    def open_slowly(tell: Callable[[str], None]) -> Pilot:
+        tell("compiling once, about 8 s")
+        assert gate.wait(60)
+        return Pilot(GatedWorld(), seed=0)
+
+    window = Window(
+        open_slowly,
+        title="toy",
+        names=("dream", "real game"),
+        pane=256,
+        fps=None,
+        stop=threading.Event(),
+        instead="take a walk",
+    )
+
+    def person() -> None:
+        until(lambda: window.view is not None and window.view.note is not None)
+        window._note_ends_s = 0.0  # long ago
+        tick = window.num_ticks
+        until(lambda: window.num_ticks > tick + 5)
+        views.append(window.view)
+        gate.set()
+        until(lambda: window.view is not None and window.view.shown is not None)
+        until(lambda: window.view is not None and window.view.note is None)
+        pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+    thread = threading.Thread(target=person)
+    thread.start()
+    window.run()
+    thread.join()
+    assert views[0].shown is None
+    assert views[0].note == "compiling once, about 8 s"
 
 
 def test_the_window_lives_while_the_model_thinks() -> None:
@@ -277,6 +315,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         truncated=False,
         total_reward=5.0,
         step_number=7,
+        mark="",
+        seed=0,
         steered_by="person",
         start=None,
         real=None,
@@ -347,7 +387,7 @@ def test_a_real_window_plays_and_closes(world: str, tmp_path: Path) -> None:
             text=True,
         )
         try:
-            until(lambda: (tmp_path / "walk.mp4.tmp").exists() or playing.poll() is not None)
+            until(lambda: film.exists() or playing.poll() is not None)
             # Again and again: the world may not be there yet.
             pointing = "mousemove 640 400 keydown Up click 1 sleep 0.2 mousemove_relative 20 0"
             for _ in range(20):

@@ -77,9 +77,9 @@ def inspect(path: str, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
         try:
             chunks = {name: _chunks(file, name, *row) for name, row in layout.items()}
             return _index(file), chunks
-        except UserError:
+        except (UserError, MemoryError):
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever h5py makes of a damaged file
             raise _damaged(path, error) from None
 
 

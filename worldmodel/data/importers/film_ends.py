@@ -21,10 +21,10 @@ MOST_PARTS = 2**20  # that are looked at, of a file that anyone made
 def is_cut_off(path: Path) -> bool:
     """Whether the file is shorter than what it says to hold.
 
-    False where its kind doesn't say: MPEG streams have no length. Raises OSError.
+    False where its kind doesn't say, as MPEG's program streams. Raises OSError.
     """
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(200)
         size = file.seek(0, 2)
         for is_kind, is_cut in _KINDS:
             if is_kind(head):
@@ -144,7 +144,7 @@ def _tags_are_cut(file: BinaryIO, size: int) -> bool:
         file.seek(position + 5)
         head = file.read(3)
         if len(head) < 3:
-            return position + 4 != size
+            return size - position not in (0, 4)  # some writers leave out the last length
         position += 4 + 11 + int.from_bytes(head, "big")
         if position > size:
             return True
@@ -163,13 +163,29 @@ def _pages_are_cut(file: BinaryIO, size: int) -> bool:
     return not table or len(sizes) < table[0] or last + 27 + len(sizes) + sum(sizes) > len(tail)
 
 
+def _is_transport_stream(head: bytes) -> bool:
+    return head[:1] == b"G" == head[188:189] or _has_times(head)
+
+
+def _has_times(head: bytes) -> bool:
+    """Whether 4 bytes stand before each packet, as Blu-ray and camcorders write them."""
+    return head[4:5] == b"G" == head[196:197]
+
+
+def _packets_are_cut(file: BinaryIO, size: int) -> bool:
+    """MPEG's transport streams: packets, as many as there are."""
+    file.seek(0)
+    return size % (192 if _has_times(file.read(200)) else 188) != 0
+
+
 _KINDS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool]], ...] = (
     (lambda head: head[:4] == b"RIFF", _riff_is_cut),
     (lambda head: head[:4] == EBML_HEADER, _segment_is_cut),
     (lambda head: head[:3] == b"GIF", _gif_is_cut),
-    (lambda head: head == ASF_HEADER, _objects_are_cut),
+    (lambda head: head[:16] == ASF_HEADER, _objects_are_cut),
     (lambda head: head[:3] == b"FLV", _tags_are_cut),
     (lambda head: head[:4] == b"OggS", _pages_are_cut),
+    (_is_transport_stream, _packets_are_cut),
     (
         lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"),
         _boxes_are_cut,

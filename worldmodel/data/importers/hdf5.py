@@ -35,12 +35,15 @@ def guarded(function: str, path: Path, *arguments: Any) -> Any:
     Raises:
         UserError: the function raised one, crashed, or took too much memory or time.
     """
+    path = path.absolute()  # the other process stays in the folder where it was started
     return guarded_call(function, path, *arguments, subject=path, most_memory=MOST_MEMORY)
 
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading. Raises UserError when it isn't an HDF5 file, or is damaged."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise UserError(f"{path} is no HDF5 file, or damaged: it is not a regular file")
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from worldmodel.data.importers.writing import OfficialSplit
 from worldmodel.errors import UserError
+from worldmodel.files import read_bytes
 
 MAX_LIST_BYTES = 2**26
 
@@ -51,11 +52,10 @@ def official_splits(
 
 
 def _entries(path: Path) -> Iterator[PurePosixPath]:
+    content = read_bytes(path, most_bytes=MAX_LIST_BYTES)
     try:
-        if path.stat().st_size > MAX_LIST_BYTES:
-            raise UserError(f"{path} is too large for a list of videos")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read as a list of videos: {error}") from None
     for line in lines:
         entry = re.sub(r"\s+\d+$", "", line.split("\t")[0].strip()).replace("\\", "/")

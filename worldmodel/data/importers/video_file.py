@@ -1,6 +1,7 @@
 """Read a video that may come from anyone, frame after frame: never by seeking, which in an AVI
 with B-frames gives wrong frames."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ CONTAINER_OPTIONS = {
 # Streams: recordings of them begin anywhere, and their clock may start anew.
 STREAMS = ("mpeg", "mpegts")
 LONGEST_GAP_S = 10.0  # between two frames of a stream
+# A higher one is often but the unit of the file's times: browsers write films of 1000 a second.
+BELIEVED_RATE = 240.0
+MEASURED_FRAMES = 32
 MAX_ASPECT = 16.0  # of a pixel; a file that notes more is wrong
 ROUNDING_S = 1e-6  # of times, which files note in ticks
 
@@ -95,7 +99,18 @@ def _rate(path: Path, stream: VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     if not rate or rate < 0:
         raise UserError(f"{path} does not say how many frames a second it has")
-    return float(rate)
+    return float(rate) if rate <= BELIEVED_RATE else _measured_rate(path)
+
+
+def _measured_rate(path: Path) -> float:
+    """Frames a second by the times of the first frames."""
+    with _opened(path) as (container, stream):
+        first = itertools.islice(_decoded(path, container, stream), MEASURED_FRAMES)
+        times = np.array([frame.time for frame in first if frame.time is not None])
+    gaps = np.diff(times)
+    if not (gaps > 0).any():
+        raise UserError(f"{path} does not say how many frames a second it has")
+    return float(1 / np.median(gaps[gaps > 0]))
 
 
 def _pixel_aspect(stream: VideoStream) -> float:
