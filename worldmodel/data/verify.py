@@ -115,7 +115,7 @@ def verify(folder: str | Path) -> Report:
         report.problems.append(str(error))
     if _has_twin_streams(info):
         report.lines.append(
-            "note         random players' actions hang together with how long they held them: this "
+            "note         random players' actions are correlated with how long they held them: this "
             "set was recorded before version 0.2"
         )
     if tally.actions:
