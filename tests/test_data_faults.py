@@ -308,6 +308,7 @@ def test_an_episode_that_would_fill_the_memory_is_refused(tmp_path):
         for name in ("frames", "action", "reward", "terminated", "truncated"):
             array = array_of(file, name)
             rows = length + (name == "frames")
+            assert array.chunks is not None
             array.resize(-(-rows // array.chunks[0]) * array.chunks[0], axis=0)
             if name != "frames":
                 array[:] = 0

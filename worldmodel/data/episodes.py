@@ -240,9 +240,8 @@ def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
         given = f"{episode.frames.dtype} {episode.frames.shape}"
         problems.append(f"frames is {given}, not uint8 {shape}")
     if episode.frames.nbytes > MOST_EPISODE_BYTES:
-        problems.append(
-            f"its frames take more than {MOST_EPISODE_BYTES >> 20} MiB: cut it in parts"
-        )
+        most = f"{MOST_EPISODE_BYTES >> 20} MiB"
+        problems.append(f"its frames take more than {most}: cut it in parts")
     if not 0 <= episode.episode_id < 2**63:
         problems.append(f"episode_id {episode.episode_id} is not in [0, 2**63)")
     if not -(2**63) <= episode.seed < 2**63:
