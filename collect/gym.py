@@ -123,10 +123,7 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
     """
-    try:
-        env = gymnasium.make("Pixels-v0", disable_env_checker=True, **env_kwargs)
-    except ValueError as error:
-        raise UserError(one_line(error)) from None
+    env = made("Pixels-v0", **env_kwargs)
     pixels = env.unwrapped
     assert isinstance(pixels, PixelsEnv)
     try:

@@ -33,7 +33,7 @@ STREAM = "dream"  # of the seed: the random numbers of a dream
 
 @dataclass(frozen=True)
 class DreamState:
-    """A moment of a `DreamEnv`, to return to or to branch from. Opaque but for its being kept."""
+    """A moment of a `DreamEnv`, to return to or to branch from. An opaque token."""
 
     dream: Dream
     frame: np.ndarray

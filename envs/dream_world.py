@@ -213,18 +213,15 @@ class DreamWorld:
         return number
 
     def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
-        try:
-            reader = EpisodeReader(folder)
-            check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
-            return choose_starts(
-                reader,
-                num_frames=self.config.prior.window,
-                num_starts=MAX_RECORDED_STARTS,
-                split="train",
-                starts_at=starts_at,
-            )
-        except UserError as error:
-            raise UserError(str(error)) from None
+        reader = EpisodeReader(folder)
+        check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
+        return choose_starts(
+            reader,
+            num_frames=self.config.prior.window,
+            num_starts=MAX_RECORDED_STARTS,
+            split="train",
+            starts_at=starts_at,
+        )
 
     def _own_moment(self, options: dict[str, Any]) -> Moment:
         unknown = set(options) - {"frames", "actions", "variables"}

@@ -33,7 +33,7 @@ Seeds = int | Sequence[int | None] | None
 
 @dataclass(frozen=True)
 class DreamsState:
-    """A moment of a `DreamVectorEnv`, to return to. Opaque but for its being kept."""
+    """A moment of a `DreamVectorEnv`, to return to. An opaque token."""
 
     dream: Dream
     frames: np.ndarray

@@ -122,7 +122,7 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
     try:
         return policy.load_policy(path, env, trusted=trusted, seed=seed)
     except UserError as error:
-        raise UserError(f"--policy: {one_line(error)}") from error
+        raise UserError(f"--policy: {error}") from error
 
 
 def _is_training(folder: Path) -> bool:

@@ -187,9 +187,7 @@ def _base(options: Ablate) -> PublishedPreset:
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
-    check_numbers(options, max_minutes=0, steps=1, batch_size=1, clips=1, seed=0)
-    if not options.max_minutes:
-        raise UserError("--max-minutes must be above 0")
+    check_numbers(options, above_zero=["max_minutes"], steps=1, batch_size=1, clips=1, seed=0)
     if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
         raise UserError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]

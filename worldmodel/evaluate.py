@@ -178,7 +178,7 @@ def _evaluate(
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
     if why_new:
-        say(f"the report in {out} is begun anew: {why_new}")
+        say(f"the report in {out} starts over: {why_new}")
     report |= {"checkpoint": options.checkpoint, "env_id": checkpoint.world.env_id}
     if published:
         report["model"] = VIDEOGPT
