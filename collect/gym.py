@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 import tyro
 
@@ -18,6 +17,7 @@ import envs  # noqa: F401  registers the environments
 from collect.recorder import POLICY, Behaviour, action_spec
 from collect.recording import Options, World, record_set
 from collect.score import Measure
+from envs.making import made
 from envs.pixels import PixelsEnv
 from worldmodel import randomness
 from worldmodel.command import run_command, say

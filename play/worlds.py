@@ -11,7 +11,7 @@ import gymnasium
 
 import envs
 from envs.making import made
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from play.pilot import Policy
