@@ -70,9 +70,8 @@ def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        UserError: an option, the environment, the policy file or the folder is not usable; nothing
-            was written.
-        UserError: a worker failed. Finished episodes are kept.
+        UserError: an option, the environment, the policy file or the folder is not usable (nothing
+            was written), or a worker failed. Finished episodes are kept.
     """
     env_kwargs = {
         "env_id": options.env_id,

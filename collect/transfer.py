@@ -25,6 +25,7 @@ from worldmodel.data import EpisodeReader
 from worldmodel.data.progress import progress_bar
 from worldmodel.errors import UserError
 from worldmodel.files import locked, written_whole
+from worldmodel.options import check_numbers
 
 # What to learn by where the environment's own reward comes late or seldom.
 RULES: dict[str, Rule] = {
@@ -119,11 +120,7 @@ def _arms(options: Transfer) -> list[Arm]:
 
     The real ones first: they need no dream, and stay where a folder gets a better one.
     """
-    for name in ("steps", "num_envs", "episodes", "curve_every"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if options.curve_episodes < 0:
-        raise UserError("--curve-episodes must be at least 0")
+    check_numbers(options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0)
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)

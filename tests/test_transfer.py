@@ -233,7 +233,7 @@ def test_a_folder_that_another_writes_to_is_left_alone(options: Transfer):
     ("wrong", "message"),
     [
         (["--dream", "nowhere"], "unknown checkpoint"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "0"], "--steps must be from 1"),
         (["--seeds", "a"], "--seeds must be comma-separated numbers"),
         (["--horizon", "0"], "--horizon must be at least 1"),
         (["--seeds", "0,0"], "may not repeat a value"),

@@ -95,10 +95,9 @@ def ablate(options: Ablate) -> Blocks:
         The table, as in OUT/TABLE.md.
 
     Raises:
-        UserError: the data are missing or damaged.
-        UserError: the I3D's weights can't be used.
-        UserError: an option is not usable, or a row can't be made of preset and data, both
-            before anything is trained; or training fails.
+        UserError: the data are missing or damaged; the I3D's weights can't be used; an option is
+            not usable, or a row can't be made of preset and data, both before anything is trained;
+            or training fails.
     """
     base = _base(options)
     ablation = ABLATIONS[options.table]

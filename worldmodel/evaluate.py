@@ -141,9 +141,8 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         The report, as in report.json.
 
     Raises:
-        UserError: the checkpoint or the data are missing or damaged.
-        UserError: an option is not usable, or the two don't fit.
-        UserError: something else than a report stands where it is to be written.
+        UserError: the checkpoint or the data are missing or damaged; an option is not usable;
+            the two don't fit; or something else than a report stands where it is to be written.
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
@@ -227,8 +226,8 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
 
     Raises:
-        UserError: the checkpoint or the data are missing or damaged.
-        UserError: an option is not usable, or the two don't fit.
+        UserError: the checkpoint or the data are missing or damaged; an option is not usable; or
+            the two don't fit.
     """
     folder = find_checkpoint(options.checkpoint)
     if is_videogpt(str(folder)):
