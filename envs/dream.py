@@ -62,7 +62,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged; or another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012

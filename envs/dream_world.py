@@ -77,8 +77,8 @@ class DreamWorld:
         starts_at: "anywhere" in those episodes, or where they were "reset".
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged; or another argument is out of range,
-            or the episodes are not of this world.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range, or the episodes are not of this world.
     """
 
     def __init__(

@@ -59,7 +59,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             `DreamEnv`.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged; or another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}  # noqa: RUF012
