@@ -19,6 +19,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
 from worldmodel.prior.attention import (
@@ -141,7 +142,7 @@ def _mean_keys(latent_shape: LatentShape) -> float:
 
 def measure_here(options: Options, name: str) -> dict[str, float]:
     """Milliseconds of a pass, and the most mebibytes that it took on top of its inputs."""
-    torch.manual_seed(0)
+    randomness.seed_torch(0, "benchmark: attention")
     attend = variants(options)[name]
     num_tokens, head_size = int(np.prod(options.latent_shape)), options.width // options.heads
     shape = (1, num_tokens, 3, options.heads, head_size)

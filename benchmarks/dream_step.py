@@ -20,6 +20,7 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_gpt import PlainGPT
+from worldmodel import randomness
 from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.command import run_command
@@ -77,7 +78,7 @@ class Dreamer:
         given = (starts.frames[rows], starts.actions[rows], starts.variables[rows])
         self.dream: Dream = model.start(*map(torch.from_numpy, given))
         self.sampling = checkpoint.world.sampling
-        self.rng = np.random.default_rng(0)
+        self.rng = randomness.generator(0, "benchmark: dream steps")
         self.batch_size = batch_size
 
     def __call__(self) -> None:
@@ -106,7 +107,7 @@ class PlainDreamer:
             window=config.window,
             condition_size=model.config.actions.vector_size,
         ).eval()
-        self.rng = np.random.default_rng(0)
+        self.rng = randomness.generator(0, "benchmark: original")
         self.num_drawn = 0
         self.last_code = torch.zeros(1, dtype=torch.int64)
 

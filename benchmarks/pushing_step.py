@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
 
@@ -63,7 +64,7 @@ def measure(num_episodes: int) -> dict[str, dict[str, float]]:
     spent = {name: [0.0, 0.0] for name in envs}
     num_steps = 0
     for episode in range(-1, num_episodes):  # one to warm up
-        rng = np.random.default_rng(episode + 1)
+        rng = randomness.generator(0, "benchmark: pushing", episode + 1)
         actions = rng.uniform(-1, 1, (30, 4)).astype(np.float32)
         for name, env in envs.items():
             wall, cpu = time.perf_counter(), time.process_time()

@@ -20,6 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from worldmodel import randomness
 from worldmodel.actions import ActionSpec
 from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
@@ -125,7 +126,7 @@ def _complaint(options: Options) -> str | None:
 @torch.no_grad()
 def measure(options: Options) -> dict[str, Any]:
     """Milliseconds a code of every variant at every place."""
-    torch.manual_seed(0)
+    randomness.seed_torch(0, "benchmark: sampling")
     preset = PUBLISHED[options.preset]
     config, sizes = VideoGPTConfig(preset.tokenizer, preset.prior, ACTIONS), preset.prior
     prior = GPT(config).to(options.device).eval()

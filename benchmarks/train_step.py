@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.configs import VideoGPTConfig
 from worldmodel.errors import UserError
@@ -90,7 +91,7 @@ def measure_here(options: Options, variant: str) -> dict[str, float]:
     """Seconds and peak MiB of one variant, in this process."""
     stage, precision, *recomputed = variant.split()
     preset = PUBLISHED[options.preset]
-    torch.manual_seed(0)
+    randomness.seed_torch(0, "benchmark: training steps")
     model = VideoGPT(VideoGPTConfig(preset.tokenizer, preset.prior, preset.actions))
     model = model.to(options.device).train()
     module = model.tokenizer if stage == "vqvae" else model.prior

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
+from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
 from worldmodel.provenance import git_commit, machine
@@ -120,7 +121,7 @@ def _real(options: Options) -> Generator[int]:
         games = SubprocVecEnv([lambda: gymnasium.make(env_id, **env_kwargs)] * cores)
     try:
         games.reset()
-        rng = np.random.default_rng(0)
+        rng = randomness.generator(0, "benchmark: games")
         games.action_space.seed(int(rng.integers(2**31)))
         while True:
             games.step(np.stack([games.action_space.sample() for _ in range(cores)]))

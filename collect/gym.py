@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 import tyro
 
@@ -18,6 +17,7 @@ import envs  # noqa: F401  registers the environments
 from collect.recorder import POLICY, Behaviour, action_spec
 from collect.recording import Options, World, record_set
 from collect.score import Measure
+from envs.making import made
 from envs.pixels import PixelsEnv
 from worldmodel import randomness
 from worldmodel.command import run_command, say
@@ -70,9 +70,8 @@ def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        UserError: an option, the environment, the policy file or the folder is not usable; nothing
-            was written.
-        UserError: a worker failed. Finished episodes are kept.
+        UserError: an option, the environment, the policy file or the folder is not usable (nothing
+            was written), or a worker failed. Finished episodes are kept.
     """
     env_kwargs = {
         "env_id": options.env_id,
@@ -123,10 +122,7 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
     """
-    try:
-        env = gymnasium.make("Pixels-v0", disable_env_checker=True, **env_kwargs)
-    except ValueError as error:
-        raise UserError(one_line(error)) from None
+    env = made("Pixels-v0", **env_kwargs)
     pixels = env.unwrapped
     assert isinstance(pixels, PixelsEnv)
     try:

@@ -185,8 +185,6 @@ def import_set(
         UserError: there is no such set, it is damaged, holds no pictures or unsuitable actions, or
             none of its episodes can be stored.
     """
-    if not 0 < fps < float("inf"):
-        raise UserError(f"--fps must be above 0, not {fps}")
     data, storage, metadata = _opened(source)
     actions = _actions_of(storage, action_limit)
     with _readable(data):

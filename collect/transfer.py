@@ -2,7 +2,7 @@
 
 PPO learns in the dream alone, and beside it in the real game for as many steps. Both, what they
 were on the way, and a random player are scored in the real game and in the dream. Stopped in
-whatever way, the same command goes on where it was.
+whatever way, the same command resumes.
 """
 
 import json
@@ -24,7 +24,8 @@ from worldmodel.command import run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.data.progress import progress_bar
 from worldmodel.errors import UserError
-from worldmodel.files import written_whole
+from worldmodel.files import locked, written_whole
+from worldmodel.options import check_numbers
 
 # What to learn by where the environment's own reward comes late or seldom.
 RULES: dict[str, Rule] = {
@@ -48,12 +49,12 @@ class Transfer:
     """The real game: doom-hgs, doom-battle2, doom-take-cover, robot-pushing, or a Gymnasium id; by
     default the one that the dream was recorded in."""
     out: Path = Path("reports/transfer")
-    """Folder of policies, scores and the report. Its policies are loaded to go on: use only
+    """Folder of policies, scores and the report. Its policies are loaded to resume: use only
     folders that you trust."""
     steps: int = 200_000
     """Steps of PPO, in the dream and in the real game each."""
     seeds: str = "0,1,2"
-    """Of the trainings, parted by commas."""
+    """Of the trainings, comma-separated."""
     num_envs: int = 16
     """Dreams, or real games, that are trained in at once."""
     horizon: str = "300"
@@ -85,13 +86,19 @@ def transfer(options: Transfer) -> None:
     """Do what `Transfer` says.
 
     Raises:
-        UserError: an option is not usable, or the dream is of another world.
+        UserError: an option is not usable, the dream is of another world, or another process
+            writes to the folder.
     """
     arms = _arms(options)  # errors in options first: the next imports take seconds
     from collect.transfer_worlds import DreamWorlds
 
     worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
     worlds.check(arms, device=options.device)
+    with locked(options.out):
+        _transfer(options, worlds, arms)
+
+
+def _transfer(options: Transfer, worlds: Any, arms: list[Arm]) -> None:
     rule = RULES.get(worlds.env_id)
     _check_same(options, worlds, rule)
     say(
@@ -113,11 +120,7 @@ def _arms(options: Transfer) -> list[Arm]:
 
     The real ones first: they need no dream, and stay where a folder gets a better one.
     """
-    for name in ("steps", "num_envs", "episodes", "curve_every"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if options.curve_episodes < 0:
-        raise UserError("--curve-episodes must be at least 0")
+    check_numbers(options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0)
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)
@@ -188,7 +191,7 @@ def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--{option} must be numbers parted by commas, not {text!r}") from None
+        raise UserError(f"--{option} must be comma-separated numbers, not {text!r}") from None
 
 
 def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:

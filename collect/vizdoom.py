@@ -51,8 +51,8 @@ def collect(options: Collect) -> None:
     """Do what `Collect` says.
 
     Raises:
-        UserError: an option, the policy file or the folder is not usable; nothing was written.
-        UserError: a worker failed. Finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable (nothing was written), or
+            a worker failed. Finished episodes are kept.
     """
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)

@@ -33,7 +33,7 @@ STREAM = "dream"  # of the seed: the random numbers of a dream
 
 @dataclass(frozen=True)
 class DreamState:
-    """A moment of a `DreamEnv`, to return to or to branch from. Opaque but for its being kept."""
+    """A moment of a `DreamEnv`, to return to or to branch from. An opaque token."""
 
     dream: Dream
     frame: np.ndarray
@@ -62,8 +62,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged.
-        UserError: another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012

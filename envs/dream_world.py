@@ -77,8 +77,8 @@ class DreamWorld:
         starts_at: "anywhere" in those episodes, or where they were "reset".
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged.
-        UserError: another argument is out of range, or the episodes are not of this world.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range, or the episodes are not of this world.
     """
 
     def __init__(
@@ -213,18 +213,15 @@ class DreamWorld:
         return number
 
     def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
-        try:
-            reader = EpisodeReader(folder)
-            check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
-            return choose_starts(
-                reader,
-                num_frames=self.config.prior.window,
-                num_starts=MAX_RECORDED_STARTS,
-                split="train",
-                starts_at=starts_at,
-            )
-        except UserError as error:
-            raise UserError(str(error)) from None
+        reader = EpisodeReader(folder)
+        check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
+        return choose_starts(
+            reader,
+            num_frames=self.config.prior.window,
+            num_starts=MAX_RECORDED_STARTS,
+            split="train",
+            starts_at=starts_at,
+        )
 
     def _own_moment(self, options: dict[str, Any]) -> Moment:
         unknown = set(options) - {"frames", "actions", "variables"}

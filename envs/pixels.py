@@ -52,8 +52,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or "rgb_array", the whole picture.
 
     Raises:
-        UserError: the foreign environment can't be made or doesn't suit.
-        UserError: another argument is out of range.
+        UserError: the foreign environment can't be made or doesn't suit; or another argument is out
+            of range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": DEFAULT_FPS}  # noqa: RUF012

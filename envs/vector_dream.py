@@ -33,7 +33,7 @@ Seeds = int | Sequence[int | None] | None
 
 @dataclass(frozen=True)
 class DreamsState:
-    """A moment of a `DreamVectorEnv`, to return to. Opaque but for its being kept."""
+    """A moment of a `DreamVectorEnv`, to return to. An opaque token."""
 
     dream: Dream
     frames: np.ndarray
@@ -59,8 +59,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             `DreamEnv`.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged.
-        UserError: another argument is out of range.
+        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
+            range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}  # noqa: RUF012

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from envs.making import made
-from envs.recorded import env_ids
+from envs.recorded import refuse_imports
 from envs.window import as_rgb
 from play.actions import Action, Actions
 from worldmodel.errors import UserError, one_line
@@ -76,10 +76,7 @@ class RealBeside:
     def _begin(self, start: int | None, actions: Iterable[Action]) -> RealView:
         moment = self._dream.real_moment(start)
         wanted = (moment.env_id, moment.env_kwargs)
-        # The names come from a checkpoint, which is data: "module:Name-v0" would import code.
-        for env_id in env_ids({"env_id": moment.env_id, "env_kwargs": moment.env_kwargs}):
-            if ":" in env_id:
-                raise ValueError(f"{env_id!r} is not a registered environment")
+        refuse_imports(moment.env_id, moment.env_kwargs)
         if self._env is None or self._opened != wanted:
             self.close()
             self._env = made(moment.env_id, **moment.env_kwargs)

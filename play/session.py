@@ -22,7 +22,7 @@ from play.recording import Recording, is_same_file
 from play.replay import MAX_ACTION, MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
 from worldmodel.command import say
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, printable
 
 # Makes the pilot; given what tells the person why it takes long.
 OpenPilot = Callable[[Callable[[str], None]], Pilot]
@@ -259,8 +259,9 @@ def _finish(recording: Recording) -> None:
     """Leave the film and the session whole, however the playing ended."""
     recording.finish()
     if recording.num_frames:
-        print(f"{recording.num_frames} frames in {recording.path}")
-        print(f"play them again: {command_line('--replay', str(recording.session_path))}")
+        print(printable(f"{recording.num_frames} frames in {recording.path}"))
+        again = command_line("--replay", str(recording.session_path))
+        print(printable(f"play them again: {again}"))
 
 
 def _verdict(played: ReplayPilot) -> int:
@@ -276,7 +277,7 @@ def _verdict(played: ReplayPilot) -> int:
     if not played.is_over:
         print(f"the replay stopped after {played.num_frames} of {total} frames, all as recorded")
         return 1
-    print(f"all {total} frames are the recorded ones, bit for bit")
+    print(f"all {total} steps are as recorded")
     return 0
 
 

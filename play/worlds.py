@@ -11,7 +11,7 @@ import gymnasium
 
 import envs
 from envs.making import made
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from play.pilot import Policy
@@ -122,7 +122,7 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
     try:
         return policy.load_policy(path, env, trusted=trusted, seed=seed)
     except UserError as error:
-        raise UserError(f"--policy: {one_line(error)}") from error
+        raise UserError(f"--policy: {error}") from error
 
 
 def _is_training(folder: Path) -> bool:

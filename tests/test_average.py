@@ -105,8 +105,8 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
             average(Average(names, out, shares))
     assert not out.exists()
     for other, problem in (
-        (tiny_run, "one of those"),
-        (tmp_path / "elsewhere" / ".." / "tokenizer", "one of those"),
+        (tiny_run, "holds the checkpoint to start from"),
+        (tmp_path / "elsewhere" / ".." / "tokenizer", "holds the checkpoint to start from"),
         (tmp_path / "running", "the folder of a training"),
     ):
         (tmp_path / "running" / "training").mkdir(parents=True, exist_ok=True)

@@ -203,12 +203,14 @@ def test_the_command_fails_in_one_line(monkeypatch, toy_data: Path, tmp_path: Pa
 
 def test_another_checkpoint_is_not_replaced_unasked(options: Calibrate, tiny_run, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(tiny_run, other)
+    shutil.copytree(tiny_run, other, ignore=shutil.ignore_patterns("training"))
     before = (other / "weights.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
         calibrate(replace(options, out=other))
     with locked(other), pytest.raises(UserError, match="is being written to by another process"):
         calibrate(replace(options, checkpoint=str(other), out=None))
     assert (other / "weights.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="is the folder of a training"):
+        calibrate(replace(options, checkpoint=str(other), out=tiny_run, overwrite=True))
     calibrate(replace(options, out=other, overwrite=True))
     assert (other / "weights.safetensors").read_bytes() != before

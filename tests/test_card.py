@@ -56,8 +56,10 @@ def test_a_shipped_card_holds_the_numbers_and_no_folders(tiny_run: Path, tmp_pat
     assert "Not measured yet" in check_card(tmp_path / "small")
     lineage = load_checkpoint(str(tmp_path / "small")).lineage
     assert set(lineage) == {"trained", "data", "shipped_from"}
-    with pytest.raises(UserError, match="the run itself"):
+    with pytest.raises(UserError, match="holds the checkpoint to start from"):
         ship(Ship(str(tiny_run), tiny_run, overwrite=True))
+    with pytest.raises(UserError, match="is the folder of a training"):
+        ship(Ship("dream-doom", tiny_run, overwrite=True))
     with pytest.raises(FileNotFoundError):
         numbers_of(tmp_path / "nothing.md")
 

@@ -21,7 +21,13 @@ from safetensors.torch import save_file as save_tensors
 
 import envs  # noqa: F401  registers the environments
 from worldmodel.actions import ActionSpec
-from worldmodel.checkpoint import finish_save, load_checkpoint, read_world, save_checkpoint
+from worldmodel.checkpoint import (
+    finish_save,
+    load_checkpoint,
+    read_lineage,
+    read_world,
+    save_checkpoint,
+)
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.errors import UserError
 from worldmodel.prior.sampling import Sampling
@@ -222,6 +228,24 @@ def test_a_config_says_which_of_its_sizes_is_wrong(copy: Path, change, complaint
     change_config(copy, change)
     with pytest.raises(UserError, match=complaint):
         load_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("lineage", "complaint"),
+    [
+        ([], "lineage must be an object"),
+        ({"trained": "x"}, "lineage: trained must be an object"),
+        ({"data": [1]}, "lineage: data must be an object"),
+        ({"data": {"num_episodes": "3"}}, "num_episodes must be a whole number"),
+        ({"data": {"num_episodes": 3, "recorded_by": 7}}, "recorded_by must be a list of names"),
+        ({"data": {"num_episodes": 3, "recorded_by": [7]}}, "recorded_by must be a list of names"),
+    ],
+)
+def test_a_lineage_of_another_shape_is_damage(copy: Path, lineage, complaint):
+    change_config(copy, lambda c: c.update(lineage=lineage))
+    for read in (load_checkpoint, lambda folder: read_lineage(Path(folder))):
+        with pytest.raises(UserError, match=complaint):
+            read(str(copy))
 
 
 def test_sizes_that_no_tensor_has_are_refused_in_one_line(copy: Path, monkeypatch):

@@ -23,7 +23,7 @@ FORBIDDEN = {
     "play": {"collect", "worldmodel"},
 }
 # What is below all packages: nothing of it knows a model.
-FOUNDATION = {"command", "errors", "files", "guarded", "randomness"}
+FOUNDATION = {"command", "errors", "files", "guarded", "options", "randomness"}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -1,6 +1,8 @@
 """The HDF5 files of the original VideoGPT, written as its script writes them."""
 
+import fcntl
 import os
+import resource
 import warnings
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers import hdf5
+from worldmodel.data.importers.hdf5 import open_hdf5
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5, import_videogpt_hdf5
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
@@ -184,12 +187,12 @@ def test_no_file_and_other_files_are_refused(tmp_path):
     (tmp_path / "text.hdf5").write_text("hello")
     with pytest.raises(UserError, match="no HDF5 file, or damaged"):
         import_videogpt_hdf5(tmp_path / "text.hdf5", tmp_path / "out")
-    with pytest.raises(UserError, match="no HDF5 file, or damaged"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         import_videogpt_hdf5(tmp_path, tmp_path / "out")
     os.mkfifo(tmp_path / "pipe.hdf5")
     with pytest.raises(UserError, match="not a regular file"):
         import_videogpt_hdf5(tmp_path / "pipe.hdf5", tmp_path / "out")
-    with pytest.raises(UserError, match="--fps must be above 0"):
+    with pytest.raises(UserError, match="fps must be above 0"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out", fps=0)
     single = {f"{split}_idx": np.arange(sum(n)) for split, n in LENGTHS.items()}
     with pytest.raises(UserError, match="no video of two frames"):
@@ -238,3 +241,25 @@ def test_a_video_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "MOST_MEMORY", 2**27)
     with pytest.raises(UserError, match=r"a\.hdf5 is damaged.*takes more than 128 MiB of memory"):
         import_videogpt_hdf5(tmp_path / "a.hdf5", tmp_path / "out")
+
+
+def test_a_file_that_another_program_has_locked_is_read(tmp_path):
+    source = write_file(tmp_path / "a.hdf5")
+    with source.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert import_videogpt_hdf5(source, tmp_path / "out") == 5
+
+
+def test_a_full_table_of_files_is_no_damage(tmp_path):
+    source = write_file(tmp_path / "a.hdf5")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(source, os.O_RDONLY) for _ in range(16)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+    try:
+        refused = pytest.raises(UserError, match="can't be read: Too many open files")
+        with refused, open_hdf5(source):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for handle in taken:
+            os.close(handle)

@@ -306,7 +306,6 @@ def test_an_export_that_stops_leaves_nothing_and_nothing_is_overwritten(tmp_path
         (("import", "none/such-v0", "--out", "OUT"), "there is no Minari data set none/such-v0"),
         (("import", "STATES", "--out", "OUT"), "observations of ss/ss-v0 are .* not pictures"),
         (("import", "DAMAGED", "--out", "OUT"), "cannot be read as a Minari data set"),
-        (("import", "DAMAGED", "--out", "OUT", "--fps", "0"), "--fps must be above 0"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path: Path, monkeypatch, arguments, message):

@@ -168,10 +168,10 @@ def test_the_real_fight_follows_the_dream() -> None:
 @pytest.mark.parametrize(
     "claimed",
     [
-        ("os:Fight-v0", {}),
-        ("Fight-v0", {"env_id": "os:Fight-v0"}),
-        ("Fight-v0", {"env_id": "Fight-v0", "env_kwargs": {"env_id": "os:Fight-v0"}}),
-        ("Fight-v0", {"worlds": [{"env_id": ["os:Fight-v0"]}]}),
+        ("antigravity:Fight-v0", {}),
+        ("Fight-v0", {"env_id": "antigravity:Fight-v0"}),
+        ("Fight-v0", {"env_id": "Fight-v0", "env_kwargs": {"env_id": "antigravity:Fight-v0"}}),
+        ("Fight-v0", {"worlds": [{"env_id": ["antigravity:Fight-v0"]}]}),
     ],
 )
 def test_no_name_in_a_checkpoint_has_code_imported(
@@ -179,8 +179,9 @@ def test_no_name_in_a_checkpoint_has_code_imported(
 ) -> None:
     monkeypatch.setattr(DreamOfFight, "claimed", claimed)
     note = Pilot(DreamOfFight(), seed=0).toggle_real() or ""
-    assert "not a registered environment" in note
-    assert "os:Fight-v0" in note
+    assert "imports a module" in note
+    assert "antigravity:Fight-v0" in note
+    assert "antigravity" not in sys.modules
 
 
 def test_keys_given_go_before_a_worlds_own_and_these_before_the_usual_ones() -> None:

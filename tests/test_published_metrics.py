@@ -166,7 +166,7 @@ def test_what_exchanged_conditions_cost_is_the_difference():
     assert "in the first latent frame 1.250" in lines[-1]
     alone = measure_likelihood(nats, codes, train, np.arange(6), **sizes)
     assert "exchanged_nats" not in alone
-    assert "told of another" not in "".join(to_lines(likelihood_blocks(through_json(alone))))
+    assert "of another clip" not in "".join(to_lines(likelihood_blocks(through_json(alone))))
 
 
 def test_conditions_are_exchanged_with_another_episode():

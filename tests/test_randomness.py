@@ -17,7 +17,7 @@ from worldmodel import randomness
 ROOT = Path(__file__).parents[1]
 SOURCES = [
     path
-    for package in ("worldmodel", "envs", "collect", "play", "examples")
+    for package in ("worldmodel", "envs", "collect", "play", "examples", "benchmarks")
     for path in (ROOT / package).rglob("*.py")
     if path.name != "randomness.py"
 ]
@@ -27,18 +27,23 @@ paths = st.lists(st.one_of(st.text(max_size=6), st.integers(0, 2**64)), max_size
 
 
 def _calls(path: Path):
+    """Every call by a name, `x.name(...)` or `name(...)`: the call, its name, and x or None."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            yield node, node.func
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute):
+            yield node, node.func.attr, ast.unparse(node.func.value)
+        elif isinstance(node.func, ast.Name):
+            yield node, node.func.id, None
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_makes_generators_of_its_own(path: Path):
     made = {
-        function.attr
-        for call, function in _calls(path)
+        name
+        for call, name, _ in _calls(path)
         # Without an argument they are seeded by the system: nobody's twin.
-        if function.attr in MAKERS and (call.args or call.keywords)
+        if name in MAKERS and (call.args or call.keywords)
     }
     assert not made, f"use worldmodel.randomness in place of {made}"
 
@@ -47,10 +52,9 @@ def test_every_stream_has_a_name_of_its_own():
     names = Counter(
         call.args[1].value
         for path in SOURCES
-        for call, function in _calls(path)
-        if function.attr in STREAMS
-        and isinstance(function.value, ast.Name)
-        and function.value.id == "randomness"
+        for call, name, of in _calls(path)
+        if name in STREAMS
+        and of in ("randomness", None)
         and len(call.args) > 1
         and isinstance(call.args[1], ast.Constant)
     )

@@ -244,7 +244,7 @@ def test_a_report_about_other_weights_is_begun_anew(
     (tmp_path / "report.json").write_text(json.dumps(report | {"weights_sha256": "0"}))
     again = evaluate(replace(options, out=tmp_path, parts="tokenizer"))
     assert set(again["parts"]) == {"tokenizer"}
-    assert "is begun anew: it is about other weights" in " ".join(capsys.readouterr().err.split())
+    assert "starts over: it is about other weights" in " ".join(capsys.readouterr().err.split())
 
 
 def test_likelihood_by_horizon_meets_the_mean_and_the_first_step(report: dict) -> None:

@@ -19,6 +19,7 @@ from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds, Scores
 from envs.sb3 import DreamVecEnv
 from worldmodel.errors import UserError
+from worldmodel.files import locked
 
 
 @pytest.fixture(autouse=True)
@@ -221,12 +222,19 @@ def test_an_interval_of_the_dream_over_the_game_is_of_the_same_trainings(tmp_pat
     assert 1.08 < low < high < 1.12
 
 
+def test_a_folder_that_another_writes_to_is_left_alone(options: Transfer):
+    with locked(options.out):
+        with pytest.raises(UserError, match="being written to by another process"):
+            transfer(options)
+        assert [path.name for path in options.out.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (["--dream", "nowhere"], "unknown checkpoint"),
-        (["--steps", "0"], "--steps must be at least 1"),
-        (["--seeds", "a"], "--seeds must be numbers"),
+        (["--steps", "0"], "--steps must be from 1"),
+        (["--seeds", "a"], "--seeds must be comma-separated numbers"),
         (["--horizon", "0"], "--horizon must be at least 1"),
         (["--seeds", "0,0"], "may not repeat a value"),
         (["--temperature", "nan"], "--temperature"),

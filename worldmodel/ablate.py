@@ -95,10 +95,9 @@ def ablate(options: Ablate) -> Blocks:
         The table, as in OUT/TABLE.md.
 
     Raises:
-        UserError: the data are missing or damaged.
-        UserError: the I3D's weights can't be used.
-        UserError: an option is not usable, or a row can't be made of preset and data, both
-            before anything is trained; or training fails.
+        UserError: the data are missing or damaged; the I3D's weights can't be used; an option is
+            not usable, or a row can't be made of preset and data, both before anything is trained;
+            or training fails.
     """
     base = _base(options)
     ablation = ABLATIONS[options.table]
@@ -187,9 +186,7 @@ def _base(options: Ablate) -> PublishedPreset:
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
-    check_numbers(options, max_minutes=0, steps=1, batch_size=1, clips=1, seed=0)
-    if not options.max_minutes:
-        raise UserError("--max-minutes must be above 0")
+    check_numbers(options, above_zero=["max_minutes"], steps=1, batch_size=1, clips=1, seed=0)
     if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
         raise UserError(f"{options.table} is about priors: leave --stage tokenizer out")
     base = PUBLISHED[options.preset]

@@ -17,13 +17,13 @@ from worldmodel.card import model_card
 from worldmodel.checkpoint import (
     Checkpoint,
     find_checkpoint,
+    folder_for_another,
     load_checkpoint,
     save_checkpoint,
     weights_digest,
 )
 from worldmodel.command import run_command
 from worldmodel.errors import UserError, printable
-from worldmodel.files import locked, refuse_existing
 from worldmodel.prior import FrameGPT
 
 MADE = "The mean of {names} (`worldmodel.average`)."
@@ -54,7 +54,7 @@ def average(options: Average) -> None:
 
     Raises:
         UserError: a checkpoint is missing or damaged, or of another model, world or
-            tokenizer than the first; or the shares don't fit.
+            tokenizer than the first; the shares don't fit; or --out is not usable.
         OSError: the mean can't be written; a checkpoint that is there stays.
     """
     names = options.checkpoints
@@ -66,11 +66,12 @@ def average(options: Average) -> None:
     if not all(0 < share < float("inf") for share in shares):
         raise UserError(f"--shares must be above 0, not {' '.join(map(str, shares))}")
     folders = [find_checkpoint(name) for name in names]
-    if options.out.resolve() in [folder.resolve() for folder in folders]:
-        raise UserError(f"--out {options.out} is one of those the mean is of: choose another")
-    if (options.out / "training").exists():
-        raise UserError(f"--out {options.out} is the folder of a training: choose another")
-    refuse_existing(options.out / "config.json", overwrite=options.overwrite)
+    with folder_for_another(options.out, folders, overwrite=options.overwrite):
+        _average(options, folders, shares)
+
+
+def _average(options: Average, folders: list[Path], shares: tuple[float, ...]) -> None:
+    names = options.checkpoints
     first, *others = [load_checkpoint(str(folder)) for folder in folders]
     for name, other in zip(names[1:], others, strict=True):
         _check_alike(first, other, names[0], name)
@@ -86,8 +87,7 @@ def average(options: Average) -> None:
         for share, name in zip(shares, names, strict=True)
     )
     card = model_card(mean, name=options.out.resolve().name, made=MADE.format(names=what))
-    with locked(options.out):
-        save_checkpoint(options.out, mean, card=card, compact=False)
+    save_checkpoint(options.out, mean, card=card, compact=False)
     print(printable(f"{options.out}: {what}"))
 
 

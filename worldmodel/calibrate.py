@@ -26,6 +26,7 @@ from worldmodel.card import with_note
 from worldmodel.checkpoint import (
     find_checkpoint,
     finish_save,
+    folder_for_another,
     is_or_was_saved,
     load_checkpoint,
     save_checkpoint,
@@ -39,7 +40,7 @@ from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
-from worldmodel.files import locked, refuse_existing
+from worldmodel.files import locked
 from worldmodel.model import WorldModel
 from worldmodel.options import check_numbers
 from worldmodel.prior.sampling import Sampling
@@ -99,13 +100,11 @@ def calibrate(options: Calibrate) -> None:
     """Do what `Calibrate` says.
 
     Raises:
-        UserError: the checkpoint is missing or damaged, or an option is not usable.
-        UserError: the data are missing, damaged, of another world, or their episodes too short.
+        UserError: the checkpoint is missing or damaged; an option is not usable; or the data are
+            missing, damaged, of another world, or their episodes too short.
         OSError: the checkpoint can't be written; the one that is there stays.
     """
-    check_numbers(options, rounds=1, dreams=1, steps=1, seed=0)
-    if not 0 < options.temperature < float("inf"):
-        raise UserError(f"--temperature must be above 0, not {options.temperature}")
+    check_numbers(options, above_zero=["temperature"], rounds=1, dreams=1, steps=1, seed=0)
     with ExitStack() as locks:
         own = Path(options.checkpoint)
         if (
@@ -119,13 +118,16 @@ def calibrate(options: Calibrate) -> None:
 
 
 def _calibrate(options: Calibrate, locks: ExitStack) -> None:
-    """Under the lock of the run's own folder; that of another is taken before it is written to."""
+    """Under the lock of the run's own folder; that of --out is taken here."""
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
     if options.out is None and folder != Path(options.checkpoint):
         raise UserError(f"{options.checkpoint} isn't yours to write over: give --out")
     if out.resolve() != folder.resolve():
-        refuse_existing(out / "config.json", overwrite=options.overwrite)
+        held = folder_for_another(out, [], overwrite=options.overwrite)
+        locks.enter_context(held)
+    elif options.out is not None:
+        locks.enter_context(locked(out))
     try:
         device = usable_device(options.device, or_auto=True)
     except ValueError as error:
@@ -143,12 +145,10 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     train, validation = (
         ClipSampler(reader, split, window + options.steps) for split in ("train", "validation")
     )
-    if options.out is not None:
-        locks.enter_context(locked(out))  # or fail before minutes of dreams
     num_steps = (options.rounds + 2) * options.dreams * options.steps
     say(
-        f"dreaming {num_steps} steps, {DREAMS_AT_ONCE} at a time; the time left stands in the bar; "
-        f"then the checkpoint is written to {out}"
+        f"dreaming {num_steps} steps, {DREAMS_AT_ONCE} at a time; the progress bar shows the "
+        f"time left; then the checkpoint is written to {out}"
     )
     card = folder / "README.md"
     old_card = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""

@@ -129,8 +129,8 @@ def _moments(checkpoint: Checkpoint | VideoGPTCheckpoint) -> str:
         f"starts.safetensors holds {count} {what} recorded from {_plain(env_id)}, of the test "
         "split of the data that the model was trained on"
     )
-    if isinstance(data, dict) and "num_episodes" in data:
-        by = ", ".join(map(str, data.get("recorded_by", [])))
+    if "num_episodes" in data:
+        by = ", ".join(data.get("recorded_by", []))
         text += f": {data['num_episodes']} episodes" + (f" by {_plain(by)}" if by else "")
     content = [said for begin, said in CONTENT.items() if env_id.startswith(begin)]
     return f"{text}. {content[0] if content else UNKNOWN_CONTENT}"

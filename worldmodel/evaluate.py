@@ -141,9 +141,8 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         The report, as in report.json.
 
     Raises:
-        UserError: the checkpoint or the data are missing or damaged.
-        UserError: an option is not usable, or the two don't fit.
-        UserError: something else than a report stands where it is to be written.
+        UserError: the checkpoint or the data are missing or damaged; an option is not usable;
+            the two don't fit; or something else than a report stands where it is to be written.
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
@@ -178,7 +177,7 @@ def _evaluate(
     parts = _parts(checkpoint.model, reader, out, options, names)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
     if why_new:
-        say(f"the report in {out} is begun anew: {why_new}")
+        say(f"the report in {out} starts over: {why_new}")
     report |= {"checkpoint": options.checkpoint, "env_id": checkpoint.world.env_id}
     if published:
         report["model"] = VIDEOGPT
@@ -227,8 +226,8 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
 
     Raises:
-        UserError: the checkpoint or the data are missing or damaged.
-        UserError: an option is not usable, or the two don't fit.
+        UserError: the checkpoint or the data are missing or damaged; an option is not usable; or
+            the two don't fit.
     """
     folder = find_checkpoint(options.checkpoint)
     if is_videogpt(str(folder)):

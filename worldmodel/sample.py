@@ -112,8 +112,8 @@ def sample(options: Sample) -> None:
     """Do what `Sample` says.
 
     Raises:
-        UserError: the checkpoint is missing or damaged.
-        UserError: an option is out of range.
+        UserError: the checkpoint is missing or damaged, an option is out of range, or the file
+            exists.
     """
     refuse_existing(options.out, overwrite=options.overwrite)
     folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
@@ -187,6 +187,7 @@ def _sample_clips(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sam
 
 def _save(films: np.ndarray, options: Sample, fps: float) -> None:
     """Films (dreams, T, H, W, 3), those of one start in a row."""
+    refuse_existing(options.out, overwrite=options.overwrite)  # it may have come meanwhile
     if options.out.suffix == ".png":
         save_png(options.out, sheet(list(films), scale=options.scale))
     else:

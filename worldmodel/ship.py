@@ -14,13 +14,13 @@ from worldmodel.card import NOT_MEASURED, model_card, numbers_of
 from worldmodel.checkpoint import (
     FILES,
     find_checkpoint,
+    folder_for_another,
     load_checkpoint,
     save_checkpoint,
     weights_digest,
 )
 from worldmodel.command import run_command
 from worldmodel.errors import UserError, printable
-from worldmodel.files import locked, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,16 @@ def ship(options: Ship) -> None:
     """Do what `Ship` says.
 
     Raises:
-        UserError: the checkpoint is missing or damaged.
+        UserError: the checkpoint is missing or damaged, or OUT or an option is not usable.
         OSError: the report can't be read, or the folder not written.
     """
     numbers = NOT_MEASURED if options.report is None else numbers_of(options.report)
     folder = find_checkpoint(options.checkpoint)
-    if options.out.resolve() == folder.resolve():
-        raise UserError(f"OUT {options.out} is the run itself: choose another folder")
-    refuse_existing(options.out / "config.json", overwrite=options.overwrite)
+    with folder_for_another(options.out, [folder], overwrite=options.overwrite):
+        _ship(options, folder, numbers)
+
+
+def _ship(options: Ship, folder: Path, numbers: str) -> None:
     checkpoint = load_checkpoint(str(folder))
     try:
         sampling = checkpoint.world.sampling.changed(
@@ -71,8 +73,7 @@ def ship(options: Ship) -> None:
         lineage={**checkpoint.lineage, "shipped_from": {"weights_sha256": weights_digest(folder)}},
     )
     card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)
-    with locked(options.out):
-        save_checkpoint(options.out, checkpoint, card=card, compact=True)
+    save_checkpoint(options.out, checkpoint, card=card, compact=True)
     num_bytes = sum((options.out / name).stat().st_size for name in (*FILES, "README.md"))
     print(printable(f"{options.out}: {num_bytes / 2**20:.1f} MiB"))
 

@@ -118,7 +118,7 @@ def main() -> None:
         else:
             train(options, command=command)
 
-    run_command(work, stopped=f"stopped; the training state is saved. To resume: {command}")
+    run_command(work, stopped=f"stopped; to resume from the state saved last: {command}")
 
 
 def train(options: Train, *, command: str = "the same command") -> None:

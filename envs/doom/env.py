@@ -75,9 +75,8 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or "rgb_array", the engine's whole 160x120 screen.
 
     Raises:
-        UserError: the scenario is unknown (the message lists the known ones), or another
-            argument is out of range.
-        UserError: the scenario's level can't be fetched.
+        UserError: the scenario is unknown (the message lists the known ones), or another argument
+            is out of range; or the scenario's level can't be fetched.
     """
 
     # Recordings keep this: change it when the same game comes to give other frames.

@@ -33,8 +33,7 @@ def choose_renderer(wanted: str) -> Renderer:
         wanted: egl, osmesa or rays; auto: the first of them that works.
 
     Raises:
-        UserError: there is no such renderer.
-        UserError: it doesn't work here.
+        UserError: there is no such renderer, or it doesn't work here.
     """
     if wanted not in ("auto", *OPENGL, "rays"):
         raise UserError(f"unknown renderer {wanted!r}: auto, {', '.join(OPENGL)} or rays")

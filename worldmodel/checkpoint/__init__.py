@@ -29,7 +29,12 @@ from worldmodel.checkpoint.reading import (
     read_world,
 )
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
-from worldmodel.checkpoint.writing import finish_save, is_or_was_saved, save_checkpoint
+from worldmodel.checkpoint.writing import (
+    finish_save,
+    folder_for_another,
+    is_or_was_saved,
+    save_checkpoint,
+)
 
 __all__ = [
     "FILES",
@@ -45,6 +50,7 @@ __all__ = [
     "file_digest",
     "find_checkpoint",
     "finish_save",
+    "folder_for_another",
     "is_or_was_saved",
     "is_videogpt",
     "load_checkpoint",

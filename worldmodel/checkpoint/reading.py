@@ -240,7 +240,20 @@ def _read_common(folder: Path) -> tuple[dict[str, Any], World]:
 
 
 def _lineage(data: dict[str, Any]) -> Lineage:
-    return dict(data.get("lineage", {}))
+    """What a checkpoint says it was made from; of this, all that is read later is checked."""
+    lineage = data.get("lineage", {})
+    if not isinstance(lineage, dict):
+        raise TypeError("lineage must be an object")
+    for name in ("trained", "data"):
+        if not isinstance(lineage.get(name, {}), dict):
+            raise TypeError(f"lineage: {name} must be an object")
+    learned = lineage.get("data", {})
+    if type(learned.get("num_episodes", 0)) is not int:
+        raise TypeError("lineage: num_episodes must be a whole number")
+    names = learned.get("recorded_by", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("lineage: recorded_by must be a list of names")
+    return lineage
 
 
 def _dream_config(data: dict[str, Any]) -> WorldModelConfig:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from worldmodel.checkpoint.contents import (
     VideoGPTCheckpoint,
 )
 from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
-from worldmodel.files import sync, write_json, written_whole
+from worldmodel.errors import UserError
+from worldmodel.files import locked, refuse_existing, sync, write_json, written_whole
 from worldmodel.tensors import save_tensors
 
 COMPACT_FROM = 4096  # smaller tensors stay as they are
@@ -46,6 +49,29 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     finish_save(folder)
+
+
+@contextmanager
+def folder_for_another(out: Path, sources: Iterable[Path], *, overwrite: bool) -> Iterator[None]:
+    """Hold a folder, under its lock, for a checkpoint that is made of others.
+
+    Args:
+        sources: folders of the checkpoints that it is made of.
+        overwrite: a checkpoint in the folder may be replaced.
+
+    Raises:
+        UserError: the folder is one of the sources, is the folder of a training, holds a
+            checkpoint that may not be replaced, or is being written to by another process.
+        OSError: a save that was stopped there can't be finished.
+    """
+    if out.resolve() in [source.resolve() for source in sources]:
+        raise UserError(f"{out} holds the checkpoint to start from: choose another folder")
+    with locked(out):
+        if (out / "training").exists():
+            raise UserError(f"{out} is the folder of a training: choose another folder")
+        finish_save(out)
+        refuse_existing(out / "config.json", overwrite=overwrite)
+        yield
 
 
 def is_or_was_saved(folder: Path) -> bool:

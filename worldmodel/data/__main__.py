@@ -54,8 +54,8 @@ class Merge:
 
     def run(self) -> None:
         num_episodes, num_left_out = merge(list(self.folders), self.out)
-        print(f"{self.out} holds {num_episodes} episodes", end="")
-        print(f"; {num_left_out} repeated ones were left out" if num_left_out else "")
+        left_out = f"; {num_left_out} repeated ones were left out" if num_left_out else ""
+        print(printable(f"{self.out} holds {num_episodes} episodes{left_out}"))
 
 
 Command = (

@@ -126,10 +126,10 @@ def draw_stability(
 
 
 def draw_calibration(path: Path, bins_of: Mapping[str, Sequence[Calibration]]) -> None:
-    """What share of steps brought what was foretold, over its probability: a panel each.
+    """What share of steps brought what was predicted, over its probability: a panel each.
 
     Args:
-        bins_of: by what is foretold.
+        bins_of: by what is predicted.
     """
     figure = Figure(figsize=(4.5 * len(bins_of), 4.5), layout="constrained")
     panels = figure.subplots(1, len(bins_of), squeeze=False)[0]
@@ -139,7 +139,7 @@ def draw_calibration(path: Path, bins_of: Mapping[str, Sequence[Calibration]]) -
         for b in bins:
             axes.annotate(f"{b.count}", (b.mean_probability, b.share_happened), fontsize="x-small")
         axes.set(
-            xlabel="foretold probability",
+            xlabel="predicted probability",
             ylabel="share of steps that brought it",
             title=f"{what} (steps a bin)",
         )

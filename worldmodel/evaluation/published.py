@@ -234,7 +234,7 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
     ]
     exchanged = (
         [
-            "Told of the given frames, actions and class of another clip, the prior loses "
+            "Conditioned on the given frames, actions and class of another clip, the prior loses "
             f"{interval(n['exchange_costs'], 3)} nats a token, in the first latent frame "
             f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of its conditions.",
         ]

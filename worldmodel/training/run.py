@@ -1,7 +1,6 @@
 """A run of `python -m worldmodel.train`: a folder, a data set, two stages, and a checkpoint."""
 
 import json
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -220,17 +219,9 @@ def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
 
 
 def _check(options: Train) -> None:
-    above_zero = {
-        name: value
-        for name, value in vars(options).items()
-        if type(value) in (int, float) and name not in ("seed", "save_minutes", "validate_minutes")
-    }
-    for name, value in above_zero.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-    check_numbers(
-        options, seed=0, save_minutes=0, validate_minutes=0, **dict.fromkeys(above_zero, 0)
-    )
+    lowest = dict.fromkeys(("seed", "save_minutes", "validate_minutes"), 0)
+    numbers = {name for name, value in vars(options).items() if type(value) in (int, float)}
+    check_numbers(options, above_zero=numbers - lowest.keys(), **lowest)
 
 
 def _preset(options: Train) -> Preset | PublishedPreset:

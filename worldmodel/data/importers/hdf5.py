@@ -6,6 +6,7 @@ through `guarded`, in another process.
 
 import contextlib
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 
 from worldmodel.errors import UserError
+from worldmodel.files import opened
 from worldmodel.guarded import guarded_call
 
 MAX_READ_BYTES = 2**29  # what is read at once, and what one chunk may unpack to
@@ -41,17 +43,22 @@ def guarded(function: str, path: Path, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading. Raises UserError when it isn't an HDF5 file, or is damaged."""
-    if path.exists() and not path.is_file():  # a pipe would never end
-        raise UserError(f"{path} is no HDF5 file, or damaged: it is not a regular file")
+    """Open a file for reading.
+
+    Raises:
+        UserError: it is missing, no regular file, or can't be read; or it isn't an HDF5 file, or
+            is damaged.
+    """
+    with opened(path):
+        pass  # or the system's own reason
     try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except PermissionError:
-        raise UserError(f"{path} may not be opened: its permissions forbid it") from None
+        # Reading needs no lock: another program may have the file open, and some file systems have
+        # no locks.
+        file = h5py.File(path, "r", locking=False)
     except _H5PY_ERRORS as error:
-        raise UserError(f"{path} is no HDF5 file, or damaged: {_in_a_line(error)}") from None
+        refused = isinstance(error, OSError) and error.errno is not None
+        what = "can't be read" if refused else "is no HDF5 file, or damaged"
+        raise UserError(f"{path} {what}: {_reason(error)}") from None
     with file:
         yield file
 
@@ -229,8 +236,10 @@ def _readable(where: str) -> Iterator[None]:
     except UserError:
         raise
     except _H5PY_ERRORS as error:
-        raise UserError(f"{where} cannot be read: {_in_a_line(error)}") from None
+        raise UserError(f"{where} can't be read: {_reason(error)}") from None
 
 
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _reason(error: Exception) -> str:
+    """What the system said, where it refused; otherwise what h5py made of the file."""
+    number = error.errno if isinstance(error, OSError) else None
+    return str(error) if number is None else os.strerror(number)

@@ -27,6 +27,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.reader import split_of
 from worldmodel.errors import UserError
+from worldmodel.options import check_numbers
 
 FRAME_SIZE = 64
 DIGIT_SIZE = 28
@@ -54,7 +55,7 @@ class ImportDigits:
 
     def run(self) -> None:
         """Raises UserError when an option is not usable or scikit-learn is missing."""
-        check_options(self.episodes, self.frames, self.digits, self.seed)
+        check_numbers(self, episodes=1, frames=2, digits=1, seed=0)
         images = sklearn_digits()
         num_test = len(images) // TEST_SHARE
         options = {
@@ -75,19 +76,6 @@ class ImportDigits:
         print_result(
             self.out, f"{self.out} holds {num_stored} episodes of moving digits (not Moving MNIST)"
         )
-
-
-def check_options(num_episodes: int, num_frames: int, num_digits: int, seed: int) -> None:
-    """Raises UserError when no moving digits can be made so."""
-    limits = {
-        "--episodes": (num_episodes, 1),
-        "--frames": (num_frames, 2),
-        "--digits": (num_digits, 1),
-        "--seed": (seed, 0),
-    }
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def describe(env_id: str, env_kwargs: dict[str, Any]) -> DatasetInfo:

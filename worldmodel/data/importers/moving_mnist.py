@@ -24,7 +24,6 @@ from worldmodel.data.importers.moving_digits import (
     DIGIT_SIZE,
     FRAME_SIZE,
     bouncing_sources,
-    check_options,
     describe,
 )
 from worldmodel.data.importers.writing import (
@@ -35,6 +34,7 @@ from worldmodel.data.importers.writing import (
     print_result,
 )
 from worldmodel.errors import UserError
+from worldmodel.options import check_numbers
 
 TEST_FILE = "mnist_test_seq.npy"
 TEST_FRAMES = 20
@@ -75,7 +75,7 @@ class ImportMovingMNIST:
 
     def run(self) -> None:
         """Raises UserError when an option is not usable, or a file is missing or damaged."""
-        check_options(self.episodes, self.frames, self.digits, self.seed)
+        check_numbers(self, episodes=1, frames=2, digits=1, seed=0)
         test_path, image_paths = find_files(self.source)
         options = {
             "num_frames": self.frames,

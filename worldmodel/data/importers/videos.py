@@ -33,6 +33,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.left_out import Tally, read_left_out
 from worldmodel.errors import UserError
+from worldmodel.options import check_numbers
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
@@ -96,7 +97,7 @@ class ImportVideos:
         splits = _splits(self, list(videos), left_out)
         classes = sorted({name for name in videos.values() if name is not None})
         positions = {name: i for i, name in enumerate(classes)}
-        fps = self.fps or _first_rate(self, splits)
+        fps = _first_rate(self, splits) if self.fps is None else self.fps
         resampled: dict[str, float] = {}
         info = DatasetInfo(
             env_id=self.source.resolve().name,
@@ -177,17 +178,7 @@ def find_videos(source: Path, left_out: Tally) -> dict[str, str | None]:
 
 
 def _check(options: ImportVideos) -> None:
-    least = {
-        "--size": (options.size, 1),
-        "--every": (options.every, 1),
-        "--min-frames": (options.min_frames, 2),
-        "--max-frames": (options.max_frames, options.min_frames),
-    }
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise UserError(f"{name} must be at least {lowest}, not {value}")
-    if options.fps is not None and not 0 < options.fps < float("inf"):
-        raise UserError(f"--fps must be above 0, not {options.fps}")
+    check_numbers(options, size=1, every=1, min_frames=2, max_frames=options.min_frames)
     if options.size > LARGEST_SIDE:
         raise UserError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
 
