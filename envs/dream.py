@@ -258,5 +258,11 @@ def compile_once(tell: Callable[[str], None]) -> None:
     """
     if fast_head.is_compiled():
         return
-    tell(f"compiling once, about {fast_head.COMPILES_S} s")
+    if fast_head.is_kept():
+        tell(f"compiling once, about {fast_head.COMPILES_S} s")
+    else:
+        tell(
+            f"compiling, about {fast_head.COMPILES_S} s at every start: there is no folder to keep "
+            "it in; NUMBA_CACHE_DIR can name one"
+        )
     fast_head.compile_head()

@@ -48,7 +48,8 @@ class PlayOptions:
     """Height of the picture in pixels."""
 
     policy: Path | None = None
-    """A stable-baselines3 PPO policy (.zip), which takes over when you press m. Needs --trust."""
+    """A stable-baselines3 PPO policy (.zip) that takes over when you press m, or at once with
+    --headless. One that was not made here needs --trust the first time."""
 
     trust: bool = False
     """Load --policy, although stable-baselines3's files can run code of whoever made them."""

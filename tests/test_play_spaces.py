@@ -235,7 +235,7 @@ def test_controls_go_through_the_data_to_the_dream(toy_data: Path, tmp_path: Pat
     out = tmp_path / "run"
     project = project_of(PRESETS["tiny"], EpisodeReader(data))
     project.new_model()  # as good as trained for this
-    project.save(out)
+    project.save(out, {})
     pilot = Pilot(gymnasium.make("VideoGPTDream-v0", checkpoint=str(out)), seed=0)
     assert pilot.env.unwrapped.controls == controls  # type: ignore[attr-defined]
     assert pilot.step(pilot.keymap.resolve(("d",))).action == 1

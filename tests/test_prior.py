@@ -226,7 +226,7 @@ from worldmodel.prior import fast_head
 from worldmodel.prior.head import TokenHead
 from worldmodel.prior.sampling import Sampling
 
-assert fast_head._draw_frame.stats.cache_path is None
+assert not fast_head.is_kept()
 assert not fast_head.is_compiled()
 torch.manual_seed(0)
 head = TokenHead(
@@ -235,6 +235,15 @@ head = TokenHead(
 given = torch.randn(1, 5, 16), torch.rand(1, 3), torch.rand(1, 5), Sampling()
 assert torch.equal(fast_head.FastHead(head).sample(*given)[0], head.sample(*given)[0])
 assert fast_head.is_compiled()
+
+from envs.dream import compile_once
+
+told = []
+compile_once(told.append)
+assert not told
+fast_head.is_compiled, fast_head.compile_head = lambda: False, lambda: None
+compile_once(told.append)
+assert "at every start" in told[0]
 """
 
 

@@ -161,7 +161,7 @@ def test_what_exchanged_conditions_cost_is_the_difference():
     assert found["exchange_costs"] == pytest.approx((0.5, 0.5, 0.5))  # paired: no spread
     assert found["exchange_costs_first_frame"] == pytest.approx((1.25, 1.25, 1.25))
     lines = to_lines(likelihood_blocks(through_json(found)))
-    assert cells(lines)[3][0] == "prior told of another clip"
+    assert cells(lines)[3][0] == "prior under another clip's conditions"
     assert "loses 0.500 [0.500, 0.500] nats a token, in the first latent frame 1.250" in lines[-1]
     alone = measure_likelihood(nats, codes, train, np.arange(6), **sizes)
     assert "exchanged_nats" not in alone

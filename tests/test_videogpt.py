@@ -301,7 +301,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
         drawn.append(out.read_bytes())
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
     with pytest.raises(sample_command.UserError, match=r"unknown class 'cat'; .*: cats, dogs"):
-        sample(Sample(str(tmp_path / "run"), out, class_name="cat"))
+        sample(Sample(str(tmp_path / "run"), out, class_name="cat", overwrite=True))
 
 
 @pytest.mark.parametrize(

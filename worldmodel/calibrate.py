@@ -35,7 +35,7 @@ from worldmodel.command import run_command, say
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.progress import progress_bar
 from worldmodel.device import usable_device
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
@@ -190,7 +190,7 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     )
     save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)
     print(
-        f"{out} is calibrated for temperature {sampling.temperature:g} and guidance "
+        f"{printable(str(out))} is calibrated for temperature {sampling.temperature:g} and guidance "
         f"{sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} steps "
         f"ahead, dreams' codes are {after.apart:.4f} nats a token from those recorded "
         f"({before.apart:.4f} before); one step ahead of real frames a code costs "

@@ -29,7 +29,7 @@ def sheet(rows: Sequence[np.ndarray], *, scale: int = 1) -> np.ndarray:
         scale: pixels of the sheet for a pixel of a frame.
 
     Returns:
-        uint8 (height, width, 3), frames parted by white lines.
+        uint8 (height, width, 3), white lines between the frames.
     """
     num_frames, height, width, channels = rows[0].shape
     picture = np.full(

@@ -179,7 +179,7 @@ class DatasetInfo:
                 # Nor this
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
                 rendering=str(data.get("rendering", "")),  # nor this one
-                controls=data.get("controls", {}),  # nor this
+                controls=checked_controls(data.get("controls", {})),  # nor this
                 policies=dict(data["policies"]),
                 versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
             )

@@ -256,7 +256,7 @@ def _changes_blocks(foretold: dict[str, Any], dreamed: dict[str, Any]) -> Blocks
     header = [
         "in 100 steps",
         "recorded",
-        "foretold, given the real past",
+        "predicted from the real past",
         "AUROC",
         "in the clips",
         "in dreams of them",

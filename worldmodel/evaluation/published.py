@@ -222,7 +222,7 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_likelihood`."""
     names = {
         "prior": "nats_a_token",
-        "prior told of another clip": "exchanged_nats",
+        "prior under another clip's conditions": "exchanged_nats",
         "copying, else unigram": "copy_nats",
         "unigram at each position": "position_unigram_nats",
         "unigram": "unigram_nats",
@@ -236,7 +236,7 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
         [
             "Told of the given frames, actions and class of another clip, the prior loses "
             f"{interval(n['exchange_costs'], 3)} nats a token, in the first latent frame "
-            f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of what it is told.",
+            f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of its conditions.",
         ]
         if "exchange_costs" in n
         else []

@@ -71,14 +71,14 @@ DREAM_SECTIONS = {
     ),
     "actions": Section(
         dream_tables.actions_blocks,
-        "Whether the dream does what it is told: a network that reads actions off real frames is "
+        "Whether the dream follows its actions: a network that reads actions off real frames is "
         "shown dreams. Dreamed over real near 1: actions can be read off dreams as well as off "
         "real frames.",
     ),
     "policies": Section(
         dream_tables.policies_blocks,
         "The same by who acted in the recorded episodes: a player's habits are easier to "
-        "foretell than random actions, and whoever trains agents in the dream meets both.",
+        "predict than random actions, and whoever trains agents in the dream meets both.",
     ),
     "stability": Section(
         dream_tables.stability_blocks,
@@ -94,12 +94,12 @@ DREAM_SECTIONS = {
         "Rewards, ends and game variables. AUROC is the chance that a step that brings one was "
         "held likelier than one that doesn't: 0.5 is a coin. The plot's points lie on the grey "
         "line where chances mean what they say.",
-        (Picture("calibration.png", "What was foretold, and what came"),),
+        (Picture("calibration.png", "What was predicted, and what came"),),
     ),
     "surprise": Section(
         dream_tables.surprise_blocks,
         "Whether surprise warns: it should rise off the recorded distribution. A kind of frames "
-        "whose AUROC is near 0.5 can't be told by surprise, whatever it looks like to us.",
+        "whose AUROC is near 0.5 can't be recognised by surprise, whatever it looks like to us.",
         (
             Picture("surprise.png", "Surprise of each kind of frames"),
             Picture("surprise-frames.png", "The kinds of frames, in the table's order"),

@@ -257,9 +257,12 @@ def is_compiled() -> bool:
     if _draw_frame.signatures:
         return True
     # Empty where the file is of another version of the source; numba has no public word for it.
-    return _draw_frame.stats.cache_path is not None and bool(
-        _draw_frame._cache._cache_file._load_index()
-    )
+    return is_kept() and bool(_draw_frame._cache._cache_file._load_index())
+
+
+def is_kept() -> bool:
+    """Whether there is a folder to keep in what is compiled."""
+    return _draw_frame.stats.cache_path is not None
 
 
 def compile_head() -> None:
