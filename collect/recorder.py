@@ -26,6 +26,7 @@ import numpy as np
 
 import envs  # noqa: F401  registers the environments
 from envs.making import made
+from envs.spaces import pose_of
 from worldmodel import randomness
 from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data import DatasetInfo, Episode
@@ -150,17 +151,17 @@ def play_episode(
     Args:
         actor: of the job's behaviour; None where it has none.
     """
-    names = variable_names(env)
+    names, pose_names = variable_names(env), pose_of(env).names
     player = Player(job.behaviour, actor, env.action_space, job.player_seed)
     frame, info = env.reset(seed=job.env_seed)
     # Copies: an environment may draw every frame into one array, or change the action it is given.
-    frames, variables = [np.array(frame)], [[info[name] for name in names]]
+    frames, infos = [np.array(frame)], [_numbers(info, names, pose_names)]
     taken, rewards, ends = [], [], []
     while len(taken) < job.max_length:
         action = player.act(frame)
         frame, reward, terminated, truncated, info = env.step(copy.copy(action))
         frames.append(np.array(frame))
-        variables.append([info[name] for name in names])
+        infos.append(_numbers(info, names, pose_names))
         taken.append(action)
         rewards.append(reward)
         ends.append((terminated, truncated))
@@ -175,8 +176,16 @@ def play_episode(
         reward=np.asarray(rewards, np.float32),
         terminated=np.asarray([end[0] for end in ends], bool),
         truncated=np.asarray([end[1] for end in ends], bool),
-        variables=np.asarray(variables, np.float32).reshape(len(frames), len(names)),
+        variables=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, : len(names)],
+        pose=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, len(names) :],
     )
+
+
+def _numbers(
+    info: dict[str, Any], names: tuple[str, ...], pose_names: tuple[str, ...]
+) -> list[float]:
+    """The variables, then the pose."""
+    return [info[name] for name in (*names, *pose_names)]
 
 
 class Workers:
@@ -402,6 +411,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             frame_shape=(shape[0], shape[1], shape[2]),
             actions=action_spec(env),
             variable_names=variable_names(env),
+            pose=pose_of(env),
             fps=float(env.metadata.get("render_fps", 30)),
             frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
             rendering=str(getattr(env.unwrapped, "rendering", "")),

@@ -30,11 +30,7 @@ class PoseSpec:
         if len(self.position) > 3 or len(set(self.names)) < len(self.names):
             raise ValueError(f"a pose has 1 to 3 coordinates of different names, not {self.names}")
         for name in self.names:
-            if (
-                not isinstance(name, str)
-                or not 0 < len(name) <= MOST_NAME
-                or not name.isprintable()
-            ):
+            if not 0 < len(name) <= MOST_NAME or not name.isprintable():
                 raise ValueError(f"{name!r} is no printable name of a coordinate")
         if self.heading is not None and len(self.position) != 2:
             raise ValueError("a heading goes with a position of two coordinates")

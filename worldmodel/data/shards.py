@@ -1,9 +1,9 @@
 """One HDF5 file of episodes: its layout, and reading it.
 
-Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated`
-and `truncated` have a row a step, from `episode_start` on; `frames`, `variables` and `pose`
-have one row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own,
-so appending never rewrites a chunk that holds a finished episode.
+Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated` and
+`truncated` have a row a step, from `episode_start` on; `frames`, `variables` and `pose` have one
+row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own, so
+appending never rewrites a chunk that holds a finished episode.
 
 A shard may come from a stranger: HDF5 looks at it in a guarded child (`shard_index`), and rows are
 read here, each chunk by itself, unpacked to no more than it may hold. No file stays open.
