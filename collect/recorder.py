@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -43,7 +43,7 @@ class Behaviour:
 
     Attributes:
         name: as stored with the episode.
-        actor: a trained policy (its actions are sampled), the environment's bot, or nobody.
+        actor: a trained policy (its actions are sampled), one of the world's bots, or nobody.
         random_start: the chance, at a step without one, that a random action begins.
         max_hold: a random action is held for 1 to so many steps.
         rest: the chance that a number of a random box action is at rest, which is 0 or the
@@ -52,7 +52,7 @@ class Behaviour:
     """
 
     name: str
-    actor: Literal["policy", "bot"] | None
+    actor: Literal["policy", "bot", "explorer"] | None
     random_start: float
     max_hold: int
     rest: float = 0.0
@@ -61,6 +61,7 @@ class Behaviour:
 POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
 POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8)
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
+EXPLORER = Behaviour("exploring", actor="explorer", random_start=0.0, max_hold=1)
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
 
@@ -195,7 +196,7 @@ class Workers:
         num_workers: how many.
         env_id, env_kwargs: for `gymnasium.make` in each worker.
         policy_path: a stable-baselines3 .zip, or None where no policy is wanted.
-        bot: makes one, or None where none is wanted.
+        bots: make those that act, by the `actor` of a behaviour.
     """
 
     def __init__(
@@ -204,12 +205,12 @@ class Workers:
         env_id: str,
         env_kwargs: dict[str, Any],
         policy_path: Path | None,
-        bot: Bot | None = None,
+        bots: Mapping[str, Bot] | None = None,
     ) -> None:
         # Spawned, not forked: nothing of this process, open files above all, is shared.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
-        arguments = (env_id, env_kwargs, policy_path, bot)
+        arguments = (env_id, env_kwargs, policy_path, dict(bots or {}))
         with _one_thread_each():
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
@@ -304,7 +305,7 @@ def _work(
     env_id: str,
     env_kwargs: dict[str, Any],
     policy_path: Path | None,
-    bot: Bot | None,
+    bots: dict[str, Bot],
 ) -> None:
     """A worker's life: jobs in, episodes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
@@ -314,7 +315,7 @@ def _work(
     try:
         env = made(env_id, **env_kwargs)
         actions = action_spec(env)
-        actors = _actors(env, policy_path, bot)
+        actors = _actors(env, policy_path, bots)
         while True:
             job: Job = connection.recv()
             connection.send(play_episode(env, job, actors[job.behaviour.actor], actions))
@@ -328,12 +329,12 @@ def _work(
 
 
 def _actors(
-    env: gymnasium.Env[Any, Any], policy_path: Path | None, bot: Bot | None
+    env: gymnasium.Env[Any, Any], policy_path: Path | None, bots: dict[str, Bot]
 ) -> dict[str | None, Actor | None]:
     """By the `actor` of a behaviour."""
     actors: dict[str | None, Actor | None] = {None: None}
-    if bot is not None:
-        actors["bot"] = bot(env)
+    for name, bot in bots.items():
+        actors[name] = bot(env)
     if policy_path is not None:
         # Here, for torch takes seconds to import, and random play does without.
         import torch
