@@ -169,9 +169,10 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         length=12,
         evaluate_episodes=2,
         workers=1,
+        seed=1,
     )
     for changes, message in (
-        ({"seed": 1}, "seed 0 against 1"),
+        ({"seed": 2}, "seed 1 against 2"),
         ({"policy": "train"}, "train_steps None against 500000"),
         ({"policy": "random"}, "policy_sha256"),
     ):

@@ -181,14 +181,14 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_said(tmp_path):
 
 
 def test_a_folder_is_locked_by_one_at_a_time(tmp_path):
-    folder = tmp_path / "set"
+    folder = tmp_path / "data" / "set"
     with (
         locked(folder),
         pytest.raises(UserError, match="is being written to by another process"),
         locked(folder),
     ):
         pass
-    assert not folder.exists()  # nothing was written to it
+    assert list(tmp_path.iterdir()) == []  # nothing was written to it
     with locked(folder):
         (folder / "x").touch()
     with locked(folder):

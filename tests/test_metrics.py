@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from worldmodel import randomness
 from worldmodel.metrics import (
     BOOTSTRAP_DRAWS,
     auroc,
@@ -162,7 +163,8 @@ def test_auroc_intervals_are_those_of_scikit_learn_with_groups_as_weights() -> N
     scores = np.round(is_positive + rng.normal(size=200), 1)  # some are equal
     value, low, high, _ = auroc_interval(scores, is_positive, groups, seed=3)
     assert value == pytest.approx(roc_auc_score(is_positive, scores))
-    times = np.random.default_rng(3).multinomial(9, np.full(9, 1 / 9), BOOTSTRAP_DRAWS)
+    rng = randomness.generator(3, "bootstrap")
+    times = rng.multinomial(9, np.full(9, 1 / 9), BOOTSTRAP_DRAWS)
     draws = [roc_auc_score(is_positive, scores, sample_weight=t[groups]) for t in times]
     assert (low, high) == pytest.approx(np.quantile(draws, (0.025, 0.975)))
     assert low < value < high

@@ -326,7 +326,7 @@ def test_who_learned_from_random_players_alone_knows_no_habits(
     read_right = {}
     for player in (None, RANDOM_PLAYERS):
         network = inverse_dynamics_of(
-            held_out.model, reader, tmp_path / "network", steps=150, player=player
+            held_out.model, reader, tmp_path / "network", steps=300, player=player
         )
         for policy in ("random", "pusher"):
             sampler = ClipSampler(reader, "train", 9, player=policy.encode())

@@ -169,7 +169,7 @@ def test_the_report_says_how_much_of_the_real_training_the_dream_replaces(tmp_pa
     ]
     write_report(tmp_path, options, "Toy-v0", scored)
     report = json.loads((tmp_path / "report.json").read_text())
-    value, low, high = report["summary"][dream.kind]["transfer"]
+    value, low, high, _ = report["summary"][dream.kind]["transfer"]
     assert value == pytest.approx((270 - 100) / (300 - 100))
     assert low < value < high
     assert report["summary"][dream.kind]["in_real"][0] == pytest.approx(270)
@@ -215,7 +215,7 @@ def test_an_interval_of_the_dream_over_the_game_is_of_the_same_trainings(tmp_pat
         scored.append(Scored(replace(real, seed=seed), 9, spread(mean), spread(1.1 * mean)))
     write_report(tmp_path, Transfer(steps=9), "Toy-v0", scored)
     report = json.loads((tmp_path / "report.json").read_text())
-    value, low, high = report["summary"]["real"]["dream_over_real"]
+    value, low, high, _ = report["summary"]["real"]["dream_over_real"]
     assert value == pytest.approx(1.1)
     assert 1.08 < low < high < 1.12
 

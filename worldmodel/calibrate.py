@@ -190,9 +190,9 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     )
     save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)
     print(
-        f"{printable(str(out))} is calibrated for temperature {sampling.temperature:g} and guidance "
-        f"{sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} steps "
-        f"ahead, dreams' codes are {after.apart:.4f} nats a token from those recorded "
+        f"{printable(str(out))} is calibrated for temperature {sampling.temperature:g} and "
+        f"guidance {sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} "
+        f"steps ahead, dreams' codes are {after.apart:.4f} nats a token from those recorded "
         f"({before.apart:.4f} before); one step ahead of real frames a code costs "
         f"{after.nats:.3f} nats ({before.nats:.3f} before)"
     )

@@ -177,14 +177,14 @@ def _check_nesting_and_text(data: Any) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process, and every other user in this one, from writing to a folder.
 
-    The lock is a file `.lock` that stays there; the system lets go of it when a process dies. A
-    folder that was made for it, and that nothing was written to, goes again. A file system without
+    The lock is a file `.lock` that stays there; the system lets go of it when a process dies.
+    Folders that were made for it, and that nothing was written to, go again. A file system without
     locks is written to without one.
 
     Raises:
         UserError: another holds the lock, or the folder can't be written to.
     """
-    is_new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME, timeout=0)
@@ -203,9 +203,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if is_new and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+        if made and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             (folder / LOCK_NAME).unlink()
-            folder.rmdir()
+            for path in made:
+                if any(path.iterdir()):
+                    break
+                path.rmdir()
 
 
 def refuse_existing(path: Path, *, overwrite: bool, option: str = "--overwrite") -> None:

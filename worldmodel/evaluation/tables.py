@@ -64,7 +64,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval(value: dict[str, Any], digits: int = 2) -> str:
-    """A number with its 95 % interval in brackets, or with how few episodes it is of."""
+    """A number with its 95 % interval in brackets, or with how few episodes it is of; "-" where
+    there is none."""
+    if value["value"] is None:
+        return number(None)
     num_groups = value.get("num_groups")  # older reports don't say
     if num_groups is not None and num_groups < FEWEST:
         return f"{number(value['value'], digits)} (n={num_groups}, too few for an interval)"
