@@ -61,13 +61,13 @@ class Senses:
 class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     """One ViZDoom scenario.
 
-    Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game
-    variables at every step, the last included, and the player's pose: x and y in the level's units,
-    and the angle in degrees, counterclockwise from the x axis. Rewards are the scenario's own: in
-    Health Gathering Supreme +1 a tic alive and -100 at death, in Take Cover +1 a tic alive, in
-    Battle2 a point a kill. An action is an index where the player decides one thing, else an index
-    for each. `terminated` is the player's death, `truncated` the scenario's timeout. The engine shows
-    no frame after the end, so the last observation repeats the one before it.
+    Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game variables
+    at every step, the last included, and the player's pose: x and y in the level's units, and the
+    angle in degrees, counterclockwise from the x axis. Rewards are the scenario's own: in Health
+    Gathering Supreme +1 a tic alive and -100 at death, in Take Cover +1 a tic alive, in Battle2 a
+    point a kill. An action is an index where the player decides one thing, else an index for each.
+    `terminated` is the player's death, `truncated` the scenario's timeout. The engine shows no
+    frame after the end, so the last observation repeats the one before it.
 
     The same seed and actions give the same frames, bit for bit.
 
