@@ -98,6 +98,7 @@ def test_files_of_others_are_not_replaced(toy_data: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("two_priors")
+@pytest.mark.slow
 def test_runs_are_used_again_for_the_same_training_alone(toy_data: Path, tmp_path: Path):
     options = replace(TINY, data=toy_data, out=tmp_path)
     text = ablate(options)

@@ -237,7 +237,9 @@ def _running(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_interrupted_and_resumed_gives_the_same_set(tmp_path, how):
     temporary = tmp_path / "temporary"
     temporary.mkdir()

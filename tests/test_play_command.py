@@ -18,8 +18,11 @@ from played import played_episode, write_session
 
 from envs.making import made
 from play import command_line
+from play.__main__ import main
 from play.commands import COMMAND_KEYS
 from play.replay import Session, read_session
+
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
 def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,8 +37,7 @@ def play(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
 
 
 def _without_display() -> dict[str, str]:
-    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+    return {name: value for name, value in os.environ.items() if name not in DISPLAYS}
 
 
 def film_frames(path: Path) -> np.ndarray:
@@ -325,12 +327,19 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--replay", "none.json", "--seed", 1), "the session decides"),
     ],
 )
-def test_a_mistake_gets_one_line(arguments: tuple[object, ...], message: str) -> None:
-    done = play(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not done.stdout or "first frame" in done.stdout
+def test_a_mistake_gets_one_line(
+    monkeypatch, capsys, arguments: tuple[object, ...], message: str
+) -> None:
+    for name in DISPLAYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["play", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    done = capsys.readouterr()
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not done.out or "first frame" in done.out
 
 
 def test_what_is_proposed_without_a_display_works(tmp_path: Path) -> None:

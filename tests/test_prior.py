@@ -247,6 +247,7 @@ assert "at every start" in told[0]
 """
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_the_head_is_compiled_all_the_same():
     """An install that can't be written to, without a cache folder: "no locator available"."""
     nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}

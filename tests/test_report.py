@@ -310,6 +310,7 @@ def test_still_is_what_a_frame_shown_twice_gives_away(held_out: HeldOut, tmp_pat
     assert numbers["still"].value == pytest.approx(np.mean(each))
 
 
+@pytest.mark.slow
 def test_who_learned_from_random_players_alone_knows_no_habits(
     held_out: HeldOut, toy_data: Path, tmp_path: Path
 ) -> None:

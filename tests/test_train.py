@@ -24,6 +24,7 @@ from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.data import EpisodeWriter
 from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
+from worldmodel.files import locked
 from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.train import AUTO, KNOWN_PRESETS, Train, train
 from worldmodel.training.curves import Board, Curves
@@ -55,7 +56,7 @@ def test_a_run_leaves_checkpoint_curves_and_pictures(tiny_run: Path):
     assert any(name.startswith("prior-") and name.endswith(".png") for name in names)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_toy_world_is_learned(precision, toy_data: Path, tmp_path: Path):
     out = tmp_path / "run"
     train(
@@ -145,6 +146,7 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     assert (out / "training" / "tokenizer.state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     options = ["--data", str(toy_data), "--tokenizer-steps", "8", "--prior-steps", "8"]
@@ -256,21 +258,12 @@ def test_tensorboard_reads_the_curves(tiny_run: Path, tmp_path: Path):
 
 def test_a_second_training_in_one_folder_is_refused(toy_data: Path, tmp_path: Path):
     out = tmp_path / "run"
-    command = [*COMMAND, "--data", str(toy_data), "--out", str(out)]
-    first = subprocess.Popen(
-        [*command, "--tokenizer-steps", "1000000"],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    while not (out / "training" / "tokenizer.jsonl").exists() and first.poll() is None:
-        time.sleep(0.05)
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert second.returncode == 2
-    assert "is being written to by another process" in second.stderr.splitlines()[-1]
-    assert "free some space" not in second.stderr
-    subprocess.run(command, check=True, capture_output=True)  # the lock died with its process
+    options = Train("tiny", data=toy_data, out=out, device="cpu", precision="fp32")
+    refused = pytest.raises(UserError, match="is being written to by another process")
+    with locked(out), refused as told:
+        train(options)
+    assert "free some space" not in str(told.value)
+    assert not out.exists()
 
 
 def test_what_a_checkpoint_was_made_from_stands_in_it(

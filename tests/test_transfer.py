@@ -87,6 +87,7 @@ def test_a_damaged_policy_is_told_in_a_line(options: Transfer):
     assert path.read_bytes() == b"PK but no policy"
 
 
+@pytest.mark.slow
 def test_a_better_dream_stands_beside_the_real_policies_that_are_there(
     options: Transfer, tiny_run: Path, tmp_path: Path
 ):
