@@ -20,7 +20,7 @@ from worldmodel.pose import PoseSpec
 CELL = 64.0  # units of the level: a step forward is some 30
 RAY_CELLS = 5  # how far ahead it asks itself where it has been
 NUM_HEADINGS = 16  # that it chooses among
-BLOCKED = 4.0  # units: fewer than these in a step forward, and there is a wall
+BLOCKED = 0.6  # of the longest step forward in this game: along a wall one slides, and slows
 BLOCKED_COUNTS = 6  # visits that a wall counts for
 CLOSE_ENOUGH = math.radians(12)  # to a heading
 # What it does next, and how often.
@@ -79,6 +79,7 @@ class Explorer:
         if seed is not None:
             self._rng = randomness.generator(seed, "explorer")
         self._visits: Counter[tuple[int, int]] = Counter()
+        self._longest_step = 0.0
         self._plan: Iterator[Any] = iter(())
 
     def act(self, frame: np.ndarray) -> Any:
@@ -150,7 +151,9 @@ class Explorer:
             x, y, heading = self._place()
             yield self._steering.forward()
             now_x, now_y, _ = self._place()
-            if step > 1 and math.hypot(now_x - x, now_y - y) < BLOCKED:
+            length = math.hypot(now_x - x, now_y - y)
+            self._longest_step = max(self._longest_step, length)
+            if step > 1 and length < BLOCKED * self._longest_step:
                 ahead = _cell(x + CELL * math.cos(heading), y + CELL * math.sin(heading))
                 self._visits[ahead] += BLOCKED_COUNTS
                 return

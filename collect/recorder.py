@@ -46,6 +46,8 @@ class Behaviour:
         actor: a trained policy (its actions are sampled), one of the world's bots, or nobody.
         random_start: the chance, at a step without one, that a random action begins.
         max_hold: a random action is held for 1 to so many steps.
+        rescued: whether the trained policy, where there is one, plays while health is low: who
+            explores would starve.
         rest: the chance that a number of a random box action is at rest, which is 0 or the
             bound nearest to it; the others are as often an end of their range as anything in it.
             0: all numbers are anything in their ranges.
@@ -56,12 +58,14 @@ class Behaviour:
     random_start: float
     max_hold: int
     rest: float = 0.0
+    rescued: bool = False
 
 
 POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
 POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8)
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
-EXPLORER = Behaviour("exploring", actor="explorer", random_start=0.0, max_hold=1)
+EXPLORER = Behaviour("exploring", actor="explorer", random_start=0.0, max_hold=1, rescued=True)
+HUNGRY, FED = 45.0, 80.0  # of health: between these who is rescued has the policy play
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
 
@@ -98,6 +102,7 @@ class Player:
     Args:
         actor: the behaviour's; None where it has none.
         space: where random actions come from.
+        rescuer: plays while health is low, where the behaviour says so.
         seed: of the actor's and the random actions, and of how long these are held: each a stream
             of its own.
     """
@@ -108,9 +113,12 @@ class Player:
         actor: Actor | None,
         space: gymnasium.Space[Any],
         seed: int,
+        rescuer: Actor | None = None,
     ) -> None:
         self.behaviour = behaviour
         self.actor = actor
+        self.rescuer = rescuer if behaviour.rescued else None
+        self._is_hungry = False
         self.space = space
         self._rng = randomness.generator(seed, "holds")
         self._held: Any = None
@@ -118,10 +126,16 @@ class Player:
         space.seed(randomness.integer(seed, "random actions"))
         if actor is not None:
             actor.reset(seed=randomness.integer(seed, "actor"))
+        if self.rescuer is not None:
+            self.rescuer.reset(seed=randomness.integer(seed, "rescuer"))
 
-    def act(self, frame: np.ndarray) -> Any:
-        # The actor looks at every frame, also while noise acts: it may stack them.
+    def act(self, frame: np.ndarray, health: float = FED) -> Any:
+        # The actors look at every frame, also while others act: they may stack them.
         wanted = None if self.actor is None else self.actor.act(frame)
+        if self.rescuer is not None:
+            rescue = self.rescuer.act(frame)
+            self._is_hungry = health < (FED if self._is_hungry else HUNGRY)
+            wanted = rescue if self._is_hungry else wanted
         if self._hold_left == 0 and self._rng.random() < self.behaviour.random_start:
             self._held = self._random_action()
             self._hold_left = int(self._rng.integers(1, self.behaviour.max_hold + 1))
@@ -146,20 +160,22 @@ def play_episode(
     job: Job,
     actor: Actor | None,
     actions: ActionSpec,
+    rescuer: Actor | None = None,
 ) -> Episode:
     """Play one episode from its reset to its end, or for `job.max_length` steps.
 
     Args:
         actor: of the job's behaviour; None where it has none.
+        rescuer: the trained policy, for behaviours that are rescued; None: there is none.
     """
     names, pose_names = variable_names(env), pose_of(env).names
-    player = Player(job.behaviour, actor, env.action_space, job.player_seed)
+    player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
     # Copies: an environment may draw every frame into one array, or change the action it is given.
     frames, infos = [np.array(frame)], [_numbers(info, names, pose_names)]
     taken, rewards, ends = [], [], []
     while len(taken) < job.max_length:
-        action = player.act(frame)
+        action = player.act(frame, float(info.get("health", FED)))
         frame, reward, terminated, truncated, info = env.step(copy.copy(action))
         frames.append(np.array(frame))
         infos.append(_numbers(info, names, pose_names))
@@ -318,7 +334,9 @@ def _work(
         actors = _actors(env, policy_path, bots)
         while True:
             job: Job = connection.recv()
-            connection.send(play_episode(env, job, actors[job.behaviour.actor], actions))
+            connection.send(
+                play_episode(env, job, actors[job.behaviour.actor], actions, actors.get("policy"))
+            )
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is done, or dead
     except Exception:
