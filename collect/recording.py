@@ -27,12 +27,13 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import begin_left_out, note_left_out, read_left_out
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError
 from worldmodel.files import locked, read_json, write_json
 
 # Sets begun before random players had separate streams for actions and holds can't be added to.
 STREAMS = 2
 UNTRAINED = ("random", "explore", "train")  # no file is given
+MOST = {"episodes": 10**9, "length": 10**6, "workers": 1024, "train-steps": 10**12}
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def _check(options: Options, world: World) -> None:
     if world.training is not None:
         at_least_one["train-steps"] = world.training.num_steps
     for name, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+        if not 1 <= value <= MOST[name]:
+            raise UserError(f"--{name} must be at least 1 and at most {MOST[name]:,}, not {value}")
     for name in ("seed", "evaluate_episodes"):
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
@@ -164,7 +165,7 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
 
     if path.exists():
         _check_policy(path, world, trusted=options.trust)
-    if is_trained(path, training.num_steps):
+    if is_trained(path, training.num_steps, trusted=options.trust):
         return
     minutes = training.num_steps / training.steps_a_minute
     say(
@@ -182,6 +183,7 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
             training,
             path,
             seed=options.seed,
+            trusted=options.trust,
             on_cloning=lambda share: progress.update(cloning, completed=share),
             on_progress=lambda steps: progress.update(task, completed=steps),
         )
@@ -194,9 +196,6 @@ def _check_policy(path: Path, world: World, *, trusted: bool) -> None:
     env = made(world.env_id, **world.env_kwargs)
     try:
         load_policy(path, env, trusted=trusted)
-    except UserError as error:
-        # Spaces are written over several lines.
-        raise UserError(one_line(error)) from None
     finally:
         env.close()
 

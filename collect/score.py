@@ -82,7 +82,9 @@ def score_behaviours(
         num_games = min(map(len, of_behaviour.values()))
         scores[behaviour] = {"num_episodes": num_games}
         for name, numbers_of_games in of_behaviour.items():
-            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers_of_games or [0.0]))
+            if not numbers_of_games:
+                continue
+            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers_of_games))
             scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers_of_games)
     return scores
 
@@ -95,7 +97,10 @@ def print_scores(
     for behaviour, score in scores.items():
         is_enough = score["num_episodes"] >= ENOUGH_GAMES
         numbers = [
-            f"{score[f'mean_{n}']:.4g}" + (f" ± {score[f'mean_{n}_ci95']:.2g}" if is_enough else "")
+            "not measured"
+            if f"mean_{n}" not in score
+            else f"{score[f'mean_{n}']:.4g}"
+            + (f" ± {score[f'mean_{n}_ci95']:.2g}" if is_enough else "")
             for n in measures
         ]
         table.add_row(behaviour, str(score["num_episodes"]), *numbers)
@@ -103,8 +108,9 @@ def print_scores(
     if min(score["num_episodes"] for score in scores.values()) < ENOUGH_GAMES:
         console.print(f"Fewer than {ENOUGH_GAMES} games are too few for an interval.")
     for name, measure in measures.items():
-        if measure.is_main and POLICY.name in scores:
-            policy, random = (scores[who.name][f"mean_{name}"] for who in (POLICY, RANDOM))
+        means = [scores.get(who.name, {}).get(f"mean_{name}") for who in (POLICY, RANDOM)]
+        if measure.is_main and None not in means:
+            policy, random = means
             ratio = policy / random if random else float("inf")
             console.print(f"The policy: {ratio:.2f} times as many {name} as random (± is 95 %).")
 

@@ -9,6 +9,8 @@ import hashlib
 import os
 from pathlib import Path
 
+_remembered: set[str] = set()  # in this process
+
 
 def cache_folder() -> Path:
     """The project's folder in the user's cache."""
@@ -18,22 +20,28 @@ def cache_folder() -> Path:
 
 def remember(path: Path) -> None:
     """Note that a file may be loaded from now on."""
-    # A home that can't be written to costs a --trust at the next time, no more.
+    digest = _digest(path)
+    _remembered.add(digest)
+    # A home that can't be written to costs a --trust in the next process, no more.
     with contextlib.suppress(OSError, RuntimeError):
-        note = _note(path)
+        note = _note(digest)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
 
 
 def is_remembered(path: Path) -> bool:
     """Whether a file of this very content may be loaded."""
+    digest = _digest(path)
     try:
-        return _note(path).exists()
+        return digest in _remembered or _note(digest).exists()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return False
 
 
-def _note(path: Path) -> Path:
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _note(digest: str) -> Path:
     return cache_folder() / "trusted-policies" / digest

@@ -17,11 +17,13 @@ import pytest
 from conftest import one_line_error, unprivileged
 from data_samples import assert_same_episode
 from gymnasium import spaces
+from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from collect.gym import AT_RANDOM, Collect, collect, main
 from collect.recorder import Player
+from collect.score import Measure, print_scores
 from envs.policy import FramePolicy, StatePolicy, load_policy
 from worldmodel.data import EpisodeReader
 from worldmodel.data.left_out import read_left_out
@@ -264,6 +266,37 @@ def test_episodes_that_are_no_numbers_are_left_out_counted_and_said(tmp_path: Pa
     (again,) = read_left_out(tmp_path)
     assert again in verify(tmp_path).lines
     assert f": {41 - len(EpisodeReader(tmp_path))}, " in again
+
+
+def test_what_was_not_measured_is_no_score(tmp_path: Path, capsys):
+    measures = {"return": Measure(lambda episode, info: float("nan"))}
+    scores = {"random": {"num_episodes": 0}}
+    print_scores(scores, measures, Console())
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_remembered_a_recording_resumes_with_trust(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/x")
+    monkeypatch.setattr("envs.trust._remembered", set())
+    policy = _ppo(gymnasium.make("CartPole-v1"), tmp_path / "ppo.zip")
+    options = Collect(
+        env_id="CartPole-v1",
+        out=tmp_path / "set",
+        episodes=1,
+        length=3,
+        policy=str(policy),
+        evaluate_episodes=0,
+        workers=1,
+        trust=True,
+    )
+    collect(options)
+    monkeypatch.setattr("envs.trust._remembered", set())  # as in another process
+    with pytest.raises(UserError, match="--trust"):
+        collect(replace(options, episodes=2, trust=False))
+    collect(replace(options, episodes=2))
+    assert len(EpisodeReader(options.out)) == 2
 
 
 def test_two_recordings_in_one_folder_do_not_mix(tmp_path: Path):

@@ -189,3 +189,14 @@ def test_a_folder_is_locked_by_one_at_a_time(tmp_path):
     with locked(folder):
         pass
     assert (folder / "x").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch, code):
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path / "set"):
+        (tmp_path / "set" / "x").touch()
+    assert (tmp_path / "set" / "x").exists()

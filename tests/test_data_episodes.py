@@ -188,9 +188,9 @@ def test_a_foreign_meta_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fps": float("nan")}, "fps must be above 0 and at most 1000, not nan"),
-        ({"fps": -1.0}, "fps must be above 0"),
-        ({"fps": 2000.0}, "fps must be above 0 and at most 1000"),
+        ({"fps": float("nan")}, "fps must be from 0.01 to 1000, not nan"),
+        ({"fps": -1.0}, "fps must be from 0.01"),
+        ({"fps": 2000.0}, "fps must be from 0.01 to 1000"),
         ({"env_id": "half of a pair \ud800"}, "env_id holds characters"),
         ({"env_id": "x" * 300}, "env_id must be a name of 1 to 200"),
         ({"env_kwargs": {"speed": float("inf")}}, "env_kwargs can't be written as JSON"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -292,6 +293,40 @@ def test_a_chunk_that_unpacks_to_more_than_it_may_hold_is_refused(tmp_path):
         array_of(file, "frames").id.write_direct_chunk((0, 0, 0, 0), bomb)
     (problem,) = verify(tmp_path).problems
     assert "damaged" in problem
+
+
+def test_an_episode_that_would_fill_the_memory_is_refused(tmp_path):
+    """Black frames pack a thousand times smaller: 1 MB would have taken gigabytes."""
+    frames = np.zeros((64, 64, 64, 3), np.uint8)
+    info = replace(INFO, frame_shape=(64, 64, 3), variable_names=())
+    episode = sample_episode(0, 63, info=info)
+    with EpisodeWriter(tmp_path, info) as writer:
+        writer.append(replace(episode, frames=frames))
+    packed = zlib.compress(bytes(4 * 64 * 64 * 3), 9)
+    with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
+        length = 50_000
+        for name in ("frames", "action", "reward", "terminated", "truncated"):
+            array = array_of(file, name)
+            rows = length + (name == "frames")
+            assert array.chunks is not None
+            array.resize(-(-rows // array.chunks[0]) * array.chunks[0], axis=0)
+            if name != "frames":
+                array[:] = 0
+        for start in range(0, length + 1, 4):
+            array_of(file, "frames").id.write_direct_chunk((start, 0, 0, 0), packed)
+        index = array_of(file, "index")[:]
+        index["episode_length"] = length
+        array_of(file, "index")[:] = index
+    assert (tmp_path / "shard-00000.h5").stat().st_size < 3 * 2**20
+    (problem, *_) = verify(tmp_path).problems
+    assert "it would take more than 512 MiB" in problem
+
+
+def test_a_closed_writer_writes_no_more(tmp_path):
+    writer = EpisodeWriter(tmp_path, INFO)
+    writer.close()
+    with pytest.raises(UserError, match="is closed"):
+        writer.append(sample_episode(0))
 
 
 @pytest.mark.parametrize(

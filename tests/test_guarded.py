@@ -36,6 +36,11 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def slowly(number: int) -> int:
+    time.sleep(0.8)
+    return number
+
+
 def spin() -> None:
     while True:
         pass
@@ -64,13 +69,13 @@ def test_a_function_returns_and_refuses_as_if_it_ran_here():
     [
         ("take_memory", "takes more than 640 MiB of memory"),
         ("crash", "crashes the program"),
-        ("spin", "is not done after 1 seconds"),
-        ("wait", "is not done after 1 seconds"),
+        ("spin", "that is not done after 1 seconds"),
+        ("wait", "that is not done after 1 seconds"),
     ],
 )
 def test_harm_is_one_line_and_the_next_call_works(monkeypatch, function, said):
     monkeypatch.setattr(guarded, "STARTING_S", 3.0)
-    with pytest.raises(UserError, match=rf"^odd\.h5 is damaged, or made to do harm: .*{said}"):
+    with pytest.raises(UserError, match=rf"^odd\.h5 .*{said}"):
         _call(function, patience_s=1.0)
     np.testing.assert_array_equal(_call("count", 3), [0, 1, 2])
 
@@ -89,3 +94,26 @@ def test_a_forked_process_has_a_child_of_its_own():
     assert answers.get(timeout=60) == [0, 1, 2, 3]
     process.join(60)
     np.testing.assert_array_equal(_call("count", 2), [0, 1])
+
+
+def test_an_interrupted_call_s_answer_is_not_the_next_one_s():
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            _call("slowly", 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert _call("slowly", 2) == 2
+
+
+def test_an_interpreter_that_does_not_start_is_not_the_file_s_fault(monkeypatch):
+    guarded._drop_child()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(UserError, match="can't start a process to read files in: /bin/false"):
+        _call("count", 1)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(_call("count", 1), [0])

@@ -29,12 +29,12 @@ def test_names_of_environments_and_of_folders_are_taken(env_id: str):
         ("a", {"x": {1, 2}}, 10, "env_kwargs can't be written as JSON"),
         ("a", {"x": "\ud800"}, 10, "half of a surrogate pair"),
         ("a", {"x": "a" * 2**16}, 10, "at most 65536 bytes"),
-        ("a", {}, 0, "fps must be above 0"),
-        ("a", {}, -1.0, "fps must be above 0"),
-        ("a", {}, float("nan"), "fps must be above 0"),
-        ("a", {}, 2000, "at most 1000, not 2000"),
-        ("a", {}, True, "fps must be above 0"),
-        ("a", {}, "10", "fps must be above 0"),
+        ("a", {}, 0, "fps must be from 0.01"),
+        ("a", {}, -1.0, "fps must be from 0.01"),
+        ("a", {}, float("nan"), "fps must be from 0.01"),
+        ("a", {}, 2000, "to 1000, not 2000"),
+        ("a", {}, True, "fps must be from 0.01"),
+        ("a", {}, "10", "fps must be from 0.01"),
     ],
 )
 def test_what_no_reader_takes_is_refused(env_id, env_kwargs, fps, complaint: str):

@@ -1,6 +1,7 @@
 """Files as the project writes and reads them: whole or not at all, by one process at a time, and
 with bounds on what is read."""
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from worldmodel.errors import UserError, os_error
 MOST_NESTED = 64  # brackets in JSON
 MOST_DIGITS = 20  # of a whole number in JSON: 64 bits
 LOCK_NAME = ".lock"
+# What a file system without locks says of one.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -194,21 +197,22 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} is being written to by another process: wait until that is done, or choose "
             "another folder"
         ) from None
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
     except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            yield
+            return
         raise UserError(f"{folder} can't be written to: {os_error(error)}") from None
     try:
         yield
     finally:
-        lock.release()
+        # Under the lock: a file that another process has locked since must not be removed.
         if made and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             (folder / LOCK_NAME).unlink()
             for path in made:
                 if any(path.iterdir()):
                     break
                 path.rmdir()
+        lock.release()
 
 
 def refuse_existing(path: Path, *, overwrite: bool, option: str = "--overwrite") -> None:

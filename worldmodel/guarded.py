@@ -63,7 +63,11 @@ def guarded_call(
     """
     with _lock:
         child = _running_child()
-        kind, result = child.call((function, arguments, patience_s, most_memory), patience_s)
+        try:
+            kind, result = child.call((function, arguments, patience_s, most_memory), patience_s)
+        except BaseException:  # Ctrl-C: its answer would be taken for that to the next call
+            _drop_child()
+            raise
         if kind in ("died", "late", "memory"):
             _drop_child()
     if kind == "result":
@@ -72,9 +76,13 @@ def guarded_call(
         raise UserError(result)
     if kind == "failed":
         raise GuardedCallError(f"{function} failed:\n{result}")
+    if kind == "late":
+        raise UserError(
+            f"{subject} can't be read: that is not done after {patience_s:g} seconds. The file is "
+            "damaged, or its file system very slow"
+        )
     reason = {
         "memory": f"takes more than {most_memory >> 20} MiB of memory",
-        "late": f"is not done after {patience_s:g} seconds",
         "died": f"crashes the program ({result})",
     }[kind]
     raise UserError(f"{subject} is damaged, or made to do harm: reading it {reason}")
@@ -85,6 +93,8 @@ class _Child:
 
     def __init__(self) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        if not sys.executable:  # Python inside another program
+            raise UserError("files can't be read safely here: no Python interpreter is known")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -93,20 +103,38 @@ class _Child:
             env={**os.environ, **one_thread},
             start_new_session=True,  # Ctrl-C is for the caller, who ends the child
         )
+        assert self._process.stdout is not None
+        try:
+            _receive(self._process.stdout)  # what it says first
+        except BaseException as error:
+            self.close()
+            if isinstance(error, EOFError):
+                raise UserError(
+                    f"can't start a process to read files in: {sys.executable} ends with status "
+                    f"{self._process.returncode}"
+                ) from None
+            raise
 
     def call(self, request: Any, patience_s: float) -> tuple[str, Any]:
         """What became of a request, and its result or reason."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        timer = threading.Timer(patience_s + STARTING_S, self._process.kill)
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(patience_s + STARTING_S, end)
         timer.start()
         try:
             _send(self._process.stdin, pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
             return pickle.loads(_receive(self._process.stdout))
         except (EOFError, OSError):
             status = self._process.wait()
-            is_late = timer.finished.is_set() or status == -OVER_TIME
-            return ("late", None) if is_late else ("died", f"exit status {status}")
+            if is_late.is_set() or status == -OVER_TIME:
+                return "late", None
+            return "died", f"exit status {status}"
         finally:
             timer.cancel()
 
@@ -163,6 +191,7 @@ def serve() -> None:
     """The child's life: requests in, answers out, until the caller closes the pipe or dies."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
+    _send(answers, b"ready")
     while True:
         try:
             request = pickle.loads(_receive(sys.stdin.buffer))

@@ -8,6 +8,7 @@ from worldmodel.errors import UserError, one_line
 from worldmodel.files import parse_json
 
 MAX_FPS = 1000
+MIN_FPS = 0.01  # a step in more than a minute and a half is nobody's pace
 MOST_ID_CHARACTERS = 200
 MOST_KWARGS_BYTES = 2**16  # as JSON
 
@@ -22,7 +23,7 @@ def check_world(env_id: object, env_kwargs: object, fps: object) -> None:
     Args:
         env_id: printable text of 1 to 200 characters.
         env_kwargs: a JSON object of finite numbers and Unicode text, at most 64 KiB.
-        fps: above 0 and at most 1000.
+        fps: from 0.01 to 1000.
 
     Raises:
         UserError: says which of them is wrong, and how.
@@ -34,8 +35,8 @@ def check_world(env_id: object, env_kwargs: object, fps: object) -> None:
     if not env_id.isprintable():
         raise UserError(f"env_id holds characters that can't be printed: {_shown(env_id)}")
     _check_kwargs(env_kwargs)
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps <= MAX_FPS:
-        raise UserError(f"fps must be above 0 and at most {MAX_FPS}, not {_shown(fps)}")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"fps must be from {MIN_FPS} to {MAX_FPS}, not {_shown(fps)}")
 
 
 def _check_kwargs(env_kwargs: object) -> None:

@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
 STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables", "pose")
 MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
+MOST_EPISODE_BYTES = 2**29  # of its frames; it is held in memory whole
 MOST_FRAME_SKIP = 10**6
 MOST_NAME = 200  # characters
 MOST_NAMES = 2**16
@@ -252,6 +253,9 @@ def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
     if episode.frames.dtype != np.uint8 or episode.frames.shape != shape:
         given = f"{episode.frames.dtype} {episode.frames.shape}"
         problems.append(f"frames is {given}, not uint8 {shape}")
+    if episode.frames.nbytes > MOST_EPISODE_BYTES:
+        most = f"{MOST_EPISODE_BYTES >> 20} MiB"
+        problems.append(f"its frames take more than {most}: cut it in parts")
     if not 0 <= episode.episode_id < 2**63:
         problems.append(f"episode_id {episode.episode_id} is not in [0, 2**63)")
     if not -(2**63) <= episode.seed < 2**63:

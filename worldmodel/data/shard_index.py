@@ -121,7 +121,7 @@ def _chunks(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...])
     stored = []
     array.id.chunk_iter(stored.append)
     stored.sort(key=lambda chunk: chunk.chunk_offset[0])
-    return Chunks(
+    chunks = Chunks(
         num_rows=len(array),
         rows_a_chunk=rows_a_chunk,
         is_packed=is_packed,
@@ -130,6 +130,15 @@ def _chunks(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...])
         sizes=np.asarray([chunk.size for chunk in stored], np.int64),
         raw=np.asarray([chunk.filter_mask != 0 for chunk in stored], bool),
     )
+    order = np.argsort(chunks.offsets)
+    ends = (chunks.offsets + chunks.sizes)[order]
+    if (
+        any(any(chunk.chunk_offset[1:]) for chunk in stored)
+        or (np.diff(chunks.numbers) < 1).any()
+        or (chunks.offsets[order][1:] < ends[:-1]).any()
+    ):
+        raise UserError(f"{file.filename} is damaged: chunks of {name!r} lie over each other")
+    return chunks
 
 
 def _check_chunk(array: h5py.Dataset) -> int:

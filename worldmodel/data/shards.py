@@ -17,7 +17,12 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import DatasetInfo, Episode, step_problems
+from worldmodel.data.episodes import (
+    MOST_EPISODE_BYTES,
+    DatasetInfo,
+    Episode,
+    step_problems,
+)
 from worldmodel.data.shard_index import INDEX_DTYPE as INDEX_DTYPE
 from worldmodel.data.shard_index import Chunks, Layout, inspect
 from worldmodel.errors import UserError
@@ -210,11 +215,15 @@ class Shard:
             stored = np.searchsorted(chunks.numbers, last, "right") - np.searchsorted(
                 chunks.numbers, first, "left"
             )
+            dtype, shape = self.layout[name]
+            row_bytes = dtype.itemsize * int(np.prod(shape))
+            too_large = sound & (lengths + extra > MOST_EPISODE_BYTES // max(1, row_bytes))
             lacking = sound & (stored != last - first + 1)
             for mask, problem in (
                 (empty, "its index row is empty or negative"),
                 (behind, f"its index row points behind the end of {name!r}"),
                 (lacking, f"its rows of {name!r} are not in the file"),
+                (too_large, f"it would take more than {MOST_EPISODE_BYTES >> 20} MiB"),
             ):
                 for i in np.flatnonzero(mask):
                     problems[i] = problems[i] or problem
@@ -223,17 +232,20 @@ class Shard:
     def _read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of an array that a sound row of the index names."""
         chunks, (dtype, shape) = self._chunks[name], self.layout[name]
-        first = start // chunks.rows_a_chunk
-        last = max(first, (stop - 1) // chunks.rows_a_chunk)
-        positions = np.searchsorted(chunks.numbers, np.arange(first, last + 1))
+        size = chunks.rows_a_chunk
+        rows = np.empty((stop - start, *shape), np.uint8 if dtype.kind == "b" else dtype)
         with opened(self.path) as file:
-            parts = [self._unpacked(file, name, chunks, int(k)) for k in positions]
-        rows = np.concatenate(parts).reshape(-1, *shape)  # a copy: what is read can't be written
-        rows = rows[start - first * chunks.rows_a_chunk :][: stop - start]
+            for number in range(start // size, -(-stop // size)):
+                k = int(np.searchsorted(chunks.numbers, number))
+                first, last = max(start, number * size), min(stop, (number + 1) * size)
+                of_chunk = self._unpacked(file, name, chunks, k).reshape(-1, *shape)
+                rows[first - start : last - start] = of_chunk[
+                    first - number * size : last - number * size
+                ]
         if dtype.kind == "b":
             if rows.max(initial=0) > 1:
                 raise UserError(f"{self.path}: {name!r} holds what is neither true nor false")
-            return rows.astype(bool)
+            return rows.view(bool)
         return rows
 
     def _unpacked(self, file: BinaryIO, name: str, chunks: Chunks, k: int) -> np.ndarray:

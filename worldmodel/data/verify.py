@@ -118,8 +118,8 @@ def verify(folder: str | Path) -> Report:
         report.problems.append(str(error))
     if _has_twin_streams(info):
         report.lines.append(
-            "note         random players' actions hang together with how long they held them: this "
-            "set was recorded before version 0.2"
+            "note         recorded before version 0.2: random players' actions are correlated with "
+            "how long they held them"
         )
     if tally.actions:
         report.lines += _describe(info, tally)

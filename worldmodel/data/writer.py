@@ -71,6 +71,7 @@ class EpisodeWriter:
         self.episodes_per_shard = episodes_per_shard
         self.done: set[int] = set()
         self._file: h5py.File | None = None
+        self._is_closed = False
         self._rows = np.zeros(0, INDEX_DTYPE)  # of the open shard
         self._refuse_other_sets(info)
         with contextlib.ExitStack() as opening:
@@ -97,6 +98,8 @@ class EpisodeWriter:
             UserError: the episode breaks a rule, its id is taken, or the disk is full. The
                 episodes stored before are kept.
         """
+        if self._is_closed:
+            raise UserError(f"the writer of {self.folder} is closed: open another to append")
         problems = episode_problems(episode, self.info)
         if episode.episode_id in self.done:
             problems.append("an episode of this id is stored already")
@@ -107,6 +110,7 @@ class EpisodeWriter:
 
     def close(self) -> None:
         """Finish the open shard. May be called again."""
+        self._is_closed = True
         try:
             with _interrupts_wait():
                 self._finish_shard()
