@@ -48,7 +48,7 @@ class PoseSpec:
 
     def radians(self, poses: np.ndarray) -> np.ndarray:
         """Headings of poses (..., P), counterclockwise, (...)."""
-        return poses[..., -1] * (2 * math.pi / self.full_turn)
+        return np.asarray(poses[..., -1] * (2 * math.pi / self.full_turn))
 
     def to_json(self) -> dict[str, Any]:
         return {
