@@ -165,7 +165,7 @@ def test_the_density_is_that_of_the_mixture():
     assert float(head.nats(mixture, before, after)) == pytest.approx(-np.log(density))
 
 
-def _prior(window: int = 3) -> FrameGPT:
+def _prior(window: int = 4) -> FrameGPT:
     torch.manual_seed(0)
     world = WorldModelConfig(
         actions=ActionSpec("discrete", (4,)),

@@ -143,6 +143,8 @@ class FrameGPT(nn.Module):
         rows, columns = self.grid[0] // config.merge, self.grid[1] // config.merge
         if self.grid != (rows * config.merge, columns * config.merge):
             raise ValueError(f"blocks of {config.merge} tokens don't tile a grid of {self.grid}")
+        if world.pose and config.map_width and config.window < RECENT:
+            raise ValueError(f"with a pose the window must be at least {RECENT} frames")
         self.rotary = Rotary(config.width // config.heads, rows, columns)
         num_variables = len(world.variable_names)
         condition_size = world.actions.vector_size

@@ -233,8 +233,8 @@ class Place(nn.Module):
     def embed(
         self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B T positions D"]:
-        """What is added to each position of frames 0..T-1: their own pose, and the next; of S = T + 1
-        poses."""
+        """What is added to each position of frames 0..T-1, of S = T + 1 poses: their own pose, and
+        the next."""
         features = self.space.features(poses)
         own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
         both = (known[:, :-1] & known[:, 1:])[..., None]
