@@ -85,7 +85,8 @@ def score_behaviours(
             if not numbers_of_games:
                 continue
             scores[behaviour][f"mean_{name}"] = float(np.mean(numbers_of_games))
-            scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers_of_games)
+            if num_games >= ENOUGH_GAMES:
+                scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers_of_games)
     return scores
 
 
@@ -117,6 +118,4 @@ def print_scores(
 
 def _ci95(values: list[float]) -> float:
     """Half the width of the mean's 95 % confidence interval, by the normal approximation."""
-    if len(values) < 2:
-        return 0.0
     return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5

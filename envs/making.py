@@ -26,7 +26,7 @@ def made(env_id: str, /, **arguments: Any) -> gymnasium.Env[Any, Any]:
     except UserError:
         raise
     except Exception as error:  # a foreign constructor raises what it likes
-        reason = f"{env_id} can't be made: {one_line(error)}"
+        reason = f"{env_id} can't be made: {one_line(error).rstrip('.')}"
         raise UserError(reason + _hint(env_id, error)) from error
 
 

@@ -6,6 +6,7 @@ env = gymnasium.make("Pixels-v0", env_id="CarRacing-v3", frame_skip=2)
 
 import contextlib
 import copy
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -220,6 +221,9 @@ def _open(
     env_id: str, env_kwargs: dict[str, Any], source: str
 ) -> tuple[gymnasium.Env[Any, Any], bool]:
     """The foreign environment, and whether its pictures are drawn by `render()`."""
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+        # SDL would look for a display, and print an error of its own where there is none.
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
     if "render_mode" in env_kwargs:
         raise UserError("env_kwargs may not say render_mode: source decides it")
     env = made(env_id, **env_kwargs)

@@ -263,7 +263,10 @@ class Shard:
                 content = unpacker.decompress(content, num_bytes)
                 rest = unpacker.decompress(unpacker.unconsumed_tail, 1)
             except zlib.error as error:
-                raise UserError(f"{self.path}: {name!r} cannot be unpacked: {error}") from None
+                raise UserError(
+                    f"{self.path} is damaged: a chunk of {name!r} cannot be unpacked ({error}). "
+                    f"{MENDED}; `python -m worldmodel.data verify` says which episodes are affected"
+                ) from None
             is_whole = unpacker.eof and not rest
         else:
             is_whole = True

@@ -162,7 +162,7 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
         try:
             episode = shard.unchecked_episode(i)
         except UserError as error:
-            report.problems.append(f"{name}: {error}")
+            report.problems.append(f"episode {row['episode_id']}: {error}")
             continue
         broken_rules = episode_problems(episode, info)
         report.problems += [f"{name}: {line}" for line in broken_rules]
