@@ -32,6 +32,13 @@ def pose_of(env: gymnasium.Env[Any, Any]) -> PoseSpec:
         ) from None
 
 
+def without_pose(env: gymnasium.Env[Any, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """An environment's info without the numbers that only tell where the player is."""
+    variables = getattr(env.unwrapped, "variable_names", ())
+    hidden = set(pose_of(env).names) - set(variables)
+    return {name: value for name, value in info.items() if name not in hidden}
+
+
 def space_of(actions: ActionSpec) -> gymnasium.Space:
     """The Gymnasium space that a description stands for."""
     if actions.kind == "discrete":
