@@ -48,6 +48,14 @@ class Collect(Options):
     """Steps of the environment that each action lasts; rewards are added up."""
     variables: str = ""
     """Names of numbers in the environment's info to record too, comma-separated."""
+    pose: str = ""
+    """Names of 1 to 3 coordinates in the environment's info that tell where the player is,
+    comma-separated: x,y. Default: what the environment's own attribute pose says."""
+    heading: str | None = None
+    """With --pose: name of the direction that the player looks in, counterclockwise from x."""
+    full_turn: float = 360.0
+    """What the heading grows by in a full turn: 360 in degrees, 6.2832 in radians, negative where
+    it grows clockwise."""
     action_limit: float | None = None
     """Takes the place of bounds that a Box of actions doesn't have, as -LIMIT and LIMIT."""
     length: int = 200
@@ -79,7 +87,8 @@ def collect(options: Collect) -> None:
         "size": options.size,
         "source": options.source,
         "frame_skip": options.frame_skip,
-        "variables": [name.strip() for name in options.variables.split(",") if name.strip()],
+        "variables": _names(options.variables),
+        **_pose_arguments(options),
         "action_limit": options.action_limit,
     }
     seen = look_at(env_kwargs)
@@ -132,7 +141,7 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
         raise UserError(f"{env_kwargs['env_id']} can't be recorded: {one_line(error)}") from None
     finally:
         env.close()
-    if unknown := set(pixels.variable_names) - names:
+    if unknown := {*pixels.variable_names, *pixels.pose.names} - names:
         raise UserError(
             f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "
             f"{LOOKED_AT_STEPS} steps; it has: "
@@ -160,6 +169,23 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray | np.generic):
         return value.ndim == 0 and value.dtype.kind in "biuf"
     return isinstance(value, int | float)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _pose_arguments(options: Collect) -> dict[str, Any]:
+    """Of the environment; those that nobody gives are left out, as in sets without a pose."""
+    if not options.pose:
+        if options.heading is not None:
+            raise UserError("--heading goes with --pose x,y")
+        return {}
+    return {
+        "pose": _names(options.pose),
+        "heading": options.heading,
+        "full_turn": options.full_turn,
+    }
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,6 +26,7 @@ import numpy as np
 
 import envs  # noqa: F401  registers the environments
 from envs.making import made
+from envs.spaces import pose_of
 from worldmodel import randomness
 from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data import DatasetInfo, Episode
@@ -42,24 +43,29 @@ class Behaviour:
 
     Attributes:
         name: as stored with the episode.
-        actor: a trained policy (its actions are sampled), the environment's bot, or nobody.
+        actor: a trained policy (its actions are sampled), one of the world's bots, or nobody.
         random_start: the chance, at a step without one, that a random action begins.
         max_hold: a random action is held for 1 to so many steps.
+        rescued: whether the trained policy, where there is one, plays while health is low: who
+            explores would starve.
         rest: the chance that a number of a random box action is at rest, which is 0 or the
             bound nearest to it; the others are as often an end of their range as anything in it.
             0: all numbers are anything in their ranges.
     """
 
     name: str
-    actor: Literal["policy", "bot"] | None
+    actor: Literal["policy", "bot", "explorer"] | None
     random_start: float
     max_hold: int
     rest: float = 0.0
+    rescued: bool = False
 
 
 POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
 POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8)
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
+EXPLORER = Behaviour("exploring", actor="explorer", random_start=0.0, max_hold=1, rescued=True)
+HUNGRY, FED = 45.0, 80.0  # of health: between these who is rescued has the policy play
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
 
@@ -96,6 +102,7 @@ class Player:
     Args:
         actor: the behaviour's; None where it has none.
         space: where random actions come from.
+        rescuer: plays while health is low, where the behaviour says so.
         seed: of the actor's and the random actions, and of how long these are held: each a stream
             of its own.
     """
@@ -106,9 +113,12 @@ class Player:
         actor: Actor | None,
         space: gymnasium.Space[Any],
         seed: int,
+        rescuer: Actor | None = None,
     ) -> None:
         self.behaviour = behaviour
         self.actor = actor
+        self.rescuer = rescuer if behaviour.rescued else None
+        self._is_hungry = False
         self.space = space
         self._rng = randomness.generator(seed, "holds")
         self._held: Any = None
@@ -116,10 +126,16 @@ class Player:
         space.seed(randomness.integer(seed, "random actions"))
         if actor is not None:
             actor.reset(seed=randomness.integer(seed, "actor"))
+        if self.rescuer is not None:
+            self.rescuer.reset(seed=randomness.integer(seed, "rescuer"))
 
-    def act(self, frame: np.ndarray) -> Any:
-        # The actor looks at every frame, also while noise acts: it may stack them.
+    def act(self, frame: np.ndarray, health: float = FED) -> Any:
+        # The actors look at every frame, also while others act: they may stack them.
         wanted = None if self.actor is None else self.actor.act(frame)
+        if self.rescuer is not None:
+            rescue = self.rescuer.act(frame)
+            self._is_hungry = health < (FED if self._is_hungry else HUNGRY)
+            wanted = rescue if self._is_hungry else wanted
         if self._hold_left == 0 and self._rng.random() < self.behaviour.random_start:
             self._held = self._random_action()
             self._hold_left = int(self._rng.integers(1, self.behaviour.max_hold + 1))
@@ -144,23 +160,25 @@ def play_episode(
     job: Job,
     actor: Actor | None,
     actions: ActionSpec,
+    rescuer: Actor | None = None,
 ) -> Episode:
     """Play one episode from its reset to its end, or for `job.max_length` steps.
 
     Args:
         actor: of the job's behaviour; None where it has none.
+        rescuer: the trained policy, for behaviours that are rescued; None: there is none.
     """
-    names = variable_names(env)
-    player = Player(job.behaviour, actor, env.action_space, job.player_seed)
+    names, pose_names = variable_names(env), pose_of(env).names
+    player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
     # Copies: an environment may draw every frame into one array, or change the action it is given.
-    frames, variables = [np.array(frame)], [[info[name] for name in names]]
+    frames, infos = [np.array(frame)], [_numbers(info, names, pose_names)]
     taken, rewards, ends = [], [], []
     while len(taken) < job.max_length:
-        action = player.act(frame)
+        action = player.act(frame, float(info.get("health", FED)))
         frame, reward, terminated, truncated, info = env.step(copy.copy(action))
         frames.append(np.array(frame))
-        variables.append([info[name] for name in names])
+        infos.append(_numbers(info, names, pose_names))
         taken.append(action)
         rewards.append(reward)
         ends.append((terminated, truncated))
@@ -175,8 +193,16 @@ def play_episode(
         reward=np.asarray(rewards, np.float32),
         terminated=np.asarray([end[0] for end in ends], bool),
         truncated=np.asarray([end[1] for end in ends], bool),
-        variables=np.asarray(variables, np.float32).reshape(len(frames), len(names)),
+        variables=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, : len(names)],
+        pose=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, len(names) :],
     )
+
+
+def _numbers(
+    info: dict[str, Any], names: tuple[str, ...], pose_names: tuple[str, ...]
+) -> list[float]:
+    """The variables, then the pose."""
+    return [info[name] for name in (*names, *pose_names)]
 
 
 class Workers:
@@ -186,7 +212,7 @@ class Workers:
         num_workers: how many.
         env_id, env_kwargs: for `gymnasium.make` in each worker.
         policy_path: a stable-baselines3 .zip, or None where no policy is wanted.
-        bot: makes one, or None where none is wanted.
+        bots: make those that act, by the `actor` of a behaviour.
     """
 
     def __init__(
@@ -195,12 +221,12 @@ class Workers:
         env_id: str,
         env_kwargs: dict[str, Any],
         policy_path: Path | None,
-        bot: Bot | None = None,
+        bots: Mapping[str, Bot] | None = None,
     ) -> None:
         # Spawned, not forked: nothing of this process, open files above all, is shared.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
-        arguments = (env_id, env_kwargs, policy_path, bot)
+        arguments = (env_id, env_kwargs, policy_path, dict(bots or {}))
         with _one_thread_each():
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
@@ -295,7 +321,7 @@ def _work(
     env_id: str,
     env_kwargs: dict[str, Any],
     policy_path: Path | None,
-    bot: Bot | None,
+    bots: dict[str, Bot],
 ) -> None:
     """A worker's life: jobs in, episodes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
@@ -305,10 +331,12 @@ def _work(
     try:
         env = made(env_id, **env_kwargs)
         actions = action_spec(env)
-        actors = _actors(env, policy_path, bot)
+        actors = _actors(env, policy_path, bots)
         while True:
             job: Job = connection.recv()
-            connection.send(play_episode(env, job, actors[job.behaviour.actor], actions))
+            connection.send(
+                play_episode(env, job, actors[job.behaviour.actor], actions, actors.get("policy"))
+            )
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is done, or dead
     except Exception:
@@ -319,12 +347,12 @@ def _work(
 
 
 def _actors(
-    env: gymnasium.Env[Any, Any], policy_path: Path | None, bot: Bot | None
+    env: gymnasium.Env[Any, Any], policy_path: Path | None, bots: dict[str, Bot]
 ) -> dict[str | None, Actor | None]:
     """By the `actor` of a behaviour."""
     actors: dict[str | None, Actor | None] = {None: None}
-    if bot is not None:
-        actors["bot"] = bot(env)
+    for name, bot in bots.items():
+        actors[name] = bot(env)
     if policy_path is not None:
         # Here, for torch takes seconds to import, and random play does without.
         import torch
@@ -402,6 +430,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             frame_shape=(shape[0], shape[1], shape[2]),
             actions=action_spec(env),
             variable_names=variable_names(env),
+            pose=pose_of(env),
             fps=float(env.metadata.get("render_fps", 30)),
             frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
             rendering=str(getattr(env.unwrapped, "rendering", "")),

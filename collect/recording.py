@@ -16,7 +16,7 @@ from rich.console import Console
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
-from collect.recorder import Behaviour, Job, Workers, describe
+from collect.recorder import Behaviour, Bot, Job, Workers, describe
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
 from envs.making import made
@@ -32,6 +32,7 @@ from worldmodel.files import locked, read_json, write_json
 
 # Sets begun before random players had separate streams for actions and holds can't be added to.
 STREAMS = 2
+UNTRAINED = ("random", "explore", "train")  # no file is given
 MOST = {"episodes": 10**9, "length": 10**6, "workers": 1024, "train-steps": 10**12}
 
 
@@ -46,7 +47,8 @@ class Options:
     episodes: int = 1000
     """Number of episodes in all; more than before adds to the set."""
     policy: str = "train"
-    """Who plays: train (PPO, kept as OUT/policy.zip), random, or the path of a
+    """Who plays: train (PPO, kept as OUT/policy.zip), random, explore (nobody trained: players
+    that go everywhere and come back, and random ones; where there are any), or the path of a
     stable-baselines3 PPO .zip (see --trust)."""
     workers: int = 2
     """Worker processes, each with one core."""
@@ -70,6 +72,7 @@ class World:
         shares: who acts where there is a policy, and how often.
         measures: of whole games, by name.
         training: of a policy of its own; None: none is trained.
+        explorer: makes a player that goes everywhere and comes back; None: there is none.
         longest_game: steps after which a measured game is cut off.
         repeats_itself: whether a seed and actions give the same frames again.
     """
@@ -79,8 +82,18 @@ class World:
     shares: dict[Behaviour, float]
     measures: dict[str, Measure]
     training: Training | None
+    explorer: Bot | None = None
     longest_game: int = WHOLE_GAME
     repeats_itself: bool = True
+
+    @property
+    def bots(self) -> dict[str, Bot]:
+        """By the `actor` of a behaviour."""
+        bots = {
+            "bot": None if self.training is None else self.training.bot,
+            "explorer": self.explorer,
+        }
+        return {name: bot for name, bot in bots.items() if bot is not None}
 
 
 def record_set(options: Options, world: World) -> None:
@@ -91,7 +104,7 @@ def record_set(options: Options, world: World) -> None:
             worker failed; finished episodes are kept.
     """
     _check(options, world)
-    if options.policy not in ("random", "train"):
+    if options.policy not in UNTRAINED:
         _check_policy(Path(options.policy), world, trusted=options.trust)
     with locked(options.out):
         _record_set(options, world)
@@ -100,7 +113,7 @@ def record_set(options: Options, world: World) -> None:
 def _record_set(options: Options, world: World) -> None:
     has_episodes = (options.out / "meta.json").exists()
     policy_path = options.out / "policy.zip"
-    if options.policy == "random":
+    if options.policy in ("random", "explore"):
         policy_path = None
     elif options.policy != "train":
         policy_path = Path(options.policy)
@@ -117,8 +130,9 @@ def _record_set(options: Options, world: World) -> None:
         policy_path = _keep_policy(policy_path, options.out)
     if has_episodes and world.repeats_itself:
         _check_rendering(options.out, world, info)
-    bot = None if world.training is None else world.training.bot
-    with Workers(options.workers, world.env_id, world.env_kwargs, policy_path, bot) as workers:
+    with Workers(
+        options.workers, world.env_id, world.env_kwargs, policy_path, world.bots
+    ) as workers:
         if options.evaluate_episodes:
             info = _score(options, world, info, workers)
         if not options.score_only:
@@ -128,6 +142,10 @@ def _record_set(options: Options, world: World) -> None:
 def _check(options: Options, world: World) -> None:
     if world.training is None and options.policy == "train":
         raise UserError("no policy is trained here: give a PPO .zip as --policy, or random")
+    if world.explorer is None and options.policy == "explore":
+        raise UserError(
+            "there is no exploring player here: --policy random, or the path of a policy"
+        )
     at_least_one = {name: getattr(options, name) for name in ("episodes", "length", "workers")}
     if world.training is not None:
         at_least_one["train-steps"] = world.training.num_steps
@@ -220,15 +238,16 @@ def _recording(options: Options, world: World, policy_path: Path | None) -> dict
                 # Not said by sets from before there was such a thing.
                 **({"rest": behaviour.rest} if behaviour.rest else {}),
             }
-            for behaviour, share in _shares(world, policy_path is not None).items()
+            for behaviour, share in _shares(world, options, policy_path is not None).items()
         },
     }
 
 
-def _shares(world: World, with_policy: bool) -> dict[Behaviour, float]:
+def _shares(world: World, options: Options, with_policy: bool) -> dict[Behaviour, float]:
     if with_policy:
         return world.shares
-    unaided = {b: share for b, share in world.shares.items() if b.actor is None}
+    actors = (None, "explorer") if options.policy == "explore" else (None,)
+    unaided = {b: share for b, share in world.shares.items() if b.actor in actors}
     return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
 
 
@@ -300,7 +319,7 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
     }
     scores = _stored_scores(path, measured_on)
     if scores is None:
-        shares = _shares(world, measured_on["policy_sha256"] is not None)
+        shares = _shares(world, options, measured_on["policy_sha256"] is not None)
         behaviours = [who for who in shares if who.random_start in (0, 1)]  # without the noisy ones
         with progress_bar() as progress:
             total = options.evaluate_episodes * len(behaviours)
@@ -361,7 +380,7 @@ def _record(options: Options, world: World, info: DatasetInfo, workers: Workers)
 def _jobs(
     options: Options, world: World, episode_ids: list[int], info: DatasetInfo
 ) -> Iterator[Job]:
-    shares = _shares(world, info.policies["recording"]["policy_sha256"] is not None)
+    shares = _shares(world, options, info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
         env_seed = randomness.integer(options.seed, "environment", i)
         player_seed = randomness.integer(options.seed, "player", i)

@@ -11,7 +11,8 @@ import numpy as np
 import tyro
 
 from collect.battle2_bot import Battle2Bot
-from collect.recorder import BOT, BOT_WITH_NOISE, POLICY, POLICY_WITH_NOISE, RANDOM
+from collect.explorer import Explorer
+from collect.recorder import BOT, BOT_WITH_NOISE, EXPLORER, POLICY, POLICY_WITH_NOISE, RANDOM
 from collect.recording import Options, World, record_set
 from collect.rewards import battle_reward, dodging_reward, pickup_reward
 from collect.score import Measure
@@ -22,7 +23,16 @@ from worldmodel.errors import UserError
 
 # The noise takes a world model to places where nobody would go, and covers every action.
 WITH_POLICY = {POLICY: 0.45, POLICY_WITH_NOISE: 0.35, RANDOM: 0.2}
-WITH_BOT = {BOT: 0.15, BOT_WITH_NOISE: 0.15, POLICY: 0.25, POLICY_WITH_NOISE: 0.25, RANDOM: 0.2}
+# Exploring players see the level from everywhere, and come back to what they have seen.
+EXPLORING = {EXPLORER: 0.45, POLICY: 0.15, POLICY_WITH_NOISE: 0.2, RANDOM: 0.2}
+WITH_BOT = {
+    EXPLORER: 0.4,
+    BOT: 0.1,
+    BOT_WITH_NOISE: 0.1,
+    POLICY: 0.1,
+    POLICY_WITH_NOISE: 0.1,
+    RANDOM: 0.2,
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ SCENARIOS = {
     "hgs": World(
         env_id="DoomHealthGatheringSupreme-v0",
         env_kwargs={},
-        shares=WITH_POLICY,
+        shares=EXPLORING,
+        explorer=Explorer,
         measures={
             "tics": Measure(_tics, is_main=True),
             "medikits": Measure(lambda game, info: _gained(game, info, "pickups")),
@@ -101,6 +112,7 @@ SCENARIOS = {
         env_id="DoomBattle2-v0",
         env_kwargs={},
         shares=WITH_BOT,
+        explorer=Explorer,
         measures={
             "kills": Measure(lambda game, info: _gained(game, info, "kills"), is_main=True),
             "tics": Measure(_tics),

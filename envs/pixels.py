@@ -19,8 +19,9 @@ from envs import window
 from envs.controls import controls_of
 from envs.flat_actions import flat_actions
 from envs.making import made
-from envs.spaces import checked_action
+from envs.spaces import checked_action, pose_of
 from worldmodel.errors import UserError, one_line
+from worldmodel.pose import PoseSpec
 from worldmodel.resize import area_resized
 
 LARGEST_SIZE = 1024
@@ -35,8 +36,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
     Pictures are the foreign observations where those are pictures, else what its `render()` gives;
     grey ones become RGB. They are stretched to the square, nothing is cut off, and each pixel is
     the mean of the area that it covers. Actions are the foreign ones as flat numbers from 0 (see
-    `envs.flat_actions`). `info` holds `variables` alone: an entry that a step's info lacks keeps
-    its last value, which is 0 at first.
+    `envs.flat_actions`). `info` holds `variables` and the pose alone: an entry that a step's info
+    lacks keeps its last value, which is 0 at first.
 
     A policy that was trained on the foreign environment can act here: `state()` is what the foreign
     one observed last, `own_actions` its actions.
@@ -48,6 +49,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         source: "observation", "render", or "auto".
         frame_skip: foreign steps that each action lasts; their rewards are added up.
         variables: names of numbers in the foreign `info`.
+        pose, heading, full_turn: names of those that tell where the player is, as in
+            `worldmodel.pose.PoseSpec`; by default what the foreign environment's own `pose` says.
         action_limit: for boxes without bounds, see `flat_actions`.
         render_mode: None or "rgb_array", the whole picture.
 
@@ -67,6 +70,9 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         source: Literal["auto", "observation", "render"] = "auto",
         frame_skip: int = 1,
         variables: Sequence[str] = (),
+        pose: Sequence[str] = (),
+        heading: str | None = None,
+        full_turn: float = 360.0,
         action_limit: float | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -86,6 +92,13 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         self.state_space = self._foreign.observation_space
         self.action_meanings = _action_meanings(self._foreign, self.action_space)
         self.variable_names = tuple(variables)
+        try:
+            self.pose = (
+                PoseSpec(tuple(pose), heading, full_turn) if pose else pose_of(self._foreign)
+            )
+        except ValueError as error:
+            self._foreign.close()
+            raise UserError(f"{env_id}: {error}") from None
         # Recordings keep this: change it when the same game comes to give other frames.
         drawn_by = "render()" if is_rendered else "observations"
         self.rendering = f"{drawn_by}, stretched to the mean of the exact area"
@@ -110,7 +123,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         self._state, self.foreign_info = self._foreign.reset(seed=seed, options=options)
         self._is_over = False
         self._picture = self._look()
-        self._variables = dict.fromkeys(self.variable_names, 0.0)
+        self._variables = dict.fromkeys((*self.variable_names, *self.pose.names), 0.0)
         self._note_variables()
         return self._observation(), dict(self._variables)
 
@@ -162,7 +175,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return area_resized(self._picture, (self.size, self.size))
 
     def _note_variables(self) -> None:
-        for name in self.variable_names:
+        for name in self._variables:
             if name in self.foreign_info:
                 try:
                     self._variables[name] = float(self.foreign_info[name])

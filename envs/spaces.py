@@ -1,4 +1,4 @@
-"""Action spaces: Gymnasium's, and worldmodel's own description of them."""
+"""Action spaces and poses: Gymnasium's, and worldmodel's own description of them."""
 
 from typing import Any
 
@@ -7,9 +7,36 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.actions import ActionSpec
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, one_line
+from worldmodel.pose import NO_POSE, PoseSpec
 
 ROUNDING = 1e-6  # of a Box's range: as far outside as arithmetic in float32 may carry an action
+
+
+def pose_of(env: gymnasium.Env[Any, Any]) -> PoseSpec:
+    """What an environment's attribute `pose` says: a `PoseSpec`, or what makes one, as in
+    {"position": ("x", "y"), "heading": "angle", "full_turn": 360}; no pose where it has none.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    said = getattr(env.unwrapped, "pose", NO_POSE)
+    if isinstance(said, PoseSpec):
+        return said
+    try:
+        return PoseSpec.from_json({"heading": None, "full_turn": 360.0, **said})
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"its attribute pose is {one_line(repr(said), most=80)}, not such as "
+            '{"position": ("x", "y"), "heading": "angle", "full_turn": 360}'
+        ) from None
+
+
+def without_pose(env: gymnasium.Env[Any, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """An environment's info without the numbers that only tell where the player is."""
+    variables = getattr(env.unwrapped, "variable_names", ())
+    hidden = set(pose_of(env).names) - set(variables)
+    return {name: value for name, value in info.items() if name not in hidden}
 
 
 def space_of(actions: ActionSpec) -> gymnasium.Space:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import gymnasium
 import numpy as np
 
+from envs.spaces import without_pose
 from envs.window import as_rgb
 from play.actions import Action, Actions
 from play.beside import RealBeside, RealView
@@ -211,7 +212,7 @@ class Pilot:
                 frame=as_rgb(frame),
                 action=None,
                 reward=0.0,
-                info=info,
+                info=without_pose(self.env, info),
                 terminated=False,
                 truncated=False,
                 total_reward=0.0,
@@ -234,7 +235,7 @@ class Pilot:
                 frame=as_rgb(frame),
                 action=action,
                 reward=float(reward),
-                info=info,
+                info=without_pose(self.env, info),
                 terminated=bool(terminated),
                 truncated=bool(truncated),
                 total_reward=self.moment.total_reward + float(reward),

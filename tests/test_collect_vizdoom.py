@@ -142,7 +142,12 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
     assert verify(tmp_path).problems == []
     reader = EpisodeReader(tmp_path)
     assert len(reader) == 10
-    assert {row["policy"] for row in reader.index} == {b"policy", b"policy+noise", b"random"}
+    assert {row["policy"] for row in reader.index} == {
+        b"policy",
+        b"policy+noise",
+        b"random",
+        b"exploring",
+    }
     assert reader.info.env_id == ENV_ID
     assert reader.info.variable_names == ("health", "pickups")
     assert reader.info.policies["scores"]["random"]["num_episodes"] == 2

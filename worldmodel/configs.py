@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from worldmodel.actions import ActionSpec
+from worldmodel.pose import NO_POSE, PoseSpec
 
 LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
 MOST_LAYERS = 256
@@ -128,6 +129,9 @@ class FrameGPTConfig:
         window: frames that a frame can look back on, itself included.
         head_width, head_layers, head_heads: of the head that draws a frame's tokens.
         num_bins: most values that a predicted reward or change of a variable can take.
+        map_width: of the network that turns the next pose into what is seen there, in worlds that
+            tell one; 0: the pose is not used.
+        tells_age: whether the prior is told for how long the frames before were dreamed.
     """
 
     width: int = 256
@@ -139,9 +143,11 @@ class FrameGPTConfig:
     head_layers: int = 1
     head_heads: int = 4
     num_bins: int = 32
+    map_width: int = 0
+    tells_age: bool = False
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        _check_fields(self, may_be_zero=("map_width", "tells_age"))
         if self.width % (8 * self.heads):
             raise ValueError(
                 f"a width of {self.width} can't be shared by {self.heads} heads of a size "
@@ -161,6 +167,7 @@ class WorldModelConfig:
     variable_names: tuple[str, ...]
     tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
+    pose: PoseSpec = NO_POSE
 
     def __post_init__(self) -> None:
         _check_names(variable_names=self.variable_names)

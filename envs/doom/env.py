@@ -18,10 +18,12 @@ from vizdoom import GameVariable
 from envs.doom.scenarios import SCENARIOS
 from envs.engine_guard import EngineGuard
 from worldmodel.errors import UserError
+from worldmodel.pose import PoseSpec
 from worldmodel.resize import AreaResize
 
 TICS_PER_SECOND = 35
 SCREEN_SIZE = (120, 160)  # height and width that the engine renders
+POSE_VARIABLES = (GameVariable.POSITION_X, GameVariable.POSITION_Y, GameVariable.ANGLE)
 _working_folder_lock = threading.Lock()
 
 
@@ -59,12 +61,13 @@ class Senses:
 class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     """One ViZDoom scenario.
 
-    Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game
-    variables at every step, the last included. Rewards are the scenario's own: in Health
-    Gathering Supreme +1 a tic alive and -100 at death, in Take Cover +1 a tic alive, in Battle2
-    a point a kill. An action is an index where the player decides one thing, else an index for
-    each. `terminated` is the player's death, `truncated` the scenario's timeout. The engine shows
-    no frame after the end, so the last observation repeats the one before it.
+    Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game variables
+    at every step, the last included, and the player's pose: x and y in the level's units, and the
+    angle in degrees, counterclockwise from the x axis. Rewards are the scenario's own: in Health
+    Gathering Supreme +1 a tic alive and -100 at death, in Take Cover +1 a tic alive, in Battle2 a
+    point a kill. An action is an index where the player decides one thing, else an index for each.
+    `terminated` is the player's death, `truncated` the scenario's timeout. The engine shows no
+    frame after the end, so the last observation repeats the one before it.
 
     The same seed and actions give the same frames, bit for bit.
 
@@ -81,6 +84,8 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
 
     # Recordings keep this: change it when the same game comes to give other frames.
     rendering = "160x120 without HUD and flashes, shrunk to the mean of the exact area"
+
+    pose = PoseSpec(position=("x", "y"), heading="angle")
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": TICS_PER_SECOND / 4}  # noqa: RUF012
 
@@ -156,8 +161,11 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         return -(-tics // self.frame_skip)
 
     def variables(self) -> dict[str, float]:
-        """The game variables as they are now."""
-        return {name: float(read(self._game)) for name, read in self.scenario.variables.items()}
+        """The game variables and the pose as they are now."""
+        values = {name: float(read(self._game)) for name, read in self.scenario.variables.items()}
+        for name, variable in zip(self.pose.names, POSE_VARIABLES, strict=True):
+            values[name] = float(self._game.get_game_variable(variable))
+        return values
 
     def senses(self) -> Senses | None:
         """What is on the screen by name, for players that are allowed to know; None after the

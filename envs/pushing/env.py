@@ -23,6 +23,7 @@ from envs.pushing.scene import (
     random_scene,
 )
 from worldmodel.errors import UserError
+from worldmodel.pose import PoseSpec
 
 SUBSTEPS = 10
 SETTLING_SUBSTEPS = (100, 50)  # objects fall, then the hand comes down: before the first frame
@@ -65,6 +66,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     }
     action_meanings = ("dx", "dy", "dz", "close")
     variable_names = ("x", "y", "z", "closed", "moved")
+    pose = PoseSpec(position=("x", "y", "z"))  # of the hand, in metres
     state_space = gymnasium.spaces.Box(-np.inf, np.inf, (10,), np.float32)
     # See play/controls.py. Idle fingers are clearly open: 0 is where they close.
     controls: ClassVar[dict[str, Any]] = {

@@ -20,6 +20,7 @@ class Clips:
         reward: float32 (B, T-1).
         terminated: bool (B, T-1).
         variables: float32 (B, T, V).
+        pose: float32 (B, T, P).
     """
 
     frames: np.ndarray
@@ -27,6 +28,7 @@ class Clips:
     reward: np.ndarray
     terminated: np.ndarray
     variables: np.ndarray
+    pose: np.ndarray
 
 
 class ClipSampler:
@@ -168,6 +170,7 @@ class ClipSampler:
             reward=self._steps["reward"][step],
             terminated=self._steps["terminated"][step],
             variables=self._steps["variables"][frame],
+            pose=self._steps["pose"][frame],
         )
 
     def _drawn(self, rng: np.random.Generator, batch_size: int, *, beyond: int) -> np.ndarray:

@@ -16,11 +16,12 @@ from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data.shard_index import POLICY_NAME_BYTES
 from worldmodel.errors import UserError, os_error
 from worldmodel.files import parse_json, read_json, write_json
+from worldmodel.pose import NO_POSE, PoseSpec
 from worldmodel.world_rules import check_world
 
 FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
-STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables")
+STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables", "pose")
 MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
 MOST_EPISODE_BYTES = 2**29  # of its frames; it is held in memory whole
 MOST_FRAME_SKIP = 10**6
@@ -44,6 +45,8 @@ class Episode:
         terminated: bool (T,), true at most on the last step: the episode's own end.
         truncated: bool (T,), true at most on the last step: cut off from outside.
         variables: float32 (T+1, V), the game's own variables at each frame.
+        pose: float32 (T+1, P), where the player is at each frame, see `worldmodel.pose`; left out
+            where that isn't told: P is 0.
     """
 
     episode_id: int
@@ -55,6 +58,11 @@ class Episode:
     terminated: np.ndarray
     truncated: np.ndarray
     variables: np.ndarray
+    pose: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        if self.pose.shape == (0, 0):
+            object.__setattr__(self, "pose", np.zeros((len(self.frames), 0), np.float32))
 
     @property
     def length(self) -> int:
@@ -74,6 +82,7 @@ class DatasetInfo:
         variable_names: names of the V variables.
         fps: frames a second of the environment's own time.
         frame_skip: engine ticks an action lasts.
+        pose: which numbers tell where the player is; none by default.
         class_names: names of the data's classes, if they have any; an episode's class is the
             value of its variable "class", a position in these names.
         rendering: how the environment made its frames, where env_id and env_kwargs leave that
@@ -90,6 +99,7 @@ class DatasetInfo:
     variable_names: tuple[str, ...]
     fps: float
     frame_skip: int
+    pose: PoseSpec = NO_POSE
     class_names: tuple[str, ...] = ()
     rendering: str = ""
     controls: dict[str, Any] = field(default_factory=dict)
@@ -142,6 +152,7 @@ class DatasetInfo:
             "variable_names": list(self.variable_names),
             "class_names": list(self.class_names),
             "actions": self.actions.to_json(),
+            "pose": self.pose.to_json(),
         }
 
     @classmethod
@@ -164,7 +175,9 @@ class DatasetInfo:
                 variable_names=tuple(str(name) for name in data["variable_names"]),
                 fps=float(data["fps"]),
                 frame_skip=int(data["frame_skip"]),
-                # Sets recorded before there were classes don't have the entry.
+                # Sets recorded before there was one don't have the entry.
+                pose=PoseSpec.from_json(data["pose"]) if "pose" in data else NO_POSE,
+                # Nor this
                 class_names=tuple(str(name) for name in data.get("class_names", ())),
                 rendering=str(data.get("rendering", "")),  # nor this one
                 controls=checked_controls(data.get("controls", {})),  # nor this
@@ -187,6 +200,7 @@ class DatasetInfo:
             "variable_names",
             "fps",
             "frame_skip",
+            "pose",
             "class_names",
             "rendering",
         )
@@ -269,6 +283,7 @@ def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
         "terminated": (np.dtype(bool), (num_steps,)),
         "truncated": (np.dtype(bool), (num_steps,)),
         "variables": (np.dtype(np.float32), (num_steps + 1, len(info.variable_names))),
+        "pose": (np.dtype(np.float32), (num_steps + 1, len(info.pose))),
     }
     for name, (dtype, shape) in expected.items():
         array = steps[name]
@@ -280,7 +295,7 @@ def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
         return problems
     if not info.actions.contains(steps["action"]):
         problems.append(f"an action is outside {info.actions}")
-    for name in ("reward", "variables"):
+    for name in ("reward", "variables", "pose"):
         if not np.isfinite(steps[name]).all():
             problems.append(f"{name} holds a value that is not finite")
     for name in ("terminated", "truncated"):

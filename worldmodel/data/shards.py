@@ -1,9 +1,9 @@
 """One HDF5 file of episodes: its layout, and reading it.
 
-Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated`
-and `truncated` have a row a step, from `episode_start` on; `frames` and `variables` have one
-row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own,
-so appending never rewrites a chunk that holds a finished episode.
+Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated` and
+`truncated` have a row a step, from `episode_start` on; `frames`, `variables` and `pose` have one
+row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own, so
+appending never rewrites a chunk that holds a finished episode.
 
 A shard may come from a stranger: HDF5 looks at it in a guarded child (`shard_index`), and rows are
 read here, each chunk by itself, unpacked to no more than it may hold. No file stays open.
@@ -31,7 +31,7 @@ from worldmodel.guarded import guarded_call
 
 FRAMES_PER_CHUNK = 4
 ROWS_PER_CHUNK = 1024
-FRAME_ARRAYS = ("frames", "variables")  # T+1 rows an episode; the others have T
+FRAME_ARRAYS = ("frames", "variables", "pose")  # T+1 rows an episode; the others have T
 _NUMBERED = re.compile(r"shard-([0-9]{1,9})\.h5")
 MENDED = "Copy the file again, or delete it and record its episodes again with the same command"
 
@@ -54,7 +54,7 @@ def shard_number(path: Path) -> int:
 
 
 def row_layout(info: DatasetInfo) -> Layout:
-    """Type and shape of one row of each array. Without variables there is no such array."""
+    """Type and shape of one row of each array. Without variables, or a pose, there is no such."""
     layout: Layout = {
         "frames": (np.dtype(np.uint8), info.frame_shape),
         "action": (np.dtype(info.actions.dtype), info.actions.shape),
@@ -64,6 +64,8 @@ def row_layout(info: DatasetInfo) -> Layout:
     }
     if info.variable_names:
         layout["variables"] = (np.dtype(np.float32), (len(info.variable_names),))
+    if info.pose:
+        layout["pose"] = (np.dtype(np.float32), (len(info.pose),))
     return layout
 
 
@@ -190,7 +192,8 @@ class Shard:
             name: self._read(name, *rows_of(row, name)) for name in self.layout if name != "frames"
         }
         num_frames = int(row["episode_length"]) + 1
-        arrays.setdefault("variables", np.zeros((num_frames, 0), np.float32))
+        for name in ("variables", "pose"):
+            arrays.setdefault(name, np.zeros((num_frames, 0), np.float32))
         return arrays
 
     def _row_problems(self) -> list[str | None]:

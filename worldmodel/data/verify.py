@@ -16,6 +16,7 @@ from worldmodel.data.episodes import (
     episode_problems,
     read_info,
 )
+from worldmodel.data.floor_plan import draw_floor_plan
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
@@ -54,6 +55,7 @@ class _Tally:
     truncated: int = 0
     actions: list[np.ndarray] = field(default_factory=list)
     variables: list[np.ndarray] = field(default_factory=list)  # (2, V): lowest and highest
+    poses: list[np.ndarray] = field(default_factory=list)
     classes: Counter[int] = field(default_factory=Counter)
     sheet: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
@@ -68,6 +70,7 @@ class _Tally:
         self.truncated += bool(episode.truncated[-1])
         self.actions.append(episode.action)
         self.variables.append(np.stack([episode.variables.min(0), episode.variables.max(0)]))
+        self.poses.append(episode.pose)
         if len(self.sheet[episode.policy]) < SHEET_ROWS:
             columns = np.linspace(0, episode.length, SHEET_COLUMNS).round().astype(int)
             self.sheet[episode.policy].append(episode.frames[columns])
@@ -84,7 +87,7 @@ def verify(folder: str | Path) -> Report:
     """Read every byte of the data set in `folder` and check it.
 
     Writes `contact-sheet.png` there, if the folder allows it: a row an episode, frames spread
-    evenly over its length.
+    evenly over its length; and where a pose is told `floor-plan.png`: where players were.
 
     Raises:
         UserError: there is no data set at all.
@@ -124,6 +127,10 @@ def verify(folder: str | Path) -> Report:
         try:
             draw_contact_sheet(tally.sheet).save(sheet)
             report.lines.append(f"drawn in     {sheet}")
+            if info.pose:
+                plan = folder / "floor-plan.png"
+                draw_floor_plan(plan, info.pose, np.concatenate(tally.poses))
+                report.lines.append(f"drawn in     {plan}")
         except OSError as error:  # data that may only be read
             report.lines.append(f"not drawn    {error}")
     return report
@@ -206,6 +213,10 @@ def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
                 np.max([span[1] for span in tally.variables], axis=0),
                 strict=True,
             )
+        ]
+        + [
+            f"pose         {name}: {values.min():g} to {values.max():g}"
+            for name, values in zip(info.pose.names, np.concatenate(tally.poses).T, strict=True)
         ]
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,9 +27,27 @@ from worldmodel.prior.layers import (
     turn,
 )
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits, recent_changes
+from worldmodel.prior.pose import RECENT, Mixture, Place, last_of_each
 from worldmodel.prior.sampling import Sampling
 
 CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
+NUM_AGES = 9  # that the prior tells apart: 0, 1, 2, up to 4, 8, 16, 32, 64 dreamed steps, and more
+
+
+class Past(NamedTuple):
+    """What is known of the frames that a prediction starts from, besides what they show.
+
+    Attributes:
+        poses: of frames 0..T; P is 0 in worlds without one.
+        known: which of these poses are known.
+        age: of frames 0..T-1: for how many steps it was dreamed; 0: it was given.
+        hidden: which of frames 0..T-1 can't be seen.
+    """
+
+    poses: Float[Tensor, "B T+1 P"]
+    known: Bool[Tensor, "B T+1"]
+    age: Int[Tensor, "B T"]
+    hidden: Bool[Tensor, "B T"]
 
 
 class Prediction(NamedTuple):
@@ -38,6 +56,7 @@ class Prediction(NamedTuple):
     logits: Float[Tensor, "B T n K"]
     foretold: OutcomeLogits  # before the variables have changed
     outcomes: OutcomeLogits  # given their values at frames 1..T
+    pose: Mixture | None  # of the poses of frames 1..T; None in worlds without one
 
 
 class Outcome(NamedTuple):
@@ -47,23 +66,38 @@ class Outcome(NamedTuple):
     reward: Float[Tensor, " B"]  # expected
     terminated: Float[Tensor, " B"]  # probability
     variables: Float[Tensor, "B V"]  # drawn
+    pose: Float[Tensor, "B P"]  # drawn
     nats: Float[Tensor, " B"]  # a token: how unexpected the codes drawn were
+
+
+class Here(NamedTuple):
+    """Where the newest frames of B dreams are, and for how many steps they were dreamed."""
+
+    pose: Float[Tensor, "B P"]
+    known: Bool[Tensor, " B"]
+    age: Int[Tensor, " B"]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of the last frames their keys, values and game variables; `slot` = time modulo window is
-    overwritten next.
+    """Of the last frames their keys, values, game variables, poses and actions; `slot` = time
+    modulo window is overwritten next.
 
     Attributes:
         keys_values: (layers, 2, B, heads, window, P, head size).
         variables: (B, window, V).
+        poses: (B, window, pose size).
+        known: (B, window), which of the poses are known.
+        actions: (B, window, A), encoded, taken at each frame.
         filled: (B, window), which slots hold a frame.
         time: (B,), the number of frames remembered so far, forgotten ones included.
     """
 
     keys_values: Float[Tensor, "L two B nh window P hs"]
     variables: Float[Tensor, "B window V"]
+    poses: Float[Tensor, "B window pose"]
+    known: Tensor
+    actions: Float[Tensor, "B window A"]
     filled: Tensor
     time: Tensor
 
@@ -75,6 +109,9 @@ class Memory:
         return Memory(
             self.keys_values.repeat_interleave(times, 2),
             self.variables.repeat(times, 1, 1),
+            self.poses.repeat(times, 1, 1),
+            self.known.repeat(times, 1),
+            self.actions.repeat(times, 1, 1),
             self.filled.repeat(times, 1),
             self.time.repeat(times),
         )
@@ -83,6 +120,9 @@ class Memory:
         """Put the memory of R other dreams in the place of those at `rows`."""
         self.keys_values[:, :, rows] = others.keys_values
         self.variables[rows] = others.variables
+        self.poses[rows] = others.poses
+        self.known[rows] = others.known
+        self.actions[rows] = others.actions
         self.filled[rows] = others.filled
         self.time[rows] = others.time
 
@@ -103,6 +143,8 @@ class FrameGPT(nn.Module):
         rows, columns = self.grid[0] // config.merge, self.grid[1] // config.merge
         if self.grid != (rows * config.merge, columns * config.merge):
             raise ValueError(f"blocks of {config.merge} tokens don't tile a grid of {self.grid}")
+        if world.pose and config.map_width and config.window < RECENT:
+            raise ValueError(f"with a pose the window must be at least {RECENT} frames")
         self.rotary = Rotary(config.width // config.heads, rows, columns)
         num_variables = len(world.variable_names)
         condition_size = world.actions.vector_size
@@ -112,6 +154,23 @@ class FrameGPT(nn.Module):
         self.merge = nn.Linear(block_tokens * CODE_WIDTH, config.width)
         self.position = nn.Parameter(torch.empty(rows * columns, config.width))
         self.variable = linear(num_variables, config.width)
+        self.place = (
+            Place(
+                world.pose,
+                num_actions=condition_size,
+                num_positions=len(self.position),
+                width=config.width,
+                map_width=config.map_width,
+            )
+            if world.pose and config.map_width
+            else None
+        )
+        self.age = nn.Embedding(NUM_AGES, config.width) if config.tells_age else None
+        self.unseen = (  # in the place of a frame that is hidden
+            nn.Parameter(torch.zeros(config.width)) if config.tells_age else None
+        )
+        if self.age is not None:
+            nn.init.zeros_(self.age.weight)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, condition_size, num_layers=config.layers)
             for _ in range(config.layers)
@@ -152,13 +211,19 @@ class FrameGPT(nn.Module):
         variables: Float[Tensor, "B T V"],
         next_codes: Int[Tensor, "B T h w q"],
         next_variables: Float[Tensor, "B T V"] | None = None,
+        past: Past | None = None,
     ) -> Prediction:
         """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
 
-        No row sees a later one. Where the next variables aren't known, outcomes are as foretold.
+        No row sees a later one, but for the pose of the frame that it predicts. Where the next
+        variables aren't known, outcomes are as foretold.
+
+        Args:
+            past: None: frames were given, and poses are unknown.
         """
-        states, _ = self._backbone(codes, actions, variables)
-        context = self._context(states, codes)
+        past = self.given_past(codes) if past is None else past
+        states, _ = self._backbone(codes, actions, variables, past)
+        context = self._context(states, codes, past.hidden)
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
@@ -166,7 +231,27 @@ class FrameGPT(nn.Module):
         outcomes = foretold
         if next_variables is not None:
             outcomes = self.once_arrived(foretold, variables, next_variables)
-        return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes)
+        pose = None
+        if self.place is not None:
+            shown = self._shown(codes, past.hidden)
+            poses, known, taken = (
+                last_of_each(sequence, 1 + RECENT)
+                for sequence in (past.poses[:, :-1], past.known[:, :-1], actions)
+            )
+            pose = self.place.predict(poses, known, taken, shown)
+        return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes, pose)
+
+    def given_past(self, codes: Int[Tensor, "B T h w q"]) -> Past:
+        """Of frames that were given and can be seen, at poses that nobody tells."""
+        batch_size, num_frames = codes.shape[:2]
+        none = torch.zeros(batch_size, num_frames + 1, dtype=torch.bool, device=codes.device)
+        poses = torch.zeros(*none.shape, self.pose_size, device=codes.device)
+        return Past(poses, none, none[:, 1:].long(), none[:, 1:])
+
+    @property
+    def pose_size(self) -> int:
+        """P; 0 where no pose is used."""
+        return 0 if self.place is None else len(self.place.space.spec)
 
     def foretell(
         self,
@@ -174,9 +259,11 @@ class FrameGPT(nn.Module):
         actions: Float[Tensor, "B T A"],
         variables: Float[Tensor, "B T V"],
         next_codes: Int[Tensor, "B T h w q"],
+        past: Past | None = None,
     ) -> OutcomeLogits:
         """What comes with frames 1..T: `foretold` of `forward`, without the codes' logits."""
-        states, _ = self._backbone(codes, actions, variables)
+        past = self.given_past(codes) if past is None else past
+        states, _ = self._backbone(codes, actions, variables, past)
         return self._foretell(states, next_codes, self._recent(variables))
 
     @torch.no_grad()
@@ -257,6 +344,9 @@ class FrameGPT(nn.Module):
         return Memory(
             keys_values=weight.new_zeros(shape),
             variables=weight.new_zeros(batch_size, c.window, len(self.variable_mean)),
+            poses=weight.new_zeros(batch_size, c.window, self.pose_size),
+            known=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
+            actions=weight.new_zeros(batch_size, c.window, len(self.mean_action)),
             filled=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
             time=torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
         )
@@ -267,17 +357,22 @@ class FrameGPT(nn.Module):
         codes: Int[Tensor, "B T h w q"],
         actions: Float[Tensor, "B T A"],
         variables: Float[Tensor, "B T V"],
+        past: Past | None = None,
     ) -> Memory:
-        """The memory after T frames and the actions taken there."""
+        """The memory after T frames and the actions taken there; `past` as of `forward`."""
         batch_size, num_frames = codes.shape[:2]
         memory = self.no_memory(batch_size)
         if num_frames == 0:
             return memory
-        _, keys_values = self._backbone(codes, actions, variables)
+        past = self.given_past(codes) if past is None else past
+        _, keys_values = self._backbone(codes, actions, variables, past)
         window = self.config.window
         for t in range(max(0, num_frames - window), num_frames):
             memory.keys_values[:, :, :, :, t % window] = keys_values[:, :, :, :, t]
             memory.variables[:, t % window] = variables[:, t]
+            memory.poses[:, t % window] = past.poses[:, t]
+            memory.known[:, t % window] = past.known[:, t]
+            memory.actions[:, t % window] = actions[:, t]
             memory.filled[:, t % window] = True
         return replace(memory, time=memory.time + num_frames)
 
@@ -290,6 +385,7 @@ class FrameGPT(nn.Module):
         variables: Float[Tensor, "B V"],
         uniforms: Float[Tensor, "B numbers"],
         sampling: Sampling,
+        here: Here | None = None,
     ) -> tuple[Outcome, Memory]:
         """Dream one frame on.
 
@@ -297,34 +393,88 @@ class FrameGPT(nn.Module):
             memory: of the frames before; its storage is written over and passed on.
             codes, variables: the newest frame's.
             actions: taken there.
-            uniforms: in [0, 1): one for each token of the frame, then one for each variable.
+            uniforms: in [0, 1): one for each token of the frame, then one for each variable, then
+                `num_pose_uniforms` for the pose.
+            here: where the newest frame is; None: nobody knows, and it was given.
         """
+        here = self.nowhere(codes) if here is None else here
+        num_tokens, num_variables = self.head.num_tokens, variables.shape[-1]
+        for_pose = uniforms[:, num_tokens + num_variables :]
+        next_pose = self._next_pose(memory, codes, actions, here, for_pose)
+        past = Past(
+            torch.stack([here.pose, next_pose], 1),
+            here.known[:, None].expand(-1, 2),
+            here.age[:, None],
+            torch.zeros_like(here.known)[:, None],
+        )
         undirected = None
         if sampling.guidance:  # looked at first: what is remembered is what was done
             any_action = self.mean_action.expand_as(actions)
-            states = self._newest(memory, codes, any_action, variables)
+            states = self._newest(memory, codes, any_action, variables, past)
             context = self._context(states, codes[:, None])[:, 0]
             undirected = Undirected(context, any_action, sampling.guidance)
-        states = self._newest(memory, codes, actions, variables)
+        states = self._newest(memory, codes, actions, variables, past)
         context = self._context(states, codes[:, None])[:, 0]
-        num_tokens = self.head.num_tokens
         flat, nats = self._draw(context, actions, uniforms[:, :num_tokens], sampling, undirected)
         next_codes = flat.view_as(codes)
         foretold = self._foretell(states, next_codes[:, None], self._remembered(memory)[:, None])
         before = variables[:, None]
-        after = self.draw_variables(foretold, before, uniforms[:, None, num_tokens:])
+        for_variables = uniforms[:, None, num_tokens : num_tokens + num_variables]
+        after = self.draw_variables(foretold, before, for_variables)
         logits = self.once_arrived(foretold, before, after)
         outcome = Outcome(
             codes=next_codes,
             reward=self.outcome.expected(logits, 0)[:, 0],
             terminated=logits.terminated[:, 0].sigmoid(),
             variables=after[:, 0],
+            pose=next_pose,
             nats=nats,
         )
         return outcome, replace(memory, time=memory.time + 1)
 
+    @property
+    def num_pose_uniforms(self) -> int:
+        """Random numbers that a next pose takes."""
+        return 0 if self.place is None else 1 + self.pose_size
+
+    def nowhere(self, codes: Int[Tensor, "B h w q"]) -> Here:
+        """Of frames that were given, at poses that nobody tells."""
+        unknown = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+        pose = torch.zeros(len(codes), self.pose_size, device=codes.device)
+        return Here(pose, unknown, unknown.long())
+
+    def _next_pose(
+        self, memory: Memory, codes: Tensor, actions: Tensor, here: Here, uniforms: Tensor
+    ) -> Float[Tensor, "B P"]:
+        """Drawn; where the pose is not known it stays what it is."""
+        if self.place is None:
+            return here.pose
+        poses, known, taken = (
+            torch.cat([last, newest[:, None]], 1)
+            for last, newest in zip(
+                self._last(memory, RECENT), (here.pose, here.known, actions), strict=True
+            )
+        )
+        shown = self._shown(codes[:, None], torch.zeros_like(here.known)[:, None])[:, 0]
+        mixture = self.place.predict(poses, known, taken, shown)
+        drawn = self.place.head.draw(mixture, here.pose, uniforms)
+        return torch.where(here.known[:, None], drawn, here.pose)
+
+    def _last(self, memory: Memory, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Poses, which of them are known, and actions of the last frames remembered, the newest
+        last; zeros where there were none."""
+        window, device = self.config.window, memory.time.device
+        slots = (memory.time[:, None] + torch.arange(-count, 0, device=device)) % window
+        dreams = torch.arange(len(slots), device=device)[:, None]
+        there = memory.filled[dreams, slots]
+        # The ring may be shorter: what was overwritten is no longer told.
+        there = there & (torch.arange(-count, 0, device=device) >= -window)
+        poses = torch.where(there[..., None], memory.poses[dreams, slots], 0.0)
+        taken = torch.where(there[..., None], memory.actions[dreams, slots], 0.0)
+        return poses, memory.known[dreams, slots] & there, taken
+
     def _newest(
-        self, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor
+        self, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
     ) -> Float[Tensor, "B 1 P D"]:
         """States of the newest frame, which is written into the memory's storage."""
         cosines, sines = self.rotary.turns(memory.time)  # (B, P, hs / 2)
@@ -333,8 +483,11 @@ class FrameGPT(nn.Module):
         slots = memory.time % self.config.window
         memory.filled[dreams, slots] = True
         memory.variables[dreams, slots] = variables
+        memory.poses[dreams, slots] = past.poses[:, 0]
+        memory.known[dreams, slots] = past.known[:, 0]
+        memory.actions[dreams, slots] = actions
         positions_filled = memory.filled.repeat_interleave(len(self.position), 1)[:, None, None]
-        x = self._embed(codes[:, None], variables[:, None])[:, 0]
+        x = self._embed(codes[:, None], variables[:, None], past)[:, 0]
         for block, (all_keys, all_values) in zip(self.blocks, memory.keys_values, strict=True):
 
             def attend(q, k, v, all_keys=all_keys, all_values=all_values) -> Tensor:
@@ -370,7 +523,7 @@ class FrameGPT(nn.Module):
         return super().train(mode)
 
     def _backbone(
-        self, codes: Tensor, actions: Tensor, variables: Tensor
+        self, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
     ) -> tuple[Float[Tensor, "B T P D"], Float[Tensor, "L two B nh T P hs"]]:
         """States of every row, and every layer's turned keys and values."""
         num_frames = codes.shape[1]
@@ -388,7 +541,7 @@ class FrameGPT(nn.Module):
             y = attend_where(mask, *(x.flatten(2, 3) for x in (q, k, v)))
             return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
 
-        x = self._embed(codes, variables)
+        x = self._embed(codes, variables, past)
         for block in self.blocks:
             x = block(x, actions, attend)
         return self.norm(x, actions), torch.stack(remembered)
@@ -403,19 +556,36 @@ class FrameGPT(nn.Module):
         tiles = vectors.unflatten(3, (columns, m)).unflatten(2, (rows, m))
         return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)
 
-    def _embed(self, codes: Tensor, variables: Tensor) -> Float[Tensor, "B T P D"]:
-        x = self.merge(self._blocks_of(self._code_vectors(codes))) + self.position
-        return x + self.variable(self._standardised(variables))[:, :, None]
+    def _embed(self, codes: Tensor, variables: Tensor, past: Past) -> Float[Tensor, "B T P D"]:
+        x = self.merge(self._blocks_of(self._code_vectors(codes)))
+        if self.unseen is not None:
+            x = torch.where(past.hidden[..., None, None], self.unseen, x)
+        x = x + self.position + self.variable(self._standardised(variables))[:, :, None]
+        if self.age is not None:
+            x = x + self.age(_age_group(past.age))[:, :, None]
+        if self.place is not None:
+            x = x + self.place.embed(past.poses, past.known)
+        return x
+
+    def _shown(self, codes: Tensor, hidden: Tensor) -> Float[Tensor, "B T P D"]:
+        """Frames as the backbone takes them in; zeros where they are hidden."""
+        x = self.merge(self._blocks_of(self._code_vectors(codes)))
+        return torch.where(hidden[..., None, None], 0.0, x)
 
     def _standardised(self, variables: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         return (variables - self.variable_mean) / self.variable_std
 
-    def _context(self, states: Tensor, codes: Tensor) -> Float[Tensor, "B T n D"]:
+    def _context(
+        self, states: Tensor, codes: Tensor, hidden: Tensor | None = None
+    ) -> Float[Tensor, "B T n D"]:
         """What the head is told of each token of the next frame."""
         m, (height, width) = self.config.merge, self.grid
         tiles = self.split(states).unflatten(-1, (m, m, -1)).unflatten(2, (height // m, width // m))
         far = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (B, T, h, w, D) after the next
-        vectors = self._code_vectors(codes).flatten(0, 1).permute(0, 3, 1, 2)
+        vectors = self._code_vectors(codes)
+        if hidden is not None:
+            vectors = torch.where(hidden[..., None, None, None], 0.0, vectors)
+        vectors = vectors.flatten(0, 1).permute(0, 3, 1, 2)
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
         context = far.reshape(near.shape) + near
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
@@ -453,3 +623,9 @@ class FrameGPT(nn.Module):
     ) -> OutcomeLogits:
         arrived = self.next_code(self._blocks_of(self._code_vectors(next_codes)))
         return self.outcome(states + arrived, recent)
+
+
+def _age_group(age: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """0 of what was given; 1, 2, 3 to 4, 5 to 8 and so on steps have a number each."""
+    group = 1 + age.clamp(min=1).double().log2().ceil().long()
+    return torch.where(age > 0, group.clamp(max=NUM_AGES - 1), 0)

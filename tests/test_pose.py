@@ -1,0 +1,272 @@
+"""Poses: told by environments, recorded, drawn, and predicted before the frame."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from data_samples import INFO, sample_episode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from vizdoom import GameVariable
+
+import envs  # noqa: F401  registers the environments
+from collect.explorer import Explorer
+from collect.recorder import EXPLORER, RANDOM, Job, action_spec, play_episode
+from worldmodel.actions import ActionSpec
+from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
+from worldmodel.pose import NO_POSE, PoseSpec
+from worldmodel.prior import FrameGPT
+from worldmodel.prior.frame_gpt import Here, Past
+from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
+from worldmodel.prior.sampling import Sampling
+
+PLANE = PoseSpec(("x", "y"), "angle")
+POSED = replace(INFO, pose=PLANE)
+
+
+def _with_pose(i: int):
+    episode = sample_episode(i)
+    pose = np.random.default_rng(i).uniform(0, 300, (len(episode.frames), 3)).astype(np.float32)
+    return replace(episode, pose=pose)
+
+
+def test_a_pose_is_stored_and_drawn(tmp_path: Path):
+    with EpisodeWriter(tmp_path, POSED) as writer:
+        for i in range(10):
+            writer.append(_with_pose(i))
+    reader = EpisodeReader(tmp_path)
+    assert reader.info.pose == PLANE
+    for i in range(10):
+        np.testing.assert_array_equal(reader.episode(i).pose, _with_pose(i).pose)
+    report = verify(tmp_path)
+    assert report.problems == []
+    assert any(line.startswith("pose         angle: ") for line in report.lines)
+    assert (tmp_path / "floor-plan.png").stat().st_size > 1000
+
+
+def test_sets_with_and_without_a_pose_do_not_mix(tmp_path: Path):
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        writer.append(sample_episode(0))
+    assert EpisodeReader(tmp_path).steps(0)["pose"].shape[1] == 0
+    with pytest.raises(UserError, match="episodes of another kind: pose"):
+        EpisodeWriter(tmp_path, POSED)
+    old = INFO.to_json()
+    del old["pose"]  # as sets said it before there were poses
+    assert DatasetInfo.from_json(old).pose == NO_POSE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pose_that_is_not_finite_is_refused(tmp_path: Path, value):
+    episode = _with_pose(0)
+    episode.pose[2, 1] = value
+    with (
+        EpisodeWriter(tmp_path, POSED) as writer,
+        pytest.raises(UserError, match="pose holds a value that is not finite"),
+    ):
+        writer.append(episode)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"position": ("x", "x")},
+        {"position": ("x", "y", "z", "w")},
+        {"position": ("x",), "heading": "angle"},
+        {"position": ("x", "y"), "heading": "angle", "full_turn": 0.0},
+        {"position": ("x\n", "y")},
+    ],
+)
+def test_what_is_no_pose_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"pose|heading|full_turn|name"):
+        PoseSpec(**wrong)
+
+
+def test_doom_tells_where_the_player_is():
+    env = gymnasium.make("DoomHealthGatheringSupreme-v0")
+    game = env.unwrapped._game  # pyright: ignore[reportAttributeAccessIssue]
+    _, info = env.reset(seed=1)
+    before = np.array([info[name] for name in ("x", "y", "angle")])
+    for _ in range(6):
+        _, _, _, _, info = env.step(3)
+    for name, variable in (("x", GameVariable.POSITION_X), ("angle", GameVariable.ANGLE)):
+        assert info[name] == game.get_game_variable(variable)
+    moved = np.array([info["x"], info["y"]]) - before[:2]
+    heading = math.radians(before[2])  # forward is where it looks, counterclockwise from x
+    assert np.dot(moved, [math.cos(heading), math.sin(heading)]) > 0.9 * np.linalg.norm(moved)
+    angle = info["angle"]
+    for _ in range(3):
+        _, _, _, _, info = env.step(1)
+    assert 0 < (info["angle"] - angle) % 360 < 180  # a turn to the left grows it
+    env.close()
+
+
+def test_an_explorer_sees_more_of_the_level_than_chance_and_comes_back():
+    env = gymnasium.make("DoomHealthGatheringSupreme-v0")
+    cells = {}
+    for behaviour, actor in ((EXPLORER, Explorer(env)), (RANDOM, None)):
+        visited = [
+            {
+                tuple(cell)
+                for cell in play_episode(
+                    env, Job(i, i, 50 + i, behaviour, 200), actor, action_spec(env)
+                ).pose[:, :2]
+                // 64
+            }
+            for i in range(6)
+        ]
+        cells[behaviour.name] = sum(map(len, visited))
+    env.close()
+    assert cells["exploring"] > 1.3 * cells["random"]
+
+
+poses = st.tuples(st.floats(0, 100), st.floats(0, 100), st.floats(0, 359))
+
+
+@settings(deadline=None)
+@given(poses, poses)
+def test_a_displacement_leads_from_one_pose_to_the_other(before, after):
+    space = PoseSpace(PLANE)
+    space.low.fill_(0)
+    space.high.fill_(100)
+    first, last = (torch.tensor([pose], dtype=torch.float64) for pose in (before, after))
+    again = space.moved(first, space.displacement(first, last))
+    torch.testing.assert_close(again[:, :2], last[:, :2], atol=1e-4, rtol=0)
+    off = (again[0, 2] - last[0, 2] + 180) % 360 - 180
+    assert abs(float(off)) < 1e-3
+
+
+def test_forward_is_where_the_player_looks():
+    space = PoseSpace(PLANE)
+    before = torch.tensor([[50.0, 50.0, 90.0]])
+    after = torch.tensor([[50.0, 60.0, 120.0]])
+    torch.testing.assert_close(
+        space.displacement(before, after), torch.tensor([[10.0, 0.0, math.pi / 6]])
+    )
+
+
+def test_the_density_is_that_of_the_mixture():
+    head = PoseHead(PoseSpace(PLANE), 4, 8, 16)
+    rng = np.random.default_rng(0)
+    logits, means, log_scales = rng.normal(size=2), rng.normal(size=(2, 3)), rng.normal(size=(2, 3))
+    mixture = Mixture(*(torch.tensor(part)[None] for part in (logits, means, log_scales)))
+    before = torch.tensor([[20.0, 30.0, 40.0]], dtype=torch.float64)
+    after = torch.tensor([[20.5, 30.2, 50.0]], dtype=torch.float64)
+    value = head.space.displacement(before, after)[0].numpy()
+    weights = np.exp(logits) / np.exp(logits).sum()
+    density = weights @ norm.pdf(value, means, np.exp(log_scales)).prod(1)
+    assert float(head.nats(mixture, before, after)) == pytest.approx(-np.log(density))
+
+
+def _prior(window: int = 4) -> FrameGPT:
+    torch.manual_seed(0)
+    world = WorldModelConfig(
+        actions=ActionSpec("discrete", (4,)),
+        variable_names=("health",),
+        tokenizer=VQVAEConfig(frame_shape=(32, 32, 3), num_codes=8),
+        prior=FrameGPTConfig(
+            width=32,
+            layers=2,
+            heads=2,
+            window=window,
+            head_width=16,
+            head_heads=2,
+            map_width=24,
+            tells_age=True,
+        ),
+        pose=PLANE,
+    )
+    prior = FrameGPT(world).eval()
+    for parameter in prior.parameters():
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.3)
+    assert prior.place is not None
+    prior.place.space.high.fill_(300)
+    return prior
+
+
+def _clips(prior: FrameGPT, num_frames: int = 9):
+    codes = torch.randint(8, (2, num_frames, *prior.grid, 1))
+    actions = torch.eye(4)[torch.randint(4, (2, num_frames - 1))]
+    variables = torch.randn(2, num_frames, 1)
+    poses = torch.rand(2, num_frames, 3) * 300
+    known = torch.ones(2, num_frames, dtype=torch.bool)
+    known[1] = False
+    age = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 9]]).repeat(2, 1)
+    return codes, actions, variables, Past(poses, known, age, torch.zeros(2, num_frames - 1) > 0)
+
+
+def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
+    prior = _prior()
+    codes, actions, variables, past = _clips(prior)
+    states: list[torch.Tensor] = []
+    prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))
+    with torch.no_grad():
+        expected = prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=past)
+    full = states.pop()
+    assert prior.place is not None
+    mixtures: list[Mixture] = []
+
+    def recorded(mixture, before, uniforms):
+        mixtures.append(mixture)
+        return past.poses[:, len(mixtures)]  # the pose that came
+
+    monkeypatch.setattr(prior.place.head, "draw", recorded)
+    memory = prior.no_memory(2)
+    for t in range(actions.shape[1]):
+        states.clear()
+        here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
+        given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
+        _, memory = prior.step(memory, *given, here)
+        torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
+        assert expected.pose is not None
+        for mine, whole in zip(mixtures[-1], expected.pose, strict=True):
+            torch.testing.assert_close(mine, whole[:, t], atol=1e-5, rtol=1e-5)
+
+
+def test_a_later_pose_changes_nothing_before():
+    prior = _prior()
+    codes, actions, variables, past = _clips(prior)
+
+    def logits(poses):
+        with torch.no_grad():
+            told = past._replace(poses=poses)
+            return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=told)
+
+    changed = past.poses.clone()
+    changed[:, 6:] += 50
+    before, after = logits(past.poses), logits(changed)
+    assert torch.equal(before.logits[:, :5], after.logits[:, :5])  # row 5 draws frame 6
+    assert not torch.equal(before.logits[:, 5], after.logits[:, 5])
+
+
+def test_a_hidden_frame_tells_nothing():
+    prior = _prior()
+    codes, actions, variables, past = _clips(prior)
+    hidden = past._replace(hidden=torch.ones_like(past.hidden))
+    with torch.no_grad():
+        first, second = (
+            prior(c[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=hidden).logits
+            for c in (codes, (codes + 3) % 8)
+        )
+    assert torch.equal(first, second)
+
+
+def test_unknown_poses_tell_nothing_whatever_stands_there():
+    prior = _prior()
+    codes, actions, variables, past = _clips(prior)
+    unknown = past._replace(known=torch.zeros_like(past.known))
+    with torch.no_grad():
+        first, second = (
+            prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=told).logits
+            for told in (unknown, unknown._replace(poses=unknown.poses + 70))
+        )
+    assert torch.equal(first, second)

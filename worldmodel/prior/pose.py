@@ -1,0 +1,272 @@
+"""Where the player is: features of a pose, and the next pose predicted before the next frame.
+
+    p(pose) p(codes | pose) p(outcomes | codes)
+
+The pose is predicted as a displacement in the player's own frame (forward, sideways, turn), by a
+mixture of Gaussians, so that its likelihood is exact.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.pose import PoseSpec
+
+NUM_OCTAVES = 9  # of a coordinate: its waves are from twice the level to a 128th of it
+HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
+RECENT = 4  # displacements, and actions besides the newest, that the next pose is told
+NUM_COMPONENTS = 8  # of the mixture
+VIEW_WIDTH = 128  # of what the newest frame tells of the next pose
+HEAD_WIDTH = 384
+LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component, in standard deviations
+FARTHEST = 3.0  # that a value is drawn from its component's mean, in its scales
+
+
+class Mixture(NamedTuple):
+    """Gaussians of displacements, standardised."""
+
+    logits: Float[Tensor, "*batch C"]
+    means: Float[Tensor, "*batch C P"]
+    log_scales: Float[Tensor, "*batch C P"]
+
+
+class PoseSpace(nn.Module):
+    """A world's poses: their ranges in the data, features, and displacements.
+
+    Args:
+        spec: which numbers tell a pose; at least one.
+    """
+
+    def __init__(self, spec: PoseSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.num_coordinates = len(spec.position)
+        self.low: Tensor
+        self.high: Tensor
+        self.scale: Tensor
+        for name, value in (("low", 0.0), ("high", 1.0), ("scale", 1.0)):
+            size = len(spec) if name == "scale" else self.num_coordinates
+            self.register_buffer(name, torch.full((size,), value))
+
+    @property
+    def num_features(self) -> int:
+        waves = 2 * len(HEADING_WAVES) if self.spec.heading is not None else 0
+        return self.num_coordinates * (1 + 2 * NUM_OCTAVES) + waves
+
+    def features(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch features"]:
+        """Coordinates in [-1, 1], and waves of them and of the heading."""
+        position = poses[..., : self.num_coordinates]
+        x = 2 * (position - self.low) / (self.high - self.low) - 1
+        octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES, device=poses.device)
+        angles = [(x[..., None] * octaves).flatten(-2)]
+        if self.spec.heading is not None:
+            waves = torch.tensor(HEADING_WAVES, device=poses.device)
+            angles.append(self.heading(poses)[..., None] * waves)
+        both = torch.cat(angles, -1)
+        return torch.cat([x, both.sin(), both.cos()], -1)
+
+    def heading(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
+        """In radians, counterclockwise."""
+        return poses[..., -1] * (2 * math.pi / self.spec.full_turn)
+
+    def displacement(
+        self, before: Float[Tensor, "*batch P"], after: Float[Tensor, "*batch P"]
+    ) -> Float[Tensor, "*batch P"]:
+        """From one pose to the next, in the frame of the one before: forward, to the left and, in
+        radians, the turn; of a world without headings, along its coordinates."""
+        moved = (after - before)[..., : self.num_coordinates]
+        if self.spec.heading is None:
+            return moved
+        before_heading, after_heading = self.heading(before), self.heading(after)
+        turn = (after_heading - before_heading + math.pi) % (2 * math.pi) - math.pi
+        return torch.cat([_turned(moved, -before_heading), turn[..., None]], -1)
+
+    def moved(
+        self, before: Float[Tensor, "*batch P"], displacement: Float[Tensor, "*batch P"]
+    ) -> Float[Tensor, "*batch P"]:
+        """The pose after a displacement, inside what the data have shown."""
+        step = displacement[..., : self.num_coordinates]
+        if self.spec.heading is not None:
+            step = _turned(step, self.heading(before))
+        position = (before[..., : self.num_coordinates] + step).clamp(self.low, self.high)
+        if self.spec.heading is None:
+            return position
+        turn = displacement[..., -1] * (self.spec.full_turn / (2 * math.pi))
+        heading = (before[..., -1] + turn) % abs(self.spec.full_turn)
+        return torch.cat([position, heading[..., None]], -1)
+
+
+class PoseHead(nn.Module):
+    """Predicts the next pose from this one, the last displacements and actions, and what the newest
+    frame shows: a wall ahead stops who walks on.
+
+    Args:
+        space: of the world.
+        num_actions: A, of an encoded action.
+        frame_width: of what the frame shows.
+        width: of the network.
+    """
+
+    def __init__(self, space: PoseSpace, num_actions: int, frame_width: int, width: int) -> None:
+        super().__init__()
+        self.space = space
+        size = len(space.spec)
+        num_inputs = space.num_features + RECENT * (size + 1) + (1 + RECENT) * num_actions
+        self.enter = nn.Linear(num_inputs + frame_width, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.leave = nn.Linear(width, NUM_COMPONENTS * (1 + 2 * size))
+
+    def forward(
+        self,
+        poses: Float[Tensor, "*batch P"],
+        recent: Float[Tensor, "*batch changes"],
+        actions: Float[Tensor, "*batch all_actions"],
+        frame: Float[Tensor, "*batch frame"],
+    ) -> Mixture:
+        """The displacement from each pose to the next.
+
+        Args:
+            recent: the last displacements, standardised, and which of them are known.
+            actions: encoded: the newest, then those before it.
+            frame: what the newest frame shows.
+        """
+        x = self.enter(torch.cat([self.space.features(poses), recent, actions, frame], -1))
+        for layer in self.hidden:
+            x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
+        out = self.leave(F.silu(x)).unflatten(-1, (NUM_COMPONENTS, -1))
+        logits, means, log_scales = out.split([1, *2 * [len(self.space.spec)]], -1)
+        middle = (LARGEST_LOG_SCALE + LEAST_LOG_SCALE) / 2
+        half = (LARGEST_LOG_SCALE - LEAST_LOG_SCALE) / 2
+        return Mixture(logits[..., 0], means, middle + half * torch.tanh(log_scales))
+
+    def nats(
+        self,
+        mixture: Mixture,
+        before: Float[Tensor, "*batch P"],
+        after: Float[Tensor, "*batch P"],
+    ) -> Float[Tensor, "*batch"]:
+        """Minus the logarithm of the density of the standardised displacement."""
+        value = (self.space.displacement(before, after) / self.space.scale)[..., None, :]
+        off = (value - mixture.means) / mixture.log_scales.exp()
+        each = -0.5 * (off.square() + math.log(2 * math.pi)) - mixture.log_scales
+        return -(mixture.logits.log_softmax(-1) + each.sum(-1)).logsumexp(-1)
+
+    def draw(
+        self,
+        mixture: Mixture,
+        before: Float[Tensor, "*batch P"],
+        uniforms: Float[Tensor, "*batch numbers"],
+    ) -> Float[Tensor, "*batch P"]:
+        """The next pose: of 1 + P numbers in [0, 1), the first chooses a component."""
+        chances = mixture.logits.softmax(-1).cumsum(-1)
+        chosen = (chances <= uniforms[..., :1]).sum(-1).clamp(max=NUM_COMPONENTS - 1)
+        index = chosen[..., None, None].expand(*chosen.shape, 1, before.shape[-1])
+        mean, log_scale = (part.gather(-2, index)[..., 0, :] for part in mixture[1:])
+        normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
+        value = mean + normal.clamp(-FARTHEST, FARTHEST) * log_scale.exp()
+        return self.space.moved(before, value * self.space.scale)
+
+
+def recent_displacements(
+    space: PoseSpace, poses: Float[Tensor, "*batch W P"], known: Bool[Tensor, "*batch W"]
+) -> Float[Tensor, "*batch changes"]:
+    """The last displacements, standardised, and which of them are known.
+
+    Args:
+        poses: of the last 1 + RECENT frames, the newest last.
+        known: which of them are.
+    """
+    both = (known[..., 1:] & known[..., :-1])[..., None]
+    steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / space.scale
+    return torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
+
+
+def _turned(
+    vectors: Float[Tensor, "*batch two"], angles: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch two"]:
+    """Vectors in the plane, turned counterclockwise."""
+    cosine, sine = angles.cos(), angles.sin()
+    x, y = vectors[..., 0], vectors[..., 1]
+    return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
+
+
+class Place(nn.Module):
+    """What the prior makes of poses: those of the frames before, and that of the next frame, which
+    is predicted first.
+
+    Args:
+        spec: which numbers tell a pose.
+        num_actions: A, of an encoded action.
+        num_positions, width: of the prior's backbone.
+        map_width: of the network from the next pose to what is seen there.
+    """
+
+    def __init__(
+        self, spec: PoseSpec, *, num_actions: int, num_positions: int, width: int, map_width: int
+    ) -> None:
+        super().__init__()
+        self.space = PoseSpace(spec)
+        self.num_positions = num_positions
+        num_features = self.space.num_features
+        self.own = nn.Linear(num_features, width)
+        self.unknown = nn.Parameter(torch.zeros(width))
+        self.map = nn.Sequential(
+            nn.Linear(num_features + len(spec), map_width),
+            nn.SiLU(),
+            nn.Linear(map_width, map_width),
+            nn.SiLU(),
+            nn.Linear(map_width, map_width),
+            nn.SiLU(),
+            nn.Linear(map_width, num_positions * width),
+        )
+        self.view = nn.Linear(num_positions * width, VIEW_WIDTH)
+        self.head = PoseHead(self.space, num_actions, VIEW_WIDTH, HEAD_WIDTH)
+        with torch.no_grad():  # a prior that has learned without a pose stays what it is
+            for last in (self.own, self.map[-1]):
+                for parameter in last.parameters():
+                    parameter.zero_()
+
+    def embed(
+        self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B T positions D"]:
+        """What is added to each position of frames 0..T-1, of S = T + 1 poses: their own pose, and
+        the next."""
+        features = self.space.features(poses)
+        own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
+        both = (known[:, :-1] & known[:, 1:])[..., None]
+        steps = self.space.displacement(poses[:, :-1], poses[:, 1:]) / self.space.scale
+        steps = torch.where(both, steps, 0.0)
+        seen = self.map(torch.cat([features[:, 1:], steps], -1))
+        seen = seen.unflatten(-1, (self.num_positions, -1))
+        return own + torch.where(known[:, 1:, None, None], seen, 0.0)
+
+    def predict(
+        self,
+        poses: Float[Tensor, "*batch W P"],
+        known: Bool[Tensor, "*batch W"],
+        actions: Float[Tensor, "*batch W A"],
+        shown: Float[Tensor, "*batch positions D"],
+    ) -> Mixture:
+        """The displacement from the newest of the last W = 1 + RECENT poses to the next.
+
+        Args:
+            known: which poses are known.
+            actions: taken there, the newest last; zeros before there were any.
+            shown: the newest frame, as the backbone takes it in; zeros where it is hidden.
+        """
+        recent = recent_displacements(self.space, poses, known)
+        view = F.silu(self.view(shown.flatten(-2)))
+        return self.head(poses[..., -1, :], recent, actions.flatten(-2), view)
+
+
+def last_of_each(
+    sequence: Shaped[Tensor, "B T *rest"], count: int
+) -> Shaped[Tensor, "B T W *rest"]:
+    """At each time the last `count`, the newest last; zeros before the first."""
+    padding = sequence.new_zeros(len(sequence), count - 1, *sequence.shape[2:])
+    windows = torch.cat([padding, sequence], 1).unfold(1, count, 1)
+    return windows.movedim(-1, 2)
