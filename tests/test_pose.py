@@ -207,7 +207,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
     prior = _prior()
     codes, actions, variables, past = _clips(prior)
     states: list[torch.Tensor] = []
-    prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))
+    prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))  # type: ignore
     with torch.no_grad():
         expected = prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=past)
     full = states.pop()

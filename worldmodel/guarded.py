@@ -92,7 +92,9 @@ class _Child:
     """A process that runs `serve`."""
 
     def __init__(self) -> None:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        # Locks are the folder's (`worldmodel.files.locked`): some file systems have none.
+        settings["HDF5_USE_FILE_LOCKING"] = "FALSE"
         if not sys.executable:  # Python inside another program
             raise UserError("files can't be read safely here: no Python interpreter is known")
         self._process = subprocess.Popen(
@@ -100,7 +102,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **one_thread},
+            env={**os.environ, **settings},
             start_new_session=True,  # Ctrl-C is for the caller, who ends the child
         )
         assert self._process.stdout is not None
