@@ -74,6 +74,7 @@ def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path
     assert not list(tmp_path.glob("runs/*/training/prior*"))
 
 
+@pytest.mark.slow
 def test_a_table_is_ablated(toy_data: Path, tmp_path: Path):
     text = to_text(ablate(replace(TINY, data=toy_data, out=tmp_path)))
     assert "paper's bits/dim" in text

@@ -130,6 +130,7 @@ def test_an_unknown_preset_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     assert "the known ones are: moving-mnist" in one_line_error(train_step.main)
 
 
+@pytest.mark.slow
 def test_play_is_measured_alone_and_beside_a_busy_process():
     results = busy_neighbour.measure(busy_neighbour.Options(steps=2, pairs=1))
     assert results["ratio"] == results["beside"][0] / results["alone"][0] > 0

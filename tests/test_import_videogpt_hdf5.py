@@ -192,7 +192,7 @@ def test_no_file_and_other_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.hdf5")
     with pytest.raises(UserError, match="not a regular file"):
         import_videogpt_hdf5(tmp_path / "pipe.hdf5", tmp_path / "out")
-    with pytest.raises(UserError, match="fps must be above 0"):
+    with pytest.raises(UserError, match=r"fps must be from 0\.01"):
         import_videogpt_hdf5(write_file(tmp_path / "a.hdf5"), tmp_path / "out", fps=0)
     single = {f"{split}_idx": np.arange(sum(n)) for split, n in LENGTHS.items()}
     with pytest.raises(UserError, match="no video of two frames"):

@@ -141,7 +141,7 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     shown = shlex.join(["python", "-m", "worldmodel.train", *map(str, command[3:])])
-    assert f"To resume: {shown}" in errors
+    assert f"to resume from the state saved last: {shown}" in errors
     assert "Traceback" not in errors
     assert (out / "training" / "tokenizer.state.safetensors").exists()
 

@@ -153,6 +153,7 @@ def test_a_run_leaves_a_checkpoint_curves_and_pictures(published_run: Path):
     assert "validation/nats_a_token" in json.loads(lines[-1])
 
 
+@pytest.mark.slow
 def test_a_published_toy_world_is_learned(toy_data: Path, tmp_path: Path):
     train(
         replace(
