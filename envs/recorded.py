@@ -17,12 +17,17 @@ def env_ids(data: Any) -> Iterator[str]:
             yield from env_ids(value)
 
 
-def refuse_imports(env_id: str, env_kwargs: dict[str, Any]) -> None:
+def refuse_imports(env_id: str, env_kwargs: dict[str, Any], *, even_imported: bool = False) -> None:
     """Raises UserError where `gymnasium.make` would import a module that isn't imported yet:
     "module:Name-v0" runs code.
+
+    Args:
+        even_imported: whether modules that are imported already are refused as well.
     """
     for name in env_ids({"env_id": env_id, "env_kwargs": env_kwargs}):
         module, names_module, _ = name.rpartition(":")
+        if names_module and even_imported:
+            raise UserError(f"{name!r} imports a module, and is not a registered environment")
         if names_module and module not in sys.modules:
             raise UserError(
                 f"{name!r} imports a module: import {module!r} yourself first if you trust it"

@@ -76,7 +76,7 @@ class RealBeside:
     def _begin(self, start: int | None, actions: Iterable[Action]) -> RealView:
         moment = self._dream.real_moment(start)
         wanted = (moment.env_id, moment.env_kwargs)
-        refuse_imports(moment.env_id, moment.env_kwargs)
+        refuse_imports(moment.env_id, moment.env_kwargs, even_imported=True)
         if self._env is None or self._opened != wanted:
             self.close()
             self._env = made(moment.env_id, **moment.env_kwargs)

@@ -314,6 +314,8 @@ def test_a_checkpoint_cannot_have_code_imported(monkeypatch: pytest.MonkeyPatch)
     claimed = SimpleNamespace(env_id="antigravity:Toy-v0", env_kwargs={}, seed=0, actions=())
     monkeypatch.setattr(pilot.env, "real_moment", lambda _: claimed)
     assert "imports a module" in (pilot.toggle_real() or "")
+    claimed.env_id = "os:Toy-v0"  # not even one that is imported
+    assert "imports a module" in (pilot.toggle_real() or "")
     claimed.env_id, claimed.env_kwargs = "ToyReal-v0", {"height": 3}
     assert "no real game" in (pilot.toggle_real() or "")
 
