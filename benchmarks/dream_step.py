@@ -75,7 +75,8 @@ class Dreamer:
         self.model = model
         rows = np.resize(np.arange(len(checkpoint.starts)), batch_size)
         starts = checkpoint.starts
-        given = (starts.frames[rows], starts.actions[rows], starts.variables[rows])
+        names = ("frames", "actions", "variables", "poses")
+        given = [getattr(starts, name)[rows] for name in names]
         self.dream: Dream = model.start(*map(torch.from_numpy, given))
         self.sampling = checkpoint.world.sampling
         self.rng = randomness.generator(0, "benchmark: dream steps")

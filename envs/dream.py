@@ -47,8 +47,10 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     Observations, actions and the names in `info` are those of the recorded environment. The
     reward is the model's expectation; the end, and the changes of the game variables, are
     drawn. `info["surprise"]` says how unexpected the new frame was to the model, in nats a
-    token. The same seed, start and actions give the same frames on one machine, however many
-    threads torch has, for a dream takes one; other processors may round differently.
+    token; where the world tells a pose, `info["pose"]` says where the player is, and so do the
+    numbers of the pose under their names. The same seed, start and actions give the same frames on
+    one machine, however many threads torch has, for a dream takes one; other processors may round
+    differently.
 
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
@@ -101,6 +103,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.metadata = {**DreamEnv.metadata, "render_fps": self._dreamed.world.fps}
         self.action_meanings = self.model.config.actions.meanings
         self.variable_names = self.model.config.variable_names
+        self.pose = self.model.config.pose
         self.controls = copy.deepcopy(self._dreamed.world.controls)  # the recorded environment's
         self.observation_space = self._dreamed.observation_space
         self.action_space = self._dreamed.action_space
@@ -156,8 +159,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Args:
             seed: of everything drawn from now on.
             options: {"start": k} names a recorded moment (drawn otherwise); or your own one:
-                {"frames": uint8 (T, H, W, C), "actions": (T-1, ...), "variables": (T, V)}
-                with T >= 1; without variables they begin at their mean.
+                {"frames": uint8 (T, H, W, C), "actions": (T-1, ...), "variables": (T, V),
+                "poses": (T, P)} with T >= 1; without variables they begin at their mean,
+                without poses the last is read off its frame.
 
         Raises:
             UserError: an option is unknown, or does not fit this world.
@@ -242,7 +246,12 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     def _info(self) -> dict[str, Any]:
         assert self._dream is not None
         values = self._dream.variables[0].tolist()
-        return dict(zip(self.variable_names, values, strict=True))
+        info: dict[str, Any] = dict(zip(self.variable_names, values, strict=True))
+        if self.pose:
+            pose = self._dream.shown_pose[0].cpu().numpy().astype(np.float64)
+            info |= dict(zip(self.pose.names, pose.tolist(), strict=True))
+            info["pose"] = pose
+        return info
 
     def _show(self) -> None:
         """Draw the frame in a window, where that is asked for."""

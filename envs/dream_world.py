@@ -41,12 +41,14 @@ class Moment:
         frames: uint8 (T, H, W, C), the last of them the moment itself.
         actions: (T-1, *shape), between the frames.
         variables: float32 (T, V).
+        poses: float32 (T, P), NaN where they are not known; None: none is.
         start: its number among the starts; None: it is none of them.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     variables: np.ndarray
+    poses: np.ndarray | None = None
     start: int | None = None
 
 
@@ -120,7 +122,7 @@ class DreamWorld:
             self.moments = _moments(self.starts)
         else:
             self.starts = None
-            names = ("frames", "actions", "variables")
+            names = ("frames", "actions", "variables", "poses")
             own = [{name: getattr(moment, name) for name in names} for moment in starts]
             self.moments = [self._own_moment(options) for options in own]
             if len({len(moment.frames) for moment in self.moments}) != 1:
@@ -146,8 +148,8 @@ class DreamWorld:
         start = options.pop("start", None)
         if options:
             raise UserError(
-                f"unknown reset options {sorted(options)}; there are: start; or frames, actions "
-                "and variables"
+                f"unknown reset options {sorted(options)}; there are: start; or frames, actions, "
+                "variables and poses"
             )
         start = int(rng.integers(len(self.moments))) if start is None else self._checked(start)
         return replace(self.moments[start], start=start)
@@ -160,7 +162,7 @@ class DreamWorld:
         """
         given = (
             torch.from_numpy(np.stack([getattr(moment, name) for moment in moments]))
-            for name in ("frames", "actions", "variables")
+            for name in ("frames", "actions", "variables", "poses")
         )
         dream = self.model.start(*(array.to(self.device) for array in given))
         return dream, self.model.decode(dream.codes).cpu().numpy()
@@ -196,8 +198,10 @@ class DreamWorld:
         """Raises UserError for a dream of a model of other sizes."""
         own, theirs = self.model.prior.no_memory(1), dream.memory
         if (
-            theirs.keys_values[:, :, :1].shape != own.keys_values.shape
+            theirs.keys_values[:1].shape != own.keys_values.shape
             or theirs.variables[:1].shape != own.variables.shape
+            or theirs.poses[:1].shape != own.poses.shape
+            or theirs.keyframes.codes[:1].shape != own.keyframes.codes.shape
         ):
             raise UserError("this is a moment of a checkpoint of other sizes")
 
@@ -224,7 +228,7 @@ class DreamWorld:
         )
 
     def _own_moment(self, options: dict[str, Any]) -> Moment:
-        unknown = set(options) - {"frames", "actions", "variables"}
+        unknown = set(options) - {"frames", "actions", "variables", "poses"}
         if unknown:
             raise UserError(f"options {sorted(unknown)} don't go with frames")
         config = self.config
@@ -259,17 +263,52 @@ class DreamWorld:
             or not np.isfinite(variables).all()
         ):
             raise UserError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
+        poses = self._own_poses(options.get("poses"), len(frames))
         # A dream sees no further back. Copies: the caller may write over its own arrays.
         seen = min(len(frames), config.prior.window)
         return Moment(
             frames[-seen:].copy(),
             actions[len(actions) - (seen - 1) :].astype(config.actions.dtype),
             variables[-seen:].astype(np.float32),
+            poses[-seen:],
         )
+
+    def _own_poses(self, given: Any, num_frames: int) -> np.ndarray:
+        """Poses (T, P) as they are given; NaN where they are not.
+
+        Raises:
+            UserError: they are not finite, or farther outside what the data have shown than that
+                is wide.
+        """
+        spec, size = self.config.pose, (num_frames, len(self.config.pose))
+        if given is None:
+            return np.full(size, np.nan, np.float32)
+        poses = np.asarray(given)
+        if poses.shape != size or not np.issubdtype(poses.dtype, np.number) or not len(spec):
+            raise UserError(
+                f"poses must be ({num_frames}, {len(spec)}) numbers: {', '.join(spec.names)}"
+                if len(spec)
+                else "this world tells no pose: leave poses out"
+            )
+        place = self.model.prior.place
+        assert place is not None
+        low, high = (part.cpu().numpy() for part in (place.space.low, place.space.high))
+        position = poses[:, : len(spec.position)]
+        wide = high - low
+        if (
+            not np.isfinite(poses).all()
+            or not ((position >= low - wide) & (position <= high + wide)).all()
+        ):
+            ranges = ", ".join(
+                f"{name} {least:g} to {most:g}"
+                for name, least, most in zip(spec.position, low, high, strict=True)
+            )
+            raise UserError(f"poses must be finite and near what the data have shown: {ranges}")
+        return poses.astype(np.float32)
 
 
 def _moments(starts: Starts) -> list[Moment]:
-    arrays = (starts.frames, starts.actions, starts.variables)
+    arrays = (starts.frames, starts.actions, starts.variables, starts.poses)
     return [Moment(*parts, start=None) for parts in zip(*arrays, strict=True)]
 
 

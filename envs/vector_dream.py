@@ -106,6 +106,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         }
         self.model, self.horizon = self._dreamed.model, horizon
         self.variable_names = self.model.config.variable_names
+        self.pose = self.model.config.pose
         self.single_observation_space = self._dreamed.observation_space
         self.single_action_space = self._dreamed.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -343,6 +344,11 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         variables = self._dream.variables.cpu().numpy().astype(np.float64)
         for name, values in zip(self.variable_names, variables.T, strict=True):
             self._put(infos, name, values.copy(), rows)
+        if self.pose:
+            poses = self._dream.shown_pose.cpu().numpy().astype(np.float64)
+            for name, values in zip(self.pose.names, poses.T, strict=True):
+                self._put(infos, name, values.copy(), rows)
+            self._put(infos, "pose", poses, rows)
         return infos
 
     def _put(self, infos: dict[str, Any], name: str, values: Any, rows: np.ndarray) -> None:

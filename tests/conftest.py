@@ -12,6 +12,7 @@ os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ import pytest
 from worldmodel.actions import ActionSpec
 from worldmodel.command import FAILED
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+from worldmodel.pose import NO_POSE, PoseSpec
 
 if TYPE_CHECKING:
     from worldmodel.evaluate import Evaluate
@@ -118,8 +120,9 @@ def toy_episode(episode_id: int, num_actions: int = 24) -> Episode:
     )
 
 
-def write_toy_data(folder: Path, *, num_episodes: int = 20) -> Path:
-    """A data set of the moving square."""
+def write_toy_data(folder: Path, *, num_episodes: int = 20, posed: bool = False) -> Path:
+    """A data set of the moving square; posed, it says where the square is, and which way it looks:
+    ever more to the left."""
     info = DatasetInfo(
         env_id="MovingSquare",
         env_kwargs={},
@@ -128,10 +131,17 @@ def write_toy_data(folder: Path, *, num_episodes: int = 20) -> Path:
         variable_names=("column",),
         fps=10.0,
         frame_skip=1,
+        pose=PoseSpec(("x", "y"), "angle") if posed else NO_POSE,
     )
     with EpisodeWriter(folder, info) as writer:
         for episode_id in range(num_episodes):
-            writer.append(toy_episode(episode_id))
+            episode = toy_episode(episode_id)
+            if posed:
+                column = episode.variables[:, 0]
+                time = np.arange(len(column), dtype=np.float32)
+                pose = np.stack([column, 64 - column / 2, 20 * time % 360], 1)
+                episode = replace(episode, pose=pose.astype(np.float32))
+            writer.append(episode)
     return folder
 
 
@@ -139,6 +149,22 @@ def write_toy_data(folder: Path, *, num_episodes: int = 20) -> Path:
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 20 short episodes, in all three splits."""
     return write_toy_data(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="session")
+def posed_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`toy_data` that tell poses."""
+    return write_toy_data(tmp_path_factory.mktemp("posed") / "data", posed=True)
+
+
+@pytest.fixture(scope="session")
+def posed_run(posed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_run` of a world that tells poses."""
+    from worldmodel.train import Train, train
+
+    out = tmp_path_factory.mktemp("runs") / "posed"
+    train(Train(preset="tiny", data=posed_data, out=out, device="cpu", precision="fp32"))
+    return out
 
 
 @pytest.fixture(scope="session")

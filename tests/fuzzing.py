@@ -299,7 +299,7 @@ def read_checkpoint(folder: str) -> None:
     torch.set_num_threads(1)
     loaded = load_checkpoint(str(Path(folder) / "checkpoint"))
     model, starts = loaded.model, loaded.starts
-    moment = (starts.frames[:1], starts.actions[:1], starts.variables[:1])
+    moment = (starts.frames[:1], starts.actions[:1], starts.variables[:1], starts.poses[:1])
     dream = model.start(*map(torch.from_numpy, moment))
     action = torch.from_numpy(starts.prefixes[:1, 0])
     uniforms = torch.full((1, model.num_uniforms), 0.5)

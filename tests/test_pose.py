@@ -165,7 +165,7 @@ def test_the_density_is_that_of_the_mixture():
     assert float(head.nats(mixture, before, after)) == pytest.approx(-np.log(density))
 
 
-def _prior(window: int = 4) -> FrameGPT:
+def _prior(window: int = 4, recalled: int = 0) -> FrameGPT:
     torch.manual_seed(0)
     world = WorldModelConfig(
         actions=ActionSpec("discrete", (4,)),
@@ -180,6 +180,7 @@ def _prior(window: int = 4) -> FrameGPT:
             head_heads=2,
             map_width=24,
             tells_age=True,
+            recalled=recalled,
         ),
         pose=PLANE,
     )
@@ -199,7 +200,7 @@ def _clips(prior: FrameGPT, num_frames: int = 9):
     poses = torch.rand(2, num_frames, 3) * 300
     known = torch.ones(2, num_frames, dtype=torch.bool)
     known[1] = False
-    age = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 9]]).repeat(2, 1)
+    age = (torch.arange(num_frames - 1) - 2).clamp(min=0).square().repeat(2, 1)
     return codes, actions, variables, Past(poses, known, age, torch.zeros(2, num_frames - 1) > 0)
 
 

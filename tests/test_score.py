@@ -22,6 +22,7 @@ from worldmodel.evaluate import Evaluate, score
 from worldmodel.evaluation import score as scoring
 from worldmodel.evaluation.score import select_episodes, step_nats
 from worldmodel.model import WorldModel
+from worldmodel.pose import PoseSpec
 from worldmodel.presets import PRESETS
 
 
@@ -33,9 +34,10 @@ def options(tiny_run: Path, toy_data: Path, tmp_path: Path) -> Evaluate:
 def short_sighted() -> WorldModel:
     """A random model with a window so short that a long episode needs many stretches."""
     preset = PRESETS["tiny"]
-    prior = replace(preset.prior, window=3, layers=2)
+    prior = replace(preset.prior, window=4, layers=2)
     torch.manual_seed(0)
     config = WorldModelConfig(ActionSpec("discrete", (2,)), ("column",), preset.tokenizer, prior)
+    config = replace(config, pose=PoseSpec(("x", "y"), "angle"))
     model = WorldModel(config).eval()
     for name, buffer in model.tokenizer.named_buffers():
         if name.endswith(".vectors"):
@@ -51,11 +53,12 @@ def test_stretches_say_what_one_pass_says() -> None:
     frames = rng.integers(0, 256, (41, 64, 64, 3), np.uint8)
     actions = rng.integers(0, 2, 40)
     variables = rng.normal(size=(41, 1)).astype(np.float32)
-    whole = step_nats(model, frames, actions, variables, max_steps=1000)
+    poses = rng.random((41, 3), np.float32)
+    whole = step_nats(model, frames, actions, variables, poses, max_steps=1000)
     assert whole.shape == (40,)
     assert whole.std() > 1e-3
     for max_steps in (1, 6, 7, 13, 39, 40):
-        stretched = step_nats(model, frames, actions, variables, max_steps=max_steps)
+        stretched = step_nats(model, frames, actions, variables, poses, max_steps=max_steps)
         np.testing.assert_allclose(stretched, whole, atol=1e-4)
 
 
@@ -65,13 +68,14 @@ def test_fewer_frames_before_a_stretch_would_not_do() -> None:
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (12, 64, 64, 3), np.uint8)
     actions, variables = rng.integers(0, 2, 11), np.zeros((12, 1), np.float32)
+    poses = rng.random((12, 3), np.float32)
     reach = model.config.prior.layers * (model.config.prior.window - 1)
-    before = step_nats(model, frames, actions, variables)
+    before = step_nats(model, frames, actions, variables, poses)
     actions[10 - reach] = 1 - actions[10 - reach]
-    assert abs(step_nats(model, frames, actions, variables)[10] - before[10]) > 1e-7
+    assert abs(step_nats(model, frames, actions, variables, poses)[10] - before[10]) > 1e-7
     actions[10 - reach] = 1 - actions[10 - reach]
     actions[9 - reach] = 1 - actions[9 - reach]
-    assert abs(step_nats(model, frames, actions, variables)[10] - before[10]) < 1e-5
+    assert abs(step_nats(model, frames, actions, variables, poses)[10] - before[10]) < 1e-5
 
 
 def test_scores_are_sums_over_steps(options: Evaluate, toy_data: Path) -> None:

@@ -89,8 +89,10 @@ def test_data_that_show_nothing_are_refused(tmp_path: Path):
         train(Train(preset="tiny", data=tmp_path / "data", out=tmp_path / "run", device="cpu"))
 
 
-def test_a_killed_run_goes_on_to_the_bit(toy_data: Path, tmp_path: Path):
-    options = ["--data", str(toy_data), "--tokenizer-steps", "30", "--prior-steps", "30"]
+@pytest.mark.parametrize("data", ["toy_data", "posed_data"])
+def test_a_killed_run_goes_on_to_the_bit(data: str, tmp_path: Path, request):
+    folder = str(request.getfixturevalue(data))
+    options = ["--data", folder, "--tokenizer-steps", "30", "--prior-steps", "30"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*COMMAND, *options, "--out", whole], check=True, capture_output=True)
     saved_often = [*COMMAND, *options, "--out", killed, "--save-minutes", "0"]
@@ -147,9 +149,9 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
+def test_two_processes_train_as_one(posed_data: Path, tmp_path: Path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    options = ["--data", str(toy_data), "--tokenizer-steps", "8", "--prior-steps", "8"]
+    options = ["--data", str(posed_data), "--tokenizer-steps", "8", "--prior-steps", "8"]
     subprocess.run([*COMMAND, *options, "--out", alone], check=True, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}

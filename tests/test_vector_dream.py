@@ -240,13 +240,16 @@ def test_futures_of_one_moment_are_those_of_a_single_dream(make, tiny_run: Path)
     single.close()
 
 
-def test_memory_grows_with_keys_and_values_alone(tiny_run: Path):
+def test_memory_grows_with_what_dreams_keep_alone(tiny_run: Path):
     def num_bytes(num_envs: int) -> int:
         env = DreamVectorEnv(num_envs, str(tiny_run))
         env.reset(seed=0)
         env.step(env.action_space.sample())
         dream = env.get_state().dream
-        tensors = [dream.codes, dream.variables, *vars(dream.memory).values()]
+        parts = [*vars(dream).values()]
+        for state in (dream.memory, dream.memory.keyframes):
+            parts += vars(state).values()
+        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     assert num_bytes(8) == 8 * num_bytes(1)

@@ -7,6 +7,7 @@ import numpy as np
 from worldmodel.data import SPLITS, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.presets import PRESETS, Preset
+from worldmodel.prior.pose import RECENT
 
 WANTED_TOKENS = 64  # a frame, 8x8 of them: what the dream of Doom has
 PIXELS_A_TOKEN = (2, 4, 8, 16, 32)  # along each side
@@ -48,8 +49,11 @@ def auto_preset(reader: EpisodeReader) -> Preset:
         data=str(reader.folder),
         actions=info.actions,
         variable_names=info.variable_names,
+        pose=info.pose,
         tokenizer=replace(doom.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling),
-        prior=replace(doom.prior, window=window),
+        prior=replace(
+            doom.prior, window=window, map_width=doom.prior.map_width * (window >= RECENT)
+        ),
         tokenizer_recipe=replace(
             tokenizer, steps=steps(TOKENIZER_EPOCHS, tokenizer.batch_size, TOKENIZER_STEPS)
         ),

@@ -132,6 +132,7 @@ class FrameGPTConfig:
         map_width: of the network that turns the next pose into what is seen there, in worlds that
             tell one; 0: the pose is not used.
         tells_age: whether the prior is told for how long the frames before were dreamed.
+        recalled: older frames, from before the window, that a frame can look at; 0: none.
     """
 
     width: int = 256
@@ -145,9 +146,10 @@ class FrameGPTConfig:
     num_bins: int = 32
     map_width: int = 0
     tells_age: bool = False
+    recalled: int = 0
 
     def __post_init__(self) -> None:
-        _check_fields(self, may_be_zero=("map_width", "tells_age"))
+        _check_fields(self, may_be_zero=("map_width", "tells_age", "recalled"))
         if self.width % (8 * self.heads):
             raise ValueError(
                 f"a width of {self.width} can't be shared by {self.heads} heads of a size "
@@ -177,6 +179,7 @@ class WorldModelConfig:
                 "frames in the window": (prior.window, MOST_WINDOW),
                 "tokens a frame": (self.tokens_a_frame, MOST_TOKENS_A_FRAME),
                 "positions in the window": (prior.window * self.positions, MOST_POSITIONS),
+                "positions of older frames": (prior.recalled * self.positions, MOST_POSITIONS),
                 "numbers remembered of a dream": (
                     2 * prior.layers * prior.window * self.positions * prior.width,
                     MOST_REMEMBERED,
@@ -211,6 +214,8 @@ class WorldModelConfig:
         seen = prior.window * self.positions
         backbone = prior.layers * prior.width * (12 * prior.width + 2 * seen) * self.positions
         in_a_layer = prior.head_width * (12 * prior.head_width + 2 * tokens)
+        backbone += 4 * prior.recalled * self.positions * prior.width**2
+        backbone += prior.map_width * (2 * prior.map_width + self.positions * prior.width)
         logits = prior.head_width * self.tokenizer.num_codes
         # Each variable is drawn knowing those before it, all rows at once: V times V rows of V
         # features and of V x bins logits.
@@ -373,6 +378,9 @@ class StageRecipe:
         batch_size: clips a step over all processes; frames a clip in `num_frames`.
         learning_rate: peak; it rises over `warmup` steps, then falls along a cosine to zero.
         corruption: most of the past tokens that are replaced at random (prior only).
+        hidden: share of recorded clips whose past can't be seen, in worlds that tell a pose (prior
+            only).
+        dreamed: share of a batch whose past the prior dreamed itself, likewise.
     """
 
     steps: int
@@ -382,3 +390,5 @@ class StageRecipe:
     warmup: int = 200
     weight_decay: float = 0.0
     corruption: float = 0.0
+    hidden: float = 0.0
+    dreamed: float = 0.0

@@ -125,7 +125,9 @@ def _published(preset: PublishedPreset) -> dict[str, Any]:
 
 def _dream(preset: Preset) -> dict[str, Any]:
     tokenizer = preset.tokenizer
-    config = WorldModelConfig(preset.actions, preset.variable_names, tokenizer, preset.prior)
+    config = WorldModelConfig(
+        preset.actions, preset.variable_names, tokenizer, preset.prior, preset.pose
+    )
     model = WorldModel(config).eval()
     height, width, channels = tokenizer.frame_shape
     num_frames = preset.prior_recipe.num_frames

@@ -20,39 +20,37 @@ from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import WorldModelConfig
 from worldmodel.frames import to_float, to_uint8
 from worldmodel.prior import FrameGPT
-from worldmodel.prior.frame_gpt import Memory
+from worldmodel.prior.frame_gpt import Here, Past
+from worldmodel.prior.memory import Batched, Memory
 from worldmodel.prior.sampling import Sampling
 from worldmodel.vqvae import VQVAE
 
 FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
 OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
+POSE_WEIGHT = 0.1  # of the nats a frame of the pose, likewise
 
 
 @dataclass(frozen=True)
-class Dream:
-    """The state of B dreams: the newest frame, and the memory of those before it."""
+class Dream(Batched):
+    """The state of B dreams: the newest frame, and the memory of those before it.
+
+    Attributes:
+        pose: of the newest frame; P is 0 in worlds without one.
+        known: whether it is known.
+        age: for how many steps each has been dreamed.
+    """
 
     codes: Int[Tensor, "B h w q"]
     variables: Float[Tensor, "B V"]
+    pose: Float[Tensor, "B P"]
+    known: Bool[Tensor, " B"]
+    age: Int[Tensor, " B"]
     memory: Memory
 
-    def clone(self) -> "Dream":
-        """A copy that shares no storage: a saved moment, or a branch."""
-        return Dream(self.codes.clone(), self.variables.clone(), self.memory.clone())
-
-    def repeated(self, times: int) -> "Dream":
-        """One dream as a batch of so many alike, each with storage of its own."""
-        return Dream(
-            self.codes.repeat(times, 1, 1, 1),
-            self.variables.repeat(times, 1),
-            self.memory.repeated(times),
-        )
-
-    def write(self, rows: Int[Tensor, " R"], others: "Dream") -> None:
-        """Put R other dreams in the place of those at `rows`."""
-        self.codes[rows] = others.codes
-        self.variables[rows] = others.variables
-        self.memory.write(rows, others.memory)
+    @property
+    def shown_pose(self) -> Float[Tensor, "B P"]:
+        """The pose; NaN where it is not known."""
+        return torch.where(self.known[:, None], self.pose, torch.nan)
 
 
 class Step(NamedTuple):
@@ -64,6 +62,7 @@ class Step(NamedTuple):
     terminated: Bool[Tensor, " B"]  # drawn
     end_probability: Float[Tensor, " B"]
     variables: Float[Tensor, "B V"]  # drawn
+    pose: Float[Tensor, "B P"]  # drawn; NaN where it is not known
     nats: Float[Tensor, " B"]  # a token: how unexpected the frame was to the model itself
 
 
@@ -74,6 +73,8 @@ class PriorLosses(NamedTuple):
     token_nats: Float[Tensor, ""]  # a token
     value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
     end_nats: Float[Tensor, ""]  # a frame
+    pose_nats: Float[Tensor, ""]  # a frame; 0 in worlds without a pose
+    locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
 
 
 class WorldModel(nn.Module):
@@ -91,8 +92,10 @@ class WorldModel(nn.Module):
 
     @property
     def num_uniforms(self) -> int:
-        """Random numbers that one step takes: a token each, a variable each, one for the end."""
-        return self.prior.head.num_tokens + len(self.config.variable_names) + 1
+        """Random numbers that one step takes: a token each, a variable each, those of the pose, and
+        one for the end."""
+        prior = self.prior
+        return prior.head.num_tokens + len(self.config.variable_names) + prior.num_pose_uniforms + 1
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
@@ -112,12 +115,45 @@ class WorldModel(nn.Module):
         frames: UInt8[Tensor, "B T H W C"],
         actions: Shaped[Tensor, "B T-1 *shape"],
         variables: Float[Tensor, "B T V"],
+        poses: Float[Tensor, "B T P"] | None = None,
     ) -> Dream:
-        """Begin to dream after T >= 1 given frames and the T - 1 actions between them."""
-        codes = self.encode(frames)
-        encoded = encode_actions(self.config.actions, actions)
-        memory = self.prior.prefill(codes[:, :-1], encoded, variables[:, :-1])
-        return Dream(codes[:, -1], variables[:, -1], memory)
+        """Begin to dream after T >= 1 given frames and the T - 1 actions between them.
+
+        Args:
+            poses: NaN where they are not known; None or P = 0: none is. The last is then read off
+                its frame.
+        """
+        return self.start_from(self.encode(frames), actions, variables, poses)
+
+    @torch.no_grad()
+    def start_from(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        actions: Shaped[Tensor, "B T-1 *shape"],
+        variables: Float[Tensor, "B T V"],
+        poses: Float[Tensor, "B T P"] | None = None,
+    ) -> Dream:
+        """`start` from the frames' codes."""
+        prior, encoded = self.prior, encode_actions(self.config.actions, actions)
+        if poses is None or prior.place is None or not poses.shape[-1]:
+            poses = variables.new_full((*variables.shape[:2], prior.pose_size), torch.nan)
+        if prior.place is not None:
+            found = prior.locate(codes[:, -1])
+            last = torch.where(poses[:, -1].isfinite().all(-1, keepdim=True), poses[:, -1], found)
+            poses = torch.cat([poses[:, :-1], last[:, None]], 1)
+        known = poses.isfinite().all(-1) & (prior.place is not None)
+        poses = poses.nan_to_num() if prior.place is None else prior.place.space.inside(poses)
+        given = torch.zeros_like(known[:, :-1])
+        past = Past(poses, known, given.long(), given)
+        memory = prior.prefill(codes[:, :-1], encoded, variables[:, :-1], past)
+        return Dream(
+            codes[:, -1],
+            variables[:, -1],
+            poses[:, -1],
+            known[:, -1],
+            torch.zeros_like(memory.time),
+            memory,
+        )
 
     @torch.no_grad()
     def step(
@@ -126,6 +162,7 @@ class WorldModel(nn.Module):
         actions: Shaped[Tensor, " B *shape"],
         uniforms: Float[Tensor, "B {self.num_uniforms}"],
         sampling: Sampling,
+        next_pose: Float[Tensor, "B P"] | None = None,
     ) -> tuple[Step, Dream]:
         """Dream one step on.
 
@@ -134,10 +171,18 @@ class WorldModel(nn.Module):
             actions: one for each dream, as stored on disk.
             uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
             sampling: how tokens are drawn.
+            next_pose: where to go, in place of where the action leads; None: it is drawn.
         """
         encoded = encode_actions(self.config.actions, actions)
         outcome, memory = self.prior.step(
-            dream.memory, dream.codes, encoded, dream.variables, uniforms[:, :-1], sampling
+            dream.memory,
+            dream.codes,
+            encoded,
+            dream.variables,
+            uniforms[:, :-1],
+            sampling,
+            Here(dream.pose, dream.known, dream.age),
+            next_pose,
         )
         step = Step(
             frames=self.decode(outcome.codes),
@@ -146,9 +191,12 @@ class WorldModel(nn.Module):
             terminated=uniforms[:, -1] < outcome.terminated,
             end_probability=outcome.terminated,
             variables=outcome.variables,
+            pose=torch.where(dream.known[:, None], outcome.pose, torch.nan),
             nats=outcome.nats,
         )
-        return step, Dream(outcome.codes, outcome.variables, memory)
+        return step, Dream(
+            outcome.codes, outcome.variables, outcome.pose, dream.known, dream.age + 1, memory
+        )
 
 
 def prior_losses(
@@ -162,6 +210,7 @@ def prior_losses(
     terminated: Bool[Tensor, "B T-1"],
     variables: Float[Tensor, "B T V"],
     weights: Float[Tensor, "B T-1"],
+    past: Past | None = None,
 ) -> PriorLosses:
     """Losses of predicting frames 1..T-1 of B clips.
 
@@ -172,8 +221,9 @@ def prior_losses(
         past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
         actions: encoded.
         weights: how much each step's reward, end and variables count.
+        past: what else is known of the frames; None: they were given, and poses are unknown.
     """
-    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:])
+    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:], past)
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
     value_nats, end_nats = frame_gpt.outcome_losses(
         prediction.outcomes,
@@ -184,7 +234,21 @@ def prior_losses(
         weights,
     )
     loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
-    return PriorLosses(loss, token_nats, value_nats, end_nats)
+    pose_nats = locating_nats = torch.zeros_like(loss)
+    if frame_gpt.place is not None and past is not None:
+        place, poses, known = frame_gpt.place, past.poses, past.known
+        pose_nats = _mean_where(
+            known[:, 1:] & known[:, :-1],
+            place.head.nats(prediction.pose, poses[:, :-1], poses[:, 1:]),
+        )
+        located = place.locator.nats(prediction.located, poses[:, 1:])
+        locating_nats = _mean_where(known[:, 1:], located)
+        loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
+    return PriorLosses(loss, token_nats, value_nats, end_nats, pose_nats, locating_nats)
+
+
+def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
+    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def dream_along(
@@ -194,9 +258,20 @@ def dream_along(
     *,
     rng: np.random.Generator,
     sampling: Sampling,
+    poses: Float[Tensor, "B T P"] | None = None,
 ) -> Iterator[Step]:
-    """Dream T steps under given actions; ends are passed over."""
+    """Dream T steps under given actions; ends are passed over.
+
+    Args:
+        poses: where to go, in place of where the actions lead; None: poses are drawn.
+    """
     for t in range(actions.shape[1]):
         uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))
-        step, dream = model.step(dream, actions[:, t], uniforms.to(actions.device), sampling)
+        step, dream = model.step(
+            dream,
+            actions[:, t],
+            uniforms.to(actions.device),
+            sampling,
+            None if poses is None else poses[:, t],
+        )
         yield step

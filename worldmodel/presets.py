@@ -10,6 +10,7 @@ from worldmodel.configs import (
     VideoVQVAEConfig,
     VQVAEConfig,
 )
+from worldmodel.pose import PoseSpec
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Preset:
     prior_recipe: StageRecipe
     actions: ActionSpec  # of the data meant; a run takes its data's own
     variable_names: tuple[str, ...]
+    pose: PoseSpec
 
 
 _RECORD_HGS = "python -m collect.vizdoom --scenario hgs --episodes 1000 --length 100"
@@ -44,7 +46,8 @@ _DREAM_DOOM = Preset(
     actions=_HGS_ACTIONS,
     variable_names=("health", "pickups"),
     tokenizer=VQVAEConfig(),
-    prior=FrameGPTConfig(),
+    prior=FrameGPTConfig(map_width=768, tells_age=True, recalled=4),
+    pose=PoseSpec(("x", "y"), "angle"),
     tokenizer_recipe=StageRecipe(
         steps=12_000, batch_size=64, num_frames=1, learning_rate=7e-4, warmup=100
     ),
@@ -55,6 +58,8 @@ _DREAM_DOOM = Preset(
         learning_rate=1e-3,
         weight_decay=0.01,
         corruption=0.15,
+        hidden=0.4,
+        dreamed=0.5,
     ),
 )
 
@@ -75,6 +80,7 @@ PRESETS: dict[str, Preset] = {
             "box", low=(-1.0,) * 4, high=(1.0,) * 4, meanings=("dx", "dy", "dz", "close")
         ),
         variable_names=("x", "y", "z", "closed", "moved"),
+        pose=PoseSpec(("x", "y", "z")),
     ),
     # For tests and `make smoke`: learns nothing worth seeing, in seconds.
     "tiny": replace(
@@ -83,13 +89,29 @@ PRESETS: dict[str, Preset] = {
             hidden_units=32, residual_units=16, residual_layers=1, num_codes=32, code_dim=8
         ),
         prior=FrameGPTConfig(
-            width=32, layers=2, heads=2, window=4, head_width=32, head_heads=2, num_bins=8
+            width=32,
+            layers=2,
+            heads=2,
+            window=4,
+            head_width=32,
+            head_heads=2,
+            num_bins=8,
+            map_width=16,
+            tells_age=True,
+            recalled=2,
         ),
         tokenizer_recipe=StageRecipe(
             steps=20, batch_size=8, num_frames=1, learning_rate=1e-3, warmup=2
         ),
         prior_recipe=StageRecipe(
-            steps=20, batch_size=4, num_frames=6, learning_rate=1e-3, warmup=2, corruption=0.15
+            steps=20,
+            batch_size=4,
+            num_frames=6,
+            learning_rate=1e-3,
+            warmup=2,
+            corruption=0.15,
+            hidden=0.4,
+            dreamed=0.5,
         ),
     ),
 }

@@ -1,7 +1,7 @@
 """A checkpoint and a data set must be of the same world."""
 
 from worldmodel.checkpoint import Checkpoint, VideoGPTCheckpoint
-from worldmodel.configs import VideoGPTConfig
+from worldmodel.configs import VideoGPTConfig, WorldModelConfig
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 
@@ -23,19 +23,21 @@ def check_same_world(
     config, info = checkpoint.model.config, reader.info
     if isinstance(config, VideoGPTConfig):
         shape = config.tokenizer.clip_shape[1:]
-        others = ("classes", config.class_names, info.class_names)
+        others = (("classes", config.class_names, info.class_names),)
     else:
         shape = config.tokenizer.frame_shape
-        others = ("variables", config.variable_names, info.variable_names)
+        others = (("variables", config.variable_names, info.variable_names),)
     environments = (
         "environment",
         (checkpoint.world.env_id, checkpoint.world.env_kwargs),
         (info.env_id, info.env_kwargs),
     )
+    if isinstance(config, WorldModelConfig) and config.pose and info.pose:
+        others = (*others, ("pose", config.pose, info.pose))
     for what, learned, recorded in (
         ("frames", shape, info.frame_shape),
         ("actions", config.actions, info.actions),
-        others,
+        *others,
         *([environments] if same_environment else []),
     ):
         if learned != recorded:

@@ -11,14 +11,16 @@ from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt import VideoGPT
 from worldmodel.world_rules import check_world
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that a format does without: zeros where it is read.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
+    5: frozenset(),
 }
+POSES_SINCE = 5
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 UNFINISHED = "unfinished.tmp"  # a folder in a checkpoint's, with the files of a save under way
@@ -72,6 +74,7 @@ class Starts:
         frames: uint8 (S, T, H, W, C), the last of them the moment itself.
         actions: (S, T-1, *shape), between the frames.
         variables: float32 (S, T, V).
+        poses: float32 (S, T, P); P is 0 in worlds without one.
         seeds: int64 (S,), of the real environment.
         prefix_lengths: int64 (S,), actions from the real reset to the moment.
         prefixes: (S, longest prefix, *shape), padded.
@@ -80,6 +83,7 @@ class Starts:
     frames: np.ndarray
     actions: np.ndarray
     variables: np.ndarray
+    poses: np.ndarray
     seeds: np.ndarray
     prefix_lengths: np.ndarray
     prefixes: np.ndarray
@@ -94,6 +98,7 @@ class Starts:
         expected = {
             "actions": (num_starts, num_frames - 1),
             "variables": (num_starts, num_frames),
+            "poses": (num_starts, num_frames),
             "seeds": (num_starts,),
             "prefix_lengths": (num_starts,),
             "prefixes": (num_starts,),

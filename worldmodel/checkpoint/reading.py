@@ -15,6 +15,7 @@ from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
     FILES,
+    POSES_SINCE,
     SCALE_SUFFIX,
     UNFINISHED,
     VIDEOGPT,
@@ -37,6 +38,7 @@ from worldmodel.configs import (
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.files import read_json
 from worldmodel.model import WorldModel
+from worldmodel.pose import NO_POSE, PoseSpec
 from worldmodel.shipped import PRETRAINED, shipped_names
 from worldmodel.tensors import opened_tensors
 from worldmodel.videogpt import VideoGPT
@@ -146,7 +148,7 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         config, added = _dream_config(data), ADDED_SINCE[data["format_version"]]
         weights = _read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
         _check_dream_buffers(folder / "weights.safetensors", weights)
-        starts = _read_starts(folder / "starts.safetensors", config)
+        starts = _read_starts(folder / "starts.safetensors", config, data["format_version"])
         check_digests(folder, data)
         lineage = _lineage(data)
         model = WorldModel(config)
@@ -264,6 +266,7 @@ def _dream_config(data: dict[str, Any]) -> WorldModelConfig:
         variable_names=tuple(str(name) for name in data["variable_names"]),
         tokenizer=VQVAEConfig(**tokenizer),
         prior=FrameGPTConfig(**data["prior"]),
+        pose=PoseSpec.from_json(data["pose"]) if "pose" in data else NO_POSE,
     )
 
 
@@ -336,6 +339,10 @@ def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:
         raise UserError(f"{path}: prior.variable_std must be above 0")
     if not (weights["prior.variable_low"] <= weights["prior.variable_high"]).all():
         raise UserError(f"{path}: prior.variable_low must not be above prior.variable_high")
+    if "prior.place.space.low" in weights:
+        low, high, scale = (weights[f"prior.place.space.{n}"] for n in ("low", "high", "scale"))
+        if not ((high - low >= SMALLEST_SPREAD).all() and (scale >= SMALLEST_SPREAD).all()):
+            raise UserError(f"{path}: prior.place.space must have an extent and a scale above 0")
     num_used, num_bins = weights["prior.outcome.num_used"], weights["prior.outcome.bins"].shape[1]
     if not ((num_used >= 1) & (num_used <= num_bins)).all():
         raise UserError(f"{path}: prior.outcome.num_used must be from 1 to {num_bins}")
@@ -378,16 +385,23 @@ def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
     return clips
 
 
-def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
+def _read_starts(path: Path, config: WorldModelConfig, version: int) -> Starts:
     types = {
         "frames": np.uint8,
         "actions": config.actions.dtype,
         "variables": np.float32,
+        "poses": np.float32,
         "seeds": np.int64,
         "prefix_lengths": np.int64,
         "prefixes": config.actions.dtype,
     }
-    starts = Starts(**_read_arrays(path, types))
+    if version < POSES_SINCE:
+        del types["poses"]
+    arrays = _read_arrays(path, types)
+    if version < POSES_SINCE:
+        num_starts, num_frames = arrays["variables"].shape[:2]
+        arrays["poses"] = np.zeros((num_starts, num_frames, 0), np.float32)
+    starts = Starts(**arrays)
     if starts.frames.shape[2:] != config.tokenizer.frame_shape:
         raise UserError(f"{path}: frames should be of shape {config.tokenizer.frame_shape}")
     if starts.frames.shape[1] > config.prior.window:
@@ -397,8 +411,11 @@ def _read_starts(path: Path, config: WorldModelConfig) -> Starts:
         )
     if starts.variables.shape[2:] != (len(config.variable_names),):
         raise UserError(f"{path}: variables should be {config.variable_names}")
-    if not np.isfinite(starts.variables).all():
-        raise UserError(f"{path}: variables should be finite")
+    if starts.poses.shape[2:] != (len(config.pose),):
+        raise UserError(f"{path}: poses should be {config.pose.names}")
+    for name in ("variables", "poses"):
+        if not np.isfinite(getattr(starts, name)).all():
+            raise UserError(f"{path}: {name} should be finite")
     for name in ("actions", "prefixes"):
         _check_actions(path, name, getattr(starts, name), config.actions)
     return starts

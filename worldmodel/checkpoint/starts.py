@@ -68,6 +68,7 @@ def choose_starts(
         variables=np.stack(
             [step["variables"][first : moment + 1] for step, first, moment in placed]
         ),
+        poses=np.stack([step["pose"][first : moment + 1] for step, first, moment in placed]),
         seeds=reader.index["seed"][chosen].astype(np.int64),
         prefix_lengths=np.asarray(moments, np.int64),
         prefixes=np.stack(prefixes),

@@ -21,6 +21,7 @@ class Dreamed:
         reward: float32 (B, T), expected.
         end_probability: float32 (B, T).
         variables: float32 (B, T, V), drawn.
+        pose: float32 (B, T, P), drawn; NaN where it is not known.
         codes: int64 (B, T, h, w, q), of the frames.
         nats: float32 (B, T), of each frame to the model itself, a token.
     """
@@ -29,6 +30,7 @@ class Dreamed:
     reward: np.ndarray
     end_probability: np.ndarray
     variables: np.ndarray
+    pose: np.ndarray
     codes: np.ndarray
     nats: np.ndarray
 
@@ -41,11 +43,13 @@ def dream_on(
     *,
     rng: np.random.Generator,
     sampling: Sampling,
+    poses: np.ndarray | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Dreamed:
     """Dream on from the first `num_given` frames of B clips under `actions` (B, T, *shape).
 
     Args:
+        poses: (B, T, P), where to go in place of where the actions lead; None: poses are drawn.
         advance: called after each step.
     """
     device = next(model.parameters()).device
@@ -57,9 +61,11 @@ def dream_on(
         tensor(clips.frames[:, :num_given]),
         tensor(clips.action[:, : num_given - 1]),
         tensor(clips.variables[:, :num_given]),
+        tensor(clips.pose[:, :num_given]),
     )
     steps = []
-    for step in dream_along(model, dream, tensor(actions), rng=rng, sampling=sampling):
+    given = None if poses is None else tensor(poses)
+    for step in dream_along(model, dream, tensor(actions), rng=rng, sampling=sampling, poses=given):
         steps.append(step)
         advance()
 

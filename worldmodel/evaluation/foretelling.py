@@ -63,6 +63,7 @@ def foretell(
     actions: Shaped[Tensor, "B T *shape"],
     variables: Float[Tensor, "B T V"],
     next_codes: Int[Tensor, "B T h w q"],
+    poses: Float[Tensor, "B T+1 P"] | None = None,
 ) -> Foretold:
     """Ask of frames 1..T.
 
@@ -70,10 +71,11 @@ def foretell(
         codes, variables: of frames 0..T-1, the past that the prior is shown.
         actions: taken there, as stored on disk.
         next_codes: of frames 1..T, which need not be those of `codes`.
+        poses: of frames 0..T; None or P = 0: they are not known.
     """
-    prediction = model.prior(
-        codes, encode_actions(model.config.actions, actions), variables, next_codes
-    )
+    encoded = encode_actions(model.config.actions, actions)
+    past = model.prior.given_past(codes, poses)
+    prediction = model.prior(codes, encoded, variables, next_codes, past=past)
     truth = next_codes.flatten(2)
     nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
         truth.shape
@@ -91,6 +93,7 @@ def foretell_outcomes(
     actions: Shaped[Tensor, "B T *shape"],
     variables: Float[Tensor, "B T V"],
     next_codes: Int[Tensor, "B T h w q"],
+    poses: Float[Tensor, "B T+1 P"] | None = None,
     *,
     common_reward: float | None,
 ) -> ForetoldOutcomes:
@@ -99,13 +102,13 @@ def foretell_outcomes(
     They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
 
     Args:
-        codes, actions, variables, next_codes: as in `foretell`.
+        codes, actions, variables, next_codes, poses: as in `foretell`.
         common_reward: the reward that is no event.
     """
     prior, head = model.prior, model.prior.outcome
-    foretold = prior.foretell(
-        codes, encode_actions(model.config.actions, actions), variables, next_codes
-    )
+    encoded = encode_actions(model.config.actions, actions)
+    past = prior.given_past(codes, poses)
+    foretold = prior.foretell(codes, encoded, variables, next_codes, past)
     common_bin = None
     if common_reward is not None:
         common_bin = int((head.bins[0] - common_reward).abs().argmin())
@@ -129,6 +132,7 @@ def foretell_long(
     codes: Int[Tensor, "B frames h w q"],
     actions: Shaped[Tensor, "B steps *shape"],
     variables: Float[Tensor, "B frames V"],
+    poses: Float[Tensor, "B frames P"],
     *,
     max_steps: int,
 ) -> Iterator[Foretold]:
@@ -139,7 +143,7 @@ def foretell_long(
     Together the stretches say what one pass over all frames would.
 
     Args:
-        codes, variables: of frames 0..T of B clips.
+        codes, variables, poses: of frames 0..T of B clips; P = 0: poses are not known.
         actions: T of them.
         max_steps: of one pass, preceding frames included, where these leave room for one step.
     """
@@ -155,6 +159,7 @@ def foretell_long(
             actions[:, shown],
             variables[:, shown],
             codes[:, shown.start + 1 : shown.stop + 1],
+            poses[:, shown.start : shown.stop + 1],
         )
         yield foretold.steps(slice(first - begin, None))
         first = shown.stop

@@ -218,6 +218,7 @@ class HeldOut:
                 tensor(told[part.numpy()]),
                 tensor(variables[part.numpy(), :-1]),
                 next_codes[part, 1:].to(self.device),
+                tensor(self.clips.pose[part.numpy()]),
             )
             for part in track(rows, what)
         ]
@@ -267,11 +268,13 @@ class HeldOut:
         actions: np.ndarray,
         *,
         sample: int,
+        poses: np.ndarray | None = None,
         advance: Callable[[], object] = lambda: None,
     ) -> Dreamed:
         """Dreams of the clips `rows` under `actions` (len(rows), T, *shape).
 
         Args:
+            poses: (len(rows), T, P), where to go in place of where the actions lead.
             sample: dreams of another sample are others; those of the same one the same.
             advance: called after each step.
         """
@@ -284,6 +287,7 @@ class HeldOut:
             actions,
             rng=rng,
             sampling=self.settings.sampling,
+            poses=poses,
             advance=advance,
         )
 

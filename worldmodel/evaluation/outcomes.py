@@ -131,6 +131,7 @@ def _next_steps(held_out: HeldOut) -> NextSteps:
             tensor(steps["action"]),
             tensor(steps["variables"][:-1]),
             codes[:, 1:],
+            tensor(steps["pose"]),
             common_reward=held_out.common_reward,
         )
         parts.append(

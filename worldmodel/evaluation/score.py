@@ -99,7 +99,8 @@ def score_episodes(
 def score_episode(model: WorldModel, reader: EpisodeReader, i: int) -> dict[str, Any]:
     """COLUMNS of the i-th episode. Steps are counted from 0: step t brings frame t + 1."""
     row, steps = reader.index[i], reader.steps(i)
-    nats = step_nats(model, reader.frames(i), steps["action"], steps["variables"])
+    told = (steps["action"], steps["variables"], steps["pose"])
+    nats = step_nats(model, reader.frames(i), *told)
     worst = int(nats.argmax())
     tokens = model.prior.head.num_tokens
     total, mean = float(nats.sum()) * tokens, float(nats.mean())
@@ -123,13 +124,14 @@ def step_nats(
     frames: np.ndarray,
     actions: np.ndarray,
     variables: np.ndarray,
+    poses: np.ndarray,
     *,
     max_steps: int = MAX_STEPS,
 ) -> np.ndarray:
     """Nats a token of each step of an episode, float64 (T,); the same whatever `max_steps`.
 
     Args:
-        frames, actions, variables: as in `Episode`.
+        frames, actions, variables, poses: as in `Episode`.
         max_steps: of one pass of the prior.
     """
     device = next(model.parameters()).device
@@ -139,7 +141,8 @@ def step_nats(
 
     parts = torch.from_numpy(frames).split(64)
     codes = torch.cat([model.encode(part.to(device)) for part in parts])[None]
-    stretches = foretell_long(model, codes, tensor(actions), tensor(variables), max_steps=max_steps)
+    given = (tensor(actions), tensor(variables), tensor(poses))
+    stretches = foretell_long(model, codes, *given, max_steps=max_steps)
     return joined(list(stretches), 1).nats[0]
 
 

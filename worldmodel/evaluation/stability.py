@@ -221,6 +221,7 @@ def _begin(model: WorldModel, reader: EpisodeReader, seed: int) -> tuple[Dream, 
         frames,
         np.stack([step["action"][: num_given - 1] for step in steps]),
         np.stack([step["variables"][:num_given] for step in steps]),
+        np.stack([step["pose"][:num_given] for step in steps]),
     )
     dream = model.start(*(torch.from_numpy(array).to(device) for array in given))
     return dream, frames[:, -1]

@@ -5,7 +5,7 @@ positions see each other and every position of the frames before, within a windo
 values of past frames stay in a ring, so a dream goes on for hours at the same pace.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -26,8 +26,10 @@ from worldmodel.prior.layers import (
     linear,
     turn,
 )
+from worldmodel.prior.memory import KEYFRAME_STEPS, KEYFRAMES, Keyframes, Memory
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits, recent_changes
 from worldmodel.prior.pose import RECENT, Mixture, Place, last_of_each
+from worldmodel.prior.recall import Candidates, Older, OlderFrames, Recall, choose_older
 from worldmodel.prior.sampling import Sampling
 
 CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
@@ -42,12 +44,14 @@ class Past(NamedTuple):
         known: which of these poses are known.
         age: of frames 0..T-1: for how many steps it was dreamed; 0: it was given.
         hidden: which of frames 0..T-1 can't be seen.
+        older: frames that are looked at again; None: there are none.
     """
 
     poses: Float[Tensor, "B T+1 P"]
     known: Bool[Tensor, "B T+1"]
     age: Int[Tensor, "B T"]
     hidden: Bool[Tensor, "B T"]
+    older: Older | None = None
 
 
 class Prediction(NamedTuple):
@@ -56,7 +60,8 @@ class Prediction(NamedTuple):
     logits: Float[Tensor, "B T n K"]
     foretold: OutcomeLogits  # before the variables have changed
     outcomes: OutcomeLogits  # given their values at frames 1..T
-    pose: Mixture | None  # of the poses of frames 1..T; None in worlds without one
+    pose: Mixture | None  # of how frames 1..T moved; None in worlds without a pose
+    located: Mixture | None  # of the poses of frames 1..T by what these show; likewise
 
 
 class Outcome(NamedTuple):
@@ -76,55 +81,6 @@ class Here(NamedTuple):
     pose: Float[Tensor, "B P"]
     known: Bool[Tensor, " B"]
     age: Int[Tensor, " B"]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Of the last frames their keys, values, game variables, poses and actions; `slot` = time
-    modulo window is overwritten next.
-
-    Attributes:
-        keys_values: (layers, 2, B, heads, window, P, head size).
-        variables: (B, window, V).
-        poses: (B, window, pose size).
-        known: (B, window), which of the poses are known.
-        actions: (B, window, A), encoded, taken at each frame.
-        filled: (B, window), which slots hold a frame.
-        time: (B,), the number of frames remembered so far, forgotten ones included.
-    """
-
-    keys_values: Float[Tensor, "L two B nh window P hs"]
-    variables: Float[Tensor, "B window V"]
-    poses: Float[Tensor, "B window pose"]
-    known: Tensor
-    actions: Float[Tensor, "B window A"]
-    filled: Tensor
-    time: Tensor
-
-    def clone(self) -> "Memory":
-        return replace(self, **{f.name: getattr(self, f.name).clone() for f in fields(self)})
-
-    def repeated(self, times: int) -> "Memory":
-        """The memory of one dream as that of so many alike."""
-        return Memory(
-            self.keys_values.repeat_interleave(times, 2),
-            self.variables.repeat(times, 1, 1),
-            self.poses.repeat(times, 1, 1),
-            self.known.repeat(times, 1),
-            self.actions.repeat(times, 1, 1),
-            self.filled.repeat(times, 1),
-            self.time.repeat(times),
-        )
-
-    def write(self, rows: Int[Tensor, " R"], others: "Memory") -> None:
-        """Put the memory of R other dreams in the place of those at `rows`."""
-        self.keys_values[:, :, rows] = others.keys_values
-        self.variables[rows] = others.variables
-        self.poses[rows] = others.poses
-        self.known[rows] = others.known
-        self.actions[rows] = others.actions
-        self.filled[rows] = others.filled
-        self.time[rows] = others.time
 
 
 class FrameGPT(nn.Module):
@@ -154,12 +110,18 @@ class FrameGPT(nn.Module):
         self.merge = nn.Linear(block_tokens * CODE_WIDTH, config.width)
         self.position = nn.Parameter(torch.empty(rows * columns, config.width))
         self.variable = linear(num_variables, config.width)
+        self._posed_variables = [
+            (v, world.pose.names.index(name))
+            for v, name in enumerate(world.variable_names)
+            if name in world.pose.names and config.map_width
+        ]
         self.place = (
             Place(
                 world.pose,
                 num_actions=condition_size,
                 num_positions=len(self.position),
                 width=config.width,
+                frame_width=self.grid[0] * self.grid[1] * CODE_WIDTH,
                 map_width=config.map_width,
             )
             if world.pose and config.map_width
@@ -175,6 +137,13 @@ class FrameGPT(nn.Module):
             Block(config.width, config.heads, condition_size, num_layers=config.layers)
             for _ in range(config.layers)
         )
+        self.older_frames = None
+        self.recalls = nn.ModuleDict()  # by the number of the block that each follows
+        if config.recalled:
+            space = None if self.place is None else self.place.space
+            self.older_frames = OlderFrames(space, config.width)
+            for i in {config.layers // 3, 2 * config.layers // 3}:
+                self.recalls[str(i)] = Recall(config.width, config.heads)
         self.norm = ConditionalNorm(config.width, condition_size)
         # To the head: each position's part for its tokens, and the frame's codes nearby, which
         # a shift of the view moves by a token or two.
@@ -231,7 +200,7 @@ class FrameGPT(nn.Module):
         outcomes = foretold
         if next_variables is not None:
             outcomes = self.once_arrived(foretold, variables, next_variables)
-        pose = None
+        pose = located = None
         if self.place is not None:
             shown = self._shown(codes, past.hidden)
             poses, known, taken = (
@@ -239,14 +208,37 @@ class FrameGPT(nn.Module):
                 for sequence in (past.poses[:, :-1], past.known[:, :-1], actions)
             )
             pose = self.place.predict(poses, known, taken, shown)
-        return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes, pose)
+            located = self.place.locator(self._whole(next_codes))
+        return Prediction(logits.unflatten(0, codes.shape[:2]), foretold, outcomes, pose, located)
 
-    def given_past(self, codes: Int[Tensor, "B T h w q"]) -> Past:
-        """Of frames that were given and can be seen, at poses that nobody tells."""
+    def given_past(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        poses: Float[Tensor, "B T+1 P"] | None = None,
+    ) -> Past:
+        """Of frames that were given and can be seen.
+
+        Args:
+            poses: None or P = 0: they are not known.
+        """
         batch_size, num_frames = codes.shape[:2]
         none = torch.zeros(batch_size, num_frames + 1, dtype=torch.bool, device=codes.device)
-        poses = torch.zeros(*none.shape, self.pose_size, device=codes.device)
-        return Past(poses, none, none[:, 1:].long(), none[:, 1:])
+        known = none
+        if poses is None or self.place is None or not poses.shape[-1]:
+            poses = torch.zeros(*none.shape, self.pose_size, device=codes.device)
+        else:
+            poses, known = self.place.space.inside(poses), ~none
+        return Past(poses, known, none[:, 1:].long(), none[:, 1:])
+
+    @torch.no_grad()
+    def locate(self, codes: Int[Tensor, "B h w q"]) -> Float[Tensor, "B P"]:
+        """The pose of each frame by what it shows. There must be a place."""
+        assert self.place is not None
+        return self.place.locator.locate(self._whole(codes[:, None])[:, 0])
+
+    def _whole(self, codes: Int[Tensor, "B T h w q"]) -> Float[Tensor, "B T frame"]:
+        """All that frames' codes say; what is learned of it leaves the codes' vectors alone."""
+        return self._code_vectors(codes).detach().flatten(2)
 
     @property
     def pose_size(self) -> int:
@@ -285,8 +277,14 @@ class FrameGPT(nn.Module):
         foretold: OutcomeLogits,
         variables: Float[Tensor, "*batch V"],
         uniforms: Float[Tensor, "*batch V"],
+        told: Float[Tensor, "*batch V"] | None = None,
     ) -> Float[Tensor, "*batch V"]:
-        """The next variables, within what the data has shown: one number in [0, 1) for each."""
+        """The next variables, within what the data has shown.
+
+        Args:
+            uniforms: one number in [0, 1) for each.
+            told: values that are known already; NaN where they are not.
+        """
         after = variables.clone()
         for v in range(variables.shape[-1]):
             # Only what became of the variables before v tells of its change.
@@ -295,6 +293,8 @@ class FrameGPT(nn.Module):
             after[..., v] = (variables[..., v] + change).clamp(
                 self.variable_low[v], self.variable_high[v]
             )
+            if told is not None:
+                after[..., v] = torch.where(told[..., v].isnan(), after[..., v], told[..., v])
         return after
 
     def change_chances(
@@ -338,17 +338,30 @@ class FrameGPT(nn.Module):
 
     def no_memory(self, batch_size: int) -> Memory:
         """The memory of dreams that have seen nothing yet."""
-        weight = self.merge.weight
-        c = self.config
-        shape = (c.layers, 2, batch_size, c.heads, c.window, len(self.position), c.width // c.heads)
+        weight, c = self.merge.weight, self.config
+        device, size, positions = weight.device, self.pose_size, len(self.position)
+        kept = KEYFRAMES if c.recalled else 0
+        none = torch.zeros(batch_size, c.window, dtype=torch.bool, device=device)
+        no_keyframes = torch.zeros(batch_size, kept, dtype=torch.int64, device=device)
         return Memory(
-            keys_values=weight.new_zeros(shape),
+            keys_values=weight.new_zeros(
+                batch_size, c.layers, 2, c.heads, c.window, positions, c.width // c.heads
+            ),
             variables=weight.new_zeros(batch_size, c.window, len(self.variable_mean)),
-            poses=weight.new_zeros(batch_size, c.window, self.pose_size),
-            known=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
+            poses=weight.new_zeros(batch_size, c.window, size),
+            known=none,
             actions=weight.new_zeros(batch_size, c.window, len(self.mean_action)),
-            filled=torch.zeros(batch_size, c.window, dtype=torch.bool, device=weight.device),
-            time=torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
+            filled=none.clone(),
+            time=torch.zeros(batch_size, dtype=torch.int64, device=device),
+            keyframes=Keyframes(
+                codes=no_keyframes.new_zeros(
+                    (batch_size, kept, *self.grid, self.num_codebooks), dtype=torch.int16
+                ),
+                poses=weight.new_zeros(batch_size, kept, size),
+                known=no_keyframes.bool(),
+                age=no_keyframes,
+                times=no_keyframes - 1,
+            ),
         )
 
     @torch.no_grad()
@@ -366,6 +379,7 @@ class FrameGPT(nn.Module):
             return memory
         past = self.given_past(codes) if past is None else past
         _, keys_values = self._backbone(codes, actions, variables, past)
+        keys_values = keys_values.movedim(2, 0)
         window = self.config.window
         for t in range(max(0, num_frames - window), num_frames):
             memory.keys_values[:, :, :, :, t % window] = keys_values[:, :, :, :, t]
@@ -374,6 +388,11 @@ class FrameGPT(nn.Module):
             memory.known[:, t % window] = past.known[:, t]
             memory.actions[:, t % window] = actions[:, t]
             memory.filled[:, t % window] = True
+        if self.config.recalled:
+            everyone = torch.arange(batch_size, device=codes.device)
+            for t in range(num_frames):
+                here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+                _keep(memory.keyframes, everyone, memory.time + t, codes[:, t], here)
         return replace(memory, time=memory.time + num_frames)
 
     @torch.no_grad()
@@ -386,6 +405,7 @@ class FrameGPT(nn.Module):
         uniforms: Float[Tensor, "B numbers"],
         sampling: Sampling,
         here: Here | None = None,
+        next_pose: Float[Tensor, "B P"] | None = None,
     ) -> tuple[Outcome, Memory]:
         """Dream one frame on.
 
@@ -396,16 +416,19 @@ class FrameGPT(nn.Module):
             uniforms: in [0, 1): one for each token of the frame, then one for each variable, then
                 `num_pose_uniforms` for the pose.
             here: where the newest frame is; None: nobody knows, and it was given.
+            next_pose: of the next frame, where the pose is known; None: it is drawn.
         """
         here = self.nowhere(codes) if here is None else here
         num_tokens, num_variables = self.head.num_tokens, variables.shape[-1]
         for_pose = uniforms[:, num_tokens + num_variables :]
-        next_pose = self._next_pose(memory, codes, actions, here, for_pose)
+        if next_pose is None:
+            next_pose = self._next_pose(memory, codes, actions, here, for_pose)
         past = Past(
             torch.stack([here.pose, next_pose], 1),
             here.known[:, None].expand(-1, 2),
             here.age[:, None],
             torch.zeros_like(here.known)[:, None],
+            self._older(memory, here, next_pose),
         )
         undirected = None
         if sampling.guidance:  # looked at first: what is remembered is what was done
@@ -420,7 +443,8 @@ class FrameGPT(nn.Module):
         foretold = self._foretell(states, next_codes[:, None], self._remembered(memory)[:, None])
         before = variables[:, None]
         for_variables = uniforms[:, None, num_tokens : num_tokens + num_variables]
-        after = self.draw_variables(foretold, before, for_variables)
+        told = self._told_by_pose(here, next_pose)[:, None]
+        after = self.draw_variables(foretold, before, for_variables, told)
         logits = self.once_arrived(foretold, before, after)
         outcome = Outcome(
             codes=next_codes,
@@ -442,6 +466,13 @@ class FrameGPT(nn.Module):
         unknown = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
         pose = torch.zeros(len(codes), self.pose_size, device=codes.device)
         return Here(pose, unknown, unknown.long())
+
+    def _told_by_pose(self, here: Here, next_pose: Tensor) -> Float[Tensor, "B V"]:
+        """Variables that are numbers of the pose, where it is known; NaN for others."""
+        told = next_pose.new_full((len(next_pose), len(self.variable_mean)), torch.nan)
+        for v, p in self._posed_variables:
+            told[:, v] = torch.where(here.known, next_pose[:, p], torch.nan)
+        return told
 
     def _next_pose(
         self, memory: Memory, codes: Tensor, actions: Tensor, here: Here, uniforms: Tensor
@@ -486,9 +517,14 @@ class FrameGPT(nn.Module):
         memory.poses[dreams, slots] = past.poses[:, 0]
         memory.known[dreams, slots] = past.known[:, 0]
         memory.actions[dreams, slots] = actions
+        if self.config.recalled:
+            here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
+            _keep(memory.keyframes, dreams, memory.time, codes, here)
+        recalled = self._recalled(past)
         positions_filled = memory.filled.repeat_interleave(len(self.position), 1)[:, None, None]
         x = self._embed(codes[:, None], variables[:, None], past)[:, 0]
-        for block, (all_keys, all_values) in zip(self.blocks, memory.keys_values, strict=True):
+        for i, block in enumerate(self.blocks):
+            all_keys, all_values = memory.keys_values[:, i].unbind(1)
 
             def attend(q, k, v, all_keys=all_keys, all_values=all_values) -> Tensor:
                 all_keys[dreams, :, slots] = turn(k, cosines, sines)
@@ -501,6 +537,8 @@ class FrameGPT(nn.Module):
                 )
 
             x = block(x, actions, attend)
+            if recalled is not None and str(i) in self.recalls:
+                x = self.recalls[str(i)](x, *(part[:, 0] for part in recalled))
         return self.norm(x, actions)[:, None]
 
     def _draw(
@@ -542,9 +580,67 @@ class FrameGPT(nn.Module):
             return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
 
         x = self._embed(codes, variables, past)
-        for block in self.blocks:
+        recalled = self._recalled(past)
+        for i, block in enumerate(self.blocks):
             x = block(x, actions, attend)
+            if recalled is not None and str(i) in self.recalls:
+                x = self.recalls[str(i)](x, *recalled)
         return self.norm(x, actions), torch.stack(remembered)
+
+    def _older(self, memory: Memory, here: Here, next_pose: Tensor) -> Older | None:
+        """Frames before the window that the next frame is drawn from, too."""
+        if not self.config.recalled:
+            return None
+        kept, now = memory.keyframes, memory.time[:, None]
+        used = min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1)
+        times = kept.times[:, :used]
+        usable = (times >= 0) & (times <= now - self.config.window)
+        index, there = self.choose_older(
+            Candidates(kept.poses[:, :used], kept.known[:, :used], times, usable[:, None]),
+            now,
+            next_pose[:, None],
+            here.known[:, None],
+        )
+        dreams = torch.arange(len(index), device=index.device)[:, None, None]
+        return Older(
+            codes=kept.codes[dreams, index].long(),
+            poses=kept.poses[dreams, index],
+            known=kept.known[dreams, index],
+            age=kept.age[dreams, index],
+            since=now[..., None] - kept.times[dreams, index],
+            there=there,
+        )
+
+    def choose_older(
+        self,
+        candidates: Candidates,
+        now: Int[Tensor, "B T"],
+        next_poses: Float[Tensor, "B T P"],
+        next_known: Bool[Tensor, "B T"],
+    ) -> tuple[Int[Tensor, "B T M"], Bool[Tensor, "B T M"]]:
+        """Which candidates are looked at again for T predictions, and which of these there are."""
+        return choose_older(
+            candidates,
+            self.config.recalled,
+            now=now,
+            window=self.config.window,
+            space=None if self.place is None else self.place.space,
+            next_poses=next_poses,
+            next_known=next_known,
+        )
+
+    def _recalled(self, past: Past) -> tuple[Tensor, Tensor] | None:
+        """What older frames show, (B, T, M P, D), and which of this there is."""
+        older = past.older
+        if older is None or self.older_frames is None:
+            return None
+        shown = self.merge(self._blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
+        shown = shown.unflatten(1, older.codes.shape[1:3]) + self.position
+        where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])
+        if self.age is not None:
+            where = where + self.age(_age_group(older.age))
+        there = older.there[..., None].expand(*older.there.shape, len(self.position))
+        return (shown + where[..., None, :]).flatten(2, 3), there.flatten(2, 3)
 
     def _code_vectors(self, codes: Tensor) -> Float[Tensor, "B T h w E"]:
         offsets = torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
@@ -629,3 +725,19 @@ def _age_group(age: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
     """0 of what was given; 1, 2, 3 to 4, 5 to 8 and so on steps have a number each."""
     group = 1 + age.clamp(min=1).double().log2().ceil().long()
     return torch.where(age > 0, group.clamp(max=NUM_AGES - 1), 0)
+
+
+def _keep(
+    keyframes: Keyframes,
+    dreams: Int[Tensor, " B"],
+    time: Int[Tensor, " B"],
+    codes: Int[Tensor, "B h w q"],
+    here: Here,
+) -> None:
+    """Write the frames of this time into the keyframes' storage."""
+    slots = time // KEYFRAME_STEPS % KEYFRAMES
+    keyframes.codes[dreams, slots] = codes.to(keyframes.codes.dtype)
+    keyframes.poses[dreams, slots] = here.pose
+    keyframes.known[dreams, slots] = here.known
+    keyframes.age[dreams, slots] = here.age
+    keyframes.times[dreams, slots] = time

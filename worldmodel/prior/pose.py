@@ -22,16 +22,39 @@ RECENT = 4  # displacements, and actions besides the newest, that the next pose 
 NUM_COMPONENTS = 8  # of the mixture
 VIEW_WIDTH = 128  # of what the newest frame tells of the next pose
 HEAD_WIDTH = 384
-LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component, in standard deviations
+LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component
 FARTHEST = 3.0  # that a value is drawn from its component's mean, in its scales
 
 
 class Mixture(NamedTuple):
-    """Gaussians of displacements, standardised."""
+    """Gaussians of independent values."""
 
     logits: Float[Tensor, "*batch C"]
-    means: Float[Tensor, "*batch C P"]
-    log_scales: Float[Tensor, "*batch C P"]
+    means: Float[Tensor, "*batch C N"]
+    log_scales: Float[Tensor, "*batch C N"]
+
+    @classmethod
+    def of(cls, out: Float[Tensor, "*batch outputs"]) -> "Mixture":
+        """From a network's outputs, C (1 + 2 N) of them."""
+        out = out.unflatten(-1, (NUM_COMPONENTS, -1))
+        size = out.shape[-1] // 2
+        logits, means, log_scales = out.split([1, size, size], -1)
+        middle = (LARGEST_LOG_SCALE + LEAST_LOG_SCALE) / 2
+        half = (LARGEST_LOG_SCALE - LEAST_LOG_SCALE) / 2
+        return cls(logits[..., 0], means, middle + half * torch.tanh(log_scales))
+
+    def nats(self, values: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
+        """Minus the logarithm of the density."""
+        off = (values[..., None, :] - self.means) / self.log_scales.exp()
+        each = -0.5 * (off.square() + math.log(2 * math.pi)) - self.log_scales
+        return -(self.logits.log_softmax(-1) + each.sum(-1)).logsumexp(-1)
+
+    def likeliest(self) -> Float[Tensor, "*batch N"]:
+        """The mean of the component that weighs most."""
+        best = self.logits.argmax(-1)[..., None, None].expand(
+            *self.logits.shape[:-1], 1, self.means.shape[-1]
+        )
+        return self.means.gather(-2, best)[..., 0, :]
 
 
 class PoseSpace(nn.Module):
@@ -60,7 +83,7 @@ class PoseSpace(nn.Module):
     def features(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch features"]:
         """Coordinates in [-1, 1], and waves of them and of the heading."""
         position = poses[..., : self.num_coordinates]
-        x = 2 * (position - self.low) / (self.high - self.low) - 1
+        x = 2 * (position - self.low) / self.extent - 1
         octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES, device=poses.device)
         angles = [(x[..., None] * octaves).flatten(-2)]
         if self.spec.heading is not None:
@@ -68,6 +91,11 @@ class PoseSpace(nn.Module):
             angles.append(self.heading(poses)[..., None] * waves)
         both = torch.cat(angles, -1)
         return torch.cat([x, both.sin(), both.cos()], -1)
+
+    @property
+    def extent(self) -> Float[Tensor, " coordinates"]:
+        """Of the level along each coordinate."""
+        return self.high - self.low
 
     def heading(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
         """In radians, counterclockwise."""
@@ -85,6 +113,21 @@ class PoseSpace(nn.Module):
         turn = (after_heading - before_heading + math.pi) % (2 * math.pi) - math.pi
         return torch.cat([_turned(moved, -before_heading), turn[..., None]], -1)
 
+    @property
+    def num_offsets(self) -> int:
+        return self.num_coordinates + (2 if self.spec.heading is not None else 0)
+
+    def offsets(
+        self, before: Float[Tensor, "*batch P"], after: Float[Tensor, "*batch P"]
+    ) -> Float[Tensor, "*batch offsets"]:
+        """The displacement in sizes of the level, its turn as a sine and a cosine."""
+        displacement = self.displacement(before, after)
+        moved = displacement[..., : self.num_coordinates] / self.extent.max()
+        if self.spec.heading is None:
+            return moved
+        turn = displacement[..., -1:]
+        return torch.cat([moved, turn.sin(), turn.cos()], -1)
+
     def moved(
         self, before: Float[Tensor, "*batch P"], displacement: Float[Tensor, "*batch P"]
     ) -> Float[Tensor, "*batch P"]:
@@ -92,15 +135,34 @@ class PoseSpace(nn.Module):
         step = displacement[..., : self.num_coordinates]
         if self.spec.heading is not None:
             step = _turned(step, self.heading(before))
-        position = (before[..., : self.num_coordinates] + step).clamp(self.low, self.high)
+        position = before[..., : self.num_coordinates] + step
         if self.spec.heading is None:
-            return position
-        turn = displacement[..., -1] * (self.spec.full_turn / (2 * math.pi))
-        heading = (before[..., -1] + turn) % abs(self.spec.full_turn)
-        return torch.cat([position, heading[..., None]], -1)
+            return self.inside(position)
+        turn = displacement[..., -1:] * (self.spec.full_turn / (2 * math.pi))
+        return self.inside(torch.cat([position, before[..., -1:] + turn], -1))
+
+    def inside(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
+        """Poses moved to where the data have been; 0 for what is not finite."""
+        poses = poses.nan_to_num(posinf=0.0, neginf=0.0)
+        position = poses[..., : self.num_coordinates].clamp(self.low, self.high)
+        return torch.cat(
+            [position, poses[..., self.num_coordinates :] % abs(self.spec.full_turn)], -1
+        )
 
 
-class PoseHead(nn.Module):
+class _OfSpace(nn.Module):
+    """A module that uses a space without owning it, so that its buffers are saved once."""
+
+    def __init__(self, space: PoseSpace) -> None:
+        super().__init__()
+        self._space = (space,)
+
+    @property
+    def space(self) -> PoseSpace:
+        return self._space[0]
+
+
+class PoseHead(_OfSpace):
     """Predicts the next pose from this one, the last displacements and actions, and what the newest
     frame shows: a wall ahead stops who walks on.
 
@@ -112,8 +174,7 @@ class PoseHead(nn.Module):
     """
 
     def __init__(self, space: PoseSpace, num_actions: int, frame_width: int, width: int) -> None:
-        super().__init__()
-        self.space = space
+        super().__init__(space)
         size = len(space.spec)
         num_inputs = space.num_features + RECENT * (size + 1) + (1 + RECENT) * num_actions
         self.enter = nn.Linear(num_inputs + frame_width, width)
@@ -137,11 +198,7 @@ class PoseHead(nn.Module):
         x = self.enter(torch.cat([self.space.features(poses), recent, actions, frame], -1))
         for layer in self.hidden:
             x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
-        out = self.leave(F.silu(x)).unflatten(-1, (NUM_COMPONENTS, -1))
-        logits, means, log_scales = out.split([1, *2 * [len(self.space.spec)]], -1)
-        middle = (LARGEST_LOG_SCALE + LEAST_LOG_SCALE) / 2
-        half = (LARGEST_LOG_SCALE - LEAST_LOG_SCALE) / 2
-        return Mixture(logits[..., 0], means, middle + half * torch.tanh(log_scales))
+        return Mixture.of(self.leave(F.silu(x)))
 
     def nats(
         self,
@@ -150,10 +207,7 @@ class PoseHead(nn.Module):
         after: Float[Tensor, "*batch P"],
     ) -> Float[Tensor, "*batch"]:
         """Minus the logarithm of the density of the standardised displacement."""
-        value = (self.space.displacement(before, after) / self.space.scale)[..., None, :]
-        off = (value - mixture.means) / mixture.log_scales.exp()
-        each = -0.5 * (off.square() + math.log(2 * math.pi)) - mixture.log_scales
-        return -(mixture.logits.log_softmax(-1) + each.sum(-1)).logsumexp(-1)
+        return mixture.nats(self.space.displacement(before, after) / self.space.scale)
 
     def draw(
         self,
@@ -169,6 +223,52 @@ class PoseHead(nn.Module):
         normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
         value = mean + normal.clamp(-FARTHEST, FARTHEST) * log_scale.exp()
         return self.space.moved(before, value * self.space.scale)
+
+
+class Locator(_OfSpace):
+    """Reads the pose off a frame's codes alone.
+
+    Args:
+        space: of the world.
+        frame_width: of what the frame shows.
+        width: of the network.
+    """
+
+    def __init__(self, space: PoseSpace, frame_width: int, width: int) -> None:
+        super().__init__(space)
+        heading = space.spec.heading is not None
+        size = space.num_coordinates + 2 * heading  # the heading as a sine and a cosine
+        self.layers = nn.Sequential(
+            nn.Linear(frame_width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, NUM_COMPONENTS * (1 + 2 * size)),
+        )
+
+    def forward(self, frames: Float[Tensor, "*batch frame"]) -> Mixture:
+        return Mixture.of(self.layers(frames))
+
+    def nats(self, mixture: Mixture, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
+        """Of poses, their coordinates in [-1, 1] and their heading as a point on a circle."""
+        space = self.space
+        values = 2 * (poses[..., : space.num_coordinates] - space.low) / space.extent - 1
+        if space.spec.heading is not None:
+            heading = space.heading(poses)
+            values = torch.cat([values, torch.stack([heading.sin(), heading.cos()], -1)], -1)
+        return mixture.nats(values)
+
+    def locate(self, frames: Float[Tensor, "*batch frame"]) -> Float[Tensor, "*batch P"]:
+        """The likeliest pose."""
+        space = self.space
+        values = self(frames).likeliest()
+        coordinates = values[..., : space.num_coordinates]
+        pose = space.low + (coordinates + 1) / 2 * space.extent
+        if space.spec.heading is not None:
+            heading = torch.atan2(*values[..., space.num_coordinates :].unbind(-1))
+            turns = heading * (space.spec.full_turn / (2 * math.pi))
+            pose = torch.cat([pose, turns[..., None]], -1)
+        return space.inside(pose)
 
 
 def recent_displacements(
@@ -202,11 +302,19 @@ class Place(nn.Module):
         spec: which numbers tell a pose.
         num_actions: A, of an encoded action.
         num_positions, width: of the prior's backbone.
+        frame_width: of all that a frame's codes say.
         map_width: of the network from the next pose to what is seen there.
     """
 
     def __init__(
-        self, spec: PoseSpec, *, num_actions: int, num_positions: int, width: int, map_width: int
+        self,
+        spec: PoseSpec,
+        *,
+        num_actions: int,
+        num_positions: int,
+        width: int,
+        frame_width: int,
+        map_width: int,
     ) -> None:
         super().__init__()
         self.space = PoseSpace(spec)
@@ -225,6 +333,7 @@ class Place(nn.Module):
         )
         self.view = nn.Linear(num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, num_actions, VIEW_WIDTH, HEAD_WIDTH)
+        self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
         with torch.no_grad():  # a prior that has learned without a pose stays what it is
             for last in (self.own, self.map[-1]):
                 for parameter in last.parameters():

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from worldmodel import randomness
 from worldmodel.actions import NO_ACTION
@@ -26,15 +27,21 @@ from worldmodel.configs import VideoGPTConfig, WorldModelConfig
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.pose import NO_POSE
 from worldmodel.presets import Preset, PublishedPreset
 from worldmodel.tensors import opened_tensors
-from worldmodel.training.stages import PriorStage
+from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.trainer import Stage
 from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
 from worldmodel.videogpt import VideoGPT
 
 Made = TypeVar("Made")
 NUM_STARTS = 16  # that a checkpoint holds
+LATER_PARTS = (
+    "map_width",
+    "tells_age",
+    "recalled",
+)  # of a prior: 0 in checkpoints before version 5
 CALIBRATED = "prior.head.logits.bias"  # all that `worldmodel.calibrate` moves
 
 
@@ -56,7 +63,7 @@ class Project(Protocol):
         """The weights of a checkpoint. Raises UserError."""
         ...
 
-    def prior_stage(self, folder: Path, *, memory_limit_bytes: int, device: torch.device) -> Stage:
+    def prior_stage(self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int) -> Stage:
         """How the prior of the model made last is trained; `folder` is for what it keeps."""
         ...
 
@@ -86,6 +93,7 @@ class DreamProject:
                 variable_names=reader.info.variable_names,
                 tokenizer=replace(preset.tokenizer, frame_shape=reader.info.frame_shape),
                 prior=preset.prior,
+                pose=reader.info.pose if preset.prior.map_width else NO_POSE,
             ),
         )
         self.starts = choose_starts(
@@ -98,16 +106,14 @@ class DreamProject:
 
     def load_model(self, checkpoint: str) -> WorldModel:
         loaded = load_checkpoint(checkpoint)
-        self.model = loaded.model.train()
+        self.model = _grown(loaded.model, self.config).train()
         self.world = self.world.drawn(loaded.world.sampling)
         return self.model
 
-    def prior_stage(
-        self, folder: Path, *, memory_limit_bytes: int, device: torch.device
-    ) -> PriorStage:
+    def prior_stage(self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int) -> PriorStage:
         path = folder / "codes.safetensors"
         recipe = self.preset.prior_recipe
-        return PriorStage(self.model, self.reader, recipe, codes_path=path, device=device)
+        return PriorStage(self.model, self.reader, recipe, codes_path=path, fabric=fabric)
 
     def save(self, out: Path, lineage: Lineage) -> None:
         checkpoint = Checkpoint(self.model, self.world, self.starts, lineage)
@@ -150,14 +156,14 @@ class VideoGPTProject:
         return self.model
 
     def prior_stage(
-        self, folder: Path, *, memory_limit_bytes: int, device: torch.device
+        self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int
     ) -> VideoPriorStage:
         return VideoPriorStage(
             self.model,
             self.reader,
             self.preset.prior_recipe,
             memory_limit_bytes=memory_limit_bytes,
-            device=device,
+            device=fabric.device,
         )
 
     def save(self, out: Path, lineage: Lineage) -> None:
@@ -197,6 +203,21 @@ def _made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
         return make()
     except ValueError as error:
         raise UserError(f"{reader.folder}: {error}") from None
+
+
+def _grown(model: WorldModel, config: WorldModelConfig) -> WorldModel:
+    """The model with the parts that a config has besides its own: they begin without effect. The
+    model itself where the two differ in something else."""
+    lacking = [name for name in LATER_PARTS if not getattr(model.config.prior, name)]
+    own = {name: getattr(model.config.prior, name) for name in lacking}
+    pose = config.pose if model.config.pose else NO_POSE
+    if model.config == config or model.config != replace(
+        config, pose=pose, prior=replace(config.prior, **own)
+    ):
+        return model
+    grown = WorldModel(config)
+    grown.load_state_dict({**grown.state_dict(), **model.state_dict()})
+    return grown
 
 
 def _world(reader: EpisodeReader) -> World:

@@ -27,8 +27,8 @@ from worldmodel.train import AUTO, KNOWN_PRESETS, Train
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.projects import Project, project_of
 from worldmodel.training.schedule import Progressed, Timing
-from worldmodel.training.stages import TokenizerStage
 from worldmodel.training.state import load_state
+from worldmodel.training.tokenizer_stage import TokenizerStage
 from worldmodel.training.trainer import Stage, train_stage
 from worldmodel.videogpt import VideoGPT
 
@@ -141,9 +141,7 @@ def _train(
     model.tokenizer.requires_grad_(False).eval()
     if fabric.global_rank > 0:
         fabric.barrier()  # the first process encodes the episodes, the others read its codes
-    stage = project.prior_stage(
-        training, memory_limit_bytes=memory_limit_bytes, device=fabric.device
-    )
+    stage = project.prior_stage(training, fabric, memory_limit_bytes=memory_limit_bytes)
     if fabric.global_rank == 0:
         fabric.barrier()
     run(stage, options.prior_minutes)

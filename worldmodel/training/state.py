@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from worldmodel.tensors import opened_tensors, save_tensors
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.sharding import sliced_like, whole_tensor
 
+NOTHING: Mapping[str, Tensor] = {}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -25,6 +26,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     progressed: Progressed,
     inputs: str = "",
+    kept: Mapping[str, Tensor] = NOTHING,
     *,
     written: bool = True,
 ) -> None:
@@ -33,13 +35,14 @@ def save_state(
     The file is the same whatever number of processes trained, and however.
 
     Args:
+        kept: by the stage, as of `Stage.kept`.
         written: by this process. All processes have to call, to give their slices.
     """
     state = {f"model.{name}": value for name, value in module.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
             state[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    tensors = {}
+    tensors = {f"kept.{name}": value.contiguous() for name, value in kept.items()}
     for name, value in state.items():
         gathered = whole_tensor(value)
         if written:
@@ -57,8 +60,11 @@ def save_state(
         ) from None
 
 
-def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
-    """Load the weights that `save_state` wrote; nothing where there is nothing.
+def load_state(
+    path: Path, module: nn.Module, inputs: str = "", kept: Mapping[str, Tensor] = NOTHING
+) -> Progressed:
+    """Load the weights that `save_state` wrote, and what the stage kept; nothing where there is
+    nothing.
 
     Raises:
         UserError: the file is damaged, holds another model, or learned other inputs.
@@ -75,6 +81,8 @@ def load_state(path: Path, module: nn.Module, inputs: str = "") -> Progressed:
         progressed = Progressed(**json.loads(metadata["progress"]))
         names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
         module.load_state_dict({n.removeprefix("model."): file.get_tensor(n) for n in names})
+        for name, tensor in kept.items():
+            tensor.copy_(file.get_tensor(f"kept.{name}"))
     return progressed
 
 

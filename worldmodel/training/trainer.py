@@ -37,6 +37,15 @@ class Stage(Protocol):
     @property
     def recipe(self) -> StageRecipe: ...
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What has to be saved besides the module, on the CPU; loaded in place."""
+        ...
+
+    def prepare(self, step: int) -> None:
+        """Called before each step."""
+        ...
+
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:
@@ -86,7 +95,7 @@ def train_stage(
     if checkpoint_activations:
         _recompute_activations(stage)
     state_path = _state_path(stage, folder)
-    progressed = load_state(state_path, stage.module, stage.inputs)
+    progressed = load_state(state_path, stage.module, stage.inputs, stage.kept)
     if progressed.share(stage.recipe, timing) >= 1:
         return True
     learner = Learner(stage.module, stage.recipe, fabric, shares, compiled=compiled)
@@ -119,6 +128,7 @@ def _learn(
         while True:
             rate = learning_rate(recipe, progressed.step, progressed.share(recipe, timing))
             batch = (seed, f"{stage.name} batch", progressed.step)
+            stage.prepare(progressed.step)
             numbers = _step(stage, learner, batch, rate)
             # Every process goes by the first one's clock and keyboard, or they would stop at
             # different steps.
@@ -165,6 +175,7 @@ def _save(stage: Stage, learner: Learner, progressed: Progressed, folder: Path) 
         learner.optimizer,
         progressed,
         stage.inputs,
+        stage.kept,
         written=learner.fabric.global_rank == 0,
     )
 

@@ -49,6 +49,13 @@ class VideoPriorStage:
             randomness.generator(0, "clip validation"), num_clips
         )
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, step: int) -> None:
+        pass
+
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:

@@ -1,0 +1,254 @@
+"""Older frames: which are chosen, what they change, and how they are learned."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from test_pose import PLANE, _clips, _prior
+
+import envs  # noqa: F401  registers the environments
+from envs.dream import DreamEnv
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.errors import UserError
+from worldmodel.prior.frame_gpt import Here
+from worldmodel.prior.memory import KEYFRAME_STEPS
+from worldmodel.prior.pose import PoseSpace
+from worldmodel.prior.recall import Candidates, Older, choose_older
+from worldmodel.prior.sampling import Sampling
+from worldmodel.training.own_dreams import OwnDreams
+
+
+def _space() -> PoseSpace:
+    space = PoseSpace(PLANE)
+    space.low.fill_(0)
+    space.high.fill_(1600)
+    return space
+
+
+def _chosen(poses, next_pose, *, num_chosen: int = 2, known: bool = True, times=None):
+    poses = torch.tensor(poses)[None]
+    count = poses.shape[1]
+    times = torch.arange(count) if times is None else torch.tensor(times)
+    candidates = Candidates(
+        poses, torch.ones(1, count, dtype=torch.bool), times[None], torch.ones(1, 1, count) > 0
+    )
+    index, there = choose_older(
+        candidates,
+        num_chosen,
+        now=torch.tensor([[1000]]),
+        window=12,
+        space=_space(),
+        next_poses=torch.tensor(next_pose)[None, None],
+        next_known=torch.tensor([[known]]),
+    )
+    return [int(i) for i, is_there in zip(index[0, 0], there[0, 0], strict=True) if is_there]
+
+
+def test_who_looked_the_same_way_is_chosen():
+    here = [800.0, 800.0, 0.0]
+    behind, beside, same = [800.0, 800.0, 180.0], [800.0, 800.0, 60.0], [780.0, 800.0, 5.0]
+    assert _chosen([behind, same, beside], here)[0] == 1
+    assert _chosen([behind], here) == []  # it shows nothing of what is in view
+    opposite = [1000.0, 800.0, 180.0]  # looks back over the ground ahead
+    assert _chosen([behind, opposite], here) == [1]
+
+
+def test_a_second_frame_shows_what_the_first_does_not():
+    here = [800.0, 800.0, 0.0]
+    left, left_again, right = [800.0, 800.0, 30.0], [801.0, 800.0, 31.0], [800.0, 800.0, -35.0]
+    assert set(_chosen([left, left_again, right], here)) == {0, 2}
+
+
+def test_without_a_pose_frames_are_spaced_ever_wider():
+    poses = [[0.0, 0.0, 0.0]] * 1000
+    chosen = _chosen(poses, [0.0, 0.0, 0.0], num_chosen=4, known=False)
+    assert chosen == [0, 1000 - 24, 1000 - 48, 1000 - 96]
+    assert _chosen(poses[:3], [0.0, 0.0, 0.0], num_chosen=4, known=False) == [0, 2, 1]
+
+
+def _stepped(prior, codes, actions, variables, past, monkeypatch):
+    """States of every step, and what each looked at again."""
+    states, looked_at = [], []
+    hook = prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))
+    find = prior._older
+
+    def found(*given):
+        looked_at.append(find(*given))
+        return looked_at[-1]
+
+    monkeypatch.setattr(prior, "_older", found)
+    memory = prior.no_memory(2)
+    for t in range(actions.shape[1]):
+        here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
+        given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
+        _, memory = prior.step(memory, *given, here, past.poses[:, t + 1])
+    hook.remove()
+    return states, looked_at
+
+
+def test_stepping_with_older_frames_equals_the_full_pass(monkeypatch):
+    prior = _prior(recalled=2)
+    codes, actions, variables, past = _clips(prior, num_frames=25)
+    states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
+    older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
+    assert older.there[:, -1, 0].all()
+    window = prior.config.window
+    assert (older.since[older.there] >= window).all()
+    seen = older.since[0, -1, 0]
+    at = actions.shape[1] - 1 - int(seen)
+    assert at % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
+    assert torch.equal(older.codes[0, -1, 0], codes[0, at])
+    full: list[torch.Tensor] = []
+    prior.norm.register_forward_hook(lambda _m, _i, output: full.append(output))  # type: ignore
+    with torch.no_grad():
+        told = past._replace(older=older)
+        prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=told)
+    for t, state in enumerate(states):
+        torch.testing.assert_close(state, full[0][:, t], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_not_there_changes_nothing():
+    prior = _prior(recalled=2)
+    codes, actions, variables, past = _clips(prior)
+
+    def logits(older: Older | None):
+        told = past._replace(older=older)
+        with torch.no_grad():
+            return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=told).logits
+
+    shape = (2, actions.shape[1], 2)
+    none = Older(
+        codes=torch.randint(8, (*shape, *prior.grid, 1)),
+        poses=torch.rand(*shape, 3) * 300,
+        known=torch.ones(shape, dtype=torch.bool),
+        age=torch.zeros(shape, dtype=torch.int64),
+        since=torch.full(shape, 20),
+        there=torch.zeros(shape, dtype=torch.bool),
+    )
+    other = none._replace(codes=(none.codes + 1) % 8)
+    assert torch.equal(logits(none), logits(other))
+    there = torch.ones(shape, dtype=torch.bool)
+    seen, other_seen = (logits(older._replace(there=there)) for older in (none, other))
+    assert not torch.allclose(seen, other_seen)
+
+
+def test_own_dreams_begin_as_recorded_and_say_how_old_they_are(posed_run: Path, posed_data: Path):
+    from lightning_fabric import Fabric
+
+    from worldmodel.data import EpisodeReader
+    from worldmodel.training.coded_episodes import CodedEpisodes
+
+    model = load_checkpoint(str(posed_run)).model
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    reader = EpisodeReader(posed_data)
+    coded = CodedEpisodes(model.tokenizer, reader, posed_run / "training/codes.st", fabric)
+    dreams = OwnDreams(model, coded, num_dreams=6, num_frames=6)
+    assert not dreams.there
+    dreams.renew()
+    window = model.config.prior.window
+    for (episode, first), codes, age in zip(
+        *(dreams.kept[name].numpy() for name in ("episodes", "codes", "age")), strict=True
+    ):
+        recorded = coded.codes_of(int(episode))[first : first + dreams.num_frames]
+        np.testing.assert_array_equal(codes[:window], recorded[:window])
+        assert age.tolist() == [0] * window + list(range(1, dreams.num_frames - window + 1))
+
+
+@pytest.fixture
+def posed(posed_run: Path):
+    env = DreamEnv(str(posed_run))
+    yield env
+    env.close()
+
+
+def test_info_says_where_the_player_is(posed: DreamEnv):
+    _, info = posed.reset(seed=0, options={"start": 1})
+    assert posed.starts is not None
+    np.testing.assert_allclose(info["pose"], posed.starts.poses[1, -1])
+    assert info["pose"].tolist() == [info["x"], info["y"], info["angle"]]
+    for _ in range(5):
+        _, _, ended, _, info = posed.step(1)
+        assert np.isfinite(info["pose"]).all()
+        assert 0 <= info["angle"] < 360
+        if ended:
+            break
+
+
+def test_a_moment_without_a_pose_gets_one_from_its_frame(posed: DreamEnv):
+    assert posed.starts is not None
+    frames = posed.starts.frames[0]
+    options = {"frames": frames, "actions": posed.starts.actions[0]}
+    _, info = posed.reset(seed=0, options=options)
+    space = posed.model.prior.place.space  # type: ignore[union-attr]
+    assert (info["pose"][:2] >= space.low.numpy()).all()
+    assert (info["pose"][:2] <= space.high.numpy()).all()
+    _, info = posed.reset(seed=0, options={**options, "poses": posed.starts.poses[0]})
+    np.testing.assert_allclose(info["pose"], posed.starts.poses[0, -1])
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ([np.nan, 0, 0], "near what the data have shown: x 0 to 4"),
+        ([500, 40, 0], "near what the data have shown"),
+    ],
+)
+def test_a_pose_far_outside_is_refused(posed: DreamEnv, last, message):
+    assert posed.starts is not None
+    poses = posed.starts.poses[0].copy()
+    poses[-1] = last
+    options = {
+        "frames": posed.starts.frames[0],
+        "actions": posed.starts.actions[0],
+        "poses": poses,
+    }
+    with pytest.raises(UserError, match=message):
+        posed.reset(options=options)
+
+
+def test_many_posed_dreams_are_those_of_one(posed_run: Path):
+    many = gymnasium.make_vec("VideoGPTDream-v0", num_envs=3, checkpoint=str(posed_run))
+    many.reset(seed=5, options={"start": 0})
+    singles = [DreamEnv(str(posed_run)) for _ in range(3)]
+    for i, single in enumerate(singles):
+        single.reset(seed=5 + i, options={"start": 0})
+    for _ in range(12):
+        frames, _, ended, _, infos = many.step(np.ones(3, np.int64))
+        for i, single in enumerate(singles):
+            frame, _, _, _, info = single.step(1)
+            np.testing.assert_array_equal(frame, frames[i])
+            np.testing.assert_allclose(info["pose"], infos["pose"][i], rtol=1e-5)
+        if ended.any():
+            break
+
+
+def test_a_posed_dream_is_kept_whole(posed_run: Path):
+    checkpoint = load_checkpoint(str(posed_run))
+    model, starts = checkpoint.model, checkpoint.starts
+    given = (starts.frames, starts.actions, starts.variables, starts.poses)
+    dream = model.start(*(torch.from_numpy(part[:1]) for part in given))
+
+    def go_on(dream, num_steps: int, seed: int):
+        rng = np.random.default_rng(seed)
+        steps = []
+        for _ in range(num_steps):
+            uniforms = torch.from_numpy(rng.random((1, model.num_uniforms), np.float32))
+            uniforms = uniforms.repeat(len(dream.codes), 1)
+            action = torch.ones(len(dream.codes), dtype=torch.int64)
+            step, dream = model.step(dream, action, uniforms, Sampling())
+            steps.append(step)
+        return steps, dream
+
+    _, dream = go_on(dream, 9, 0)  # long enough for older frames to be there
+    kept, copies = dream.clone(), dream.repeated(3)
+    go_on(dream, 4, 1)  # writes over its own memory, and no other's
+    copies.write(torch.tensor([1]), kept)
+    first, _ = go_on(kept.clone(), 6, 2)
+    for again in (go_on(kept, 6, 2)[0], go_on(copies, 6, 2)[0]):
+        for a, b in zip(first, again, strict=True):
+            assert torch.equal(a.codes[0], b.codes[0])
+            torch.testing.assert_close(a.pose[0], b.pose[0], rtol=1e-4, atol=1e-3)
+            assert (b.codes == b.codes[0]).all()

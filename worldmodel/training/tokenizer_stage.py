@@ -1,0 +1,104 @@
+"""The first thing to train: the tokenizer, on frames."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldmodel import randomness
+from worldmodel.configs import StageRecipe
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.errors import UserError
+from worldmodel.film import save_png, sheet
+from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
+from worldmodel.metrics import psnr
+from worldmodel.vqvae import VQVAE, VideoVQVAE
+
+NUM_VALIDATION_FRAMES = 512
+PREVIEW_FRAMES = 16
+
+
+class TokenizerStage:
+    """Trains a VQ-VAE: on single frames for dreams, on whole clips as published."""
+
+    name = "tokenizer"
+    inputs = ""  # frames only
+
+    def __init__(
+        self,
+        module: VQVAE | VideoVQVAE,
+        reader: EpisodeReader,
+        recipe: StageRecipe,
+        *,
+        memory_limit_bytes: int,
+        device: torch.device,
+    ) -> None:
+        self.module, self.recipe, self.device = module, recipe, device
+        self.clips = ClipSampler(reader, "train", recipe.num_frames, memory_limit_bytes)
+        validation = ClipSampler(reader, "validation", recipe.num_frames, memory_limit_bytes)
+        rng = randomness.generator(0, "tokenizer validation")
+        rows = validation.draw(rng, -(-NUM_VALIDATION_FRAMES // recipe.num_frames))
+        self.validation_clips = torch.from_numpy(validation.read(rows).frames)
+        sample = self.clips.read(self.clips.draw(rng, 2000 // recipe.num_frames)).frames
+        if sample.min() == sample.max():
+            raise UserError(
+                f"{reader.folder}: every pixel of {len(sample)} clips has the same value, so there "
+                "is nothing to learn: look at what was recorded"
+            )
+        module.data_variance.fill_(float(to_float(torch.from_numpy(sample)).var()))
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, step: int) -> None:
+        pass
+
+    def losses(
+        self, module: nn.Module, rng: np.random.Generator, share: slice
+    ) -> dict[str, Tensor]:
+        rows = self.clips.draw(rng, self.recipe.batch_size)[share]
+        clips = torch.from_numpy(self.clips.read(rows).frames)
+        out = module(self._to_float(clips.to(self.device)))
+        return {"loss": out.loss, "nmse": out.nmse, "commitment": out.commitment_loss}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """PSNR in dB of the mean squared error, and how many codes are in use."""
+        squared_error, num_values, used = 0.0, 0, set()
+        for clips in self.validation_clips.split(max(1, 64 // self.recipe.num_frames)):
+            codes = self.module.encode(self._to_float(clips.to(self.device)))
+            again = self._to_uint8(self.module.decode(codes)).cpu()
+            squared_error += float((again.double() - clips.double()).square().sum()) / 255**2
+            num_values += clips.numel()
+            used |= set(codes.unique().tolist())
+        mean_squared_error = squared_error / num_values
+        return {
+            "psnr": psnr(mean_squared_error),
+            "nmse": mean_squared_error / float(self.module.data_variance),
+            "codes_used": len(used),
+        }
+
+    @torch.no_grad()
+    def preview(self, path: Path) -> None:
+        """Real frames above their reconstructions."""
+        num_clips = max(1, PREVIEW_FRAMES // self.recipe.num_frames)
+        clips = self.validation_clips[:: max(1, len(self.validation_clips) // num_clips)]
+        clips = clips[:num_clips]
+        codes = self.module.encode(self._to_float(clips.to(self.device)))
+        again = self._to_uint8(self.module.decode(codes)).cpu()
+        rows = [clips.flatten(0, 1).numpy(), again.flatten(0, 1).numpy()]
+        save_png(path, sheet(rows, scale=2))
+
+    def _to_float(self, clips: Tensor) -> Tensor:
+        """As the module takes them: (B, C, T, H, W), or single frames (B T, C, H, W)."""
+        if isinstance(self.module, VideoVQVAE):
+            return clips_to_float(clips)
+        return to_float(clips.flatten(0, 1))
+
+    def _to_uint8(self, out: Tensor) -> Tensor:
+        """What the module gives, as clips (B, T, H, W, C)."""
+        if isinstance(self.module, VideoVQVAE):
+            return clips_to_uint8(out)
+        return to_uint8(out).unflatten(0, (-1, self.recipe.num_frames))
