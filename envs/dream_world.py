@@ -165,7 +165,7 @@ class DreamWorld:
             for name in ("frames", "actions", "variables", "poses")
         )
         dream = self.model.start(*(array.to(self.device) for array in given))
-        return dream, self.model.decode(dream.codes).cpu().numpy()
+        return dream, self.model.newest_frames(dream).cpu().numpy()
 
     def recorded_env(self) -> tuple[str, dict[str, Any]]:
         """Id and arguments of the environment that was learned, for `gymnasium.make`.

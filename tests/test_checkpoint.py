@@ -98,7 +98,7 @@ def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
     first = load_checkpoint(str(tiny_run))
     save_checkpoint(tmp_path / "small", first, card="# small\n", compact=True)
     size = (tmp_path / "small" / "weights.safetensors").stat().st_size
-    assert size < 0.6 * (tiny_run / "weights.safetensors").stat().st_size
+    assert size < 0.65 * (tiny_run / "weights.safetensors").stat().st_size
     weights = load_checkpoint(str(tmp_path / "small")).model.state_dict()
     for name, tensor in first.model.state_dict().items():
         if tensor.is_floating_point() and tensor.ndim >= 2:

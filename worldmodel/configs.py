@@ -13,6 +13,7 @@ MOST_CODEBOOKS = 64  # each is built, which takes time even without memory
 # Of products, which small numbers make large: a file of a megabyte can ask for 16 GiB. What ships
 # is below a thousandth of each.
 MOST_WINDOW = 1024  # frames
+MOST_SHARP_FRAMES = 16
 MOST_TOKENS_A_FRAME = 2**12  # drawn one after the other
 MOST_TOKENS_A_CLIP = 2**18
 MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has their square
@@ -170,8 +171,13 @@ class WorldModelConfig:
     tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
     pose: PoseSpec = NO_POSE
+    sharp_frames: int = 0  # whose codes the sharp decoder sees; 0: there is none
 
     def __post_init__(self) -> None:
+        if type(self.sharp_frames) is not int or not 0 <= self.sharp_frames <= MOST_SHARP_FRAMES:
+            raise ValueError(f"sharp_frames must be from 0 to {MOST_SHARP_FRAMES}")
+        if self.sharp_frames == 1:
+            raise ValueError("sharp_frames must be 0, or at least 2")
         _check_names(variable_names=self.variable_names)
         tokenizer, prior = self.tokenizer, self.prior
         _check_products(
@@ -189,7 +195,12 @@ class WorldModelConfig:
                         math.prod(tokenizer.frame_shape[:2])
                         * max(tokenizer.frame_shape[2], tokenizer.widths[0]),
                         math.prod(tokenizer.grid)
-                        * max(tokenizer.hidden_units, tokenizer.num_codebooks * tokenizer.code_dim),
+                        * max(
+                            tokenizer.hidden_units,
+                            max(1, self.sharp_frames)
+                            * tokenizer.num_codebooks
+                            * tokenizer.code_dim,
+                        ),
                     ),
                     MOST_ACTIVATIONS,
                 ),
@@ -380,6 +391,7 @@ class StageRecipe:
         corruption: most of the past tokens that are replaced at random (prior only).
         hidden: share of recorded clips whose past can't be seen, in worlds that tell a pose (prior
             only).
+        momentum: of the gradient, Adam's first beta.
         dreamed: share of a batch whose past the prior dreamed itself, likewise.
     """
 
@@ -392,3 +404,4 @@ class StageRecipe:
     corruption: float = 0.0
     hidden: float = 0.0
     dreamed: float = 0.0
+    momentum: float = 0.9

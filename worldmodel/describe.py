@@ -126,7 +126,12 @@ def _published(preset: PublishedPreset) -> dict[str, Any]:
 def _dream(preset: Preset) -> dict[str, Any]:
     tokenizer = preset.tokenizer
     config = WorldModelConfig(
-        preset.actions, preset.variable_names, tokenizer, preset.prior, preset.pose
+        preset.actions,
+        preset.variable_names,
+        tokenizer,
+        preset.prior,
+        preset.pose,
+        preset.sharp_frames,
     )
     model = WorldModel(config).eval()
     height, width, channels = tokenizer.frame_shape

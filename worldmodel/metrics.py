@@ -51,6 +51,24 @@ def squared_errors(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.square(difference).mean((-3, -2, -1), dtype=np.float64) / 255**2
 
 
+def fine_energy(frames: np.ndarray) -> np.ndarray:
+    """Energy of the upper half of the spatial frequencies: those above half of the highest that
+    both sides of a frame can show.
+
+    Args:
+        frames: (F, C, H, W), of any scale.
+
+    Returns:
+        float64 (F,), sums over colours and frequencies.
+    """
+    power = np.abs(np.fft.rfft2(frames.astype(np.float64))) ** 2
+    rows, columns = np.fft.fftfreq(frames.shape[-2]), np.fft.rfftfreq(frames.shape[-1])
+    fine = np.hypot(rows[:, None], columns) > 0.25  # of cycles a pixel; 0.5 is the highest
+    # Of a real signal half of the frequencies are left out, being the other half's mirror image.
+    times = np.where((columns == 0) | (columns == 0.5), 1.0, 2.0)
+    return (power * fine * times).sum((-3, -2, -1)) / (frames.shape[-2] * frames.shape[-1])
+
+
 def ssim(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Structural similarity of each frame, 1 for equal ones (Wang et al. 2004).
 

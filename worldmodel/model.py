@@ -24,6 +24,7 @@ from worldmodel.prior.frame_gpt import Here, Past
 from worldmodel.prior.memory import Batched, Memory
 from worldmodel.prior.sampling import Sampling
 from worldmodel.vqvae import VQVAE
+from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
 
 FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
 OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
@@ -35,17 +36,23 @@ class Dream(Batched):
     """The state of B dreams: the newest frame, and the memory of those before it.
 
     Attributes:
+        recent: codes of the newest frames that a picture is drawn from, the newest last.
         pose: of the newest frame; P is 0 in worlds without one.
         known: whether it is known.
         age: for how many steps each has been dreamed.
     """
 
-    codes: Int[Tensor, "B h w q"]
+    recent: Int[Tensor, "B R h w q"]
     variables: Float[Tensor, "B V"]
     pose: Float[Tensor, "B P"]
     known: Bool[Tensor, " B"]
     age: Int[Tensor, " B"]
     memory: Memory
+
+    @property
+    def codes(self) -> Int[Tensor, "B h w q"]:
+        """Of the newest frame."""
+        return self.recent[:, -1]
 
     @property
     def shown_pose(self) -> Float[Tensor, "B P"]:
@@ -89,6 +96,9 @@ class WorldModel(nn.Module):
         self.config = config
         self.tokenizer = VQVAE(config.tokenizer)
         self.prior = FrameGPT(config)
+        self.sharp = (
+            SharpDecoder(config.tokenizer, config.sharp_frames) if config.sharp_frames else None
+        )
 
     @property
     def num_uniforms(self) -> int:
@@ -108,6 +118,21 @@ class WorldModel(nn.Module):
         parts = codes.reshape(-1, *codes.shape[-3:]).split(FRAMES_AT_ONCE)
         frames = torch.cat([to_uint8(self.tokenizer.decode(part)) for part in parts])
         return frames.unflatten(0, codes.shape[:-3])
+
+    @torch.no_grad()
+    def draw(self, codes: Int[Tensor, "B T h w q"]) -> UInt8[Tensor, "B T H W C"]:
+        """Consecutive frames as a dream shows them: by the sharp decoder, where there is one."""
+        if self.sharp is None:
+            return self.decode(codes)
+        seen = with_those_before(codes, self.sharp.num_frames).flatten(0, 1)
+        return self._draw(seen).unflatten(0, codes.shape[:2])
+
+    def _draw(self, codes: Int[Tensor, "F R h w q"]) -> UInt8[Tensor, "F H W C"]:
+        """The last of R frames each."""
+        if self.sharp is None:
+            return self.decode(codes[:, -1])
+        parts = codes.split(FRAMES_AT_ONCE)
+        return torch.cat([to_uint8(self.sharp(self.tokenizer.codebooks, part)) for part in parts])
 
     @torch.no_grad()
     def start(
@@ -146,8 +171,9 @@ class WorldModel(nn.Module):
         given = torch.zeros_like(known[:, :-1])
         past = Past(poses, known, given.long(), given)
         memory = prior.prefill(codes[:, :-1], encoded, variables[:, :-1], past)
+        num_recent = max(1, self.config.sharp_frames)
         return Dream(
-            codes[:, -1],
+            with_those_before(codes[:, -num_recent:], num_recent)[:, -1],
             variables[:, -1],
             poses[:, -1],
             known[:, -1],
@@ -184,8 +210,9 @@ class WorldModel(nn.Module):
             Here(dream.pose, dream.known, dream.age),
             next_pose,
         )
+        recent = torch.cat([dream.recent[:, 1:], outcome.codes[:, None]], 1)
         step = Step(
-            frames=self.decode(outcome.codes),
+            frames=self._draw(recent),
             codes=outcome.codes,
             reward=outcome.reward,
             terminated=uniforms[:, -1] < outcome.terminated,
@@ -195,8 +222,13 @@ class WorldModel(nn.Module):
             nats=outcome.nats,
         )
         return step, Dream(
-            outcome.codes, outcome.variables, outcome.pose, dream.known, dream.age + 1, memory
+            recent, outcome.variables, outcome.pose, dream.known, dream.age + 1, memory
         )
+
+    @torch.no_grad()
+    def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:
+        """What the newest frames of dreams look like."""
+        return self._draw(dream.recent)
 
 
 def prior_losses(

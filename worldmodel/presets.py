@@ -28,6 +28,8 @@ class Preset:
     prior: FrameGPTConfig
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
+    decoder_recipe: StageRecipe
+    sharp_frames: int  # whose codes the sharp decoder sees
     actions: ActionSpec  # of the data meant; a run takes its data's own
     variable_names: tuple[str, ...]
     pose: PoseSpec
@@ -60,6 +62,10 @@ _DREAM_DOOM = Preset(
         corruption=0.15,
         hidden=0.4,
         dreamed=0.5,
+    ),
+    sharp_frames=3,
+    decoder_recipe=StageRecipe(
+        steps=30_000, batch_size=8, num_frames=4, learning_rate=4e-4, momentum=0.5
     ),
 )
 
@@ -112,6 +118,10 @@ PRESETS: dict[str, Preset] = {
             corruption=0.15,
             hidden=0.4,
             dreamed=0.5,
+        ),
+        sharp_frames=2,
+        decoder_recipe=StageRecipe(
+            steps=20, batch_size=4, num_frames=3, learning_rate=1e-3, warmup=2, momentum=0.5
         ),
     ),
 }

@@ -55,8 +55,9 @@ class Train:
     """Folder of episodes; by default the preset's own."""
     out: Path | None = None
     """Folder of the run, which becomes a checkpoint; by default runs/PRESET, for auto runs/DATA."""
-    stage: Literal["both", "tokenizer", "prior"] = "both"
-    """What to train."""
+    stage: Literal["both", "tokenizer", "prior", "decoder"] = "both"
+    """What to train: both is the tokenizer, then the prior; decoder, after them, a decoder of
+    sharper pictures, which needs the extra "perceptual"."""
     conditions: str | None = None
     """What VideoGPT as published is conditioned on, comma-separated: actions, class, frames; or
     none. By default as the preset says."""
@@ -75,14 +76,18 @@ class Train:
     by default it falls over --tokenizer-steps."""
     prior_minutes: float | None = None
     """The same for the prior."""
+    decoder_minutes: float | None = None
+    """The same for the sharp decoder."""
     tokenizer_steps: int | None = None
     """Steps of the tokenizer's schedule; by default the preset's."""
     prior_steps: int | None = None
     """Steps of the prior's schedule; by default the preset's."""
+    decoder_steps: int | None = None
+    """Steps of the sharp decoder's schedule; by default the preset's."""
     batch_size: int | None = None
-    """Clips in a step of either stage, over all processes; by default the preset's."""
+    """Clips in a step of any stage, over all processes; by default the preset's."""
     learning_rate: float | None = None
-    """Peak learning rate of both stages; by default the preset's."""
+    """Peak learning rate of the stages; by default the preset's."""
     describe: bool = False
     """Only print the preset's parts, parameters, latents, and what a step costs in fp32 with the
     whole batch at once; only auto needs data."""

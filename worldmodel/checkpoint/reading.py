@@ -267,6 +267,7 @@ def _dream_config(data: dict[str, Any]) -> WorldModelConfig:
         tokenizer=VQVAEConfig(**tokenizer),
         prior=FrameGPTConfig(**data["prior"]),
         pose=PoseSpec.from_json(data["pose"]) if "pose" in data else NO_POSE,
+        sharp_frames=data.get("sharp_frames", 0),
     )
 
 

@@ -136,5 +136,5 @@ def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
             {"params": others, "weight_decay": 0.0},
         ],
         lr=recipe.learning_rate,
-        betas=(0.9, 0.99),
+        betas=(recipe.momentum, 0.99),
     )

@@ -18,7 +18,7 @@ from worldmodel.training.coded_episodes import CodedEpisodes
 
 DREAMED_STEPS = 28  # of each clip, after the window
 CLIPS_A_BATCH = 8  # dreams that are kept, for each clip of a batch
-GOES_ON = 0.5  # chance that a dream goes on along its episode, instead of a new one
+GOES_ON = 0.5
 SAMPLING = Sampling(temperature=0.8)
 
 
@@ -29,6 +29,8 @@ class OwnDreams:
     Args:
         num_dreams: at a time.
         num_frames: of the clips that are learned: no dream is shorter.
+        dreamed_steps: of each dream, after the window.
+        goes_on: chance that a dream goes on along its episode, instead of a new one.
 
     Attributes:
         kept: what training has to save of it: "episodes" (episode and first frame of each dream),
@@ -36,12 +38,19 @@ class OwnDreams:
     """
 
     def __init__(
-        self, model: WorldModel, coded: CodedEpisodes, num_dreams: int, num_frames: int
+        self,
+        model: WorldModel,
+        coded: CodedEpisodes,
+        num_dreams: int,
+        num_frames: int,
+        *,
+        dreamed_steps: int = DREAMED_STEPS,
+        goes_on: float = GOES_ON,
     ) -> None:
         self.model, self.coded, self.reader = model, coded, coded.reader
-        self.window = model.config.prior.window
+        self.window, self._goes_on = model.config.prior.window, goes_on
         longest = int(self.reader.index["episode_length"][self.reader.split("train")].max()) + 1
-        self.num_frames = min(longest, max(self.window + DREAMED_STEPS, num_frames))
+        self.num_frames = min(longest, max(self.window + dreamed_steps, num_frames))
         shape = (num_dreams, self.num_frames)
         self.kept = {
             "episodes": torch.zeros(num_dreams, 2, dtype=torch.int64),
@@ -73,7 +82,7 @@ class OwnDreams:
         kept = {name: tensor.numpy() for name, tensor in self.kept.items()}
         num_dreams, w = len(kept["episodes"]), self.window
         episodes = self._sampler.draw(rng, num_dreams)
-        goes_on = rng.random(num_dreams) < (GOES_ON if self.there else 0.0)
+        goes_on = rng.random(num_dreams) < (self._goes_on if self.there else 0.0)
         onward = kept["episodes"] + np.array([0, self.num_frames - w])
         lengths = self.reader.index["episode_length"][onward[:, 0]] + 1
         goes_on &= onward[:, 1] + self.num_frames <= lengths

@@ -30,6 +30,7 @@ from worldmodel.model import WorldModel
 from worldmodel.pose import NO_POSE
 from worldmodel.presets import Preset, PublishedPreset
 from worldmodel.tensors import opened_tensors
+from worldmodel.training.decoder_stage import DecoderStage
 from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.trainer import Stage
 from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
@@ -67,6 +68,10 @@ class Project(Protocol):
         """How the prior of the model made last is trained; `folder` is for what it keeps."""
         ...
 
+    def decoder_stage(self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int) -> Stage:
+        """How the sharp decoder is trained. Raises UserError where there is none."""
+        ...
+
     def save(self, out: Path, lineage: Lineage) -> None:
         """Write the model made last as a checkpoint, with what it was made from."""
         ...
@@ -94,6 +99,7 @@ class DreamProject:
                 tokenizer=replace(preset.tokenizer, frame_shape=reader.info.frame_shape),
                 prior=preset.prior,
                 pose=reader.info.pose if preset.prior.map_width else NO_POSE,
+                sharp_frames=preset.sharp_frames,
             ),
         )
         self.starts = choose_starts(
@@ -114,6 +120,18 @@ class DreamProject:
         path = folder / "codes.safetensors"
         recipe = self.preset.prior_recipe
         return PriorStage(self.model, self.reader, recipe, codes_path=path, fabric=fabric)
+
+    def decoder_stage(
+        self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int
+    ) -> DecoderStage:
+        return DecoderStage(
+            self.model,
+            self.reader,
+            self.preset.decoder_recipe,
+            codes_path=folder / "codes.safetensors",
+            fabric=fabric,
+            memory_limit_bytes=memory_limit_bytes,
+        )
 
     def save(self, out: Path, lineage: Lineage) -> None:
         checkpoint = Checkpoint(self.model, self.world, self.starts, lineage)
@@ -166,6 +184,9 @@ class VideoGPTProject:
             device=fabric.device,
         )
 
+    def decoder_stage(self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int) -> Stage:
+        raise NotImplementedError("options refuse it before")
+
     def save(self, out: Path, lineage: Lineage) -> None:
         checkpoint = VideoGPTCheckpoint(self.model, self.world, self.clips, lineage)
         card = model_card(checkpoint, name=out.resolve().name)
@@ -211,12 +232,15 @@ def _grown(model: WorldModel, config: WorldModelConfig) -> WorldModel:
     lacking = [name for name in LATER_PARTS if not getattr(model.config.prior, name)]
     own = {name: getattr(model.config.prior, name) for name in lacking}
     pose = config.pose if model.config.pose else NO_POSE
+    sharp_frames = config.sharp_frames if model.config.sharp_frames else 0
     if model.config == config or model.config != replace(
-        config, pose=pose, prior=replace(config.prior, **own)
+        config, pose=pose, sharp_frames=sharp_frames, prior=replace(config.prior, **own)
     ):
         return model
     grown = WorldModel(config)
     grown.load_state_dict({**grown.state_dict(), **model.state_dict()})
+    if model.sharp is None and grown.sharp is not None:
+        grown.sharp.begin_as(grown.tokenizer.decoder)
     return grown
 
 

@@ -118,10 +118,12 @@ def _train(
         return done
 
     model.to(fabric.device)
+    tokenizer_before = model.tokenizer.digest()
     memory_limit_bytes = int(options.memory_gb * 2**30)
     tokenizer_state = training / "tokenizer.state.safetensors"
     prior_state = training / "prior.state.safetensors"
-    if options.stage != "prior":
+    decoder_state = training / "decoder.state.safetensors"
+    if options.stage in ("both", "tokenizer"):
         done = run(
             TokenizerStage(
                 model.tokenizer,
@@ -139,15 +141,27 @@ def _train(
     if load_state(tokenizer_state, model.tokenizer) == Progressed() and options.init is None:
         raise UserError(f"{out} has no tokenizer yet: train with --stage both or tokenizer")
     model.tokenizer.requires_grad_(False).eval()
+    tokenizer = model.tokenizer.digest()
+    if isinstance(model, WorldModel) and model.sharp is not None:
+        if options.init is None or tokenizer != tokenizer_before:
+            model.sharp.begin_as(model.tokenizer.decoder)
+        load_state(decoder_state, model.sharp, tokenizer, part="sharp.")
+    if options.stage == "decoder":
+        is_new = load_state(prior_state, model.prior, tokenizer) == Progressed()
+        if is_new and options.init is None:
+            raise UserError(f"{out} has no prior yet: train one first, with --stage both or prior")
+        model.prior.requires_grad_(False).eval()
     if fabric.global_rank > 0:
         fabric.barrier()  # the first process encodes the episodes, the others read its codes
-    stage = project.prior_stage(training, fabric, memory_limit_bytes=memory_limit_bytes)
+    make = project.decoder_stage if options.stage == "decoder" else project.prior_stage
+    stage = make(training, fabric, memory_limit_bytes=memory_limit_bytes)
     if fabric.global_rank == 0:
         fabric.barrier()
-    run(stage, options.prior_minutes)
+    run(stage, options.decoder_minutes if options.stage == "decoder" else options.prior_minutes)
     if fabric.global_rank > 0:
         return
-    _export(out, project, prior_state, _described_data(reader, data_digest))
+    states = {"state_sha256": prior_state, "decoder_state_sha256": decoder_state}
+    _export(out, project, states, _described_data(reader, data_digest))
 
 
 def _described_data(reader: EpisodeReader, digest: str) -> dict[str, Any]:
@@ -161,22 +175,18 @@ def _policies(reader: EpisodeReader) -> set[bytes]:
     return set(reader.index["policy"].tolist())
 
 
-def _export(out: Path, project: Project, state: Path, data: dict[str, Any]) -> None:
-    """Make a checkpoint of what was trained, unless the one that is there was made from this very
-    state: it may have been calibrated since."""
-    digest = file_digest(state)
+def _export(out: Path, project: Project, states: dict[str, Path], data: dict[str, Any]) -> None:
+    """Make a checkpoint of what was trained, unless the one that is there was made from these very
+    states: it may have been calibrated since."""
+    trained = {name: file_digest(path) for name, path in states.items() if path.exists()}
     lineage = read_lineage(out)
     if lineage is not None:
         # Older checkpoints don't say what they were made from.
-        is_of_state = (
-            lineage.get("trained", {}).get("state_sha256") == digest
-            if lineage
-            else project.is_exported(out)
-        )
+        is_of_state = lineage.get("trained", {}) == trained if lineage else project.is_exported(out)
         if is_of_state:
             say(f"{out} was trained to its end before: its checkpoint stays as it is")
             return
-    project.save(out, {"trained": {"state_sha256": digest}, "data": data})
+    project.save(out, {"trained": trained, "data": data})
     folder = shlex.quote(str(out))
     is_dream = isinstance(project.config, WorldModelConfig)
     use = (
@@ -189,14 +199,18 @@ def _export(out: Path, project: Project, state: Path, data: dict[str, Any]) -> N
 
 def _plan(preset: Preset | PublishedPreset, options: Train, out: Path) -> str:
     """What will be trained and written where, in a line."""
-    parts = []
-    for name, recipe, minutes in (
+    stages = [
         ("tokenizer", preset.tokenizer_recipe, options.tokenizer_minutes),
         ("prior", preset.prior_recipe, options.prior_minutes),
-    ):
-        if options.stage in ("both", name):
-            length = f"{recipe.steps} steps" if minutes is None else f"{minutes:g} minutes"
-            parts.append(f"the {name} ({length})")
+    ]
+    if options.stage != "both":
+        if isinstance(preset, Preset):
+            stages.append(("decoder", preset.decoder_recipe, options.decoder_minutes))
+        stages = [stage for stage in stages if stage[0] == options.stage]
+    parts = []
+    for name, recipe, minutes in stages:
+        length = f"{recipe.steps} steps" if minutes is None else f"{minutes:g} minutes"
+        parts.append(f"the {name} ({length})")
     return (
         f"training {', then '.join(parts)} into {out}; each says how long it takes once it runs; "
         f"curves: tensorboard --logdir {shlex.quote(str(out / 'training' / 'tensorboard'))}"
@@ -239,6 +253,11 @@ def _preset(options: Train) -> Preset | PublishedPreset:
         tokenizer_recipe=changed(preset.tokenizer_recipe, options.tokenizer_steps),
         prior_recipe=changed(preset.prior_recipe, options.prior_steps),
     )
+    if isinstance(preset, Preset):
+        recipe = changed(preset.decoder_recipe, options.decoder_steps)
+        preset = replace(preset, decoder_recipe=recipe)
+    elif options.stage == "decoder":
+        raise UserError("--stage decoder is for dreams, not for VideoGPT as published")
     if options.conditions is None:
         return preset
     if not isinstance(preset, PublishedPreset):

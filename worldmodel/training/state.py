@@ -61,10 +61,18 @@ def save_state(
 
 
 def load_state(
-    path: Path, module: nn.Module, inputs: str = "", kept: Mapping[str, Tensor] = NOTHING
+    path: Path,
+    module: nn.Module,
+    inputs: str = "",
+    kept: Mapping[str, Tensor] = NOTHING,
+    *,
+    part: str = "",
 ) -> Progressed:
     """Load the weights that `save_state` wrote, and what the stage kept; nothing where there is
     nothing.
+
+    Args:
+        part: the beginning of the names of the weights that are `module`'s; "": all are.
 
     Raises:
         UserError: the file is damaged, holds another model, or learned other inputs.
@@ -75,12 +83,13 @@ def load_state(
         metadata = file.metadata() or {}
         if metadata["inputs"] != inputs:
             raise UserError(
-                f"{path} learned the codes of another tokenizer: remove it to train the "
-                "prior again, or choose another --out"
+                f"{path} learned the codes of another tokenizer: remove it to train "
+                "again, or choose another --out"
             )
         progressed = Progressed(**json.loads(metadata["progress"]))
-        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
-        module.load_state_dict({n.removeprefix("model."): file.get_tensor(n) for n in names})
+        prefix = f"model.{part}"
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        module.load_state_dict({n.removeprefix(prefix): file.get_tensor(n) for n in names})
         for name, tensor in kept.items():
             tensor.copy_(file.get_tensor(f"kept.{name}"))
     return progressed
