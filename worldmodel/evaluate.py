@@ -71,8 +71,9 @@ class Evaluate:
     """Folder of the report; by default CHECKPOINT/report, for a shipped name reports/NAME."""
     parts: str | None = None
     """What to measure, comma-separated; by default all that the checkpoint and the given weights
-    allow. Dreams: tokenizer, likelihood, horizon, actions, policies, stability, outcomes,
-    surprise, fvd. VideoGPT as published: reconstruction, likelihood, samples, fvd, inception."""
+    allow. Dreams: tokenizer, likelihood, horizon, actions, place, returns, look, policies,
+    stability, outcomes, surprise, fvd. VideoGPT as published: reconstruction, likelihood, samples,
+    fvd, inception."""
     again: bool = False
     """Measure again what was measured before."""
     score: Path | None = None
@@ -175,6 +176,12 @@ def _evaluate(
     """Measure what isn't measured yet, under the lock of the report's folder."""
     published = isinstance(checkpoint, VideoGPTCheckpoint)
     parts = _parts(checkpoint.model, reader, out, options, names)
+    for name in names:
+        if parts[name].lacking and options.parts is not None:
+            raise UserError(f"{name} can't be measured: {parts[name].lacking}")
+        if parts[name].lacking:
+            say(f"{name} is left out: {parts[name].lacking}")
+    names = tuple(name for name in names if not parts[name].lacking)
     report, why_new = read_report(out / "report.json", weights_digest(folder))
     if why_new:
         say(f"the report in {out} starts over: {why_new}")

@@ -225,6 +225,16 @@ def interval(value: float, draws: np.ndarray, groups: np.ndarray | None = None) 
     return Interval(float(value), float(low), float(high), num_groups)
 
 
+def median_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
+    """The median of values (n,), with its interval by drawing groups again."""
+    order = np.argsort(values, kind="stable")
+    names, inverse = np.unique(groups, return_inverse=True)
+    weights = _times_drawn(len(names), seed)[:, inverse[order]]  # (draws, n)
+    shares = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
+    draws = values[order][np.argmax(shares >= 0.5, 1)]
+    return interval(float(np.median(values)), draws, groups)
+
+
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
     """The mean of values (clips,) with its bootstrap interval."""
     return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed), groups)

@@ -12,6 +12,7 @@ import importlib.metadata
 import math
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -171,22 +172,31 @@ def _rounded(channels: float) -> int:
     return near + 8 if near < 0.9 * channels else near
 
 
+def is_installed(network: Network) -> bool:
+    """Whether the package that carries the weights is."""
+    return _path(network) is not None
+
+
+def _path(network: Network) -> Path | None:
+    try:
+        files = importlib.metadata.files(network.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [file for file in files if file.name == network.file]
+    return Path(str(found[0].locate())) if found else None
+
+
 def load_network(network: Network, device: str | torch.device = "cpu") -> EfficientNetLite:
     """The network with its weights, in evaluation mode.
 
     Raises:
         UserError: the package that carries them is not installed, or they are others.
     """
-    try:
-        files = importlib.metadata.files(network.package) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    found = [file for file in files if file.name == network.file]
-    if not found:
+    path = _path(network)
+    if path is None:
         raise UserError(f"the weights of {network.name} are not installed: {GET}")
-    path = found[0].locate()
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != network.sha256:
             raise UserError(

@@ -88,6 +88,7 @@ def horizon_blocks(n: dict[str, Any]) -> Blocks:
     names = {
         "copy": "copying the last given frame",
         "one": "dream, one sample",
+        "sharp": "the same as it is shown",
         "mean": "dream, mean over samples",
         "best": "dream, best sample",
         "ceiling": "tokenizer's ceiling",

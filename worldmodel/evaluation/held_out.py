@@ -131,9 +131,23 @@ class HeldOut:
 
     @cached_property
     def reconstructions(self) -> np.ndarray:
+        """The clips' frames as a dream would show them, like `clips.frames`."""
+        return self._pictures(self.model.draw, self.real_codes, "decoding the clips")
+
+    @cached_property
+    def plain_reconstructions(self) -> np.ndarray:
         """The clips' frames as the tokenizer gives them back, like `clips.frames`."""
-        parts = track(self.real_codes.split(4), "decoding the clips")
-        return torch.cat([self.model.decode(part.to(self.device)).cpu() for part in parts]).numpy()
+        return self._pictures(self.model.decode, self.real_codes, "decoding the clips")
+
+    def plain(self, dreamed: Dreamed) -> np.ndarray:
+        """What dreams show, by the decoder that learned the squared error."""
+        if self.model.sharp is None:
+            return dreamed.frames
+        return self._pictures(self.model.decode, torch.from_numpy(dreamed.codes), "decoding")
+
+    def _pictures(self, decode: Callable[[Tensor], Tensor], codes: Tensor, what: str) -> np.ndarray:
+        parts = track(codes.split(4), what)
+        return torch.cat([decode(part.to(self.device)).cpu() for part in parts]).numpy()
 
     @cached_property
     def common_reward(self) -> float | None:
@@ -241,10 +255,18 @@ class HeldOut:
         given = self.clips.variables[:, : self.num_given]
         return np.concatenate([given, self.dreams.variables], 1)
 
-    def dream(self, actions: np.ndarray, *, what: str, sample: int = 0) -> Dreamed:
+    def dream(
+        self,
+        actions: np.ndarray,
+        *,
+        what: str,
+        sample: int = 0,
+        poses: np.ndarray | None = None,
+    ) -> Dreamed:
         """One dream of each clip under `actions` (clips, T, *shape).
 
         Args:
+            poses: (clips, T, P), where to go in place of where the actions lead.
             what: said beside the progress bar.
             sample: dreams of another sample are others; those of the same one the same.
         """
@@ -252,7 +274,11 @@ class HeldOut:
             task = progress.add_task(what, total=len(self.batches()) * actions.shape[1])
             return join(
                 self.dream_batch(
-                    rows, actions[rows], sample=sample, advance=lambda: progress.advance(task)
+                    rows,
+                    actions[rows],
+                    sample=sample,
+                    poses=None if poses is None else poses[rows],
+                    advance=lambda: progress.advance(task),
                 )
                 for rows in self.batches()
             )

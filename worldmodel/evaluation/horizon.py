@@ -37,25 +37,27 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
     """PSNR and SSIM of dreams, of copying the last given frame, and of the tokenizer's own
     pictures.
 
-    "one" is a single dream; "mean" is the error of a single dream too, averaged over all
+    "one" is a single dream, drawn by the decoder that learned the squared error, and "sharp" the
+    same as it is shown; "mean" is the error of a single dream too, averaged over all
     samples; "best" takes, for each clip and each number of steps ahead, the sample with the
     smallest error. SSIM is of a single dream alone. Writes horizon.png and ssim.png (curves),
     real-and-dream.gif and real-and-dream.png.
     """
     settings, real = held_out.settings, held_out.real
     given = held_out.num_given
-    samples = [squared_errors(held_out.dreams.frames, real)]
+    samples = [squared_errors(held_out.plain(held_out.dreams), real)]
     for sample in range(1, settings.num_samples):
         what = f"horizon: sample {sample + 1} of {settings.num_samples}"
         dreamed = held_out.dream(held_out.actions, what=what, sample=sample)
-        samples.append(squared_errors(dreamed.frames, real))
+        samples.append(squared_errors(held_out.plain(dreamed), real))
     every = np.stack(samples)  # (samples, clips, horizon)
     copied = np.broadcast_to(_last_given(held_out), real.shape)
-    reconstructed = held_out.reconstructions[:, given:]
+    reconstructed = held_out.plain_reconstructions[:, given:]
     errors = {
         "one": every[0],
         "mean": every.mean(0),
         "best": every.min(0),
+        "sharp": squared_errors(held_out.dreams.frames, real),
         "copy": squared_errors(copied, real),
         "ceiling": squared_errors(reconstructed, real),
     }

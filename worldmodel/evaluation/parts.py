@@ -14,24 +14,32 @@ from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.horizon import measure_dreams_fvd, measure_horizon
 from worldmodel.evaluation.likelihood import measure_likelihood
+from worldmodel.evaluation.look import measure_look
 from worldmodel.evaluation.outcomes import measure_outcomes
+from worldmodel.evaluation.place import measure_place
+from worldmodel.evaluation.returns import measure_returns
 from worldmodel.evaluation.stability import measure_stability
 from worldmodel.evaluation.surprise import measure_surprise
 from worldmodel.evaluation.tokens import measure_tokenizer
 from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
 from worldmodel.model import WorldModel
+from worldmodel.perceptual import GET, LITE2, is_installed, load_network
 from worldmodel.videogpt import VideoGPT
 
 # With weights of others only.
 I3D_PART, C3D_PART = "fvd", "inception"
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _DREAMING = (*_SAMPLING, "guidance")
+_DREAMING_ALONG = ("clips", *_DREAMING, "batch_size")
 _DREAMS = ("clips", "horizon", *_DREAMING, "batch_size")  # a batch shares its random numbers
 DREAM_PARTS = (
     "tokenizer",
     "likelihood",
     "horizon",
     "actions",
+    "place",
+    "returns",
+    "look",
     "policies",
     "stability",
     "outcomes",
@@ -48,11 +56,13 @@ class Part:
         measure: gives the numbers, and writes the pictures.
         options: names of the options that the numbers hang on, beside weights and data.
         network: whose features it takes, if any.
+        lacking: why it can't be measured here; "": it can.
     """
 
     measure: Callable[[], dict[str, Any]]
     options: tuple[str, ...]
     network: FeatureNetwork | None = None
+    lacking: str = ""
 
 
 def dream_parts(
@@ -74,6 +84,9 @@ def dream_parts(
         except UserError as error:
             raise UserError(f"{error} (--horizon {settings.horizon} asks for that many)") from None
 
+    device, pose = next(model.parameters()).device, model.config.pose
+    no_pose = "" if pose and reader.info.pose else "checkpoint or data tell no pose"
+    no_heading = "" if pose.heading is not None else "this world's pose has no heading"
     parts = {
         "tokenizer": Part(lambda: measure_tokenizer(held_out()), ("frames", "seed")),
         "likelihood": Part(lambda: measure_likelihood(held_out(), out), (*_DREAMS, "frames")),
@@ -81,6 +94,15 @@ def dream_parts(
         "actions": Part(
             lambda: measure_actions(held_out(), out, training_steps=inverse_dynamics_steps),
             (*_DREAMS, "inverse_dynamics_steps"),
+        ),
+        "place": Part(lambda: measure_place(held_out(), out), _DREAMING_ALONG, lacking=no_pose),
+        "returns": Part(
+            lambda: measure_returns(held_out(), out), _DREAMS, lacking=no_pose or no_heading
+        ),
+        "look": Part(
+            lambda: measure_look(held_out(), load_network(LITE2, device)),
+            _DREAMS,
+            lacking="" if is_installed(LITE2) else f"its judge is not installed: {GET}",
         ),
         "policies": Part(lambda: measure_by_policy(held_out()), _DREAMS),
         "stability": Part(

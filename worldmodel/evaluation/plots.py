@@ -15,6 +15,7 @@ HORIZON_NAMES = {
     "best": "dream, best sample",
     "mean": "dream, mean over samples",
     "one": "dream, one sample",
+    "sharp": "the same as it is shown",
     "copy": "copying the last given frame",
 }
 SEEN_NAMES = {
@@ -34,6 +35,7 @@ COLOURS = {
     "best": "tab:purple",
     "mean": "tab:cyan",
     "one": "tab:blue",
+    "sharp": "tab:red",
     "prior": "tab:blue",
     "teacher_forced": "tab:cyan",
     "copy": "tab:orange",
@@ -121,6 +123,32 @@ def draw_stability(
         axes.plot(steps, dreamed[:, :, s].T, color="tab:blue", alpha=0.35, linewidth=0.8)
         axes.plot(steps, dreamed[:, :, s].mean(0), color="tab:blue", label="dreams, and their mean")
         axes.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))
+    figure.axes[0].legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_paths(path: Path, recorded: np.ndarray, dreamed: np.ndarray, num_given: int) -> None:
+    """Where the game went under the same actions as the dream, a panel each, from above.
+
+    Args:
+        recorded: poses of clips (n, T, P); all are drawn in grey, as the floor plan.
+        dreamed: poses of the first m dreams, (m, T - num_given, P).
+    """
+    columns = 3
+    figure = Figure(figsize=(9, 3.2 * -(-len(dreamed) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(dreamed) // columns), columns, squeeze=False).ravel()
+    second = min(1, recorded.shape[-1] - 1)
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, real, dream in zip(panels, recorded, dreamed, strict=False):
+        axes.plot(*recorded[..., (0, second)].reshape(-1, 2).T, ",", color="0.8")
+        start = real[num_given - 1 : num_given]
+        axes.plot(*real[num_given - 1 :, (0, second)].T, color="tab:orange", label="game")
+        axes.plot(
+            *np.concatenate([start, dream])[:, (0, second)].T, color="tab:blue", label="dream"
+        )
+        axes.plot(*start[:, (0, second)].T, "o", color="black", markersize=3)
+        axes.set_aspect("equal")
     figure.axes[0].legend(fontsize="small")
     _save(figure, path)
 

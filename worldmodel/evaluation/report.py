@@ -16,7 +16,7 @@ from worldmodel.evaluation.tables import Blocks, to_lines
 from worldmodel.files import parse_json, read_bytes, written_whole
 from worldmodel.metrics import Interval
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MOST_BYTES = 2**27  # of report.json, which holds curves
 # What reading a report may raise that another program wrote, or that was changed by hand.
 _DAMAGE = (

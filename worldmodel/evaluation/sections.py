@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.checkpoint import VIDEOGPT
-from worldmodel.evaluation import dream_tables, published
+from worldmodel.evaluation import dream_tables, look, place, published, returns
 from worldmodel.evaluation.tables import Blocks, interval
 
 
@@ -75,6 +75,22 @@ DREAM_SECTIONS = {
         "shown dreams. Dreamed over real near 1: actions can be read off dreams as well as off "
         "real frames.",
     ),
+    "place": Section(
+        place.place_blocks,
+        place.READING,
+        (Picture("place.png", "Paths of game and dream under the same actions, from above"),),
+    ),
+    "returns": Section(
+        returns.returns_blocks,
+        returns.READING,
+        (
+            Picture(
+                "returns.png",
+                "A row each: recorded start; halfway recorded, dreamed; return recorded, dreamed",
+            ),
+        ),
+    ),
+    "look": Section(look.look_blocks, look.READING),
     "policies": Section(
         dream_tables.policies_blocks,
         "The same by who acted in the recorded episodes: a player's habits are easier to "
