@@ -118,6 +118,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """How many recorded moments `options={"start": k}` can name."""
         return len(self._dreamed.moments)
 
+    @property
+    def pose_range(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The lowest and the highest position that the data have shown; None in worlds without a
+        pose."""
+        place = self.model.prior.place
+        if place is None:
+            return None
+        return place.space.low.cpu().numpy(), place.space.high.cpu().numpy()
+
     def digest(self) -> str:
         """sha256 of the checkpoint's files: by it one dream is told from another."""
         return self._dreamed.digest()

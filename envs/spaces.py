@@ -32,10 +32,19 @@ def pose_of(env: gymnasium.Env[Any, Any]) -> PoseSpec:
         ) from None
 
 
+def pose_in(env: gymnasium.Env[Any, Any], info: dict[str, Any]) -> np.ndarray | None:
+    """The pose (P,) that an info tells; None where it tells none, or not a whole one."""
+    names = pose_of(env).names
+    if not names or not all(isinstance(info.get(name), int | float | np.number) for name in names):
+        return None
+    pose = np.array([float(info[name]) for name in names])
+    return pose if np.isfinite(pose).all() else None
+
+
 def without_pose(env: gymnasium.Env[Any, Any], info: dict[str, Any]) -> dict[str, Any]:
     """An environment's info without the numbers that only tell where the player is."""
     variables = getattr(env.unwrapped, "variable_names", ())
-    hidden = set(pose_of(env).names) - set(variables)
+    hidden = {"pose", *pose_of(env).names} - set(variables)
     return {name: value for name, value in info.items() if name not in hidden}
 
 

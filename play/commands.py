@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Command = Literal[
-    "pause", "step", "restart", "another", "policy", "faster", "slower", "real", "help", "quit"
+    "pause",
+    "step",
+    "restart",
+    "another",
+    "policy",
+    "faster",
+    "slower",
+    "real",
+    "map",
+    "help",
+    "quit",
 ]
 
 
@@ -28,6 +38,7 @@ COMMAND_KEYS = (
     CommandKey("faster", ("+", "=", "[+]"), "+", "faster"),
     CommandKey("slower", ("-", "[-]"), "-", "slower"),
     CommandKey("real", ("tab",), "tab", "show the real game beside the dream"),
+    CommandKey("map", ("o",), "o", "show or hide the map"),
     CommandKey("help", ("h",), "h", "show or hide the keys"),
     CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
 )

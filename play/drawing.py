@@ -7,6 +7,7 @@ import numpy as np
 import pygame
 
 from play.checks import legible
+from play.map import draw_map
 from play.worker import Shown
 
 BACKGROUND = (15, 17, 21)
@@ -21,6 +22,7 @@ STATUS_HEIGHT = 90
 ROWS = (12, 38, 64)  # of the status, in pixels from its top
 MARGIN = 14
 GAP = 8
+MAP_SHARE = 4  # of the pane's side is the map's
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class View:
         action: what led here, in words.
         waking_dots: how many dots the waiting text has, while it waits.
         hint: the keys that one must know.
+        shows_map: whether the map is shown, where there is one.
         help_lines: (keys, what they do); empty when hidden.
     """
 
@@ -49,6 +52,7 @@ class View:
     note: str | None
     waking_dots: int
     hint: str
+    shows_map: bool
     help_lines: tuple[tuple[str, str], ...]
 
     @property
@@ -96,6 +100,10 @@ class Painter:
             dream_facts = _facts({name: moment.info.get(name) for name in moment.real.info})
             self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
             self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)
+        if view.shows_map and moment.map is not None:
+            side = view.pane // MAP_SHARE
+            inset = pygame.Rect(pane.right - side - GAP, GAP, side, side)
+            _blit_frame(screen, draw_map(moment.map, side), inset)
         if shown.is_over:
             self._draw_end(screen, shown, pane)
 

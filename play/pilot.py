@@ -16,6 +16,7 @@ from play.beside import RealBeside, RealView
 from play.controls import Announced, checked_controls
 from play.default_controls import default_controls
 from play.keymap import KeyMap
+from play.map import Map, Trailing, planar
 from play.replay import Session, mark_of
 from worldmodel.errors import UserError
 from worldmodel.randomness import generator
@@ -50,6 +51,7 @@ class Moment:
         steered_by: who chose the action.
         start: the dream's start; None in a real game.
         real: the real game at the same moment, while it is shown.
+        map: where the player has been in this episode; None where the world tells no pose.
         note: what the person should be told, or None.
     """
 
@@ -66,6 +68,7 @@ class Moment:
     steered_by: Steerer
     start: int | None
     real: RealView | None
+    map: Map | None = None
     note: str | None = None
 
     @property
@@ -117,6 +120,7 @@ class Pilot:
         self._watch = watch
         self._beside = RealBeside(env) if self.is_dream else None
         self._real: RealView | None = None  # while it is shown
+        self._trail, self._real_trail = Trailing(env), Trailing(env)
         self._recent: deque[np.ndarray] = deque(maxlen=policy.num_stacked if policy else 1)
         self.moment = self._begin()
 
@@ -206,6 +210,8 @@ class Pilot:
         self._recent.clear()
         if self.policy is not None:
             self.policy.reset()
+        self._trail.clear()
+        self._real_trail.clear()
         note = self._take_real_along(lambda beside, _: beside.begin(self.start, ()))
         return self._show(
             Moment(
@@ -222,6 +228,7 @@ class Pilot:
                 steered_by="person",
                 start=self.start,
                 real=self._real,
+                map=self._mapped(info),
                 note=note,
             )
         )
@@ -245,9 +252,28 @@ class Pilot:
                 steered_by=steered_by,
                 start=self.start,
                 real=self._real,
+                map=self._mapped(info),
                 note=note,
             )
         )
+
+    def _mapped(self, info: dict[str, Any]) -> Map | None:
+        """The map after another step."""
+        trail = self._trail.extended(info)
+        if trail is None:
+            return None
+        if self._real is None:
+            self._real_trail.clear()
+        real = None if self._real is None else self._real_trail.extended(self._real.info)
+        low, high = self._corners()
+        return Map(trail, real, low, high)
+
+    def _corners(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        found = getattr(self.env.unwrapped, "pose_range", None)
+        if found is None:
+            return None, None
+        low, high = (planar(corner) for corner in found)
+        return low, high
 
     def _mark(self, frame: np.ndarray) -> str:
         return mark_of(self.env.unwrapped.codes if self._has_codes else frame)  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,6 +10,7 @@ import numpy as np
 from av.container import OutputContainer
 from PIL import Image
 
+from play.map import draw_map
 from play.pilot import Moment
 from play.session_file import SessionFile, keep_others_out
 from play.worlds import UnopenedWorld
@@ -36,6 +37,7 @@ class Recording:
         world: what is played.
         size: height of the film in pixels, rounded down to an even number.
         fps: frames a second of the film; None may be replaced until the first frame comes.
+        with_map: whether the map is shown beside each frame.
         overwrite: whether an existing film and session may be replaced.
         replayed: the session that is replayed. Where it is the one beside the film, it stays as it
             is.
@@ -52,6 +54,7 @@ class Recording:
         *,
         size: int,
         fps: float | None,
+        with_map: bool = False,
         overwrite: bool = False,
         replayed: Path | None = None,
     ) -> None:
@@ -61,7 +64,7 @@ class Recording:
         self.session_path = path.with_suffix(".json")
         self.fps = fps
         self.num_frames = 0
-        self._size = size
+        self._size, self._with_map = size, with_map
         self._container: OutputContainer | None = None
         refuse_existing(path, overwrite=overwrite)
         try:
@@ -87,11 +90,17 @@ class Recording:
         height, width = moment.frame.shape[:2]
         film_height = self._size // 2 * 2  # yuv420p needs even sides
         film_width = round(film_height * width / height / 2) * 2
+        map_width = film_height if self._with_map else 0
         try:
             if self._container is None:
-                self._begin(film_width, film_height)
-            picture = Image.fromarray(np.ascontiguousarray(moment.frame))
-            picture = picture.resize((film_width, film_height), Image.Resampling.NEAREST)
+                self._begin(film_width + map_width, film_height)
+            frame = Image.fromarray(np.ascontiguousarray(moment.frame))
+            frame = frame.resize((film_width, film_height), Image.Resampling.NEAREST)
+            picture = Image.new("RGB", (film_width + map_width, film_height))
+            picture.paste(frame)
+            if self._with_map and moment.map is not None:
+                drawn = Image.fromarray(draw_map(moment.map, film_height))
+                picture.paste(drawn, (film_width, 0))
             self._encode(av.VideoFrame.from_image(picture))
         except OSError as error:
             raise UserError(f"can't write {self.path}: {os_error(error)}") from error

@@ -61,6 +61,9 @@ class PlayOptions:
     record: Path | None = None
     """Record a film to this .mp4, and next to it a .json that --replay can play again."""
 
+    map: bool = False
+    """Show the map from the beginning, and beside the frames in --record's film."""
+
     overwrite: bool = False
     """Let --record replace existing files."""
 
@@ -214,6 +217,7 @@ def _play_in_window(
         names=("dream", "real game"),
         pane=options.size,
         fps=options.fps,
+        shows_map=options.map,
         stop=stop,
         instead=_without_window(options, world),
     )
@@ -250,6 +254,7 @@ def _recording(options: PlayOptions, world: UnopenedWorld) -> Recording | None:
         world,
         size=options.size,
         fps=options.fps,
+        with_map=options.map,
         overwrite=options.overwrite,
         replayed=options.replay,
     )

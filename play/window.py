@@ -43,6 +43,7 @@ class Window:
         names: of the panes, when two are shown: the world's, and the real game's.
         pane: side of the square for a frame, in pixels.
         fps: steps a second to begin with; None for the environment's own pace.
+        shows_map: from the beginning.
         stop: set from outside (Ctrl-C) to close the window.
         instead: the command to run where no window can open.
     """
@@ -55,6 +56,7 @@ class Window:
         names: tuple[str, str],
         pane: int,
         fps: float | None,
+        shows_map: bool = False,
         stop: threading.Event,
         instead: str,
     ) -> None:
@@ -70,6 +72,7 @@ class Window:
         self._stop = stop
         self._instead = instead
         self._shows_help = False
+        self._shows_map = shows_map
         self._note: str | None = None
         self._note_ends_s = 0.0
 
@@ -162,10 +165,20 @@ class Window:
                 self.worker.change_speed(FASTER)
             case "slower":
                 self.worker.change_speed(1 / FASTER)
+            case "map":
+                self._toggle_map()
             case "help":
                 self._shows_help = not self._shows_help
             case "quit":
                 self._stop.set()
+
+    def _toggle_map(self) -> None:
+        shown = self.worker.shown
+        if shown is not None and shown.moment.map is None:
+            self._note = "this world tells no pose to draw a map of"
+            self._note_ends_s = time.perf_counter() + NOTE_S
+        else:
+            self._shows_map = not self._shows_map
 
     def _look(self) -> View:
         """What the screen should show now."""
@@ -192,6 +205,7 @@ class Window:
             note=self._note,
             waking_dots=int(now_s * 2) % 4 if shown is None else 0,
             hint=self._hint(keymap),
+            shows_map=self._shows_map,
             help_lines=tuple(keymap.help_lines()) if keymap and self._shows_help else (),
         )
 

@@ -333,6 +333,7 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         note=None,
         waking_dots=0,
         hint="h  keys",
+        shows_map=False,
         help_lines=(),
     )
     pygame.font.init()
