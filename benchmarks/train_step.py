@@ -24,7 +24,7 @@ from worldmodel.evaluation.tables import table
 from worldmodel.frames import clips_to_float
 from worldmodel.presets import PUBLISHED
 from worldmodel.provenance import git_commit, machine
-from worldmodel.training.learner import make_optimizer
+from worldmodel.training.learner import make_optimizers
 from worldmodel.videogpt import VideoGPT
 
 STAGES = ("vqvae", "prior")
@@ -97,7 +97,7 @@ def measure_here(options: Options, variant: str) -> dict[str, float]:
     module = model.tokenizer if stage == "vqvae" else model.prior
     module.checkpoint_activations = bool(recomputed)
     recipe = preset.tokenizer_recipe if stage == "vqvae" else preset.prior_recipe
-    optimizer = make_optimizer(module, recipe)
+    (optimizer,) = make_optimizers(module, recipe)
     clip = torch.randint(0, 256, (1, *preset.tokenizer.clip_shape), dtype=torch.uint8)
     clip = clip.to(options.device)
 

@@ -158,7 +158,7 @@ def make_training_state(folder: Path) -> None:
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.ones(3)).sum().backward()
     optimizer.step()
-    save_state(folder / "prior.state.safetensors", module, optimizer, Progressed())
+    save_state(folder / "prior.state.safetensors", module, [optimizer], Progressed())
 
 
 SESSION = b"""[
@@ -322,11 +322,11 @@ def read_published(folder: str) -> None:
 def read_training_state(folder: str) -> None:
     import torch
 
-    from worldmodel.training.state import load_optimizer, load_state
+    from worldmodel.training.state import load_optimizers, load_state
 
     path, module = Path(folder) / "prior.state.safetensors", torch.nn.Linear(3, 2)
     load_state(path, module)
-    load_optimizer(path, torch.optim.Adam(module.parameters()))
+    load_optimizers(path, [torch.optim.Adam(module.parameters())])
 
 
 def read_walk(folder: str) -> None:

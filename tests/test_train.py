@@ -28,6 +28,7 @@ from worldmodel.files import locked
 from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.train import AUTO, KNOWN_PRESETS, Train, train
 from worldmodel.training.curves import Board, Curves
+from worldmodel.training.learner import make_optimizers
 from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, duration, learning_rate
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
@@ -129,7 +130,7 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
-    with pytest.raises(UserError, match="other tokenizer, prior than this preset"):
+    with pytest.raises(UserError, match="other tokenizer, prior, sharp_frames than this"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
@@ -465,3 +466,37 @@ def test_too_little_data_is_said_before_training(tmp_path: Path):
     with pytest.raises(ValueError, match="record more or longer episodes"):
         train(Train(preset="tiny", data=data, out=tmp_path / "run", device="cpu", precision="fp32"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_learning_rate_stays_then_falls_along_a_line():
+    recipe = replace(PRESETS["tiny"].prior_recipe, warmup=10, decay=0.25, learning_rate=1.0)
+    rates = [learning_rate(recipe, 100, share) for share in (0.1, 0.75, 0.875, 1.0)]
+    assert rates == pytest.approx([1, 1, 0.5, 0])
+    assert learning_rate(recipe, 4, 0.0) == pytest.approx(0.5)
+
+
+def test_muon_moves_matrices_orthogonally_and_as_far_as_adamw():
+    """Its step of the first gradient: singular values nearly alike, their root mean square 0.2 of
+    the learning rate, as AdamW's is about."""
+    recipe = replace(PRESETS["tiny"].prior_recipe, optimizer="muon", weight_decay=0.0)
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = torch.nn.Linear(48, 32)
+
+        def hidden_matrices(self) -> list[torch.nn.Parameter]:
+            return [self.hidden.weight]
+
+    torch.manual_seed(0)
+    module = Module()
+    before = module.hidden.weight.detach().clone()
+    optimizers = make_optimizers(module, recipe)
+    assert sum(len(g["params"]) for o in optimizers for g in o.param_groups) == 2
+    module.hidden(torch.randn(64, 48)).square().sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    moved = (module.hidden.weight.detach() - before) / recipe.learning_rate
+    singular = torch.linalg.svdvals(moved)
+    assert singular.max() / singular.min() < 2.5
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)

@@ -55,9 +55,11 @@ _DREAM_DOOM = Preset(
     ),
     prior_recipe=StageRecipe(
         steps=20_000,
-        batch_size=6,
+        batch_size=8,
         num_frames=17,
         learning_rate=1e-3,
+        decay=0.2,
+        optimizer="muon",
         weight_decay=0.01,
         corruption=0.15,
         hidden=0.4,

@@ -32,6 +32,15 @@ from worldmodel.prior.pose import RECENT, Mixture, Place, last_of_each
 from worldmodel.prior.recall import Candidates, Older, OlderFrames, Recall, choose_older
 from worldmodel.prior.sampling import Sampling
 
+# Parts of names of matrices that don't lead from one hidden layer to another.
+NOT_HIDDEN = ("code.", "previous_code", "position", "variable", "age", "nothing", "gain_and_bias")
+NOT_HIDDEN += (
+    "logits",
+    "outcome",
+    "view",
+    "locator",
+    "map.6",
+)  # the last: too large to be worth it
 CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
 NUM_AGES = 9  # that the prior tells apart: 0, 1, 2, up to 4, 8, 16, 32, 64 dreamed steps, and more
 
@@ -335,6 +344,15 @@ class FrameGPT(nn.Module):
         """Outcomes of steps on which the variables change so; each variable's change knows
         of those before it only."""
         return self.outcome.once_arrived(foretold, self._arrival(variables, next_variables))
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Matrices from one hidden layer to another: what Muon is for. Embeddings, what conditions
+        norms, and what reads logits and outcomes are none."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN)
+        ]
 
     def no_memory(self, batch_size: int) -> Memory:
         """The memory of dreams that have seen nothing yet."""

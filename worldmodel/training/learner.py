@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldmodel import randomness
 from worldmodel.configs import StageRecipe
+from worldmodel.errors import UserError
 from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
 
@@ -32,7 +33,7 @@ class Learner:
 
     Attributes:
         state: the module whose state is to be saved, with sliced weights under FSDP.
-        optimizer: of its weights.
+        optimizers: of its weights.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class Learner:
                 part.num_parts = len(shares)
         trained = cast(nn.Module, torch.compile(self.state)) if compiled else self.state
         self._wrapped = fabric.setup_module(trained)
-        self.optimizer = make_optimizer(self.state, recipe)
-        self._wrapped_optimizer = cast(
-            torch.optim.Optimizer, fabric.setup_optimizers(self.optimizer)
-        )
+        if recipe.optimizer == "muon" and self._sliced is not None:
+            raise UserError("Muon needs whole matrices: train with --strategy ddp")
+        self.optimizers = make_optimizers(self.state, recipe)
+        self._wrapped_optimizers = [
+            cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
+            for optimizer in self.optimizers
+        ]
         if self._sliced is not None:
             self._sliced.empty()
 
@@ -90,7 +94,7 @@ class Learner:
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)
         norm = self.fabric.clip_gradients(
             self._wrapped,
-            self._wrapped_optimizer,
+            self._wrapped_optimizers[0],
             max_norm=LARGEST_NORM,
             error_if_nonfinite=False,
         )
@@ -102,10 +106,11 @@ class Learner:
         Args:
             rate: the learning rate.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._wrapped_optimizer.step()
-        self._wrapped_optimizer.zero_grad()
+        for optimizer, wrapped in zip(self.optimizers, self._wrapped_optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            wrapped.step()
+            wrapped.zero_grad()
 
     @contextmanager
     def whole(self, *, here: bool) -> Iterator[None]:
@@ -126,11 +131,21 @@ class Learner:
             self._sliced.fill(here=True)
 
 
-def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
-    """AdamW; what has two dimensions or more decays, biases don't."""
-    matrices = [p for p in module.parameters() if p.ndim >= 2]
-    others = [p for p in module.parameters() if p.ndim < 2]
-    return torch.optim.AdamW(
+def make_optimizers(module: nn.Module, recipe: StageRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW, and where the recipe says so, Muon beside it for the module's `hidden_matrices`; what
+    has two dimensions or more decays, biases don't.
+
+    Muon (Jordan et al. 2024) moves a matrix by its momentum made orthogonal, as far as AdamW would
+    (Liu et al. 2025), so both take one learning rate.
+    """
+    hidden: list[nn.Parameter] = []
+    if recipe.optimizer == "muon":
+        hidden = module.hidden_matrices()  # pyright: ignore[reportCallIssue]
+    chosen = {id(parameter) for parameter in hidden}
+    rest = [p for p in module.parameters() if id(p) not in chosen]
+    matrices = [p for p in rest if p.ndim >= 2]
+    others = [p for p in rest if p.ndim < 2]
+    adamw = torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": recipe.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -138,3 +153,12 @@ def make_optimizer(module: nn.Module, recipe: StageRecipe) -> torch.optim.AdamW:
         lr=recipe.learning_rate,
         betas=(recipe.momentum, 0.99),
     )
+    if not hidden:
+        return [adamw]
+    muon = torch.optim.Muon(
+        hidden,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]

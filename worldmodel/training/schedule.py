@@ -45,8 +45,10 @@ class Progressed:
 
 
 def learning_rate(recipe: StageRecipe, step: int, share: float) -> float:
-    """Up a line over the warm-up, then down a cosine to zero."""
+    """Up a line over the warm-up, then down to zero as the recipe says."""
     rising = min(1.0, (step + 1) / recipe.warmup)
+    if recipe.decay < 1:
+        return recipe.learning_rate * rising * min(1.0, (1 - share) / recipe.decay)
     return recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share))
 
 

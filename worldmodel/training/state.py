@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def save_state(
     path: Path,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     progressed: Progressed,
     inputs: str = "",
     kept: Mapping[str, Tensor] = NOTHING,
     *,
     written: bool = True,
 ) -> None:
-    """Write weights, optimiser and progress as one file, whole or not at all.
+    """Write weights, optimisers and progress as one file, whole or not at all.
 
     The file is the same whatever number of processes trained, and however.
 
@@ -39,9 +39,12 @@ def save_state(
         written: by this process. All processes have to call, to give their slices.
     """
     state = {f"model.{name}": value for name, value in module.state_dict().items()}
-    for index, entries in optimizer.state_dict()["state"].items():
-        for name, value in entries.items():
-            state[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    first = 0  # number of an optimiser's first parameter among those of all
+    for optimizer in optimizers:
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                state[f"optimizer.{first + index}.{name}"] = torch.as_tensor(value)
+        first += len(_parameters(optimizer))
     tensors = {f"kept.{name}": value.contiguous() for name, value in kept.items()}
     for name, value in state.items():
         gathered = whole_tensor(value)
@@ -95,23 +98,33 @@ def load_state(
     return progressed
 
 
-def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimiser's state that `save_state` wrote, or this process's slices of it.
+def load_optimizers(path: Path, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Load the optimisers' state that `save_state` wrote, or this process's slices of it.
 
     Raises:
         UserError: the file is damaged or holds another model.
     """
     if not path.exists():
         return
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    owners = [
+        (which, index, parameter)
+        for which, optimizer in enumerate(optimizers)
+        for index, parameter in enumerate(_parameters(optimizer))
+    ]
     with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118
             if name.startswith("optimizer."):
-                _, index, entry = name.split(".")
-                value = sliced_like(file.get_tensor(name), parameters[int(index)])
-                state.setdefault(int(index), {})[entry] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+                _, number, entry = name.split(".")
+                which, index, parameter = owners[int(number)]
+                value = sliced_like(file.get_tensor(name), parameter)
+                states[which].setdefault(index, {})[entry] = value
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager

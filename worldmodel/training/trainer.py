@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
 from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, learning_rate
-from worldmodel.training.state import load_optimizer, load_state, save_state
+from worldmodel.training.state import load_optimizers, load_state, save_state
 
 LOG_EVERY = 20  # steps
 
@@ -99,7 +99,7 @@ def train_stage(
     if progressed.share(stage.recipe, timing) >= 1:
         return True
     learner = Learner(stage.module, stage.recipe, fabric, shares, compiled=compiled)
-    load_optimizer(state_path, learner.optimizer)
+    load_optimizers(state_path, learner.optimizers)
     asked = _learn(stage, learner, progressed, timing, folder, seed=seed)
     fabric.barrier()
     if asked:
@@ -172,7 +172,7 @@ def _save(stage: Stage, learner: Learner, progressed: Progressed, folder: Path) 
     save_state(
         _state_path(stage, folder),
         learner.state,
-        learner.optimizer,
+        learner.optimizers,
         progressed,
         stage.inputs,
         stage.kept,
