@@ -24,9 +24,13 @@ from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, rando
 from worldmodel.evaluation.horizon import measure_horizon
 from worldmodel.evaluation.likelihood import measure_likelihood
 from worldmodel.evaluation.parts import DREAM_PARTS
+from worldmodel.evaluation.place import pose_errors
+from worldmodel.evaluation.returns import find_returns
 from worldmodel.evaluation.stability import block_statistics, rarest
 from worldmodel.inverse_dynamics import InverseDynamics, train_inverse_dynamics
+from worldmodel.metrics import median_interval
 from worldmodel.model import prior_losses
+from worldmodel.pose import NO_POSE, PoseSpec
 
 HORIZON = 6
 NUM_CLIPS = 8
@@ -48,8 +52,11 @@ def held_out(tiny_run: Path, toy_data: Path) -> HeldOut:
     return HeldOut(load_checkpoint(str(tiny_run)).model, EpisodeReader(toy_data), settings)
 
 
+WITHOUT_POSE = tuple(name for name in DREAM_PARTS if name not in ("place", "returns"))
+
+
 def test_the_report_holds_every_part_with_its_source(report: dict, options: Evaluate) -> None:
-    assert tuple(report["parts"]) == DREAM_PARTS
+    assert tuple(report["parts"]) == WITHOUT_POSE
     for name, part in report["parts"].items():
         assert part["settings"]["seed"] == 0
         if name != "tokenizer":
@@ -59,7 +66,7 @@ def test_the_report_holds_every_part_with_its_source(report: dict, options: Eval
     assert options.out is not None
     assert json.loads((options.out / "report.json").read_text()) == report
     text = (options.out / "report.md").read_text()
-    for name in DREAM_PARTS:
+    for name in WITHOUT_POSE:
         assert f"## {name.capitalize()}" in text
 
 
@@ -199,13 +206,14 @@ def test_a_dream_of_the_future_itself_is_the_ceiling(
 ) -> None:
     future = held_out.reconstructions[:, held_out.num_given :]
 
-    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, *, sample: int, advance):
+    codes = held_out.real_codes[:, held_out.num_given :].numpy()
+
+    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, **_):
         assert (actions == self.actions[rows]).all()
-        dreamed = self.dreams
-        return replace(dreamed, frames=future[rows])
+        return replace(self.dreams, frames=future[rows], codes=codes[rows])
 
     perfect = HeldOut(held_out.model, held_out.reader, held_out.settings)
-    perfect.__dict__["dreams"] = replace(held_out.dreams, frames=future)
+    perfect.__dict__["dreams"] = replace(held_out.dreams, frames=future, codes=codes)
     monkeypatch.setattr(HeldOut, "dream_batch", foresee)
     numbers = measure_horizon(perfect, tmp_path)
     for name in ("one", "mean", "best"):
@@ -335,3 +343,63 @@ def test_data_of_another_world_are_refused(
         writer.append(EpisodeReader(toy_data).episode(0))
     with pytest.raises(UserError, match="has learned other actions than"):
         evaluate(replace(options, data=tmp_path / "other"))
+
+
+def test_the_place_of_a_posed_dream_is_measured(
+    posed_run: Path, posed_data: Path, tmp_path: Path
+) -> None:
+    options = Evaluate(
+        checkpoint=str(posed_run),
+        data=posed_data,
+        out=tmp_path / "report",
+        parts="place,returns",
+        clips=4,
+        horizon=4,
+    )
+    report = evaluate(options)
+    place = report["parts"]["place"]["numbers"]
+    assert place["off"]["1"]["value"] >= 0
+    assert 0 <= place["turned"]["4"]["value"] <= 180
+    assert (tmp_path / "report" / "place.png").stat().st_size > 1000
+    assert "## Place" in (tmp_path / "report" / "report.md").read_text()
+    with pytest.raises(UserError, match="place can't be measured: checkpoint or data tell no pose"):
+        evaluate(replace(options, data=_without_pose(posed_data, tmp_path), parts="place"))
+
+
+def _without_pose(data: Path, tmp_path: Path) -> Path:
+    reader = EpisodeReader(data)
+    with EpisodeWriter(tmp_path / "plain", replace(reader.info, pose=NO_POSE)) as writer:
+        for i in range(len(reader)):
+            episode = reader.episode(i)
+            writer.append(replace(episode, pose=np.zeros((len(episode.frames), 0), np.float32)))
+    return tmp_path / "plain"
+
+
+def test_pose_errors_by_hand() -> None:
+    spec = PoseSpec(("x", "y"), "angle")
+    off, turned = pose_errors(spec, np.array([[3.0, 4.0, 350.0]]), np.array([[0.0, 0.0, 10.0]]))
+    assert off.tolist() == [5]
+    assert turned is not None
+    np.testing.assert_allclose(turned, 20)
+
+
+def test_who_looks_away_and_back_returns() -> None:
+    spec = PoseSpec(("x", "y"), "angle")
+    angles = [0.0] * 5 + [40, 80, 120, 120, 120, 80, 40, 0, 0]
+    turned = np.stack([np.full(14, 500.0), np.full(14, 500.0), np.array(angles)], 1)
+    found = find_returns(spec, turned, episode=7, first=3, size=1000)
+    assert [(r.moment, r.back, r.steps_away, r.walked) for r in found] == [(3, 12, 5, False)]
+    xs = [0.0] * 4 + [50, 100, 150, 200, 150, 100, 50, 0, 0]
+    walked = np.stack([500 + np.array(xs), np.full(13, 500.0), np.zeros(13)], 1)
+    (back,) = find_returns(spec, walked, episode=7, first=3, size=1000)
+    assert (back.moment, back.back, back.walked) == (3, 11, True)
+
+
+def test_the_median_s_interval_is_that_of_drawing_groups_again() -> None:
+    values, groups = np.arange(40.0), np.arange(40) // 2
+    found = median_interval(values, groups, seed=0)
+    rng = np.random.default_rng(1)
+    medians = [np.median(values.reshape(20, 2)[rng.integers(20, size=20)]) for _ in range(4000)]
+    assert found.value == 19.5
+    assert found.low == pytest.approx(np.quantile(medians, 0.025), abs=2)
+    assert found.high == pytest.approx(np.quantile(medians, 0.975), abs=2)

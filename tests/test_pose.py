@@ -8,9 +8,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import toy_episode
 from data_samples import INFO, sample_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy.stats import norm
 from vizdoom import GameVariable
 
@@ -20,6 +22,7 @@ from collect.recorder import EXPLORER, RANDOM, Job, action_spec, play_episode
 from worldmodel.actions import ActionSpec
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.pose import NO_POSE, PoseSpec
@@ -27,6 +30,7 @@ from worldmodel.prior import FrameGPT
 from worldmodel.prior.frame_gpt import Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.sampling import Sampling
+from worldmodel.train import Train, train
 
 PLANE = PoseSpec(("x", "y"), "angle")
 POSED = replace(INFO, pose=PLANE)
@@ -271,3 +275,32 @@ def test_unknown_poses_tell_nothing_whatever_stands_there():
             for told in (unknown, unknown._replace(poses=unknown.poses + 70))
         )
     assert torch.equal(first, second)
+
+
+def test_a_set_without_a_pose_is_joined_where_that_is_asked_for(tmp_path: Path):
+    for name, info, ids in (("told", POSED, range(10)), ("untold", INFO, range(10, 20))):
+        with EpisodeWriter(tmp_path / name, info) as writer:
+            for i in ids:
+                writer.append(_with_pose(i) if info is POSED else sample_episode(i))
+    folders = [tmp_path / "untold", tmp_path / "told"]
+    with pytest.raises(UserError, match="--unknown-poses joins sets of which only some tell"):
+        merge(folders, tmp_path / "refused")
+    assert merge(folders, tmp_path / "joined", unknown_poses=True) == (20, 0)
+    reader = EpisodeReader(tmp_path / "joined")
+    assert reader.info.pose == PLANE
+    for i in range(10):
+        np.testing.assert_array_equal(reader.episode(i).pose, _with_pose(i).pose)
+        assert np.isnan(reader.episode(10 + i).pose).all()
+    assert verify(tmp_path / "joined").problems == []
+
+
+def test_episodes_of_unknown_pose_are_learned_too(posed_data: Path, toy_data: Path, tmp_path: Path):
+    joined, out = tmp_path / "joined", tmp_path / "run"
+    with EpisodeWriter(tmp_path / "other", EpisodeReader(toy_data).info) as writer:
+        for i in range(20):
+            writer.append(toy_episode(100 + i))
+    merge([posed_data, tmp_path / "other"], joined, unknown_poses=True)
+    train(Train(preset="tiny", data=joined, out=out, device="cpu", precision="fp32"))
+    weights = load_file(out / "weights.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert weights["prior.place.space.high"][0] <= 48

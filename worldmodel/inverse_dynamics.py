@@ -23,6 +23,7 @@ from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.progress import track
 from worldmodel.frames import to_float
 from worldmodel.model import WorldModel
+from worldmodel.vqvae.vqvae import digest_of
 
 WIDTHS = (32, 64, 128, 128)  # channels after each halving
 SMALLEST_SIDE = 4  # pixels: no halving beyond
@@ -192,7 +193,7 @@ def inverse_dynamics_of(
     count = min(MAX_CLIPS, sampler.num_windows)
     clips = sampler.read(sampler.draw(randomness.generator(0, "inverse dynamics clips"), count))
     reconstructed = [
-        model.decode(model.encode(part.to(device))).cpu().numpy()
+        model.draw(model.encode(part.to(device))).cpu().numpy()
         for part in track(
             torch.from_numpy(clips.frames).split(8),
             "inverse dynamics: reconstructing frames",
@@ -209,4 +210,5 @@ def inverse_dynamics_of(
 def _key(model: WorldModel, reader: EpisodeReader, steps: int, player: bytes | None) -> str:
     recipe = [WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE]
     taught = [] if player is None else [player.decode(errors="replace")]
-    return json.dumps([model.tokenizer.digest(), reader.digest(), recipe + taught])
+    decoders = [digest_of(part) for part in (model.tokenizer, model.sharp) if part is not None]
+    return json.dumps([decoders, reader.digest(), recipe + taught])

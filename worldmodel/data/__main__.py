@@ -51,9 +51,13 @@ class Merge:
     """The data sets, two or more; the first one's episodes keep their ids."""
     out: Path
     """Where the joined set goes: a new folder, or the same merge stopped half way."""
+    unknown_poses: bool = False
+    """Join sets of which only some tell where the player is: for the others' episodes the pose is
+    unknown."""
 
     def run(self) -> None:
-        num_episodes, num_left_out = merge(list(self.folders), self.out)
+        folders = list(self.folders)
+        num_episodes, num_left_out = merge(folders, self.out, unknown_poses=self.unknown_poses)
         left_out = f"; {num_left_out} repeated ones were left out" if num_left_out else ""
         print(printable(f"{self.out} holds {num_episodes} episodes{left_out}"))
 

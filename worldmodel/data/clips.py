@@ -45,6 +45,7 @@ class ClipSampler:
         frames_of: gives what to hold of the i-th episode in place of its pixels, (T+1, ...),
             for example codes. Always held in RAM.
         player: the index's "policy" of the episodes that count; all count by default.
+        with_pose: leave out episodes whose pose is unknown.
 
     Attributes:
         num_windows: how many there are.
@@ -62,6 +63,7 @@ class ClipSampler:
         memory_limit_bytes: int = 8 * 2**30,
         frames_of: Callable[[int], np.ndarray] | None = None,
         player: bytes | None = None,
+        with_pose: bool = False,
     ) -> None:
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, not {num_frames}")
@@ -70,6 +72,9 @@ class ClipSampler:
         members = reader.split(split)
         if player is not None:
             members = members[reader.index["policy"][members] == player]
+        if with_pose:
+            has_pose = [np.isfinite(reader.steps(int(i))["pose"][:1]).all() for i in members]
+            members = members[np.asarray(has_pose, bool)]
         lengths = reader.index["episode_length"][members] + 1  # in frames
         self.episodes = members[lengths >= num_frames]
         if len(self.episodes) == 0:

@@ -45,7 +45,8 @@ class Episode:
         terminated: bool (T,), true at most on the last step: the episode's own end.
         truncated: bool (T,), true at most on the last step: cut off from outside.
         variables: float32 (T+1, V), the game's own variables at each frame.
-        pose: float32 (T+1, P), where the player is at each frame, see `worldmodel.pose`; left out
+        pose: float32 (T+1, P), where the player is at each frame, see `worldmodel.pose`; NaN
+            throughout where it is unknown; left out
             where that isn't told: P is 0.
     """
 
@@ -295,7 +296,8 @@ def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
         return problems
     if not info.actions.contains(steps["action"]):
         problems.append(f"an action is outside {info.actions}")
-    for name in ("reward", "variables", "pose"):
+    is_unknown = np.isnan(steps["pose"]).all()  # of an episode whose player nobody followed
+    for name in ("reward", "variables", *(() if is_unknown else ("pose",))):
         if not np.isfinite(steps[name]).all():
             problems.append(f"{name} holds a value that is not finite")
     for name in ("terminated", "truncated"):

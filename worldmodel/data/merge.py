@@ -4,20 +4,27 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode, read_info
 from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
+from worldmodel.pose import NO_POSE
 
 
-def merge(folders: list[Path], out: Path) -> tuple[int, int]:
+def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tuple[int, int]:
     """Write the episodes of all `folders` to `out`; go on there when stopped before.
 
     Episodes keep their ids; one whose id is taken by an earlier folder gets a new one behind
     the highest. An episode that is the same as an earlier one, byte for byte, is left out:
     otherwise the two could end up in different splits. What each folder's meta.json says of
     its policies is kept under "merged".
+
+    Args:
+        unknown_poses: sets that tell no pose may be joined to those that do; in their episodes it
+            is unknown.
 
     Returns:
         Number of episodes in `out`, and number left out.
@@ -35,14 +42,22 @@ def merge(folders: list[Path], out: Path) -> tuple[int, int]:
                 f"the import of {folder} still runs or was stopped: finish it with the same command"
             )
     readers = [EpisodeReader(folder) for folder in folders]
-    for reader in readers[1:]:
-        differences = readers[0].info.differences(reader.info)
+    pose = next((reader.info.pose for reader in readers if reader.info.pose), NO_POSE)
+    infos = [
+        replace(reader.info, pose=pose) if unknown_poses and not reader.info.pose else reader.info
+        for reader in readers
+    ]
+    for reader, info in zip(readers[1:], infos[1:], strict=True):
+        differences = infos[0].differences(info)
         if differences:
+            hint = ""
+            if bool(infos[0].pose) != bool(info.pose):
+                hint = "; --unknown-poses joins sets of which only some tell a pose"
             raise UserError(
                 f"{readers[0].folder} and {reader.folder} cannot be joined: "
-                f"{'; '.join(differences)}"
+                f"{'; '.join(differences)}{hint}"
             )
-    info = _merged_info(readers)
+    info = replace(_merged_info(readers), pose=infos[0].pose)
     _refuse_foreign(out, info)
     new_ids = _new_ids(readers)
     seen: set[bytes] = set()
@@ -58,7 +73,10 @@ def merge(folders: list[Path], out: Path) -> tuple[int, int]:
             if content in seen:
                 num_left_out += 1
             elif episode_id not in writer.done:
-                writer.append(replace(episode, episode_id=episode_id))
+                told = episode.pose
+                if told.shape[1] < len(info.pose):
+                    told = np.full((len(told), len(info.pose)), np.nan, np.float32)
+                writer.append(replace(episode, episode_id=episode_id, pose=told))
             seen.add(content)
         return len(writer.done), num_left_out
 

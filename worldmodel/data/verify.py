@@ -70,7 +70,8 @@ class _Tally:
         self.truncated += bool(episode.truncated[-1])
         self.actions.append(episode.action)
         self.variables.append(np.stack([episode.variables.min(0), episode.variables.max(0)]))
-        self.poses.append(episode.pose)
+        if not np.isnan(episode.pose).any():
+            self.poses.append(episode.pose)
         if len(self.sheet[episode.policy]) < SHEET_ROWS:
             columns = np.linspace(0, episode.length, SHEET_COLUMNS).round().astype(int)
             self.sheet[episode.policy].append(episode.frames[columns])
@@ -127,7 +128,7 @@ def verify(folder: str | Path) -> Report:
         try:
             draw_contact_sheet(tally.sheet).save(sheet)
             report.lines.append(f"drawn in     {sheet}")
-            if info.pose:
+            if info.pose and tally.poses:
                 plan = folder / "floor-plan.png"
                 draw_floor_plan(plan, info.pose, np.concatenate(tally.poses))
                 report.lines.append(f"drawn in     {plan}")

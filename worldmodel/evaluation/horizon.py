@@ -61,7 +61,12 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "copy": squared_errors(copied, real),
         "ceiling": squared_errors(reconstructed, real),
     }
-    shown = {"one": held_out.dreams.frames, "copy": copied, "ceiling": reconstructed}
+    shown = {
+        "one": held_out.plain(held_out.dreams),
+        "sharp": held_out.dreams.frames,
+        "copy": copied,
+        "ceiling": reconstructed,
+    }
     similar = {name: _similarity(frames, real, f"SSIM: {name}") for name, frames in shown.items()}
     everywhere = range(1, settings.horizon + 1)
     plots.draw_horizon(

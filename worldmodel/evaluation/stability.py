@@ -159,7 +159,7 @@ def _real_blocks(
     for i in track(chosen.tolist(), "real blocks"):
         frames.append(reader.frames(i, 0, block))
         tokens = model.encode(torch.from_numpy(frames[-1]).to(device))
-        again.append(model.decode(tokens).cpu().numpy())
+        again.append(model.draw(tokens[None])[0].cpu().numpy())
         codes.append(tokens.cpu().numpy())
     rare = rarest(np.stack(codes), model.config.tokenizer.num_codes)
     real, reconstructed = (

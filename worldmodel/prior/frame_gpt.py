@@ -236,7 +236,7 @@ class FrameGPT(nn.Module):
         if poses is None or self.place is None or not poses.shape[-1]:
             poses = torch.zeros(*none.shape, self.pose_size, device=codes.device)
         else:
-            poses, known = self.place.space.inside(poses), ~none
+            poses, known = self.place.space.inside(poses), poses.isfinite().all(-1)
         return Past(poses, known, none[:, 1:].long(), none[:, 1:])
 
     @torch.no_grad()

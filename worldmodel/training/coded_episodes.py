@@ -44,6 +44,10 @@ class CodedEpisodes:
         """Of the i-th episode, (T+1, P)."""
         return self.poses[self.first(i) : self._ends[i]]
 
+    def tells_pose(self, i: int) -> bool:
+        """Whether the i-th episode's pose is known; not in worlds without one."""
+        return self.poses.shape[1] > 0 and bool(np.isfinite(self.poses[self.first(i)]).all())
+
     def first(self, i: int) -> int:
         """Where the i-th episode begins in the flat arrays."""
         return int(self._ends[i] - self.reader.index["episode_length"][i] - 1)

@@ -58,7 +58,13 @@ class OwnDreams:
             "age": torch.zeros(shape, dtype=torch.int64),
             "renewed": torch.zeros(1, dtype=torch.int64),  # how often
         }
-        self._sampler = ClipSampler(self.reader, "train", self.num_frames, frames_of=coded.codes_of)
+        self._sampler = ClipSampler(
+            self.reader,
+            "train",
+            self.num_frames,
+            frames_of=coded.codes_of,
+            with_pose=bool(model.config.pose),
+        )
 
     @property
     def there(self) -> bool:

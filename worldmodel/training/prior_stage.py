@@ -12,6 +12,7 @@ from worldmodel import randomness
 from worldmodel.action_vectors import encode_actions
 from worldmodel.configs import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.film import save_png, sheet
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.frame_gpt import Past
@@ -167,7 +168,7 @@ class PriorStage:
             sampling=Sampling(temperature=0.8),
         )
         dreamed = torch.stack([step.frames for step in steps], 1)
-        real = self.model.decode(codes[:, num_given:])
+        real = self.model.draw(codes)[:, num_given:]
         rows = []
         for truth, dreamt in zip(real.cpu().numpy(), dreamed.cpu().numpy(), strict=True):
             rows += [truth, dreamt]
@@ -202,12 +203,12 @@ class PriorStage:
         at = self.coded.first(episode) + times
         return Example(
             past=past,
-            known=np.full(len(past) + 1, self._has_pose),
+            known=np.full(len(past) + 1, self._has_pose and self.coded.tells_pose(episode)),
             age=np.zeros(len(past), np.int64),
             hidden=np.zeros(len(past), bool),
             older=self.coded.codes[at],
             older_age=np.zeros(len(at), np.int64),
-            older_poses=self.coded.poses[at],
+            older_poses=np.nan_to_num(self.coded.poses[at]),
             older_times=times,
             begin=begin,
         )
@@ -244,7 +245,7 @@ class PriorStage:
     def _losses(
         self, module: nn.Module, clips: Clips, examples: list[Example], weights: np.ndarray
     ) -> dict[str, Tensor]:
-        poses = clips.pose if self._has_pose else clips.pose[..., :0]
+        poses = np.nan_to_num(clips.pose if self._has_pose else clips.pose[..., :0])
         known, age, hidden = (
             self._tensor(np.stack([getattr(example, name) for example in examples]))
             for name in ("known", "age", "hidden")
@@ -335,7 +336,10 @@ class PriorStage:
         if self.module.place is None:
             return
         space = self.module.place.space
-        poses = [torch.from_numpy(self.coded.poses_of(int(i))) for i in self.clips.episodes]
+        members = [int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))]
+        if not members:
+            raise UserError(f"{self.clips.reader.folder}: no training episode tells its pose")
+        poses = [torch.from_numpy(self.coded.poses_of(i)) for i in members]
         coordinates = torch.cat(poses)[:, : space.num_coordinates]
         space.low.copy_(coordinates.amin(0))
         space.high.copy_(torch.maximum(coordinates.amax(0), space.low + 1e-3))
