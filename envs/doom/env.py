@@ -34,12 +34,15 @@ class Seen:
     Attributes:
         name: the engine's for its kind, for example "DoomImp".
         left, width: columns of the screen that it takes, of `SCREEN_SIZE`.
+        top, height: rows, likewise.
         distance: from the player, in the level's units.
     """
 
     name: str
     left: int
     width: int
+    top: int
+    height: int
     distance: float
 
 
@@ -76,6 +79,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         obs_size: height and width of an observation, in pixels.
         frame_skip: tics that each action lasts; 35 tics are a second.
         render_mode: None or "rgb_array", the engine's whole 160x120 screen.
+        labels: have the engine say what is on the screen (`senses`), in any scenario.
 
     Raises:
         UserError: the scenario is unknown (the message lists the known ones), or another argument
@@ -96,6 +100,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         obs_size: int = 64,
         frame_skip: int = 4,
         render_mode: str | None = None,
+        labels: bool = False,
     ) -> None:
         if scenario not in SCENARIOS:
             known = ", ".join(sorted(SCENARIOS))
@@ -119,6 +124,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
             )
         self.controls = self.scenario.controls
         self.variable_names = tuple(self.scenario.variables)
+        self._has_labels = labels or self.scenario.has_senses
         self.obs_size = obs_size
         self.frame_skip = frame_skip
         self.observation_space = gymnasium.spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
@@ -183,6 +189,8 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
                 name=label.object_name,
                 left=label.x,
                 width=label.width,
+                top=label.y,
+                height=label.height,
                 distance=math.dist(place, (label.object_position_x, label.object_position_y)),
             )
             for label in state.labels
@@ -204,8 +212,8 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     def _start_engine(self) -> vizdoom.DoomGame:
         game = vizdoom.DoomGame()
         self.scenario.load(game)
-        game.set_labels_buffer_enabled(self.scenario.has_senses)
-        game.set_depth_buffer_enabled(self.scenario.has_senses)
+        game.set_labels_buffer_enabled(self._has_labels)
+        game.set_depth_buffer_enabled(self._has_labels)
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_render_hud(False)
