@@ -159,8 +159,13 @@ def measure(checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
         "with PyTorch's head": Dreamer(torch_head, checkpoint, 1),
         "plain GPT, same width and layers": PlainDreamer(model),
     }
-    shares = (steps, steps, max(1, steps // 10))
-    times = _in_turns(variants, dict(zip(variants, shares, strict=True)))
+    shares = dict(zip(variants, (steps, steps, max(1, steps // 10)), strict=True))
+    if model.config.prior.recalled:
+        forgetful = copy.deepcopy(model)
+        setattr(forgetful.prior, "_older", lambda *_: None)  # noqa: B010  as if there were none
+        variants["without older frames"] = Dreamer(forgetful, checkpoint, 1)
+        shares["without older frames"] = steps
+    times = _in_turns(variants, shares)
     batched = {
         str(size): _in_turns({"": Dreamer(model, checkpoint, size)}, {"": max(1, steps // size)})[
             ""
@@ -212,7 +217,7 @@ def _parts(model: WorldModel, checkpoint: Checkpoint, steps: int) -> dict[str, f
 
     watched = copy.deepcopy(model)
     watched.prior._draw = timed("head", watched.prior._draw)
-    watched.decode = timed("decoder", watched.decode)
+    watched._draw = timed("decoder", watched._draw)
     dreamer = Dreamer(watched, checkpoint, 1)
     for _ in range(WARM_UP_STEPS):
         dreamer()
@@ -234,7 +239,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     """
     gemm = _gemm_rate()
     dream = Dreamer(model, checkpoint, 1)
-    codes = dream.dream.codes
+    recent = dream.dream.recent
     head = model.prior.head
     num_tokens = head.num_tokens
     action = encode_actions(
@@ -245,15 +250,17 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
     if checkpoint.world.guidance:  # two contexts, for which weights could be read once
         head_flops *= 2
-    decoder_flops = _flops(lambda: model.decode(codes))
+    decoder_flops = _flops(lambda: model._draw(recent))
     head_bytes = FLOAT_BYTES * sum(
         p.numel() for p in [*head.blocks.parameters(), *head.logits.parameters()]
     )
     all_flops = _flops(_with_head(copy.deepcopy(model), checkpoint))
-    backbone = [p for name, p in model.prior.named_parameters() if not name.startswith("head.")]
+    not_read = ("head.", "place.locator.")  # by the backbone, in a step
+    backbone = [p for name, p in model.prior.named_parameters() if not name.startswith(not_read)]
     backbone_bytes = FLOAT_BYTES * sum(p.numel() for p in backbone)
     backbone_bytes += FLOAT_BYTES * dream.dream.memory.keys_values.numel()
-    decoder_bytes = FLOAT_BYTES * sum(p.numel() for p in model.tokenizer.decoder.parameters())
+    decoder = model.tokenizer.decoder if model.sharp is None else model.sharp
+    decoder_bytes = FLOAT_BYTES * sum(p.numel() for p in decoder.parameters())
     parts = {
         "backbone, reward, end": (backbone_bytes, all_flops - head_flops - decoder_flops, 1),
         "head": (head_bytes, head_flops, num_tokens),

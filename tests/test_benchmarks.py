@@ -21,7 +21,7 @@ from worldmodel.provenance import machine
 
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
     results = measure(load_checkpoint(str(tiny_run)), 2)
-    assert len(results["variants"]) == 3
+    assert len(results["variants"]) == 4
     assert all(row["p50_ms"] > 0 for row in results["variants"].values())
     assert set(results["parts_ms"]) == set(results["floor"]["parts"])
     assert results["floor"]["ms"] > 0
