@@ -107,11 +107,20 @@ def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
         together[0].copy_(mean / sum(shares))
 
 
+def _pose_ranges(checkpoint: Checkpoint) -> dict[str, list[float]]:
+    place = checkpoint.model.prior.place
+    if place is None:
+        return {}
+    return {name: buffer.tolist() for name, buffer in place.space.named_buffers()}
+
+
 def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: str) -> None:
     """Raises UserError where the mean of the two would be of nothing."""
     worlds = [(c.world.env_id, c.world.env_kwargs) for c in (first, other)]
     digests = [c.model.tokenizer.digest() for c in (first, other)]
+    ranges = [_pose_ranges(c) for c in (first, other)]
     for what, mine, others in (
+        ("range of poses", *ranges),
         ("model", first.model.config, other.model.config),
         ("environment", *worlds),
         ("tokenizer", *digests),

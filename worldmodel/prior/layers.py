@@ -161,7 +161,7 @@ def frames_visible(num_frames: int, window: int) -> Bool[Tensor, "T T"]:
 
 
 def attend_where(
-    visible: Bool[Tensor, "Q K"],
+    visible: Bool[Tensor, "*masks Q K"],
     q: Float[Tensor, "*batch Q hs"],
     k: Float[Tensor, "*batch K hs"],
     v: Float[Tensor, "*batch K hs"],
@@ -169,10 +169,12 @@ def attend_where(
     """Softmax attention of each query to the keys that it sees.
 
     Trained on a CPU in bf16, few positions are worked out product by product: there the backward
-    pass of torch's fused kernel takes longer (torch 2.13, with AMX).
+    pass of torch's fused kernel takes longer (torch 2.13, with AMX). Not when compiled: gradients
+    of products of 256 positions in bf16 came out as NaN.
     """
     in_bf16_on_cpu = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if in_bf16_on_cpu and q.requires_grad and len(visible) <= FEW_POSITIONS:
+    by_products = in_bf16_on_cpu and not torch.compiler.is_compiling()
+    if by_products and q.requires_grad and visible.shape[-2] <= FEW_POSITIONS:
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         return scores.masked_fill(~visible, -torch.inf).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)

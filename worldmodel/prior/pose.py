@@ -93,6 +93,13 @@ class PoseSpace(nn.Module):
         return torch.cat([x, both.sin(), both.cos()], -1)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the ranges are those of data already."""
+        return not bool(
+            (self.low == 0).all() and (self.high == 1).all() and (self.scale == 1).all()
+        )
+
+    @property
     def extent(self) -> Float[Tensor, " coordinates"]:
         """Of the level along each coordinate."""
         return self.high - self.low

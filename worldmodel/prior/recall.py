@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.prior.layers import attend_where
 from worldmodel.prior.pose import PoseSpace
 
 HALF_VIEW = math.radians(45)  # of a view of 90 degrees, as Doom's
@@ -211,7 +212,5 @@ class Recall(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
             for part in self.keys_values(torch.cat([nothing, older], -2)).chunk(2, -1)
         )
-        # Product by product: on so few positions torch's fused kernel takes longer on a CPU.
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        y = scores.masked_fill(~seen, -torch.inf).softmax(-1).to(v.dtype) @ v
+        y = attend_where(seen, q, k, v)
         return x + self.output(y.transpose(-2, -3).flatten(-2))

@@ -92,12 +92,15 @@ class Learner:
                 self.fabric.backward(numbers["loss"] / len(self.shares))
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)
-        norm = self.fabric.clip_gradients(
-            self._wrapped,
-            self._wrapped_optimizers[0],
-            max_norm=LARGEST_NORM,
-            error_if_nonfinite=False,
-        )
+        if self._sliced is None:  # Fabric would clip what one optimiser moves
+            norm = nn.utils.clip_grad_norm_(self.state.parameters(), LARGEST_NORM)
+        else:
+            norm = self.fabric.clip_gradients(
+                self._wrapped,
+                self._wrapped_optimizers[0],
+                max_norm=LARGEST_NORM,
+                error_if_nonfinite=False,
+            )
         return totals, float(cast(Tensor, norm))
 
     def step(self, rate: float) -> None:

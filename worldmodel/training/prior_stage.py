@@ -26,7 +26,8 @@ NUM_VALIDATION_CLIPS = 64
 PREVIEW_ROWS = 4
 PREVIEW_FRAMES = 16
 LOST = 1 / 3  # share of clips whose first poses, or all, are not known
-FORGETFUL = 0.2  # share of clips that see no older frames
+FORGETFUL = 0.2  # share of clips that see no older frames,
+FORGETFUL_UNSEEN = 0.5  # and of those whose past can't be seen
 DREAMS_BEGIN = 1000  # steps after which the prior's own dreams are worth learning from
 RENEWED_EVERY = 120  # steps
 
@@ -121,6 +122,7 @@ class PriorStage:
             dreamt, own = self._dreamed(num_dreamed, rng)
             clips = _concatenated(clips, self.clips.read(dreamt))
             # Outcomes are learned from what was recorded: in a dream other things may stand.
+            weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
             weights = np.concatenate([weights, np.zeros_like(weights[:1]).repeat(num_dreamed, 0)])
             examples += own
         picked = Clips(**{name: array[share] for name, array in vars(clips).items()})
@@ -140,7 +142,10 @@ class PriorStage:
             ]
             losses = self._losses(self.module, clips, examples, weights)
             if self._has_pose:
-                unseen = [_unseen(example) for example in examples]
+                unseen = [
+                    _unseen(self._example(row, frames[:-1], remembers=False))
+                    for row, frames in zip(rows, clips.frames, strict=True)
+                ]
                 hidden = self._losses(self.module, clips, unseen, weights)
                 losses["hidden_nats"] = hidden["nats_a_token"]
             for name, value in losses.items():
@@ -184,17 +189,15 @@ class PriorStage:
             self.recipe.corruption
         )
         others = rng.integers(self.module.num_codes, size=frames.shape)
-        example = self._example(
-            row,
-            np.where(corrupted, others, frames)[:-1],
-            remembers=bool(rng.random() >= FORGETFUL),
-        )
+        past = np.where(corrupted, others, frames)[:-1]
         chance, first_known = rng.random(), rng.integers(1, len(frames) + 1)
-        if not self._has_pose or chance >= self.recipe.hidden + (1 - self.recipe.hidden) * LOST:
-            return example
-        if chance < self.recipe.hidden:
+        is_unseen = self._has_pose and chance < self.recipe.hidden
+        forgetful = FORGETFUL_UNSEEN if is_unseen else FORGETFUL
+        example = self._example(row, past, remembers=bool(rng.random() >= forgetful))
+        if is_unseen:
             return _unseen(example)
-        example.known[:first_known] = False
+        if chance < self.recipe.hidden + (1 - self.recipe.hidden) * LOST:
+            example.known[:first_known] = False
         return example
 
     def _example(self, row: np.ndarray, past: np.ndarray, *, remembers: bool = True) -> Example:
@@ -278,9 +281,10 @@ class PriorStage:
 
     def _older(self, examples: list[Example], past: Past) -> Older | None:
         """The older frames that each prediction looks at, chosen as a dream does."""
-        most = max(len(example.older_times) for example in examples)
-        if not self.module.config.recalled or not most:
+        if not self.module.config.recalled:
             return None
+        # At least one, though it be none: every process must use every weight.
+        most = max(1, *(len(example.older_times) for example in examples))
         num_steps = past.age.shape[1]
 
         def padded(name: str) -> Tensor:
@@ -295,10 +299,11 @@ class PriorStage:
         begins = self._tensor(np.array([example.begin for example in examples]))
         now = begins[:, None] + torch.arange(num_steps, device=self.device)
         times, poses, age = (padded(f"older_{name}") for name in ("times", "poses", "age"))
+        before = times[:, None] <= now[..., None] - self.module.config.window
         poses = poses[..., : past.poses.shape[-1]]
         known = usable & past.known.all(1, keepdim=True)  # lost now, lost then
         index, there = self.module.choose_older(
-            Candidates(poses, known, times, usable[:, None].expand(-1, num_steps, -1)),
+            Candidates(poses, known, times, usable[:, None] & before),
             now,
             past.poses[:, 1:],
             past.known[:, 1:],
@@ -333,8 +338,8 @@ class PriorStage:
 
     def _measure_poses(self) -> None:
         """Ranges of poses, and of how they move, from the training episodes."""
-        if self.module.place is None:
-            return
+        if self.module.place is None or self.module.place.space.is_measured:
+            return  # what has learned with these ranges keeps them
         space = self.module.place.space
         members = [int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))]
         if not members:
@@ -344,7 +349,7 @@ class PriorStage:
         space.low.copy_(coordinates.amin(0))
         space.high.copy_(torch.maximum(coordinates.amax(0), space.low + 1e-3))
         moved = torch.cat([space.displacement(of[:-1], of[1:]) for of in poses])
-        space.scale.copy_(moved.std(0).clamp(min=1e-4))
+        space.scale.copy_(moved.square().mean(0).sqrt().clamp(min=1e-4))
 
 
 def _unseen(example: Example) -> Example:
