@@ -161,7 +161,7 @@ def frames_visible(num_frames: int, window: int) -> Bool[Tensor, "T T"]:
 
 
 def attend_where(
-    visible: Bool[Tensor, "*masks Q K"],
+    visible: Bool[Tensor, "*masks Q_or_1 K"],
     q: Float[Tensor, "*batch Q hs"],
     k: Float[Tensor, "*batch K hs"],
     v: Float[Tensor, "*batch K hs"],
@@ -174,7 +174,7 @@ def attend_where(
     """
     in_bf16_on_cpu = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     by_products = in_bf16_on_cpu and not torch.compiler.is_compiling()
-    if by_products and q.requires_grad and visible.shape[-2] <= FEW_POSITIONS:
+    if by_products and q.requires_grad and q.shape[-2] <= FEW_POSITIONS:
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         return scores.masked_fill(~visible, -torch.inf).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
