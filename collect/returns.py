@@ -26,7 +26,7 @@ from worldmodel import randomness
 from worldmodel.command import run_command, say
 from worldmodel.data.progress import track
 from worldmodel.errors import UserError
-from worldmodel.files import locked, write_json
+from worldmodel.files import locked, write_json, written_whole
 from worldmodel.metrics import (
     Interval,
     bootstrap_means,
@@ -45,7 +45,7 @@ TURN_RADIANS = np.radians(40)  # asked for in a step; the game turns as fast as 
 FRAMES_A_GAME = 40  # that the detector learns from
 SPREAD = 4  # steps between these
 BATCH = 64
-CHECKED_SHARE = 8  # one frame in so many chooses the threshold
+CHECKED_SHARE = 8  # one game in so many is not learned from: it chooses the threshold
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Returns:
     """Folder of episodes of its world, to begin at moments of; by default at the checkpoint's own,
     which are few."""
     out: Path = Path("reports/returns")
-    """Folder of the numbers and pictures."""
+    """Folder of the numbers."""
     moments: int = 32
     """Moments to look away from."""
     steps: str = "2,4,8,16"
@@ -82,7 +82,7 @@ def returns(options: Returns) -> dict[str, Any]:
     Raises:
         UserError: an option is not usable, or the dream is of a world without labels.
     """
-    check_numbers(options, moments=1, frames=CHECKED_SHARE * BATCH, detector_steps=1, seed=0)
+    check_numbers(options, moments=2, frames=CHECKED_SHARE * BATCH, detector_steps=1, seed=0)
     try:
         lengths = [int(text) for text in options.steps.split(",")]
     except ValueError:
@@ -123,12 +123,12 @@ def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> di
     found = {}
     for length in lengths:
         walks = [
-            _look_away(dream, real, int(start), length, side=1 if i % 2 else -1)
+            _look_away(dream, real, start, length, side=1 if i % 2 else -1, seed=options.seed + i)
             for i, start in enumerate(track(starts.tolist(), f"{length} steps away"))
         ]
         walks = [walk for walk in walks if walk is not None]
-        if not walks:
-            raise UserError("no moment is left: each real game ended before the return")
+        if len(walks) < 2:
+            raise UserError("too few moments are left: the real games ended before the return")
         found[length] = _compared(walks, detector, seed=options.seed)
     numbers = {
         "checkpoint": options.checkpoint,
@@ -141,7 +141,8 @@ def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> di
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "returns.json", numbers)
     text = to_markdown(numbers)
-    (options.out / "returns.md").write_text(text, encoding="utf-8")
+    with written_whole(options.out / "returns.md") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     Console().print(Markdown(text))
     say(f"the numbers are in {options.out}: returns.md, returns.json")
     return numbers
@@ -167,7 +168,9 @@ class Walk:
     stayed: np.ndarray
 
 
-def _look_away(dream: Any, real: Any, start: int, length: int, *, side: int) -> Walk | None:
+def _look_away(
+    dream: Any, real: Any, start: int, length: int, *, side: int, seed: int
+) -> Walk | None:
     """None where the real game ends on the way."""
     moment = dream.real_moment(start)
     frame, _ = real.reset(seed=moment.seed)
@@ -180,7 +183,7 @@ def _look_away(dream: Any, real: Any, start: int, length: int, *, side: int) -> 
     away, back = (steering.turn(way * side * TURN_RADIANS) for way in (1, -1))
     actions = [away] * length + [steering.stand()] + [back] * length + [steering.stand()]
     seen = [frame]
-    dreamed, _ = dream.reset(seed=start, options={"start": start})
+    dreamed, _ = dream.reset(seed=seed, options={"start": start})
     dream_over = False
     for action in actions:
         frame, _, terminated, truncated, _ = real.step(action)
@@ -274,7 +277,8 @@ class Detector(nn.Module):
         """Learned from frames and from the dream's pictures of them."""
         randomness.seed_torch(seed, "detector")
         rng = randomness.generator(seed, "detector batches")
-        checked = np.arange(len(frames)) % CHECKED_SHARE == 0
+        games = np.arange(len(frames)) // FRAMES_A_GAME
+        checked = games % CHECKED_SHARE == 0  # whole games
         detector = cls()
         optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
         learned = np.flatnonzero(~checked)

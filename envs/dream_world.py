@@ -41,7 +41,7 @@ class Moment:
         frames: uint8 (T, H, W, C), the last of them the moment itself.
         actions: (T-1, *shape), between the frames.
         variables: float32 (T, V).
-        poses: float32 (T, P), NaN where they are not known; None: none is.
+        poses: float32 (T, P); None: they are not known.
         start: its number among the starts; None: it is none of them.
     """
 
@@ -200,6 +200,7 @@ class DreamWorld:
         if (
             theirs.keys_values[:1].shape != own.keys_values.shape
             or theirs.variables[:1].shape != own.variables.shape
+            or dream.recent.shape[1] != max(1, self.config.sharp_frames)
             or theirs.poses[:1].shape != own.poses.shape
             or theirs.keyframes.codes[:1].shape != own.keyframes.codes.shape
         ):
@@ -283,7 +284,12 @@ class DreamWorld:
         spec, size = self.config.pose, (num_frames, len(self.config.pose))
         if given is None:
             return np.full(size, np.nan, np.float32)
-        poses = np.asarray(given)
+        try:
+            poses = np.asarray(given)
+        except ValueError:  # a ragged list
+            poses = np.zeros(0)
+        if poses.shape == size and not len(spec):
+            return poses.astype(np.float32)
         if poses.shape != size or not np.issubdtype(poses.dtype, np.number) or not len(spec):
             raise UserError(
                 f"poses must be ({num_frames}, {len(spec)}) numbers: {', '.join(spec.names)}"

@@ -89,7 +89,7 @@ class DreamVecEnv(VecEnv):
 def _info(infos: dict[str, Any], i: int) -> dict[str, Any]:
     """What Gymnasium's vector infos say of one environment, in plain numbers."""
     return {
-        name: values[i].item()
+        name: values[i].item() if np.ndim(values[i]) == 0 else values[i].copy()
         for name, values in infos.items()
         if f"_{name}" in infos and infos[f"_{name}"][i]
     }

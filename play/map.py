@@ -1,6 +1,5 @@
 """A small map: where the player has been, from above."""
 
-import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -92,9 +91,10 @@ def draw_map(of: Map, size: int) -> np.ndarray:
 
     for trail, colour in reversed(trails):
         way = placed(np.asarray(trail.points, float))
-        for a, b in itertools.pairwise(way):
-            if np.abs(a - b).max() < JUMP * side:
-                pen.line((*a, *b), fill=colour, width=2 * SHARPER)
+        breaks = np.flatnonzero(np.abs(np.diff(way, axis=0)).max(1) >= JUMP * side) + 1
+        for run in np.split(way, breaks):
+            if len(run) > 1:
+                pen.line(run.ravel().tolist(), fill=colour, width=2 * SHARPER)
         _draw_player(pen, way[-1], trail.heading, colour, side)
     shrunk = image.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(shrunk)

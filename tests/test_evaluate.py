@@ -52,6 +52,30 @@ def held_out(tiny_run: Path, toy_data: Path) -> HeldOut:
     return HeldOut(load_checkpoint(str(tiny_run)).model, EpisodeReader(toy_data), settings)
 
 
+@pytest.fixture(scope="module")
+def posed_held_out(posed_run: Path, posed_data: Path) -> HeldOut:
+    model = load_checkpoint(str(posed_run)).model
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.prior.parameters():  # what began as nothing counts
+        if parameter.abs().max() < 0.02:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    settings = Settings(num_clips=NUM_CLIPS, num_samples=2, horizon=16, num_frames=32)
+    return HeldOut(model, EpisodeReader(posed_data), settings)
+
+
+def test_asked_again_a_posed_dream_is_what_it_was(posed_held_out: HeldOut) -> None:
+    """Its own past, poses, ages and older frames: the prior says of it what it said dreaming."""
+    again = posed_held_out.foretell(
+        posed_held_out.dream_codes,
+        posed_held_out.actions,
+        "asked again",
+        variables=posed_held_out.dream_variables,
+        dreamed=True,
+    ).steps(slice(posed_held_out.num_given - 1, None))
+    np.testing.assert_allclose(again.nats, posed_held_out.dreams.nats, atol=1e-4)
+    assert np.isfinite(again.pose_nats).all()
+
+
 WITHOUT_POSE = tuple(name for name in DREAM_PARTS if name not in ("place", "returns"))
 
 

@@ -12,7 +12,6 @@ from conftest import toy_episode
 from data_samples import INFO, sample_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from scipy.stats import norm
 from vizdoom import GameVariable
 
@@ -20,17 +19,19 @@ import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer
 from collect.recorder import EXPLORER, RANDOM, Job, action_spec, play_episode
 from worldmodel.actions import ActionSpec
+from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.pose import NO_POSE, PoseSpec
+from worldmodel.presets import PRESETS
 from worldmodel.prior import FrameGPT
 from worldmodel.prior.frame_gpt import Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.sampling import Sampling
-from worldmodel.train import Train, train
+from worldmodel.train import Train, train, train_preset
 
 PLANE = PoseSpec(("x", "y"), "angle")
 POSED = replace(INFO, pose=PLANE)
@@ -301,6 +302,49 @@ def test_episodes_of_unknown_pose_are_learned_too(posed_data: Path, toy_data: Pa
             writer.append(toy_episode(100 + i))
     merge([posed_data, tmp_path / "other"], joined, unknown_poses=True)
     train(Train(preset="tiny", data=joined, out=out, device="cpu", precision="fp32"))
-    weights = load_file(out / "weights.safetensors")
-    assert all(tensor.isfinite().all() for tensor in weights.values())
-    assert weights["prior.place.space.high"][0] <= 48
+    checkpoint = load_checkpoint(str(out))
+    assert checkpoint.model.prior.place is not None
+    assert checkpoint.model.prior.place.space.high[0] <= 48
+    assert np.isfinite(checkpoint.starts.poses).all()
+
+
+def test_a_world_whose_pose_is_not_used_is_learned_without(posed_data: Path, tmp_path: Path):
+    tiny = PRESETS["tiny"]
+    preset = replace(tiny, prior=replace(tiny.prior, map_width=0))
+    options = Train(preset="tiny", data=posed_data, out=tmp_path / "run", device="cpu")
+    train_preset(preset, replace(options, precision="fp32"))
+    train_preset(preset, replace(options, precision="fp32", stage="decoder", decoder_steps=2))
+    checkpoint = load_checkpoint(str(tmp_path / "run"))
+    assert checkpoint.starts.poses.shape[-1] == 0
+    env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(tmp_path / "run"))
+    assert "pose" not in env.reset(seed=0)[1]
+
+
+def test_steady_motion_has_a_scale():
+    """A displacement that never changes has no deviation, but a size."""
+    space = PoseSpace(PLANE)
+    poses = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])
+    space.measure([poses])
+    steps = space.displacement(poses[:-1], poses[1:]) / space.scale
+    torch.testing.assert_close(steps[:, 0], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pose": PLANE}, "needs a map_width above 0"),
+        ({"sharp_frames": 1}, "sharp_frames must be 0, or at least 2"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(change, message):
+    prior = FrameGPTConfig(width=32, layers=2, heads=2, head_width=16, head_heads=2)
+    with pytest.raises(ValueError, match=message):
+        WorldModelConfig(ActionSpec("discrete", (4,)), (), prior=prior, **change)
+    recalling = replace(prior, recalled=2)
+    with pytest.raises(ValueError, match="knows at most 32768 codes"):
+        WorldModelConfig(
+            ActionSpec("discrete", (4,)),
+            (),
+            tokenizer=VQVAEConfig(num_codes=40_000),
+            prior=recalling,
+        )

@@ -252,3 +252,14 @@ def test_a_posed_dream_is_kept_whole(posed_run: Path):
             assert torch.equal(a.codes[0], b.codes[0])
             torch.testing.assert_close(a.pose[0], b.pose[0], rtol=1e-4, atol=1e-3)
             assert (b.codes == b.codes[0]).all()
+
+
+def test_posed_dreams_are_handed_to_sb3(posed_run: Path):
+    from envs.sb3 import DreamVecEnv
+
+    dreams = DreamVecEnv(2, checkpoint=str(posed_run), horizon=5)
+    dreams.reset()
+    assert all(info["pose"].shape == (3,) for info in dreams.reset_infos)
+    _, _, _, infos = dreams.step(np.zeros(2, np.int64))
+    assert infos[0]["pose"].tolist() == [infos[0][name] for name in ("x", "y", "angle")]
+    dreams.close()

@@ -94,6 +94,7 @@ def test_scores_are_sums_over_steps(options: Evaluate, toy_data: Path) -> None:
                 encode_actions(model.config.actions, torch.from_numpy(episode.action)[None]),
                 torch.from_numpy(episode.variables)[None, :-1],
                 codes[:, 1:],
+                past=model.prior.whole_past(codes[:, :-1]),
             ).logits
         chances = torch.distributions.Categorical(logits=logits)
         by_step = -chances.log_prob(codes[:, 1:].flatten(2)).sum(-1)[0]

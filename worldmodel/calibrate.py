@@ -259,7 +259,7 @@ def measure_drift(
             torch.from_numpy(windows.action).to(device),
             torch.from_numpy(windows.variables[:, :-1]).to(device),
             codes[:, 1:],
-            torch.from_numpy(windows.pose).to(device),
+            model.prior.whole_past(codes[:, :-1], torch.from_numpy(windows.pose).to(device)),
         )
         nats.append(foretold.steps(slice(window - 1, None)).nats)
     apart = (recorded * (recorded / dreamed).log()).sum()

@@ -14,6 +14,7 @@ MOST_CODEBOOKS = 64  # each is built, which takes time even without memory
 # is below a thousandth of each.
 MOST_WINDOW = 1024  # frames
 MOST_SHARP_FRAMES = 16
+MOST_CODES_KEPT = 2**15  # older frames are kept as int16
 MOST_TOKENS_A_FRAME = 2**12  # drawn one after the other
 MOST_TOKENS_A_CLIP = 2**18
 MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has their square
@@ -178,6 +179,10 @@ class WorldModelConfig:
             raise ValueError(f"sharp_frames must be from 0 to {MOST_SHARP_FRAMES}")
         if self.sharp_frames == 1:
             raise ValueError("sharp_frames must be 0, or at least 2")
+        if self.pose and not self.prior.map_width:
+            raise ValueError("a prior with a pose needs a map_width above 0")
+        if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_KEPT:
+            raise ValueError(f"a prior that recalls frames knows at most {MOST_CODES_KEPT} codes")
         _check_names(variable_names=self.variable_names)
         tokenizer, prior = self.tokenizer, self.prior
         _check_products(

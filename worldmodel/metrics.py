@@ -232,6 +232,8 @@ def median_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Int
     weights = _times_drawn(len(names), seed)[:, inverse[order]]  # (draws, n)
     shares = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
     draws = values[order][np.argmax(shares >= 0.5, 1)]
+    if len(names) < 2:  # drawn again, it is always the same
+        draws = np.full(len(draws), np.nan)
     return interval(float(np.median(values)), draws, groups)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 MOST_NAME = 200  # characters
+LEAST_TURN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class PoseSpec:
                 raise ValueError(f"{name!r} is no printable name of a coordinate")
         if self.heading is not None and len(self.position) != 2:
             raise ValueError("a heading goes with a position of two coordinates")
-        if not math.isfinite(self.full_turn) or self.full_turn == 0:
-            raise ValueError(f"full_turn must be finite and not 0, not {self.full_turn}")
+        if not LEAST_TURN <= abs(self.full_turn) <= 1 / LEAST_TURN:  # NaN neither
+            raise ValueError(
+                f"full_turn must be from {LEAST_TURN:g} to {1 / LEAST_TURN:g}, or as much below 0, "
+                f"not {self.full_turn}"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ STORED_AS = {
     torch.float32: ("F32", "F16", "BF16", "F64", "I8"),
     torch.int64: ("I64",),
 }
+LARGEST_EXTENT = 1e12  # of a level, and its distance from 0
 SMALLEST_SPREAD = 1e-6  # that is divided by; training goes no lower than 1e-3
 
 
@@ -342,8 +343,14 @@ def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:
         raise UserError(f"{path}: prior.variable_low must not be above prior.variable_high")
     if "prior.place.space.low" in weights:
         low, high, scale = (weights[f"prior.place.space.{n}"] for n in ("low", "high", "scale"))
-        if not ((high - low >= SMALLEST_SPREAD).all() and (scale >= SMALLEST_SPREAD).all()):
-            raise UserError(f"{path}: prior.place.space must have an extent and a scale above 0")
+        for extent in (high - low, scale):
+            if not ((extent >= SMALLEST_SPREAD) & (extent <= LARGEST_EXTENT)).all():
+                raise UserError(
+                    f"{path}: prior.place.space must have an extent and a scale from "
+                    f"{SMALLEST_SPREAD:g} to {LARGEST_EXTENT:g}"
+                )
+        if not ((low.abs() <= LARGEST_EXTENT) & (high.abs() <= LARGEST_EXTENT)).all():
+            raise UserError(f"{path}: prior.place.space lies too far from 0")
     num_used, num_bins = weights["prior.outcome.num_used"], weights["prior.outcome.bins"].shape[1]
     if not ((num_used >= 1) & (num_used <= num_bins)).all():
         raise UserError(f"{path}: prior.outcome.num_used must be from 1 to {num_bins}")

@@ -37,6 +37,8 @@ def choose_starts(
         num_frames = 1
     lengths = reader.index["episode_length"]
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
+    posed = [i for i in members if np.isfinite(reader.steps(i)["pose"]).all()]
+    members = posed or members  # of a joined set, those whose pose is known
     if not members:
         raise UserError(
             f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "

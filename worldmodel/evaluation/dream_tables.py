@@ -52,7 +52,8 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
         f"{n['num_clips']} clips, {n['num_tokens']} tokens; the prior takes "
         f"{number(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for "
         f"the exact pixels). Copying: the last frame's token with probability "
-        f"{n['copy_weight']:g} (the best for these clips), else the training split's unigram.",
+        f"{n['copy_weight']:g} (the best for these clips), else the training split's unigram."
+        + _given_poses(n["pose_nats"]),
         _curves(
             "nats a token, by real frames seen",
             n["frames_seen"],
@@ -72,6 +73,20 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
         "drifts from the real one, so its curve says how fast the future opens, and how sure "
         "the prior is of what didn't come.",
     ]
+
+
+def _lost_in_poses(nats: float | None) -> str:
+    return "" if nats is None else f" (given the poses; these lose {number(nats)} nats a frame)"
+
+
+def _given_poses(nats: float | None) -> str:
+    if nats is None:
+        return ""
+    return (
+        " Codes are predicted given the recorded pose of their frame, as copying and unigram are "
+        f"not; the pose itself takes {number(nats)} nats a frame, of the density of how it moved "
+        "in standard steps."
+    )
 
 
 def _curves(what: str, curves: dict[str, Any], names: dict[str, str]) -> Table:
@@ -139,7 +154,8 @@ def actions_blocks(n: dict[str, Any]) -> Blocks:
         Table([f"inverse dynamics, {n['measure']}", *kinds, "dreamed over real"], rows),
         f"{n['num_clips']} clips, {n['num_pairs']} pairs of frames. Real frames by who acted: "
         f"{by_policy}. With the actions of another clip, the prior loses "
-        f"{interval(n['shuffled']['nats_lost'], 3)} nats a token, and dreams lose, in dB at "
+        f"{interval(n['shuffled']['nats_lost'], 3)} nats a token"
+        f"{_lost_in_poses(n['shuffled']['pose_nats_lost'])}, and dreams lose, in dB at "
         f"steps ahead, {lost}. Still: the first frame of a real pair twice, which shows habits "
         "but no motion.",
         _by_who_acted(n["ratio_by_policy"]),

@@ -238,6 +238,11 @@ def _under_random_actions(network: InverseDynamics, held_out: HeldOut) -> dict[s
     }
 
 
+def _mean_lost(misled: np.ndarray, told: np.ndarray) -> float | None:
+    lost = (misled - told)[np.isfinite(misled)]
+    return float(lost.mean()) if lost.size else None
+
+
 def _shuffled(held_out: HeldOut) -> dict[str, Any]:
     """What is lost when each clip is told the actions of another one."""
     future = slice(held_out.num_given - 1, None)
@@ -250,6 +255,9 @@ def _shuffled(held_out: HeldOut) -> dict[str, Any]:
     groups, seed = held_out.episodes, held_out.settings.seed
     return {
         "nats_lost": mean_interval((nats - nats_before).mean(1), groups, seed=seed),
+        "pose_nats_lost": _mean_lost(
+            *(of.steps(future).pose_nats for of in (held_out.foretold_misled, held_out.foretold))
+        ),
         "db_lost": {
             steps: psnr_difference(told[:, steps - 1], shuffled[:, steps - 1], groups, seed=seed)
             for steps in steps_ahead(held_out.settings.horizon)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from worldmodel import randomness
 from worldmodel.action_vectors import encode_actions
 from worldmodel.model import WorldModel
+from worldmodel.prior.frame_gpt import Past
 
 NUM_DRAWS = 64  # of the next variables
 
@@ -25,14 +26,17 @@ class Foretold:
     Attributes:
         nats: -log p of the frame's codes, in nats a token, float64.
         hits: share of its tokens that were the likeliest.
+        pose_nats: -log density of how the pose moved, standardised, which the codes are given;
+            NaN where it is not known.
     """
 
     nats: np.ndarray
     hits: np.ndarray
+    pose_nats: np.ndarray
 
     def steps(self, chosen: slice) -> "Foretold":
         """Some of the steps of every clip."""
-        return Foretold(self.nats[:, chosen], self.hits[:, chosen])
+        return Foretold(self.nats[:, chosen], self.hits[:, chosen], self.pose_nats[:, chosen])
 
 
 @dataclass(frozen=True)
@@ -63,26 +67,32 @@ def foretell(
     actions: Shaped[Tensor, "B T *shape"],
     variables: Float[Tensor, "B T V"],
     next_codes: Int[Tensor, "B T h w q"],
-    poses: Float[Tensor, "B T+1 P"] | None = None,
+    past: Past | None = None,
 ) -> Foretold:
-    """Ask of frames 1..T.
+    """Ask of frames 1..T, given their poses.
 
     Args:
         codes, variables: of frames 0..T-1, the past that the prior is shown.
         actions: taken there, as stored on disk.
         next_codes: of frames 1..T, which need not be those of `codes`.
-        poses: of frames 0..T; None or P = 0: they are not known.
+        past: what else is known of the frames (`FrameGPT.whole_past`); None: nothing.
     """
     encoded = encode_actions(model.config.actions, actions)
-    past = model.prior.given_past(codes, poses)
+    past = model.prior.given_past(codes) if past is None else past
     prediction = model.prior(codes, encoded, variables, next_codes, past=past)
     truth = next_codes.flatten(2)
     nats = F.cross_entropy(prediction.logits.flatten(0, 2), truth.flatten(), reduction="none").view(
         truth.shape
     )
+    pose_nats = torch.full_like(nats[..., 0], torch.nan)
+    if model.prior.place is not None:
+        told = past.known[:, 1:] & past.known[:, :-1]
+        moved = model.prior.place.head.nats(prediction.pose, past.poses[:, :-1], past.poses[:, 1:])
+        pose_nats = torch.where(told, moved, torch.nan)
     return Foretold(
         nats.double().mean(-1).cpu().numpy(),
         (prediction.logits.argmax(-1) == truth).float().mean(-1).cpu().numpy(),
+        pose_nats.double().cpu().numpy(),
     )
 
 
@@ -93,7 +103,7 @@ def foretell_outcomes(
     actions: Shaped[Tensor, "B T *shape"],
     variables: Float[Tensor, "B T V"],
     next_codes: Int[Tensor, "B T h w q"],
-    poses: Float[Tensor, "B T+1 P"] | None = None,
+    past: Past | None = None,
     *,
     common_reward: float | None,
 ) -> ForetoldOutcomes:
@@ -102,12 +112,11 @@ def foretell_outcomes(
     They hang on the next variables, which are not known yet: means over `NUM_DRAWS` drawn ones.
 
     Args:
-        codes, actions, variables, next_codes, poses: as in `foretell`.
+        codes, actions, variables, next_codes, past: as in `foretell`.
         common_reward: the reward that is no event.
     """
     prior, head = model.prior, model.prior.outcome
     encoded = encode_actions(model.config.actions, actions)
-    past = prior.given_past(codes, poses)
     foretold = prior.foretell(codes, encoded, variables, next_codes, past)
     common_bin = None
     if common_reward is not None:
@@ -149,6 +158,7 @@ def foretell_long(
     """
     config = model.config.prior
     reach = config.layers * (config.window - 1)
+    past = model.prior.whole_past(codes[:, :-1], poses)
     first, num_steps = 0, actions.shape[1]
     while first < num_steps:
         begin = max(0, first - reach)
@@ -159,7 +169,7 @@ def foretell_long(
             actions[:, shown],
             variables[:, shown],
             codes[:, shown.start + 1 : shown.stop + 1],
-            poses[:, shown.start : shown.stop + 1],
+            past.steps(shown),
         )
         yield foretold.steps(slice(first - begin, None))
         first = shown.stop

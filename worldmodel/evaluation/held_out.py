@@ -61,12 +61,21 @@ class HeldOut:
         model: in evaluation mode.
         reader: episodes of the model's world.
         settings: how many clips, and how they are dreamed.
+        with_pose: leave out episodes whose pose is unknown.
 
     Raises:
         UserError: no test episode is long enough.
     """
 
-    def __init__(self, model: WorldModel, reader: EpisodeReader, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        reader: EpisodeReader,
+        settings: Settings,
+        *,
+        with_pose: bool = False,
+    ) -> None:
+        self.with_pose = with_pose
         self.model, self.reader, self.settings = model, reader, settings
         self.num_given = model.config.prior.window
         rows, self.clips = self.draw("test")
@@ -82,7 +91,9 @@ class HeldOut:
             int64 (clips, 2), each clip's episode and first frame; and the clips.
         """
         num_frames = self.num_given + self.settings.horizon
-        sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
+        sampler = ClipSampler(
+            self.reader, split, num_frames, memory_limit_bytes=0, with_pose=self.with_pose
+        )
         lengths = self.reader.index["episode_length"][sampler.episodes] + 1
         rng = randomness.generator(self.settings.seed, "held-out windows", split)
         num_windows = lengths - num_frames + 1
@@ -182,6 +193,7 @@ class HeldOut:
         *,
         next_codes: Tensor | None = None,
         variables: np.ndarray | None = None,
+        dreamed: bool = False,
     ) -> Foretold:
         """What the prior says of clips like these, (clips, given + horizon - 1).
 
@@ -191,23 +203,21 @@ class HeldOut:
             what: said beside the progress bar.
             next_codes: like `codes`, of the frames that are asked for; by default the same.
             variables: like `clips.variables`, shown in place of them.
+            dreamed: the past is that of `dreams`, poses and ages too.
         """
         shown = self.clips.variables if variables is None else variables
         asked = codes if next_codes is None else next_codes
-        return self._ask(foretell, codes, actions, shown, asked, what)
+        return self._ask(foretell, codes, actions, shown, asked, what, dreamed=dreamed)
 
-    def foretell_outcomes(
-        self, codes: Tensor, variables: np.ndarray, what: str
-    ) -> ForetoldOutcomes:
-        """What the prior expects to come with frames like these, under the recorded actions.
+    def foretell_outcomes_of_dreams(self, what: str) -> ForetoldOutcomes:
+        """What the prior expects to come with the frames of `dreams`.
 
         Args:
-            codes: like `real_codes`; the past that the prior is shown.
-            variables: like `clips.variables`, of that past.
             what: said beside the progress bar.
         """
+        codes, variables = self.dream_codes, self.dream_variables
         asking = partial(foretell_outcomes, common_reward=self.common_reward)
-        return self._ask(asking, codes, self.actions, variables, codes, what)
+        return self._ask(asking, codes, self.actions, variables, codes, what, dreamed=True)
 
     def _ask(
         self,
@@ -217,6 +227,8 @@ class HeldOut:
         variables: np.ndarray,
         next_codes: Tensor,
         what: str,
+        *,
+        dreamed: bool,
     ) -> Told:
         """`foretell` or `foretell_outcomes` of all clips, some at a time."""
         told = np.concatenate([self.clips.action[:, : self.num_given - 1], actions], 1)
@@ -224,19 +236,26 @@ class HeldOut:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.device)
 
-        rows = torch.arange(len(self)).split(TEACHER_FORCED_CLIPS)
-        parts = [
-            asking(
-                self.model,
-                codes[part, :-1].to(self.device),
-                tensor(told[part.numpy()]),
-                tensor(variables[part.numpy(), :-1]),
-                next_codes[part, 1:].to(self.device),
-                tensor(self.clips.pose[part.numpy()]),
+        poses = self.dream_poses if dreamed else self.clips.pose
+        steps = np.arange(codes.shape[1] - 1) - (self.num_given - 1)
+        age = torch.from_numpy(steps.clip(0) * dreamed).to(self.device)
+
+        def asked(rows: np.ndarray) -> Told:
+            shown = codes[rows, :-1].to(self.device)
+            past = self.model.prior.whole_past(
+                shown, tensor(poses[rows]), age.expand(len(rows), -1)
             )
-            for part in track(rows, what)
-        ]
-        return joined(parts, 0)
+            return asking(
+                self.model,
+                shown,
+                tensor(told[rows]),
+                tensor(variables[rows, :-1]),
+                next_codes[rows, 1:].to(self.device),
+                past,
+            )
+
+        rows = np.array_split(np.arange(len(self)), -(-len(self) // TEACHER_FORCED_CLIPS))
+        return joined([asked(part) for part in track(rows, what)], 0)
 
     @cached_property
     def dreams(self) -> Dreamed:
@@ -254,6 +273,15 @@ class HeldOut:
         """The given variables and those of `dreams`, like `clips.variables`."""
         given = self.clips.variables[:, : self.num_given]
         return np.concatenate([given, self.dreams.variables], 1)
+
+    @property
+    def dream_poses(self) -> np.ndarray:
+        """The given poses and those of `dreams`, like `clips.pose`; those given are NaN where the
+        data don't tell them."""
+        given = np.full_like(self.dreams.pose[:, :1], np.nan).repeat(self.num_given, 1)
+        if self.clips.pose.shape[-1]:
+            given = self.clips.pose[:, : self.num_given, : given.shape[-1]]
+        return np.concatenate([given, self.dreams.pose], 1)
 
     def dream(
         self,

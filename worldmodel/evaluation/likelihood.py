@@ -40,6 +40,7 @@ def measure_likelihood(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "num_clips": len(held_out),
         "num_tokens": is_copy.size,
         "nats_a_token": mean,
+        "pose_nats": _mean_where_known(after.pose_nats),
         "bits_a_token": bits,
         "bits_a_pixel_channel": bits / values_a_token,
         "accuracy": float(after.hits.mean()),
@@ -51,6 +52,11 @@ def measure_likelihood(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "num_given": given,
         **curves,
     }
+
+
+def _mean_where_known(nats: np.ndarray) -> float | None:
+    known = nats[np.isfinite(nats)]
+    return float(known.mean()) if known.size else None
 
 
 def _by_horizon(
@@ -68,6 +74,7 @@ def _by_horizon(
         "likelihood along dreams",
         next_codes=held_out.real_codes,
         variables=held_out.dream_variables,
+        dreamed=True,
     ).steps(slice(given - 1, None))
 
     def curve(nats: np.ndarray) -> dict[int, Interval]:  # (clips, horizon)

@@ -131,7 +131,7 @@ def _next_steps(held_out: HeldOut) -> NextSteps:
             tensor(steps["action"]),
             tensor(steps["variables"][:-1]),
             codes[:, 1:],
-            tensor(steps["pose"]),
+            model.prior.whole_past(codes[:, :-1], tensor(steps["pose"])),
             common_reward=held_out.common_reward,
         )
         parts.append(
@@ -262,9 +262,8 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
 def _dreamed_events(held_out: HeldOut, common_reward: float) -> dict[str, Any]:
     """Whether dreams bring other rewards than the common one where real episodes did."""
     given = held_out.num_given
-    chances = held_out.foretell_outcomes(
-        held_out.dream_codes, held_out.dream_variables, "events along dreams"
-    ).event_chance[:, given - 1 :]
+    foretold = held_out.foretell_outcomes_of_dreams("events along dreams")
+    chances = foretold.event_chance[:, given - 1 :]
     happened = held_out.clips.reward[:, given - 1 :] != common_reward
     return _ordered_well(chances, happened, held_out.episodes, held_out.settings.seed)
 

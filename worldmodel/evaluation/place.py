@@ -83,12 +83,16 @@ def pose_errors(
 def _far_ahead(held_out: HeldOut) -> HeldOut:
     """Clips that go as far as STEPS_AHEAD, or as the data do."""
     reader, given = held_out.reader, held_out.num_given
-    longest = np.sort(reader.index["episode_length"][reader.split("test")])[::-1]
+    told = [i for i in reader.split("test") if np.isfinite(reader.steps(int(i))["pose"]).all()]
+    if not told:
+        raise UserError(f"{reader.folder}: no test episode tells its pose")
+    longest = np.sort(reader.index["episode_length"][told])[::-1]
     reached = int(longest[min(FEWEST_EPISODES, len(longest)) - 1]) + 1 - given
     if reached < 1:
         raise UserError(f"{reader.folder}: no test episode is longer than {given} frames")
     horizon = min(STEPS_AHEAD[-1], reached)
-    return HeldOut(held_out.model, reader, replace(held_out.settings, horizon=horizon))
+    settings = replace(held_out.settings, horizon=horizon)
+    return HeldOut(held_out.model, reader, settings, with_pose=True)
 
 
 def place_blocks(n: dict[str, Any]) -> Blocks:

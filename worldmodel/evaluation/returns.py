@@ -13,6 +13,7 @@ import numpy as np
 
 from worldmodel import randomness
 from worldmodel.data import Clips, EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.tables import Blocks, Table, interval
@@ -102,7 +103,10 @@ def measure_returns(held_out: HeldOut, out: Path) -> dict[str, Any]:
 
 def _recorded_returns(reader: EpisodeReader, spec: PoseSpec, given: int) -> list[Return]:
     members = reader.split("test")
-    poses = {int(i): reader.steps(int(i))["pose"] for i in members}
+    told = {int(i): reader.steps(int(i))["pose"] for i in members}
+    poses = {i: pose for i, pose in told.items() if np.isfinite(pose).all()}
+    if not poses:
+        raise UserError(f"{reader.folder}: no test episode tells its pose")
     position = np.concatenate(list(poses.values()))[:, : len(spec.position)]
     size = float(np.ptp(position, axis=0).max())
     found = []
@@ -129,7 +133,7 @@ def _measured(
     seen = {"start": start, "one": held_out.plain(one), "told": held_out.plain(told)}
     frames = {name: of[everyone, steps - 1] if of.ndim == 5 else of for name, of in seen.items()}
     middle = one.frames[0, (steps[0] - 1) // 2]
-    halfway = chosen[0].moment + int(steps[0]) // 2
+    halfway = chosen[0].moment + 1 + (int(steps[0]) - 1) // 2
     away = reader.frames(chosen[0].episode, halfway, halfway + 1)[0]
     rows.append(np.stack([start[0], away, middle, real[0], one.frames[0, steps[0] - 1]]))
     groups, seed = np.array([r.episode for r in chosen]), held_out.settings.seed

@@ -62,6 +62,18 @@ class Past(NamedTuple):
     hidden: Bool[Tensor, "B T"]
     older: Older | None = None
 
+    def steps(self, chosen: slice) -> "Past":
+        """Of some of the predictions."""
+        frames = slice(chosen.start, chosen.stop + 1)
+        older = self.older and Older(*(part[:, chosen] for part in self.older))
+        return Past(
+            self.poses[:, frames],
+            self.known[:, frames],
+            self.age[:, chosen],
+            self.hidden[:, chosen],
+            older,
+        )
+
 
 class Prediction(NamedTuple):
     """What the prior says of frames 1..T, given frames 0..T-1 and their actions."""
@@ -238,6 +250,48 @@ class FrameGPT(nn.Module):
         else:
             poses, known = self.place.space.inside(poses), poses.isfinite().all(-1)
         return Past(poses, known, none[:, 1:].long(), none[:, 1:])
+
+    def whole_past(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        poses: Float[Tensor, "B T+1 P"] | None = None,
+        age: Int[Tensor, "B T"] | None = None,
+    ) -> Past:
+        """Of frames that a dream has been through since its first: it looks at the older ones of
+        them again.
+
+        Args:
+            poses: NaN where they are not known; None or P = 0: none is.
+            age: for how many steps each frame was dreamed; None: they were given.
+        """
+        past = self.given_past(codes, poses)
+        if age is not None:
+            past = past._replace(age=age)
+        num_frames = codes.shape[1]
+        times = torch.arange(KEYFRAME_STEPS - 1, num_frames, KEYFRAME_STEPS, device=codes.device)
+        if not self.config.recalled or not len(times):
+            return past
+        now = torch.arange(num_frames, device=codes.device).expand(len(codes), -1)
+        usable = times <= now[..., None] - self.config.window
+        index, there = self.choose_older(
+            Candidates(
+                past.poses[:, times], past.known[:, times], times.expand(len(codes), -1), usable
+            ),
+            now,
+            past.poses[:, 1:],
+            past.known[:, 1:],
+        )
+        clips = torch.arange(len(codes), device=codes.device)[:, None, None]
+        at = times[index]
+        older = Older(
+            codes[clips, at],
+            past.poses[clips, at],
+            past.known[clips, at],
+            past.age[clips, at],
+            now[..., None] - at,
+            there,
+        )
+        return past._replace(older=older)
 
     @torch.no_grad()
     def locate(self, codes: Int[Tensor, "B h w q"]) -> Float[Tensor, "B P"]:
@@ -612,7 +666,8 @@ class FrameGPT(nn.Module):
         kept, now = memory.keyframes, memory.time[:, None]
         used = min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1)
         times = kept.times[:, :used]
-        usable = (times >= 0) & (times <= now - self.config.window)
+        is_whole = times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1  # no later frame takes its place
+        usable = (times >= 0) & is_whole & (times <= now - self.config.window)
         index, there = self.choose_older(
             Candidates(kept.poses[:, :used], kept.known[:, :used], times, usable[:, None]),
             now,
@@ -650,8 +705,11 @@ class FrameGPT(nn.Module):
     def _recalled(self, past: Past) -> tuple[Tensor, Tensor] | None:
         """What older frames show, (B, T, M P, D), and which of this there is."""
         older = past.older
-        if older is None or self.older_frames is None:
+        if self.older_frames is None:
             return None
+        if older is None:  # as where none of them is there
+            none = past.known[:, 1:, None][..., :0]
+            return self.position.new_zeros(*none.shape, self.config.width), none
         shown = self.merge(self._blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
         shown = shown.unflatten(1, older.codes.shape[1:3]) + self.position
         where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from worldmodel.pose import PoseSpec
 
+LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate: its waves are from twice the level to a 128th of it
 HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
 RECENT = 4  # displacements, and actions besides the newest, that the next pose is told
@@ -91,6 +92,16 @@ class PoseSpace(nn.Module):
             angles.append(self.heading(poses)[..., None] * waves)
         both = torch.cat(angles, -1)
         return torch.cat([x, both.sin(), both.cos()], -1)
+
+    @torch.no_grad()
+    def measure(self, poses: list[Tensor]) -> None:
+        """Take the ranges from episodes, (T+1, P) each."""
+        coordinates = torch.cat(poses)[:, : self.num_coordinates]
+        self.low.copy_(coordinates.amin(0))
+        self.high.copy_(torch.maximum(coordinates.amax(0), self.low + LEAST_EXTENT))
+        moved = torch.cat([self.displacement(of[:-1], of[1:]) for of in poses])
+        # Not the deviation: a steady motion has none.
+        self.scale.copy_(moved.square().mean(0).sqrt().clamp(min=LEAST_SCALE))
 
     @property
     def is_measured(self) -> bool:

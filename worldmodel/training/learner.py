@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from worldmodel import randomness
 from worldmodel.configs import StageRecipe
-from worldmodel.errors import UserError
 from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
 
@@ -56,8 +55,6 @@ class Learner:
                 part.num_parts = len(shares)
         trained = cast(nn.Module, torch.compile(self.state)) if compiled else self.state
         self._wrapped = fabric.setup_module(trained)
-        if recipe.optimizer == "muon" and self._sliced is not None:
-            raise UserError("Muon needs whole matrices: train with --strategy ddp")
         self.optimizers = make_optimizers(self.state, recipe)
         self._wrapped_optimizers = [
             cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))

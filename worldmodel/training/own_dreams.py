@@ -49,8 +49,15 @@ class OwnDreams:
     ) -> None:
         self.model, self.coded, self.reader = model, coded, coded.reader
         self.window, self._goes_on = model.config.prior.window, goes_on
-        longest = int(self.reader.index["episode_length"][self.reader.split("train")].max()) + 1
-        self.num_frames = min(longest, max(self.window + dreamed_steps, num_frames))
+        prior_has_no_pose = model.prior.place is None
+        lengths = [
+            int(self.reader.index["episode_length"][i]) + 1
+            for i in self.reader.split("train")
+            if prior_has_no_pose or coded.tells_pose(int(i))
+        ]
+        # As long as half of the episodes allow: a few long ones would be dreamed again and again.
+        reached = max(int(np.median(lengths or [0])), num_frames)
+        self.num_frames = min(reached, max(self.window + dreamed_steps, num_frames))
         shape = (num_dreams, self.num_frames)
         self.kept = {
             "episodes": torch.zeros(num_dreams, 2, dtype=torch.int64),
@@ -63,7 +70,7 @@ class OwnDreams:
             "train",
             self.num_frames,
             frames_of=coded.codes_of,
-            with_pose=bool(model.config.pose),
+            with_pose=not prior_has_no_pose,
         )
 
     @property
@@ -110,7 +117,8 @@ class OwnDreams:
         actions = encode_actions(
             self.model.config.actions, torch.from_numpy(clips.action).to(device)
         )
-        known = torch.ones_like(age, dtype=torch.bool)
+        poses = poses[..., : prior.pose_size]
+        known = torch.full_like(age, prior.place is not None, dtype=torch.bool)
         past = Past(poses[:, :w], known[:, :w], age[:, : w - 1], ~known[:, : w - 1])
         now = codes[:, :w].long()
         was_training = prior.training

@@ -344,12 +344,7 @@ class PriorStage:
         members = [int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))]
         if not members:
             raise UserError(f"{self.clips.reader.folder}: no training episode tells its pose")
-        poses = [torch.from_numpy(self.coded.poses_of(i)) for i in members]
-        coordinates = torch.cat(poses)[:, : space.num_coordinates]
-        space.low.copy_(coordinates.amin(0))
-        space.high.copy_(torch.maximum(coordinates.amax(0), space.low + 1e-3))
-        moved = torch.cat([space.displacement(of[:-1], of[1:]) for of in poses])
-        space.scale.copy_(moved.square().mean(0).sqrt().clamp(min=1e-4))
+        space.measure([torch.from_numpy(self.coded.poses_of(i)) for i in members])
 
 
 def _unseen(example: Example) -> Example:

@@ -102,9 +102,8 @@ class DreamProject:
                 sharp_frames=preset.sharp_frames,
             ),
         )
-        self.starts = choose_starts(
-            reader, num_frames=self.config.prior.window, num_starts=NUM_STARTS
-        )
+        starts = choose_starts(reader, num_frames=self.config.prior.window, num_starts=NUM_STARTS)
+        self.starts = replace(starts, poses=starts.poses[..., : len(self.config.pose)])
 
     def new_model(self) -> WorldModel:
         self.model = _made_for(self.reader, lambda: WorldModel(self.config))

@@ -60,6 +60,7 @@ def train_preset(
     preset: Preset | PublishedPreset, options: Train, *, command: str = "the same command"
 ) -> None:
     """As `worldmodel.train.train_preset`."""
+    _check_strategy(options, preset)
     out = options.out or Path("runs") / _run_name(options)
     reader = EpisodeReader(_data(preset, options))
     project = project_of(preset, reader)  # or fail before anything is written
@@ -228,6 +229,14 @@ def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
             f"{folder}` (--help explains its options), or give another with --data"
         )
     return folder
+
+
+def _check_strategy(options: Train, preset: Preset | PublishedPreset) -> None:
+    if options.strategy == "fsdp" and isinstance(preset, Preset):
+        raise UserError(
+            "--strategy fsdp is for VideoGPT as published: a dream's weights fit every device, and "
+            "Muon needs them whole. Leave it out"
+        )
 
 
 def _check(options: Train) -> None:

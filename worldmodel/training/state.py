@@ -93,8 +93,13 @@ def load_state(
         prefix = f"model.{part}"
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         module.load_state_dict({n.removeprefix(prefix): file.get_tensor(n) for n in names})
-        for name, tensor in kept.items():
-            tensor.copy_(file.get_tensor(f"kept.{name}"))
+        stored = {name: f"kept.{name}" for name in kept if f"kept.{name}" in file.keys()}  # noqa: SIM118
+        fits = all(
+            name in stored and file.get_slice(stored[name]).get_shape() == list(tensor.shape)
+            for name, tensor in kept.items()
+        )
+        for name, tensor in kept.items() if fits else ():  # of another batch size: made anew
+            tensor.copy_(file.get_tensor(stored[name]))
     return progressed
 
 

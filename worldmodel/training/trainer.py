@@ -1,4 +1,4 @@
-"""The training loop that both stages share: time-boxed, resumable, and reported as it runs."""
+"""The training loop that all stages share: time-boxed, resumable, and reported as it runs."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ LOG_EVERY = 20  # steps
 
 @runtime_checkable
 class Stage(Protocol):
-    """One of the two things to train."""
+    """One of the things to train."""
 
     @property
     def name(self) -> str: ...
