@@ -21,6 +21,7 @@ from envs.dream import DreamEnv
 from envs.dream_world import Moment
 from envs.policy import load_ppo
 from envs.sb3 import DreamVecEnv
+from envs.spaces import pose_in, pose_of
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
 from worldmodel.files import written_whole
@@ -58,7 +59,7 @@ class DreamWorlds:
             raise UserError(str(error)) from None
         assert isinstance(dream.observation_space, gymnasium.spaces.Box)
         self.digest = dream.digest()
-        self.variable_names = dream.variable_names
+        self.variable_names, self.pose = dream.variable_names, dream.pose
         self.spaces = (dream.observation_space, dream.action_space)
         self.env_id = env_id or recorded_id
         self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
@@ -101,7 +102,9 @@ class DreamWorlds:
             frame, info = real.reset(seed=seed + i)
             variables = np.array([[info[name] for name in self.variable_names]], np.float32)
             no_actions = np.zeros((0, *(real.action_space.shape or ())), real.action_space.dtype)
-            self.first.append(Moment(frame[None], no_actions, variables))
+            pose = pose_in(real, info) if self.pose and self.pose == pose_of(real) else None
+            told = None if pose is None else pose[None].astype(np.float32)
+            self.first.append(Moment(frame[None], no_actions, variables, told))
         real.close()
 
     def make_real(self) -> gymnasium.Env[Any, Any]:

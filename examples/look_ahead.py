@@ -15,6 +15,7 @@ import tyro
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
+from envs.spaces import pose_in
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
 from worldmodel.command import run_command
@@ -135,18 +136,22 @@ def _play_game(
     frame, info = real.reset(seed=seed)
     frames, actions = deque([frame], window), deque(maxlen=window - 1)
     variables = deque([_numbers(info, planner)], window)
+    poses = deque([pose_in(real, info)], window)
     total, plan = 0.0, np.zeros(0)
     for t in track(range(options.steps), "playing"):
         if t % options.commit == 0:
             moment = {"frames": np.stack(frames), "variables": np.stack(variables)}
             if actions:
                 moment["actions"] = np.stack(actions)
+            if planner.now.pose:
+                moment["poses"] = np.stack(poses)
             plan = planner.plan(moment)
         action = plan[t % options.commit]
         frame, reward, terminated, truncated, info = real.step(action)
         frames.append(frame)
         actions.append(action)
         variables.append(_numbers(info, planner))
+        poses.append(pose_in(real, info))
         total += float(reward)
         if terminated or truncated:
             return total, t + 1

@@ -243,7 +243,7 @@ def _begin(starts: Starts, options: Sample) -> Clips:
         reward=nothing,
         terminated=nothing.astype(bool),
         variables=starts.variables[rows],
-        pose=np.zeros((*starts.variables.shape[:2], 0), np.float32)[rows],
+        pose=starts.poses[rows],
     )
 
 
