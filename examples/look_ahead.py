@@ -143,8 +143,9 @@ def _play_game(
             moment = {"frames": np.stack(frames), "variables": np.stack(variables)}
             if actions:
                 moment["actions"] = np.stack(actions)
-            if planner.now.pose:
-                moment["poses"] = np.stack(poses)
+            told = [pose for pose in poses if pose is not None]
+            if len(told) == len(frames):
+                moment["poses"] = np.stack(told)
             plan = planner.plan(moment)
         action = plan[t % options.commit]
         frame, reward, terminated, truncated, info = real.step(action)
