@@ -96,8 +96,10 @@ class Painter:
         if moment.real is not None:
             beside = pane.move(view.pane + GAP, 0)
             _blit_frame(screen, moment.real.frame, beside)
-            real_facts = "over" if moment.real.is_over else _facts(moment.real.info)
-            dream_facts = _facts({name: moment.info.get(name) for name in moment.real.info})
+            shared = [name for name in moment.real.info if name in moment.info]  # no pose
+            real_facts = _facts({name: moment.real.info[name] for name in shared})
+            real_facts = "over" if moment.real.is_over else real_facts
+            dream_facts = _facts({name: moment.info[name] for name in shared})
             self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
             self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)
         if view.shows_map and moment.map is not None:

@@ -104,6 +104,13 @@ class ToyStage:
         self.killed_at, self.num_calls = options.killed_at, 0
         self.held: dict[str, float] = {}
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, step: int) -> None:
+        pass
+
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:

@@ -209,15 +209,19 @@ class HeldOut:
         asked = codes if next_codes is None else next_codes
         return self._ask(foretell, codes, actions, shown, asked, what, dreamed=dreamed)
 
-    def foretell_outcomes_of_dreams(self, what: str) -> ForetoldOutcomes:
-        """What the prior expects to come with the frames of `dreams`.
+    def foretell_outcomes(
+        self, codes: Tensor, variables: np.ndarray, what: str, *, dreamed: bool = False
+    ) -> ForetoldOutcomes:
+        """What the prior expects to come with frames like these, under the recorded actions.
 
         Args:
+            codes: like `real_codes`; the past that the prior is shown.
+            variables: like `clips.variables`, of that past.
             what: said beside the progress bar.
+            dreamed: the past is that of `dreams`, poses and ages too.
         """
-        codes, variables = self.dream_codes, self.dream_variables
         asking = partial(foretell_outcomes, common_reward=self.common_reward)
-        return self._ask(asking, codes, self.actions, variables, codes, what, dreamed=True)
+        return self._ask(asking, codes, self.actions, variables, codes, what, dreamed=dreamed)
 
     def _ask(
         self,

@@ -262,8 +262,9 @@ def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
 def _dreamed_events(held_out: HeldOut, common_reward: float) -> dict[str, Any]:
     """Whether dreams bring other rewards than the common one where real episodes did."""
     given = held_out.num_given
-    foretold = held_out.foretell_outcomes_of_dreams("events along dreams")
-    chances = foretold.event_chance[:, given - 1 :]
+    chances = held_out.foretell_outcomes(
+        held_out.dream_codes, held_out.dream_variables, "events along dreams", dreamed=True
+    ).event_chance[:, given - 1 :]
     happened = held_out.clips.reward[:, given - 1 :] != common_reward
     return _ordered_well(chances, happened, held_out.episodes, held_out.settings.seed)
 

@@ -121,7 +121,11 @@ class Sharpening(nn.Module):
 
 
 class DecoderStage:
-    """Trains the sharp decoder; tokenizer and prior stand still."""
+    """Trains the sharp decoder; tokenizer and prior stand still.
+
+    The adversary is weighed, and its spectral norms are estimated, on each process's share of a
+    batch by itself: unlike in the other stages, several shares are not quite one.
+    """
 
     name = "decoder"
 
