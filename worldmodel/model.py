@@ -80,7 +80,7 @@ class PriorLosses(NamedTuple):
     token_nats: Float[Tensor, ""]  # a token
     value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
     end_nats: Float[Tensor, ""]  # a frame
-    pose_nats: Float[Tensor, ""]  # a frame; 0 in worlds without a pose
+    pose_nats: Float[Tensor, ""]  # a frame; 0 where the pose is unknown
     locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
 
 
@@ -280,7 +280,9 @@ def prior_losses(
 
 
 def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
-    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+    """Over all values, those not counted being 0: so the mean over the shares of a batch is that
+    over the batch."""
+    return torch.where(counted, values, 0.0).mean()
 
 
 def dream_along(
