@@ -17,6 +17,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
+from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
@@ -307,12 +308,8 @@ class Detector(nn.Module):
 
 def _near(grids: np.ndarray) -> np.ndarray:
     """Cells (..., 8, 8) that are no farther than NEAR from one that is set."""
-    padded = np.pad(grids, [*[(0, 0)] * (grids.ndim - 2), (NEAR, NEAR), (NEAR, NEAR)])
-    found = np.zeros_like(grids)
-    for row in range(2 * NEAR + 1):
-        for column in range(2 * NEAR + 1):
-            found |= padded[..., row : row + GRID, column : column + GRID]
-    return found
+    side = 2 * NEAR + 1
+    return ndimage.binary_dilation(grids, np.ones((*[1] * (grids.ndim - 2), side, side), bool))
 
 
 def _recall(wanted: np.ndarray, found: np.ndarray) -> float:

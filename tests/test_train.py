@@ -73,7 +73,7 @@ def test_a_toy_world_is_learned(precision, toy_data: Path, tmp_path: Path):
         )
     )
     last = numbers(out, "tokenizer")[-1]
-    assert last["validation/psnr"] > 19.5  # a grey frame would give 17
+    assert last["validation/psnr"] > 20  # a grey frame would give 17
     first, last = numbers(out, "prior")[0], numbers(out, "prior")[-1]
     assert last["validation/nats_a_token"] < 0.5 * first["nats_a_token"]
     # The reward is the action: nothing is left to guess.
@@ -486,7 +486,7 @@ def test_muon_moves_matrices_orthogonally_and_as_far_as_adamw():
             self.hidden = torch.nn.Linear(48, 32)
 
         def hidden_matrices(self) -> list[torch.nn.Parameter]:
-            return [self.hidden.weight]
+            return list(self.hidden.parameters())[:1]
 
     torch.manual_seed(0)
     module = Module()

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from worldmodel.configs import StageRecipe
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
-from worldmodel.training.trainer import train_stage
+from worldmodel.training.trainer import KeepsNothing, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7  # odd, so that two processes don't get equal slices
@@ -89,7 +89,7 @@ class Net(nn.Module):
         return self.out(x.mean(1))
 
 
-class ToyStage:
+class ToyStage(KeepsNothing):
     """Learns the largest of eight numbers."""
 
     name = "toy"
@@ -103,13 +103,6 @@ class ToyStage:
         )
         self.killed_at, self.num_calls = options.killed_at, 0
         self.held: dict[str, float] = {}
-
-    @property
-    def kept(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, step: int) -> None:
-        pass
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice

@@ -92,9 +92,12 @@ class _Child:
     """A process that runs `serve`."""
 
     def __init__(self) -> None:
-        settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        # Locks are the folder's (`worldmodel.files.locked`): some file systems have none.
-        settings["HDF5_USE_FILE_LOCKING"] = "FALSE"
+        settings = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            # Locks are the folder's (`worldmodel.files.locked`): some file systems have none.
+            "HDF5_USE_FILE_LOCKING": "FALSE",
+        }
         if not sys.executable:  # Python inside another program
             raise UserError("files can't be read safely here: no Python interpreter is known")
         self._process = subprocess.Popen(

@@ -160,23 +160,20 @@ class WorldModel(nn.Module):
     ) -> Dream:
         """`start` from the frames' codes."""
         prior, encoded = self.prior, encode_actions(self.config.actions, actions)
-        if poses is None or prior.place is None or not poses.shape[-1]:
-            poses = variables.new_full((*variables.shape[:2], prior.pose_size), torch.nan)
         if prior.place is not None:
-            found = prior.locate(codes[:, -1])
-            last = torch.where(poses[:, -1].isfinite().all(-1, keepdim=True), poses[:, -1], found)
+            if poses is None or not poses.shape[-1]:
+                poses = variables.new_full((*variables.shape[:2], prior.pose_size), torch.nan)
+            is_told = poses[:, -1].isfinite().all(-1, keepdim=True)
+            last = torch.where(is_told, poses[:, -1], prior.locate(codes[:, -1]))
             poses = torch.cat([poses[:, :-1], last[:, None]], 1)
-        known = poses.isfinite().all(-1) & (prior.place is not None)
-        poses = poses.nan_to_num() if prior.place is None else prior.place.space.inside(poses)
-        given = torch.zeros_like(known[:, :-1])
-        past = Past(poses, known, given.long(), given)
+        past = prior.given_past(codes[:, :-1], poses)
         memory = prior.prefill(codes[:, :-1], encoded, variables[:, :-1], past)
         num_recent = max(1, self.config.sharp_frames)
         return Dream(
             with_those_before(codes[:, -num_recent:], num_recent)[:, -1],
             variables[:, -1],
-            poses[:, -1],
-            known[:, -1],
+            past.poses[:, -1],
+            past.known[:, -1],
             torch.zeros_like(memory.time),
             memory,
         )

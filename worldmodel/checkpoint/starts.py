@@ -1,5 +1,6 @@
 """Moments of recorded episodes for dreams to begin from."""
 
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -37,15 +38,16 @@ def choose_starts(
         num_frames = 1
     lengths = reader.index["episode_length"]
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
-    posed = [i for i in members if np.isfinite(reader.steps(i)["pose"]).all()]
-    members = posed or members  # of a joined set, those whose pose is known
     if not members:
         raise UserError(
             f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "
             "more or longer episodes"
         )
     rng = randomness.generator(seed, "starts", split)
-    chosen = rng.permutation(members)[:num_starts]
+    order = rng.permutation(members)
+    # Of a joined set, those whose pose is known.
+    told = (i for i in order if not np.isnan(reader.steps(int(i))["pose"]).any())
+    chosen = np.array(list(islice(told, num_starts)) or order[:num_starts])
     moments = []
     for i in chosen:
         latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)

@@ -148,6 +148,8 @@ class HeldOut:
     @cached_property
     def plain_reconstructions(self) -> np.ndarray:
         """The clips' frames as the tokenizer gives them back, like `clips.frames`."""
+        if self.model.sharp is None:
+            return self.reconstructions
         return self._pictures(self.model.decode, self.real_codes, "decoding the clips")
 
     def plain(self, dreamed: Dreamed) -> np.ndarray:

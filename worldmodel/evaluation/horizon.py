@@ -45,7 +45,8 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
     """
     settings, real = held_out.settings, held_out.real
     given = held_out.num_given
-    samples = [squared_errors(held_out.plain(held_out.dreams), real)]
+    plain = held_out.plain(held_out.dreams)
+    samples = [squared_errors(plain, real)]
     for sample in range(1, settings.num_samples):
         what = f"horizon: sample {sample + 1} of {settings.num_samples}"
         dreamed = held_out.dream(held_out.actions, what=what, sample=sample)
@@ -62,7 +63,7 @@ def measure_horizon(held_out: HeldOut, out: Path) -> dict[str, Any]:
         "ceiling": squared_errors(reconstructed, real),
     }
     shown = {
-        "one": held_out.plain(held_out.dreams),
+        "one": plain,
         "sharp": held_out.dreams.frames,
         "copy": copied,
         "ceiling": reconstructed,

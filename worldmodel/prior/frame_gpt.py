@@ -272,25 +272,15 @@ class FrameGPT(nn.Module):
         if not self.config.recalled or not len(times):
             return past
         now = torch.arange(num_frames, device=codes.device).expand(len(codes), -1)
+        kept = Keyframes(
+            codes[:, times],
+            past.poses[:, times],
+            past.known[:, times],
+            past.age[:, times],
+            times.expand(len(codes), -1),
+        )
         usable = times <= now[..., None] - self.config.window
-        index, there = self.choose_older(
-            Candidates(
-                past.poses[:, times], past.known[:, times], times.expand(len(codes), -1), usable
-            ),
-            now,
-            past.poses[:, 1:],
-            past.known[:, 1:],
-        )
-        clips = torch.arange(len(codes), device=codes.device)[:, None, None]
-        at = times[index]
-        older = Older(
-            codes[clips, at],
-            past.poses[clips, at],
-            past.known[clips, at],
-            past.age[clips, at],
-            now[..., None] - at,
-            there,
-        )
+        older = self.look_back(kept, usable, now, past.poses[:, 1:], past.known[:, 1:])
         return past._replace(older=older)
 
     @torch.no_grad()
@@ -668,38 +658,51 @@ class FrameGPT(nn.Module):
         times = kept.times[:, :used]
         is_whole = times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1  # no later frame takes its place
         usable = (times >= 0) & is_whole & (times <= now - self.config.window)
-        index, there = self.choose_older(
-            Candidates(kept.poses[:, :used], kept.known[:, :used], times, usable[:, None]),
+        return self.look_back(
+            Keyframes(
+                kept.codes[:, :used],
+                kept.poses[:, :used],
+                kept.known[:, :used],
+                kept.age[:, :used],
+                times,
+            ),
+            usable[:, None],
             now,
             next_pose[:, None],
             here.known[:, None],
         )
-        dreams = torch.arange(len(index), device=index.device)[:, None, None]
-        return Older(
-            codes=kept.codes[dreams, index].long(),
-            poses=kept.poses[dreams, index],
-            known=kept.known[dreams, index],
-            age=kept.age[dreams, index],
-            since=now[..., None] - kept.times[dreams, index],
-            there=there,
-        )
 
-    def choose_older(
+    def look_back(
         self,
-        candidates: Candidates,
+        kept: Keyframes,
+        usable: Bool[Tensor, "B T K"],
         now: Int[Tensor, "B T"],
         next_poses: Float[Tensor, "B T P"],
         next_known: Bool[Tensor, "B T"],
-    ) -> tuple[Int[Tensor, "B T M"], Bool[Tensor, "B T M"]]:
-        """Which candidates are looked at again for T predictions, and which of these there are."""
-        return choose_older(
-            candidates,
+    ) -> Older:
+        """Those of K frames that each of T predictions looks at again.
+
+        Args:
+            usable: which may be chosen for which prediction.
+            now: time of the newest frame of each prediction.
+        """
+        index, there = choose_older(
+            Candidates(kept.poses, kept.known, kept.times, usable),
             self.config.recalled,
             now=now,
             window=self.config.window,
             space=None if self.place is None else self.place.space,
             next_poses=next_poses,
             next_known=next_known,
+        )
+        rows = torch.arange(len(index), device=index.device)[:, None, None]
+        return Older(
+            codes=kept.codes[rows, index].long(),
+            poses=kept.poses[rows, index],
+            known=kept.known[rows, index],
+            age=kept.age[rows, index],
+            since=now[..., None] - kept.times[rows, index],
+            there=there,
         )
 
     def _recalled(self, past: Past) -> tuple[Tensor, Tensor] | None:

@@ -21,7 +21,7 @@ from worldmodel import randomness
 from worldmodel.configs import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.film import save_png, sheet
-from worldmodel.frames import to_float
+from worldmodel.frames import to_float, to_uint8
 from worldmodel.metrics import fine_energy, psnr
 from worldmodel.model import WorldModel
 from worldmodel.perceptual import LITE0, LITE2, EfficientNetLite, load_network
@@ -210,7 +210,7 @@ class DecoderStage:
         """Recorded frames, the tokenizer's own pictures of them, and the sharp ones."""
         codes, frames = (part[:PREVIEW_PAIRS] for part in self.validation)
         shown = [
-            ((frames + 0.5) * 255).round().byte().movedim(2, -1),
+            to_uint8(frames),
             self.model.decode(codes[:, -2:]),
             self._drawn(codes),
         ]

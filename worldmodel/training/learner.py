@@ -89,15 +89,15 @@ class Learner:
                 self.fabric.backward(numbers["loss"] / len(self.shares))
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)
-        if self._sliced is None:  # Fabric would clip what one optimiser moves
-            norm = nn.utils.clip_grad_norm_(self.state.parameters(), LARGEST_NORM)
-        else:
+        if len(self.optimizers) == 1:
             norm = self.fabric.clip_gradients(
                 self._wrapped,
                 self._wrapped_optimizers[0],
                 max_norm=LARGEST_NORM,
                 error_if_nonfinite=False,
             )
+        else:  # Fabric would look at what one of them moves
+            norm = nn.utils.clip_grad_norm_(self.state.parameters(), LARGEST_NORM)
         return totals, float(cast(Tensor, norm))
 
     def step(self, rate: float) -> None:

@@ -16,8 +16,8 @@ from worldmodel.errors import UserError
 from worldmodel.film import save_png, sheet
 from worldmodel.model import WorldModel, dream_along, prior_losses
 from worldmodel.prior.frame_gpt import Past
-from worldmodel.prior.memory import KEYFRAME_STEPS
-from worldmodel.prior.recall import Candidates, Older
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
+from worldmodel.prior.recall import Older
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
@@ -302,20 +302,12 @@ class PriorStage:
         before = times[:, None] <= now[..., None] - self.module.config.window
         poses = poses[..., : past.poses.shape[-1]]
         known = usable & past.known.all(1, keepdim=True)  # lost now, lost then
-        index, there = self.module.choose_older(
-            Candidates(poses, known, times, usable[:, None] & before),
+        return self.module.look_back(
+            Keyframes(padded("older"), poses, known, age, times),
+            usable[:, None] & before,
             now,
             past.poses[:, 1:],
             past.known[:, 1:],
-        )
-        clip = torch.arange(len(examples), device=self.device)[:, None, None]
-        return Older(
-            codes=padded("older")[clip, index].long(),
-            poses=poses[clip, index],
-            known=known[clip, index],
-            age=age[clip, index],
-            since=now[..., None] - times[clip, index],
-            there=there,
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -38,11 +38,8 @@ from worldmodel.videogpt import VideoGPT
 
 Made = TypeVar("Made")
 NUM_STARTS = 16  # that a checkpoint holds
-LATER_PARTS = (
-    "map_width",
-    "tells_age",
-    "recalled",
-)  # of a prior: 0 in checkpoints before version 5
+# Of a prior; 0 in checkpoints before version 5.
+LATER_PARTS = ("map_width", "tells_age", "recalled")
 CALIBRATED = "prior.head.logits.bias"  # all that `worldmodel.calibrate` moves
 
 

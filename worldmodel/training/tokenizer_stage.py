@@ -13,13 +13,14 @@ from worldmodel.errors import UserError
 from worldmodel.film import save_png, sheet
 from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
 from worldmodel.metrics import psnr
+from worldmodel.training.trainer import KeepsNothing
 from worldmodel.vqvae import VQVAE, VideoVQVAE
 
 NUM_VALIDATION_FRAMES = 512
 PREVIEW_FRAMES = 16
 
 
-class TokenizerStage:
+class TokenizerStage(KeepsNothing):
     """Trains a VQ-VAE: on single frames for dreams, on whole clips as published."""
 
     name = "tokenizer"
@@ -47,13 +48,6 @@ class TokenizerStage:
                 "is nothing to learn: look at what was recorded"
             )
         module.data_variance.fill_(float(to_float(torch.from_numpy(sample)).var()))
-
-    @property
-    def kept(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, step: int) -> None:
-        pass
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice

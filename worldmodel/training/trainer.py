@@ -62,6 +62,17 @@ class Stage(Protocol):
         ...
 
 
+class KeepsNothing:
+    """What a stage that keeps nothing besides its module says of it."""
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, step: int) -> None:
+        pass
+
+
 def train_stage(
     stage: Stage,
     fabric: Fabric,

@@ -15,13 +15,14 @@ from worldmodel.data.episodes import CLASS_VARIABLE
 from worldmodel.data.progress import progress_bar
 from worldmodel.film import save_png, sheet
 from worldmodel.prior.sampling import Sampling
+from worldmodel.training.trainer import KeepsNothing
 from worldmodel.videogpt import VideoGPT
 
 NUM_VALIDATION_TOKENS = 2**16
 PREVIEW_ROWS = 2
 
 
-class VideoPriorStage:
+class VideoPriorStage(KeepsNothing):
     """Trains the prior on the codes of clips; the tokenizer stands still.
 
     Codes of a clip depend on all its frames, so each clip is encoded when it is drawn.
@@ -48,13 +49,6 @@ class VideoPriorStage:
         self.validation_rows = self.validation.draw(
             randomness.generator(0, "clip validation"), num_clips
         )
-
-    @property
-    def kept(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, step: int) -> None:
-        pass
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
