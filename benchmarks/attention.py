@@ -22,14 +22,14 @@ from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, sec
 from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
-from worldmodel.prior.attention import (
+from worldmodel.storage.provenance import git_commit, machine
+from worldmodel.videogpt.attention import (
     LatentShape,
     dense_attention,
     flex_sparse_attention,
     gathered_sparse_attention,
     visible,
 )
-from worldmodel.provenance import git_commit, machine
 
 MATERIALISED, DENSE = "materialised, dense", "fused, dense"
 GATHERED, FLEX = "gathered, sparse", "FlexAttention, sparse"

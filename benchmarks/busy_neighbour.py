@@ -19,7 +19,7 @@ import tyro
 
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
 
 BAR = 0.8
 RATE = re.compile(r"steps in .* at ([0-9.]+) steps/s")

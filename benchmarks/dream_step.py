@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_gpt import PlainGPT
 from worldmodel import randomness
-from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.command import run_command
+from worldmodel.dream import Dream, WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.held_out import wander
-from worldmodel.model import Dream, WorldModel
+from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.sampling import Sampling
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
 
 WARM_UP_STEPS = 3  # the first compiles
 STEPS_A_TURN = 5

@@ -16,7 +16,7 @@ import tyro
 
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
 
 ANNOUNCED = "first frame after"
 TIMEOUT_S = 600

@@ -22,7 +22,7 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 
 from envs.pushing import make
 from envs.pushing.renderers import choose_renderer
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
 
 BARS = {"egl": 150.0, "rays": 80.0}  # steps a second
 

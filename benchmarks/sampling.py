@@ -21,17 +21,17 @@ import tyro
 from torch import Tensor
 
 from worldmodel import randomness
-from worldmodel.actions import ActionSpec
 from worldmodel.command import run_command
-from worldmodel.configs import VideoGPTConfig
 from worldmodel.errors import UserError
-from worldmodel.presets import PUBLISHED
-from worldmodel.prior.attention import visible
-from worldmodel.prior.gpt import GPT, Conditions, GPTCache
-from worldmodel.prior.gpt_layers import PriorBlock, merge_heads, split_heads
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.prior.layers import normalise
 from worldmodel.prior.sampling import Sampling, draw_codes
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
+from worldmodel.videogpt.attention import visible
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.gpt import GPT, Conditions, GPTCache
+from worldmodel.videogpt.gpt_layers import PriorBlock, merge_heads, split_heads
+from worldmodel.videogpt.presets import PUBLISHED
 
 SAMPLING = Sampling()
 ACTIONS = ActionSpec("discrete", (4,))  # of health gathering

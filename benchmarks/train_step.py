@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
 from worldmodel import randomness
 from worldmodel.command import run_command
-from worldmodel.configs import VideoGPTConfig
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import table
-from worldmodel.frames import clips_to_float
-from worldmodel.presets import PUBLISHED
-from worldmodel.provenance import git_commit, machine
+from worldmodel.media.frames import clips_to_float
+from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.training.learner import make_optimizers
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PUBLISHED
 
 STAGES = ("vqvae", "prior")
 PRECISIONS = ("fp32", "bf16")

@@ -24,7 +24,7 @@ from envs.dream import DreamEnv
 from worldmodel import randomness
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
-from worldmodel.provenance import git_commit, machine
+from worldmodel.storage.provenance import git_commit, machine
 
 HORIZON = 100  # a dream begins anew after so many steps, as in training
 WARM_UP_STEPS = 3

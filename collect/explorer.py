@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel import randomness
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
 
 CELL = 64.0  # units of the level: a step forward is some 30
 RAY_CELLS = 5  # how far ahead it asks itself where it has been

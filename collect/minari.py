@@ -24,16 +24,20 @@ import envs  # noqa: F401  registers the environments, for the descriptions of t
 from collect.recorder import action_spec_of
 from envs.flat_actions import FlatActions, flat_actions
 from envs.spaces import space_of
-from worldmodel.command import run_command, say
+from worldmodel.command import progress_bar, run_command, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import POLICY_NAME_BYTES, UNFINISHED
 from worldmodel.data.importers.hdf5 import check_group, open_hdf5
 from worldmodel.data.importers.writing import print_result
-from worldmodel.data.left_out import Tally, begin_left_out, note_left_out, read_left_out
-from worldmodel.data.progress import progress_bar
+from worldmodel.data.left_out import (
+    Tally,
+    begin_left_out,
+    note_left_out,
+    read_left_out,
+)
 from worldmodel.errors import UserError, one_line, printable
-from worldmodel.files import read_bytes
-from worldmodel.guarded import guarded_call
+from worldmodel.storage.files import read_bytes
+from worldmodel.storage.guarded import guarded_call
 
 OUR_INFO = "videogpt_dream"  # where Minari's metadata hold what our meta.json says
 MOST_METADATA_BYTES = 2**27  # spaces of large pictures list the bounds of each pixel

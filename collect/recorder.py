@@ -28,9 +28,9 @@ import envs  # noqa: F401  registers the environments
 from envs.making import made
 from envs.spaces import pose_of
 from worldmodel import randomness
-from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec, checked_controls
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -21,14 +21,13 @@ from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
 from envs.making import made
 from worldmodel import randomness
-from worldmodel.command import say
+from worldmodel.command import progress_bar, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import begin_left_out, note_left_out, read_left_out
-from worldmodel.data.progress import progress_bar
 from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError
-from worldmodel.files import locked, read_json, write_json
+from worldmodel.storage.files import locked, read_json, write_json
 
 # Sets begun before random players had separate streams for actions and holds can't be added to.
 STREAMS = 2

@@ -24,19 +24,12 @@ from torch.nn import functional as F
 from collect.explorer import Explorer, Steering
 from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
-from worldmodel.command import run_command, say
-from worldmodel.data.progress import track
+from worldmodel.command import check_numbers, run_command, say, track
 from worldmodel.errors import UserError
-from worldmodel.files import locked, write_json, written_whole
-from worldmodel.metrics import (
-    Interval,
-    bootstrap_means,
-    interval,
-    psnr_interval,
-    squared_errors,
-)
-from worldmodel.options import check_numbers
-from worldmodel.provenance import git_commit, machine
+from worldmodel.metrics.pictures import psnr_interval, squared_errors
+from worldmodel.metrics.statistics import Interval, bootstrap_means, interval
+from worldmodel.storage.files import locked, write_json, written_whole
+from worldmodel.storage.provenance import git_commit, machine
 
 GRID = 8  # cells along each side in which things are looked for
 LEAST_AREA = 48  # pixels of the engine's screen: of a smaller thing a frame shows too little

@@ -20,12 +20,10 @@ from rich.markdown import Markdown
 import envs
 from collect.rewards import Rule, battle_reward, dodging_reward, pickup_reward
 from collect.transfer_report import Arm, Scored, write_report
-from worldmodel.command import run_command, say
+from worldmodel.command import check_numbers, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
-from worldmodel.data.progress import progress_bar
 from worldmodel.errors import UserError
-from worldmodel.files import locked, written_whole
-from worldmodel.options import check_numbers
+from worldmodel.storage.files import locked, written_whole
 
 # What to learn by where the environment's own reward comes late or seldom.
 RULES: dict[str, Rule] = {

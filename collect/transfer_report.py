@@ -10,9 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from worldmodel import randomness
-from worldmodel.files import written_whole
-from worldmodel.metrics import Interval, interval, mean_interval, rank_correlation
-from worldmodel.provenance import git_commit, machine
+from worldmodel.metrics.statistics import (
+    Interval,
+    interval,
+    mean_interval,
+    rank_correlation,
+)
+from worldmodel.storage.files import written_whole
+from worldmodel.storage.provenance import git_commit, machine
 
 NUM_DRAWS = 1000  # of the bootstrap
 COLORS = {"random": "tab:gray", "real": "tab:blue", "dream": "tab:orange"}

@@ -24,7 +24,7 @@ from envs.sb3 import DreamVecEnv
 from envs.spaces import pose_in, pose_of
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
-from worldmodel.files import written_whole
+from worldmodel.storage.files import written_whole
 
 Where = Literal["real", "dream"]
 SCORING_SEED = 77_000

@@ -6,7 +6,7 @@
 
 import gymnasium
 
-from worldmodel.shipped import shipped_names as shipped_names
+from worldmodel.pretrained import shipped_names as shipped_names
 
 # What commands call the real ones that come with the project.
 REAL_WORLDS = {

@@ -24,8 +24,8 @@ from envs.window import FrameWindow, as_rgb
 from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
 from worldmodel.command import say
+from worldmodel.dream import Dream
 from worldmodel.errors import UserError
-from worldmodel.model import Dream
 from worldmodel.prior import fast_head
 
 STREAM = "dream"  # of the seed: the random numbers of a dream

@@ -25,10 +25,10 @@ from worldmodel.checkpoint import (
     load_checkpoint,
     read_world,
 )
+from worldmodel.checkpoint.same_world import check_same_world
 from worldmodel.data import EpisodeReader
+from worldmodel.dream import Dream
 from worldmodel.errors import UserError
-from worldmodel.model import Dream
-from worldmodel.same_world import check_same_world
 
 MAX_RECORDED_STARTS = 512
 

@@ -21,8 +21,8 @@ from envs.flat_actions import flat_actions
 from envs.making import made
 from envs.spaces import checked_action, pose_of
 from worldmodel.errors import UserError, one_line
-from worldmodel.pose import PoseSpec
-from worldmodel.resize import area_resized
+from worldmodel.interface.pose import PoseSpec
+from worldmodel.media.resize import area_resized
 
 LARGEST_SIZE = 1024
 MOST_FRAME_SKIP = 1000
@@ -50,7 +50,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         frame_skip: foreign steps that each action lasts; their rewards are added up.
         variables: names of numbers in the foreign `info`.
         pose, heading, full_turn: names of those that tell where the player is, as in
-            `worldmodel.pose.PoseSpec`; by default what the foreign environment's own `pose` says.
+            `worldmodel.interface.pose.PoseSpec`; by default what the foreign environment's own
+            `pose` says.
         action_limit: for boxes without bounds, see `flat_actions`.
         render_mode: None or "rgb_array", the whole picture.
 

@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.actions import ActionSpec
 from worldmodel.errors import UserError, one_line
-from worldmodel.pose import NO_POSE, PoseSpec
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 ROUNDING = 1e-6  # of a Box's range: as far outside as arithmetic in float32 may carry an action
 

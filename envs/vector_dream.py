@@ -24,8 +24,8 @@ from envs.spaces import checked_action
 from envs.window import as_rgb
 from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
+from worldmodel.dream import Dream, Step
 from worldmodel.errors import UserError
-from worldmodel.model import Dream, Step
 
 # One for all dreams, whose i-th has the seed + i; or one for each.
 Seeds = int | Sequence[int | None] | None

@@ -18,8 +18,7 @@ from envs.dream import DreamEnv
 from envs.spaces import pose_in
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
-from worldmodel.command import run_command
-from worldmodel.data.progress import track
+from worldmodel.command import run_command, track
 from worldmodel.errors import UserError
 
 PER_STEP = 0.97  # what a step later is worth

@@ -30,7 +30,7 @@ from play.actions import Actions, Number
 from play.checks import check_entries, finite, integer, text
 from play.commands import YIELDING_KEY, command_of
 from worldmodel.errors import UserError
-from worldmodel.files import read_json
+from worldmodel.storage.files import read_json
 
 MAX_FILE_BYTES = 2**16
 MAX_BINDINGS = 100

@@ -15,7 +15,7 @@ from play.pilot import Moment
 from play.session_file import SessionFile, keep_others_out
 from play.worlds import UnopenedWorld
 from worldmodel.errors import UserError, os_error
-from worldmodel.files import refuse_existing
+from worldmodel.storage.files import refuse_existing
 
 # A film can be watched up to its last second while it is written, and where its writing was cut
 # off; at the end it becomes an ordinary one.

@@ -27,7 +27,7 @@ import numpy as np
 from play.actions import Action
 from play.checks import check_entries, finite, integer, text
 from worldmodel.errors import UserError
-from worldmodel.files import parse_json, read_bytes
+from worldmodel.storage.files import parse_json, read_bytes
 
 FORMAT = "videogpt-dream session"
 VERSION = 4

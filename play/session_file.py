@@ -14,7 +14,7 @@ from play.pilot import Moment
 from play.replay import FORMAT, MAX_FILE_BYTES, MAX_VALUES, VERSION, num_values
 from play.worlds import UnopenedWorld
 from worldmodel.errors import UserError, os_error
-from worldmodel.files import refuse_existing
+from worldmodel.storage.files import refuse_existing
 
 fcntl: ModuleType | None
 try:

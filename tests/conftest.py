@@ -31,10 +31,10 @@ install_import_hook([name for name in modules if name != UNCHECKED], "shape_chec
 import numpy as np
 import pytest
 
-from worldmodel.actions import ActionSpec
 from worldmodel.command import FAILED
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
-from worldmodel.pose import NO_POSE, PoseSpec
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 if TYPE_CHECKING:
     from worldmodel.evaluate import Evaluate

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.actions import ActionSpec
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+from worldmodel.interface.actions import ActionSpec
 
 INFO = DatasetInfo(
     env_id="Sample-v0",

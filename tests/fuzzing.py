@@ -1,7 +1,7 @@
 """Damaged and hostile files of every kind that the project reads.
 
 For each kind: how a sound file is made, how it is read, and how it is changed. Reading is done in
-`worldmodel.guarded`'s child, which crashes, hangs and takes memory in place of the test.
+`worldmodel.storage.guarded`'s child, which crashes, hangs and takes memory in place of the test.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import guarded
-from worldmodel.files import parse_json
+from worldmodel.storage import guarded
+from worldmodel.storage.files import parse_json
 
 Mutate = Callable[[bytes, np.random.Generator], bytes]
 

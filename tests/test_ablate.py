@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import one_line_error
 
-from worldmodel import ablate as ablate_command
-from worldmodel.ablate import Ablate, ablate
 from worldmodel.errors import UserError
-from worldmodel.evaluation.ablation import ABLATIONS
 from worldmodel.evaluation.tables import to_text
-from worldmodel.presets import PUBLISHED
 from worldmodel.train import train_preset
-from worldmodel.vqvae import VideoVQVAE
+from worldmodel.videogpt import ablate as ablate_command
+from worldmodel.videogpt.ablate import Ablate, ablate
+from worldmodel.videogpt.ablation import ABLATIONS
+from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.vqvae import VideoVQVAE
 
 TINY = Ablate(
     table="table4",

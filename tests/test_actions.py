@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.action_vectors import encode_actions, mean_action
-from worldmodel.actions import ActionSpec
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.prior.action_vectors import encode_actions, mean_action
 
 DISCRETE = ActionSpec("discrete", (4,))
 MULTI = ActionSpec("multi_discrete", (3, 2))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldmodel.prior.attention import (
+from worldmodel.videogpt.attention import (
     FLEX_BLOCK,
     LatentShape,
     flex_block_mask,

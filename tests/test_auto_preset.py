@@ -11,10 +11,10 @@ from data_samples import INFO, sample_episode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.auto_preset import auto_preset, clip_length, pixels_a_token
-from worldmodel.configs import WorldModelConfig
+from worldmodel.configs.auto import auto_preset, clip_length, pixels_a_token
+from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.data import EpisodeReader, EpisodeWriter
-from worldmodel.model import WorldModel
+from worldmodel.dream import WorldModel
 from worldmodel.train import Train, main, train
 
 

@@ -13,7 +13,7 @@ from worldmodel import average as command
 from worldmodel.average import Average, average, mean_prior
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.errors import UserError
-from worldmodel.prior import FrameGPT
+from worldmodel.prior.frame_gpt import FrameGPT
 
 
 def moved(checkpoint: Checkpoint, by: float) -> None:

@@ -12,11 +12,11 @@ from toy_square import registered_square
 from benchmarks import attention, busy_neighbour, sampling, train_step, vector_dream
 from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.configs import VideoGPTConfig
 from worldmodel.errors import UserError
-from worldmodel.presets import PUBLISHED
-from worldmodel.prior import GPT, Conditions
-from worldmodel.provenance import machine
+from worldmodel.storage.provenance import machine
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.gpt import GPT, Conditions
+from worldmodel.videogpt.presets import PUBLISHED
 
 
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:

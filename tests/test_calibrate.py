@@ -12,12 +12,12 @@ from conftest import one_line_error
 
 from worldmodel import calibrate as command
 from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
-from worldmodel.card import with_note
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint.card import with_note
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
-from worldmodel.files import locked
 from worldmodel.prior.sampling import Sampling
+from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 
 

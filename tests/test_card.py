@@ -9,11 +9,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from worldmodel.average import Average, average
-from worldmodel.card import numbers_of, with_note
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint.card import numbers_of, with_note
 from worldmodel.errors import UserError
+from worldmodel.pretrained import PRETRAINED, shipped_names
 from worldmodel.ship import Ship, ship
-from worldmodel.shipped import PRETRAINED, shipped_names
 
 
 def check_card(folder: Path) -> str:

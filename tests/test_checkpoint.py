@@ -20,7 +20,6 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 import envs  # noqa: F401  registers the environments
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
     finish_save,
     load_checkpoint,
@@ -28,11 +27,12 @@ from worldmodel.checkpoint import (
     read_world,
     save_checkpoint,
 )
-from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.pretrained import shipped_names
 from worldmodel.prior.sampling import Sampling
 from worldmodel.ship import Ship, ship
-from worldmodel.shipped import shipped_names
 
 
 @pytest.fixture

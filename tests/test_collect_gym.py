@@ -29,7 +29,7 @@ from worldmodel.data import EpisodeReader
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
-from worldmodel.files import locked
+from worldmodel.storage.files import locked
 
 ROOT = Path(__file__).parent.parent
 

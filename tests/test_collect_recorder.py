@@ -19,9 +19,9 @@ from collect.recorder import (
     describe,
     play_episode,
 )
-from worldmodel.actions import ActionSpec
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 
 class CounterEnv(gymnasium.Env):

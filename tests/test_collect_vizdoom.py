@@ -28,7 +28,7 @@ from worldmodel.data.episodes import read_info, write_info
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
-from worldmodel.resize import AreaResize
+from worldmodel.media.resize import AreaResize
 
 ROOT = Path(__file__).parent.parent
 ENV_ID = "DoomHealthGatheringSupreme-v0"

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from worldmodel.command import run_command, say
 from worldmodel.errors import MOST_CHARACTERS, UserError, one_line, os_error
-from worldmodel.files import locked, parse_json, read_bytes, read_json, refuse_existing, write_json
+from worldmodel.storage.files import (
+    locked,
+    parse_json,
+    read_bytes,
+    read_json,
+    refuse_existing,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("worldmodel.train", "worldmodel.data", "collect.gym", "play")

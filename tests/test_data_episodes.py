@@ -11,10 +11,16 @@ from data_samples import INFO, assert_same_episode, sample_episode, write_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.actions import ActionSpec
-from worldmodel.data import SPLITS, DatasetInfo, EpisodeReader, EpisodeWriter, split_of
+from worldmodel.data import (
+    SPLITS,
+    DatasetInfo,
+    EpisodeReader,
+    EpisodeWriter,
+    split_of,
+)
 from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 ACTION_SPECS = st.sampled_from(
     [

@@ -11,7 +11,6 @@ from conftest import one_line_error, unprivileged
 from data_samples import INFO, assert_same_episode, sample_episode, write_samples
 from PIL import Image
 
-from worldmodel.actions import ActionSpec
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import main
 from worldmodel.data.episodes import UNFINISHED
@@ -19,6 +18,7 @@ from worldmodel.data.merge import merge
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 
 def _run(monkeypatch, *arguments: object) -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from toy_training import Options, ToyStage, run
 
-from worldmodel.actions import ActionSpec
-from worldmodel.configs import WorldModelConfig
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import PRESETS
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
 from worldmodel.training.sharding import repeated_blocks

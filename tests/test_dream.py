@@ -22,9 +22,9 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from envs.spaces import checked_action
-from worldmodel.actions import ActionSpec
 from worldmodel.data import DatasetInfo, EpisodeWriter
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.train import Train, train
 
 

@@ -13,24 +13,33 @@ from conftest import one_line_error
 from PIL import Image
 
 from worldmodel import evaluate as command
-from worldmodel.action_vectors import encode_actions
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.dream import prior_losses
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.following import _each
-from worldmodel.evaluation.held_out import HeldOut, Settings, draw_frames, random_actions, wander
+from worldmodel.evaluation.held_out import (
+    HeldOut,
+    Settings,
+    draw_frames,
+    random_actions,
+    wander,
+)
 from worldmodel.evaluation.horizon import measure_horizon
+from worldmodel.evaluation.inverse_dynamics import (
+    InverseDynamics,
+    train_inverse_dynamics,
+)
 from worldmodel.evaluation.likelihood import measure_likelihood
 from worldmodel.evaluation.parts import DREAM_PARTS
 from worldmodel.evaluation.place import pose_errors
 from worldmodel.evaluation.returns import find_returns
 from worldmodel.evaluation.stability import block_statistics, rarest
-from worldmodel.inverse_dynamics import InverseDynamics, train_inverse_dynamics
-from worldmodel.metrics import median_interval
-from worldmodel.model import prior_losses
-from worldmodel.pose import NO_POSE, PoseSpec
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.metrics.statistics import median_interval
+from worldmodel.prior.action_vectors import encode_actions
 
 HORIZON = 6
 NUM_CLIPS = 8

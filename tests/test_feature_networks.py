@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.errors import UserError
-from worldmodel.evaluation.c3d import C3D
 from worldmodel.evaluation.features import (
     STYLEGAN_V,
     TORCHSCRIPT_SHA256,
@@ -28,7 +27,8 @@ from worldmodel.evaluation.features import (
     load_i3d,
 )
 from worldmodel.evaluation.frechet import frechet_distance
-from worldmodel.evaluation.i3d import I3D, pad_same
+from worldmodel.videogpt.c3d import C3D
+from worldmodel.videogpt.i3d import I3D, pad_same
 
 
 def random_clips(seed: int, *, num_clips: int = 1, colours: int = 3) -> np.ndarray:

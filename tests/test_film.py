@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from worldmodel.film import (
+from worldmodel.media.film import (
     GAP,
     RED,
     TITLE_HEIGHT,

@@ -2,7 +2,7 @@
 
 import torch
 
-from worldmodel.frames import to_float, to_uint8
+from worldmodel.media.frames import to_float, to_uint8
 
 
 def test_every_grey_level_survives_the_round_trip():

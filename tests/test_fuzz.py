@@ -9,7 +9,7 @@ import pytest
 from fuzzing import KINDS, Kind, changed_bytes, changed_json, damaged
 
 from worldmodel.errors import UserError
-from worldmodel.guarded import guarded_call
+from worldmodel.storage.guarded import guarded_call
 
 MOST_MEMORY = 2**30
 PATIENCE_S = 30.0

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from conftest import toy_episode, write_toy_data
 
-from worldmodel.configs import VideoGPTConfig, WorldModelConfig
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
+from worldmodel.dream import WorldModel
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.horizon import measure_dreams_fvd
-from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS, PUBLISHED
 from worldmodel.prior.sampling import Sampling
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 NUM_CLIPS = 8  # more than there are test episodes, and no more than are described at once
 

@@ -8,14 +8,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from worldmodel.actions import ActionSpec
-from worldmodel.configs import GPTConfig, VideoGPTConfig, VideoVQVAEConfig
-from worldmodel.presets import PUBLISHED
-from worldmodel.prior import GPT, Conditions
-from worldmodel.prior.gpt_layers import PriorBlock
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.prior.layers import ConditionalNorm
-from worldmodel.prior.resnet import Conv, ResNet
 from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.videogpt.configs import (
+    GPTConfig,
+    VideoGPTConfig,
+    VideoVQVAEConfig,
+)
+from worldmodel.videogpt.gpt import GPT, Conditions
+from worldmodel.videogpt.gpt_layers import PriorBlock
+from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.resnet import Conv, ResNet
 
 NUM_CODES = 11
 ACTIONS = ActionSpec("discrete", (2,))

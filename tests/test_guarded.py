@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from worldmodel import guarded
 from worldmodel.errors import UserError
-from worldmodel.guarded import GuardedCallError, guarded_call
+from worldmodel.storage import guarded
+from worldmodel.storage.guarded import GuardedCallError, guarded_call
 
 
 def count(number: int) -> np.ndarray:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from worldmodel.actions import ActionSpec
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers.bair import (
     FOLDER,
@@ -32,6 +31,7 @@ from worldmodel.data.importers.tfrecord import crc32c, read_record, record_spans
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 ACTIONS = ActionSpec("box", low=(-0.1, -0.1, -10, -10), high=(0.1, 0.1, 10, 10))
 IMPORT = """

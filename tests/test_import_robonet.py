@@ -20,7 +20,7 @@ from worldmodel.data.left_out import read_left_out
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
-from worldmodel.resize import area_resized
+from worldmodel.media.resize import area_resized
 
 NUM_FRAMES = 6
 SIZE = (48, 64)  # of RoboNet's smaller edition; 64 rows out of 48 cut pixels

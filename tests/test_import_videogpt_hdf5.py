@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.data.importers import hdf5
 from worldmodel.data.importers.hdf5 import open_hdf5
-from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5, import_videogpt_hdf5
+from worldmodel.data.importers.videogpt_hdf5 import (
+    ImportVideoGPTHDF5,
+    import_videogpt_hdf5,
+)
 from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError

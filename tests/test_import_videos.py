@@ -26,7 +26,7 @@ from worldmodel.data.importers.video_file import read_video
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
-from worldmodel.resize import square
+from worldmodel.media.resize import square
 
 CODECS = {".avi": "mpeg4", ".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 MORE_CODECS = {

@@ -7,7 +7,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from worldmodel import randomness
-from worldmodel.metrics import (
+from worldmodel.metrics.pictures import (
+    psnr,
+    psnr_difference,
+    psnr_interval,
+    squared_errors,
+    ssim,
+)
+from worldmodel.metrics.statistics import (
     BOOTSTRAP_DRAWS,
     auroc,
     auroc_interval,
@@ -17,11 +24,6 @@ from worldmodel.metrics import (
     calibration_error,
     entropy,
     mean_interval,
-    psnr,
-    psnr_difference,
-    psnr_interval,
-    squared_errors,
-    ssim,
 )
 
 

@@ -15,11 +15,11 @@ from conftest import one_line_error
 from data_samples import INFO, assert_same_episode, sample_episode
 
 from collect.minari import export_set, import_set, main
-from worldmodel.actions import ActionSpec
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 IS_HERE = importlib.util.find_spec("minari") is not None
 needs_minari = pytest.mark.skipif(not IS_HERE, reason="minari is an extra")

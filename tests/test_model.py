@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.model import Dream, dream_along
+from worldmodel.dream import Dream, dream_along
 from worldmodel.prior.sampling import Sampling
 
 

@@ -28,9 +28,9 @@ from envs.flat_actions import flat_actions
 from envs.making import made
 from envs.pixels import PixelsEnv
 from envs.policy import StatePolicy, load_policy, load_ppo
-from worldmodel.actions import ActionSpec
 from worldmodel.errors import UserError
-from worldmodel.resize import area_resized
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.media.resize import area_resized
 
 
 def make(env_id: str, **options: Any) -> Any:

@@ -23,11 +23,11 @@ from play.headless import walk
 from play.pilot import Moment, Pilot, ReplayPilot
 from play.replay import read_session
 from play.worlds import choose_world, load_policy
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import read_info
 from worldmodel.data.merge import merge
 from worldmodel.errors import UserError
-from worldmodel.presets import PRESETS
 from worldmodel.training.projects import project_of
 
 

@@ -18,17 +18,16 @@ from vizdoom import GameVariable
 import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer
 from collect.recorder import EXPLORER, RANDOM, Job, action_spec, play_episode
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
-from worldmodel.pose import NO_POSE, PoseSpec
-from worldmodel.presets import PRESETS
-from worldmodel.prior import FrameGPT
-from worldmodel.prior.frame_gpt import Here, Past
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train, train_preset

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from worldmodel.actions import ActionSpec
-from worldmodel.configs import FrameGPTConfig, VQVAEConfig, WorldModelConfig
-from worldmodel.prior import FrameGPT
+from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.prior.fast_head import FastHead
+from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from worldmodel.data import progress
+from worldmodel import command as progress
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import pytest
 from worldmodel.errors import UserError
 from worldmodel.evaluation.features import TGANV2, VIDEOGPT, FeatureNetwork
 from worldmodel.evaluation.frechet import frechet_distance
-from worldmodel.evaluation.published import (
+from worldmodel.evaluation.report import to_json
+from worldmodel.evaluation.tables import to_lines
+from worldmodel.videogpt.published import (
     fvd_blocks,
     inception_score_blocks,
     likelihood_blocks,
@@ -21,9 +23,7 @@ from worldmodel.evaluation.published import (
     measure_reconstruction,
     reconstruction_blocks,
 )
-from worldmodel.evaluation.report import to_json
-from worldmodel.evaluation.tables import to_lines
-from worldmodel.evaluation.whole_clips import next_of_another
+from worldmodel.videogpt.whole_clips import next_of_another
 
 COLOURS = FeatureNetwork(
     "mean colours",

@@ -16,7 +16,6 @@ import torch
 from conftest import one_line_error, toy_episode
 
 from worldmodel import evaluate as command
-from worldmodel.action_vectors import encode_actions
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import ClipSampler, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
@@ -26,14 +25,20 @@ from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.foretelling import foretell_outcomes
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, Settings
+from worldmodel.evaluation.inverse_dynamics import inverse_dynamics_of
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
-from worldmodel.evaluation.report import FORMAT_VERSION, report_blocks, to_json, to_markdown
+from worldmodel.evaluation.report import (
+    FORMAT_VERSION,
+    report_blocks,
+    to_json,
+    to_markdown,
+)
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 from worldmodel.evaluation.tables import interval, to_text
-from worldmodel.inverse_dynamics import inverse_dynamics_of
-from worldmodel.metrics import mean_interval
+from worldmodel.metrics.statistics import mean_interval
+from worldmodel.prior.action_vectors import encode_actions
 
 VOID = {"meta", "img", "br", "link", "input"}
 

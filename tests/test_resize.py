@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.resize import AreaResize
+from worldmodel.media.resize import AreaResize
 
 
 @settings(max_examples=30, deadline=None)

@@ -12,7 +12,7 @@ from PIL import Image
 from worldmodel import sample as command
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
-from worldmodel.film import GAP, RED
+from worldmodel.media.film import GAP, RED
 from worldmodel.sample import SHOWN_DREAMED, SHOWN_GIVEN, Sample, sample
 
 

@@ -12,18 +12,18 @@ import torch
 from conftest import one_line_error, toy_episode
 
 from worldmodel import evaluate as command
-from worldmodel.action_vectors import encode_actions
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.configs import WorldModelConfig
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, score
 from worldmodel.evaluation import score as scoring
 from worldmodel.evaluation.score import select_episodes, step_nats
-from worldmodel.model import WorldModel
-from worldmodel.pose import PoseSpec
-from worldmodel.presets import PRESETS
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import PoseSpec
+from worldmodel.prior.action_vectors import encode_actions
 
 
 @pytest.fixture

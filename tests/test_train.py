@@ -21,15 +21,23 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeWriter
 from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
-from worldmodel.files import locked
-from worldmodel.presets import PRESETS, PUBLISHED
+from worldmodel.storage.files import locked
 from worldmodel.train import AUTO, KNOWN_PRESETS, Train, train
 from worldmodel.training.curves import Board, Curves
 from worldmodel.training.learner import make_optimizers
-from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, duration, learning_rate
+from worldmodel.training.schedule import (
+    Clock,
+    Pace,
+    Progressed,
+    Timing,
+    duration,
+    learning_rate,
+)
+from worldmodel.videogpt.presets import PUBLISHED
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]

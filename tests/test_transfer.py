@@ -19,7 +19,7 @@ from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds, Scores
 from envs.sb3 import DreamVecEnv
 from worldmodel.errors import UserError
-from worldmodel.files import locked
+from worldmodel.storage.files import locked
 
 
 @pytest.fixture(autouse=True)

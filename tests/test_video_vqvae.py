@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.configs import VideoVQVAEConfig
-from worldmodel.presets import PUBLISHED
-from worldmodel.vqvae import VideoVQVAE
+from worldmodel.videogpt.configs import VideoVQVAEConfig
+from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.vqvae import VideoVQVAE
 from worldmodel.vqvae.codebook import Codebook, Codebooks
 from worldmodel.vqvae.layers import AxialAttention, ChannelNorm
 

@@ -21,30 +21,31 @@ from collect.vizdoom import SCENARIOS, Collect
 from worldmodel import evaluate as evaluate_command
 from worldmodel import sample as sample_command
 from worldmodel import train as train_command
-from worldmodel.actions import NO_ACTION, ActionSpec
 from worldmodel.checkpoint import (
     VideoGPTCheckpoint,
     load_checkpoint,
     load_videogpt,
     save_checkpoint,
 )
-from worldmodel.configs import GPTConfig, VideoGPTConfig
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import Command
 from worldmodel.data.episodes import read_info
-from worldmodel.describe import describe
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
-from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
-from worldmodel.film import GAP, RED
-from worldmodel.presets import PRESETS, PUBLISHED
+from worldmodel.interface.actions import NO_ACTION, ActionSpec
+from worldmodel.media.film import GAP, RED
 from worldmodel.prior.sampling import Sampling
 from worldmodel.sample import Sample, sample
 from worldmodel.train import Train, train
 from worldmodel.training import run
+from worldmodel.training.describe import describe
 from worldmodel.training.projects import VideoGPTProject
-from worldmodel.training.videogpt_stages import VideoPriorStage, sample_clips
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.stages import VideoPriorStage, sample_clips
+from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
 

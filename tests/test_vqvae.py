@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.configs import VQVAEConfig
-from worldmodel.vqvae import VQVAE, codebook
+from worldmodel.configs.dream import VQVAEConfig
+from worldmodel.vqvae import codebook
 from worldmodel.vqvae.codebook import DECAY, Codebook
+from worldmodel.vqvae.vqvae import VQVAE
 
 TINY = VQVAEConfig(
     hidden_units=16, residual_units=8, residual_layers=1, num_codes=8, code_dim=4, attention_heads=2

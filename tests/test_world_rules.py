@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.errors import UserError
-from worldmodel.world_rules import check_world
+from worldmodel.interface.world import check_world
 
 
 @pytest.mark.parametrize("env_id", ["DoomCollect-v0", "clips:2024", "my films", "Fahrt über Köln"])

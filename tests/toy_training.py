@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
 from worldmodel.training.trainer import KeepsNothing, train_stage

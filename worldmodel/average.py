@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from worldmodel.card import model_card
 from worldmodel.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -22,9 +21,10 @@ from worldmodel.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
+from worldmodel.checkpoint.card import model_card
 from worldmodel.command import run_command
 from worldmodel.errors import UserError, printable
-from worldmodel.prior import FrameGPT
+from worldmodel.prior.frame_gpt import FrameGPT
 
 MADE = "The mean of {names} (`worldmodel.average`)."
 

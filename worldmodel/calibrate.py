@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel import randomness
-from worldmodel.card import with_note
 from worldmodel.checkpoint import (
     find_checkpoint,
     finish_save,
@@ -32,20 +31,19 @@ from worldmodel.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
-from worldmodel.command import run_command, say
+from worldmodel.checkpoint.card import with_note
+from worldmodel.checkpoint.device import usable_device
+from worldmodel.checkpoint.same_world import check_same_world
+from worldmodel.command import check_numbers, progress_bar, run_command, say
 from worldmodel.data import ClipSampler, EpisodeReader
-from worldmodel.data.progress import progress_bar
-from worldmodel.device import usable_device
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
-from worldmodel.files import locked
-from worldmodel.model import WorldModel
-from worldmodel.options import check_numbers
+from worldmodel.pretrained import shipped_names
 from worldmodel.prior.sampling import Sampling
-from worldmodel.same_world import check_same_world
-from worldmodel.shipped import shipped_names
+from worldmodel.storage.files import locked
 
 RATE = 0.4  # a share of what is missing: dreams respond to more than a single step's bias
 LARGEST_MOVE = 1.0  # nats a round, before the rate: of codes that dreams never show

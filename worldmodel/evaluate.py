@@ -27,9 +27,12 @@ from worldmodel.checkpoint import (
     read_world,
     weights_digest,
 )
-from worldmodel.command import console, run_command, say
+from worldmodel.checkpoint.device import usable_device
+from worldmodel.checkpoint.same_world import check_same_world
+from worldmodel.command import check_numbers, console, run_command, say
+from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader
-from worldmodel.device import usable_device
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.features import FVD_PROTOCOLS, load_c3d, load_i3d
 from worldmodel.evaluation.held_out import Settings
@@ -42,21 +45,22 @@ from worldmodel.evaluation.parts import (
     clip_parts,
     dream_parts,
 )
-from worldmodel.evaluation.report import is_kept, read_report, report_blocks, write_report
+from worldmodel.evaluation.report import (
+    is_kept,
+    read_report,
+    report_blocks,
+    write_report,
+)
 from worldmodel.evaluation.score import score_blocks, score_episodes
 from worldmodel.evaluation.stability import NUM_STEPS
 from worldmodel.evaluation.tables import to_text
-from worldmodel.evaluation.whole_clips import ClipSettings
-from worldmodel.files import locked
-from worldmodel.model import WorldModel
-from worldmodel.options import check_numbers
-from worldmodel.presets import PRESETS
+from worldmodel.pretrained import shipped_names
 from worldmodel.prior.sampling import Sampling
-from worldmodel.provenance import git_commit, machine
-from worldmodel.same_world import check_same_world
-from worldmodel.shipped import shipped_names
+from worldmodel.storage.files import locked
+from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.training.schedule import duration
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.whole_clips import ClipSettings
 
 
 @dataclass(frozen=True)

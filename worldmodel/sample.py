@@ -19,7 +19,6 @@ import torch
 import tyro
 
 from worldmodel import randomness
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint import (
     Checkpoint,
     GivenClips,
@@ -31,15 +30,14 @@ from worldmodel.checkpoint import (
     load_videogpt,
     read_world,
 )
-from worldmodel.command import run_command
-from worldmodel.configs import VideoGPTConfig
+from worldmodel.checkpoint.device import usable_device
+from worldmodel.command import check_numbers, run_command
 from worldmodel.data import Clips
-from worldmodel.device import usable_device
 from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import wander
-from worldmodel.files import refuse_existing
-from worldmodel.film import (
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.media.film import (
     SAVERS,
     coloured,
     enlarged,
@@ -51,9 +49,10 @@ from worldmodel.film import (
     sheet,
     with_given,
 )
-from worldmodel.options import check_numbers
 from worldmodel.prior.sampling import Sampling
-from worldmodel.training.videogpt_stages import sample_clips
+from worldmodel.storage.files import refuse_existing
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.stages import sample_clips
 
 DREAM_STEPS = 32
 MOST_DIGITS = 12  # of a number in --action

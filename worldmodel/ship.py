@@ -10,7 +10,6 @@ from pathlib import Path
 
 import tyro
 
-from worldmodel.card import NOT_MEASURED, model_card, numbers_of
 from worldmodel.checkpoint import (
     FILES,
     find_checkpoint,
@@ -19,6 +18,7 @@ from worldmodel.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
+from worldmodel.checkpoint.card import NOT_MEASURED, model_card, numbers_of
 from worldmodel.command import run_command
 from worldmodel.errors import UserError, printable
 

@@ -17,7 +17,8 @@ from worldmodel.command import run_command
 
 # What trains is imported after the options are read: `--help` shouldn't wait for torch.
 if TYPE_CHECKING:
-    from worldmodel.presets import Preset, PublishedPreset
+    from worldmodel.configs.presets import Preset
+    from worldmodel.videogpt.presets import PublishedPreset
 
 AUTO = "auto"
 KNOWN_PRESETS = (

@@ -18,8 +18,8 @@ from vizdoom import GameVariable
 from envs.doom.scenarios import SCENARIOS
 from envs.engine_guard import EngineGuard
 from worldmodel.errors import UserError
-from worldmodel.pose import PoseSpec
-from worldmodel.resize import AreaResize
+from worldmodel.interface.pose import PoseSpec
+from worldmodel.media.resize import AreaResize
 
 TICS_PER_SECOND = 35
 SCREEN_SIZE = (120, 160)  # height and width that the engine renders

@@ -23,7 +23,7 @@ from envs.pushing.scene import (
     random_scene,
 )
 from worldmodel.errors import UserError
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
 
 SUBSTEPS = 10
 SETTLING_SUBSTEPS = (100, 50)  # objects fall, then the hand comes down: before the first frame

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.actions import checked_controls
-from worldmodel.model import WorldModel
+from worldmodel.dream import WorldModel
+from worldmodel.interface.actions import checked_controls
+from worldmodel.interface.world import check_world
 from worldmodel.prior.sampling import Sampling
-from worldmodel.videogpt import VideoGPT
-from worldmodel.world_rules import check_world
+from worldmodel.videogpt.model import VideoGPT
 
 FORMAT_VERSION = 5
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})

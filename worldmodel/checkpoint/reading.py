@@ -11,7 +11,6 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
-from worldmodel.actions import ActionSpec
 from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
     FILES,
@@ -27,21 +26,20 @@ from worldmodel.checkpoint.contents import (
     World,
 )
 from worldmodel.checkpoint.digests import check_digests
-from worldmodel.configs import (
-    FrameGPTConfig,
+from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.dream import WorldModel
+from worldmodel.errors import UserError, one_line, os_error
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.pretrained import PRETRAINED, shipped_names
+from worldmodel.storage.files import read_json
+from worldmodel.storage.tensors import opened_tensors
+from worldmodel.videogpt.configs import (
     GPTConfig,
     VideoGPTConfig,
     VideoVQVAEConfig,
-    VQVAEConfig,
-    WorldModelConfig,
 )
-from worldmodel.errors import UserError, one_line, os_error
-from worldmodel.files import read_json
-from worldmodel.model import WorldModel
-from worldmodel.pose import NO_POSE, PoseSpec
-from worldmodel.shipped import PRETRAINED, shipped_names
-from worldmodel.tensors import opened_tensors
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.model import VideoGPT
 
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30

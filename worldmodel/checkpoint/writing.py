@@ -20,8 +20,14 @@ from worldmodel.checkpoint.contents import (
 )
 from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
 from worldmodel.errors import UserError
-from worldmodel.files import locked, refuse_existing, sync, write_json, written_whole
-from worldmodel.tensors import save_tensors
+from worldmodel.storage.files import (
+    locked,
+    refuse_existing,
+    sync,
+    write_json,
+    written_whole,
+)
+from worldmodel.storage.tensors import save_tensors
 
 COMPACT_FROM = 4096  # smaller tensors stay as they are
 _MOVED = ("README.md", *HELD_TOGETHER, "config.json")

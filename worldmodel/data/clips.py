@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.progress import track
+from worldmodel.command import track
 from worldmodel.data.reader import EpisodeReader, Split
 from worldmodel.errors import UserError
 

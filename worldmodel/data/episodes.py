@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.actions import ActionSpec, checked_controls
 from worldmodel.data.shard_index import POLICY_NAME_BYTES
 from worldmodel.errors import UserError, os_error
-from worldmodel.files import parse_json, read_json, write_json
-from worldmodel.pose import NO_POSE, PoseSpec
-from worldmodel.world_rules import check_world
+from worldmodel.interface.actions import ActionSpec, checked_controls
+from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.interface.world import check_world
+from worldmodel.storage.files import parse_json, read_json, write_json
 
 FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
@@ -45,9 +45,9 @@ class Episode:
         terminated: bool (T,), true at most on the last step: the episode's own end.
         truncated: bool (T,), true at most on the last step: cut off from outside.
         variables: float32 (T+1, V), the game's own variables at each frame.
-        pose: float32 (T+1, P), where the player is at each frame, see `worldmodel.pose`; NaN
-            throughout where it is unknown; left out
-            where that isn't told: P is 0.
+        pose: float32 (T+1, P), where the player is at each frame, see
+            `worldmodel.interface.pose`; NaN throughout where it is unknown; left out where that
+            isn't told: P is 0.
     """
 
     episode_id: int

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
 
 BINS = 160  # along the longer side
 INCHES = 6.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import UserError, one_line
-from worldmodel.files import read_json, write_json
+from worldmodel.storage.files import read_json, write_json
 
 LEFT_OUT = "left-out.json"
 MOST_BYTES = 2**20

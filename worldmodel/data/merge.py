@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.command import track
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode, read_info
-from worldmodel.data.progress import track
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
-from worldmodel.pose import NO_POSE
+from worldmodel.interface.pose import NO_POSE
 
 
 def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tuple[int, int]:

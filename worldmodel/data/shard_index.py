@@ -1,7 +1,7 @@
 """Where the rows of a shard lie in its file, found by HDF5 in a guarded child.
 
 HDF5 takes all memory, crashes or never returns on some damaged files. So it looks at a shard in
-`worldmodel.guarded`'s child alone, and says where each chunk of each array lies; the rows
+`worldmodel.storage.guarded`'s child alone, and says where each chunk of each array lies; the rows
 themselves are then read from the file without it (`worldmodel.data.shards`).
 """
 
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from worldmodel.errors import UserError
-from worldmodel.files import opened
+from worldmodel.storage.files import opened
 
 POLICY_NAME_BYTES = 64
 MOST_CHUNK_BYTES = 2**26  # of an array, unpacked
@@ -69,7 +69,7 @@ def inspect(path: str, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
     with opened(Path(path)):
         pass  # or the system's own reason
     try:
-        # Locks are the folder's (`worldmodel.files.locked`): some file systems have none.
+        # Locks are the folder's (`worldmodel.storage.files.locked`): some file systems have none.
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise _damaged(path, error) from None

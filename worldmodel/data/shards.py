@@ -26,8 +26,8 @@ from worldmodel.data.episodes import (
 from worldmodel.data.shard_index import INDEX_DTYPE as INDEX_DTYPE
 from worldmodel.data.shard_index import Chunks, Layout, inspect
 from worldmodel.errors import UserError
-from worldmodel.files import opened
-from worldmodel.guarded import guarded_call
+from worldmodel.storage.files import opened
+from worldmodel.storage.guarded import guarded_call
 
 FRAMES_PER_CHUNK = 4
 ROWS_PER_CHUNK = 1024

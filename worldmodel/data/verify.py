@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from worldmodel.command import track
 from worldmodel.data.episodes import (
     CLASS_VARIABLE,
     UNFINISHED,
@@ -18,7 +19,6 @@ from worldmodel.data.episodes import (
 )
 from worldmodel.data.floor_plan import draw_floor_plan
 from worldmodel.data.left_out import read_left_out
-from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
 from worldmodel.errors import UserError

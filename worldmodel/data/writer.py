@@ -19,7 +19,13 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from worldmodel.data.episodes import DatasetInfo, Episode, episode_problems, read_info, write_info
+from worldmodel.data.episodes import (
+    DatasetInfo,
+    Episode,
+    episode_problems,
+    read_info,
+    write_info,
+)
 from worldmodel.data.shards import (
     FRAME_ARRAYS,
     FRAMES_PER_CHUNK,
@@ -35,7 +41,7 @@ from worldmodel.data.shards import (
     unfinished_shards,
 )
 from worldmodel.errors import UserError, os_error
-from worldmodel.files import locked, sync
+from worldmodel.storage.files import locked, sync
 
 # Room for HDF5's own bookkeeping, beside the bytes stored.
 SPARE_BYTES = 2**20
@@ -48,7 +54,7 @@ class EpisodeWriter:
         folder: made when missing. A set that is there already is continued.
         info: the set's description, written to meta.json; an existing meta.json is kept.
         episodes_per_shard: a file is finished when it holds so many.
-        is_locked: whether the caller holds the folder's lock (`worldmodel.files.locked`).
+        is_locked: whether the caller holds the folder's lock (`worldmodel.storage.files.locked`).
 
     Attributes:
         done: ids of all the episodes stored.

@@ -5,7 +5,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.held_out import HeldOut
-from worldmodel.metrics import mean_interval, psnr_difference, psnr_interval, squared_errors
+from worldmodel.metrics.pictures import (
+    psnr_difference,
+    psnr_interval,
+    squared_errors,
+)
+from worldmodel.metrics.statistics import mean_interval
 
 STEPS_SHOWN = (1, 8, 16, 32)
 

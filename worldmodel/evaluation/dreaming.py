@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.data import Clips
-from worldmodel.model import WorldModel, dream_along
+from worldmodel.dream import WorldModel, dream_along
 from worldmodel.prior.sampling import Sampling
 
 

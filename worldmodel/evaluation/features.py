@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.errors import UserError
-from worldmodel.evaluation import c3d, i3d
-from worldmodel.frames import to_float
+from worldmodel.media.frames import to_float
+from worldmodel.videogpt import c3d, i3d
 
 I3D_SIZE = 224
 MAX_BYTES = 2**29  # of any file of weights: C3D's have 300 MiB

@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 
 from worldmodel import randomness
-from worldmodel.actions import ActionSpec
+from worldmodel.command import track
 from worldmodel.data import ClipSampler
-from worldmodel.data.progress import track
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, random_actions
 from worldmodel.evaluation.horizon import steps_ahead
-from worldmodel.inverse_dynamics import CLIP_FRAMES, InverseDynamics, inverse_dynamics_of
-from worldmodel.metrics import (
+from worldmodel.evaluation.inverse_dynamics import (
+    CLIP_FRAMES,
+    InverseDynamics,
+    inverse_dynamics_of,
+)
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.metrics.pictures import psnr_difference, squared_errors
+from worldmodel.metrics.statistics import (
     Interval,
     bootstrap_means,
     interval,
     mean_interval,
-    psnr_difference,
-    squared_errors,
 )
 
 EDGE_FRAMES = 10  # at the beginning and at the end of a dream

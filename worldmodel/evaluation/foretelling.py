@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel import randomness
-from worldmodel.action_vectors import encode_actions
-from worldmodel.model import WorldModel
+from worldmodel.dream import WorldModel
+from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import Past
 
 NUM_DRAWS = 64  # of the next variables

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from worldmodel import randomness
-from worldmodel.actions import ActionSpec
+from worldmodel.command import progress_bar, track
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
-from worldmodel.data.progress import progress_bar, track
+from worldmodel.dream import WorldModel
 from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
 from worldmodel.evaluation.foretelling import (
     Foretold,
@@ -22,7 +22,7 @@ from worldmodel.evaluation.foretelling import (
     foretell_outcomes,
     joined,
 )
-from worldmodel.model import WorldModel
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.prior.sampling import Sampling
 
 FRAMES_AT_ONCE = 128  # of a tokenizer

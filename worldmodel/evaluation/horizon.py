@@ -6,22 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.progress import track
+from worldmodel.command import track
 from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.held_out import HeldOut
-from worldmodel.evaluation.published import measure_fvd
-from worldmodel.film import framed, grid, save_gif, save_png, sheet, side_by_side
-from worldmodel.metrics import (
+from worldmodel.media.film import (
+    framed,
+    grid,
+    save_gif,
+    save_png,
+    sheet,
+    side_by_side,
+)
+from worldmodel.metrics.pictures import (
     SSIM_WINDOW,
-    Interval,
-    mean_interval,
     psnr_difference,
     psnr_interval,
     squared_errors,
     ssim,
 )
+from worldmodel.metrics.statistics import Interval, mean_interval
+from worldmodel.videogpt.published import measure_fvd
 
 STEPS_AHEAD = (1, 2, 4, 8, 16, 32)
 FILMED_CLIPS = 6

@@ -9,7 +9,7 @@ import numpy as np
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.held_out import HeldOut
-from worldmodel.metrics import Interval, mean_interval
+from worldmodel.metrics.statistics import Interval, mean_interval
 
 
 def measure_likelihood(held_out: HeldOut, out: Path) -> dict[str, Any]:

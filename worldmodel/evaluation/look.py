@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.data.progress import track
+from worldmodel.command import track
 from worldmodel.evaluation.frechet import frechet_distance
 from worldmodel.evaluation.held_out import HeldOut, draw_frames
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
-from worldmodel.frames import to_float
-from worldmodel.metrics import fine_energy, mean_interval
-from worldmodel.perceptual import EfficientNetLite
+from worldmodel.media.frames import to_float
+from worldmodel.metrics.perceptual import EfficientNetLite
+from worldmodel.metrics.pictures import fine_energy
+from worldmodel.metrics.statistics import mean_interval
 
 FRAMES_AT_ONCE = 128
 STILL = 1.5 / 255  # mean change of a pixel from one recorded frame to the next: nothing moves

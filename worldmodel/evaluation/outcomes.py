@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from worldmodel import randomness
+from worldmodel.command import track
 from worldmodel.data import ClipSampler
-from worldmodel.data.progress import track
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell_outcomes
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
-from worldmodel.metrics import (
+from worldmodel.metrics.statistics import (
     Interval,
     auroc_interval,
     brier,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.data import EpisodeReader
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.by_policy import measure_by_policy
 from worldmodel.evaluation.features import FeatureNetwork
@@ -21,10 +22,9 @@ from worldmodel.evaluation.returns import measure_returns
 from worldmodel.evaluation.stability import measure_stability
 from worldmodel.evaluation.surprise import measure_surprise
 from worldmodel.evaluation.tokens import measure_tokenizer
-from worldmodel.evaluation.whole_clips import ClipSettings, WholeClips
-from worldmodel.model import WorldModel
-from worldmodel.perceptual import GET, LITE2, is_installed, load_network
-from worldmodel.videogpt import VideoGPT
+from worldmodel.metrics.perceptual import GET, LITE2, is_installed, load_network
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 # With weights of others only.
 I3D_PART, C3D_PART = "fvd", "inception"

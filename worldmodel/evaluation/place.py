@@ -11,8 +11,13 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.tables import Blocks, Table, interval
-from worldmodel.metrics import median_interval, psnr_difference, psnr_interval, squared_errors
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
+from worldmodel.metrics.pictures import (
+    psnr_difference,
+    psnr_interval,
+    squared_errors,
+)
+from worldmodel.metrics.statistics import median_interval
 
 STEPS_AHEAD = (1, 4, 8, 16, 32, 64, 100, 150, 200, 300)
 FEWEST_EPISODES = 8  # that are long enough for the farthest step

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.files import written_whole
-from worldmodel.metrics import Calibration, Interval
+from worldmodel.metrics.statistics import Calibration, Interval
+from worldmodel.storage.files import written_whole
 
 HORIZON_NAMES = {
     "ceiling": "the tokenizer's own picture of the real frame",

@@ -13,8 +13,8 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.sections import sections
 from worldmodel.evaluation.tables import Blocks, to_lines
-from worldmodel.files import parse_json, read_bytes, written_whole
-from worldmodel.metrics import Interval
+from worldmodel.metrics.statistics import Interval
+from worldmodel.storage.files import parse_json, read_bytes, written_whole
 
 FORMAT_VERSION = 7
 MOST_BYTES = 2**27  # of report.json, which holds curves

@@ -17,9 +17,9 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.evaluation.tables import Blocks, Table, interval
-from worldmodel.film import save_png, sheet
-from worldmodel.metrics import psnr_interval, squared_errors
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
+from worldmodel.media.film import save_png, sheet
+from worldmodel.metrics.pictures import psnr_interval, squared_errors
 
 STEPS_AWAY = ((3, 6), (7, 12), (13, 24), (25, 48))  # fewest and most, while the view was elsewhere
 MOST_STEPS = 96  # from a moment to its return

@@ -17,15 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.command import say
+from worldmodel.command import say, track
 from worldmodel.data import EpisodeReader
-from worldmodel.data.progress import track
 from worldmodel.data.reader import SPLITS, split_of
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.foretelling import foretell_long, joined
 from worldmodel.evaluation.tables import Blocks, Table, number
-from worldmodel.files import parse_json, read_bytes, write_json, written_whole
-from worldmodel.model import WorldModel
+from worldmodel.storage.files import (
+    parse_json,
+    read_bytes,
+    write_json,
+    written_whole,
+)
 
 FORMAT_VERSION = 1
 MOST_BYTES = 2**28  # of scores.json: half a million episodes

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.checkpoint import VIDEOGPT
-from worldmodel.evaluation import dream_tables, look, place, published, returns
+from worldmodel.evaluation import dream_tables, look, place, returns
 from worldmodel.evaluation.tables import Blocks, interval
+from worldmodel.videogpt import published
 
 
 @dataclass(frozen=True)

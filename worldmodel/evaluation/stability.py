@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from worldmodel import randomness
+from worldmodel.command import track
 from worldmodel.data import EpisodeReader
-from worldmodel.data.progress import track
+from worldmodel.dream import Dream, WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, wander
-from worldmodel.film import save_png, sheet
-from worldmodel.metrics import code_counts, entropy
-from worldmodel.model import Dream, WorldModel
+from worldmodel.media.film import save_png, sheet
+from worldmodel.metrics.statistics import code_counts, entropy
 from worldmodel.prior.sampling import Sampling
 
 NUM_DREAMS = 8

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.data.progress import track
+from worldmodel.command import track
 from worldmodel.evaluation.held_out import HeldOut, draw_frames
-from worldmodel.metrics import code_counts, entropy, psnr_interval, squared_errors
+from worldmodel.metrics.pictures import psnr_interval, squared_errors
+from worldmodel.metrics.statistics import code_counts, entropy
 
 
 def measure_tokenizer(held_out: HeldOut) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.action_vectors import mean_action
-from worldmodel.configs import FrameGPTConfig, WorldModelConfig
+from worldmodel.configs.dream import FrameGPTConfig, WorldModelConfig
+from worldmodel.prior.action_vectors import mean_action
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import (
@@ -29,7 +29,13 @@ from worldmodel.prior.layers import (
 from worldmodel.prior.memory import KEYFRAME_STEPS, KEYFRAMES, Keyframes, Memory
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits, recent_changes
 from worldmodel.prior.pose import RECENT, Mixture, Place, last_of_each
-from worldmodel.prior.recall import Candidates, Older, OlderFrames, Recall, choose_older
+from worldmodel.prior.recall import (
+    Candidates,
+    Older,
+    OlderFrames,
+    Recall,
+    choose_older,
+)
 from worldmodel.prior.sampling import Sampling
 
 # Parts of names of matrices that don't lead from one hidden layer to another.

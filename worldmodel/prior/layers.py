@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.norm import layer_norm
+from worldmodel.vqvae.norm import layer_norm
 
 FEW_POSITIONS = 256  # of 16 frames of 16; 768 take twice as long product by product
 # (queries, keys, values), (..., heads, positions, head size) each -> the same shape as queries

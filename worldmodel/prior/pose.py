@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.pose import PoseSpec
+from worldmodel.interface.pose import PoseSpec
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate: its waves are from twice the level to a 128th of it

@@ -7,11 +7,11 @@ import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 
+from worldmodel.command import track
 from worldmodel.data import EpisodeReader
-from worldmodel.data.progress import track
-from worldmodel.frames import to_float
-from worldmodel.tensors import save_tensors
-from worldmodel.vqvae import VQVAE
+from worldmodel.media.frames import to_float
+from worldmodel.storage.tensors import save_tensors
+from worldmodel.vqvae.vqvae import VQVAE
 
 
 class CodedEpisodes:

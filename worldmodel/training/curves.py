@@ -14,9 +14,8 @@ from rich.progress import TextColumn
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from worldmodel.command import say
-from worldmodel.data.progress import Bar
-from worldmodel.files import naming, parse_json, written_whole
+from worldmodel.command import Bar, say
+from worldmodel.storage.files import naming, parse_json, written_whole
 from worldmodel.training.schedule import Progressed
 
 

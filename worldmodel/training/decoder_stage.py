@@ -1,7 +1,7 @@
 """The last thing to train, where it is asked for: a decoder whose pictures are sharp.
 
 Codes, and all that predicts them, stand still. Pairs of consecutive frames are compared with the
-recorded ones by their squared error, by a network that ImageNet taught (`worldmodel.perceptual`),
+recorded ones by their squared error, by a network that ImageNet taught (`metrics.perceptual`),
 and by a discriminator that learns meanwhile to tell them apart (Esser et al. 2021, VQGAN: hinge
 loss, weighed by gradients): it sees pairs, so texture must move as it does in the game. Some codes
 are the prior's, drawn after the recorded past: their picture should be the recorded frame, too.
@@ -18,13 +18,18 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from worldmodel import randomness
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
-from worldmodel.film import save_png, sheet
-from worldmodel.frames import to_float, to_uint8
-from worldmodel.metrics import fine_energy, psnr
-from worldmodel.model import WorldModel
-from worldmodel.perceptual import LITE0, LITE2, EfficientNetLite, load_network
+from worldmodel.dream import WorldModel
+from worldmodel.media.film import save_png, sheet
+from worldmodel.media.frames import to_float, to_uint8
+from worldmodel.metrics.perceptual import (
+    LITE0,
+    LITE2,
+    EfficientNetLite,
+    load_network,
+)
+from worldmodel.metrics.pictures import fine_energy, psnr
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import OwnDreams
 

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
-from worldmodel.device import usable_device
+from worldmodel.checkpoint.device import usable_device
 from worldmodel.errors import UserError
 from worldmodel.training.sharding import shard
 

@@ -12,7 +12,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from worldmodel import randomness
-from worldmodel.action_vectors import encode_actions
 from worldmodel.data import Clips, ClipSampler
-from worldmodel.model import WorldModel
+from worldmodel.dream import WorldModel
+from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import Here, Past
 from worldmodel.prior.sampling import Sampling
 from worldmodel.training.coded_episodes import CodedEpisodes

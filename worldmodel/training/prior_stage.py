@@ -9,12 +9,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.action_vectors import encode_actions
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
+from worldmodel.dream import WorldModel, dream_along, prior_losses
 from worldmodel.errors import UserError
-from worldmodel.film import save_png, sheet
-from worldmodel.model import WorldModel, dream_along, prior_losses
+from worldmodel.media.film import save_png, sheet
+from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import Past
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
 from worldmodel.prior.recall import Older

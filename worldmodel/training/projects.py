@@ -10,8 +10,6 @@ import torch
 from lightning_fabric import Fabric
 
 from worldmodel import randomness
-from worldmodel.actions import NO_ACTION
-from worldmodel.card import model_card
 from worldmodel.checkpoint import (
     Checkpoint,
     GivenClips,
@@ -23,18 +21,22 @@ from worldmodel.checkpoint import (
     load_videogpt,
     save_checkpoint,
 )
-from worldmodel.configs import VideoGPTConfig, WorldModelConfig
+from worldmodel.checkpoint.card import model_card
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import Preset
 from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.pose import NO_POSE
-from worldmodel.presets import Preset, PublishedPreset
-from worldmodel.tensors import opened_tensors
+from worldmodel.interface.actions import NO_ACTION
+from worldmodel.interface.pose import NO_POSE
+from worldmodel.storage.tensors import opened_tensors
 from worldmodel.training.decoder_stage import DecoderStage
 from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.trainer import Stage
-from worldmodel.training.videogpt_stages import VideoPriorStage, clip_tensors
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PublishedPreset
+from worldmodel.videogpt.stages import VideoPriorStage, clip_tensors
 
 Made = TypeVar("Made")
 NUM_STARTS = 16  # that a checkpoint holds

@@ -11,26 +11,27 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from worldmodel import randomness
-from worldmodel.auto_preset import auto_preset, summary
 from worldmodel.checkpoint import file_digest, finish_save, read_lineage
-from worldmodel.command import say
-from worldmodel.configs import GPTConfig, StageRecipe, VideoGPTConfig, WorldModelConfig
+from worldmodel.command import check_numbers, say, track
+from worldmodel.configs.auto import auto_preset, summary
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import PRESETS, Preset
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import EpisodeReader
-from worldmodel.data.progress import track
-from worldmodel.describe import describe, to_lines
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable
-from worldmodel.files import locked, read_json, write_json
-from worldmodel.model import WorldModel
-from worldmodel.options import check_numbers
-from worldmodel.presets import PRESETS, PUBLISHED, Preset, PublishedPreset
+from worldmodel.storage.files import locked, read_json, write_json
 from worldmodel.train import AUTO, KNOWN_PRESETS, Train
+from worldmodel.training.describe import describe, to_lines
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.projects import Project, project_of
 from worldmodel.training.schedule import Progressed, Timing
 from worldmodel.training.state import load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
 from worldmodel.training.trainer import Stage, train_stage
-from worldmodel.videogpt import VideoGPT
+from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
 
 CONDITIONS = {"actions", "class", "frames"}
 MOST_POLICIES = 8  # named on a model's card

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError, one_line, os_error
-from worldmodel.tensors import opened_tensors, save_tensors
+from worldmodel.storage.tensors import opened_tensors, save_tensors
 from worldmodel.training.schedule import Progressed
 from worldmodel.training.sharding import sliced_like, whole_tensor
 

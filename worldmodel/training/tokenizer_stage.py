@@ -7,14 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.film import save_png, sheet
-from worldmodel.frames import clips_to_float, clips_to_uint8, to_float, to_uint8
-from worldmodel.metrics import psnr
+from worldmodel.media.film import save_png, sheet
+from worldmodel.media.frames import (
+    clips_to_float,
+    clips_to_uint8,
+    to_float,
+    to_uint8,
+)
+from worldmodel.metrics.pictures import psnr
 from worldmodel.training.trainer import KeepsNothing
-from worldmodel.vqvae import VQVAE, VideoVQVAE
+from worldmodel.videogpt.vqvae import VideoVQVAE
+from worldmodel.vqvae.vqvae import VQVAE
 
 NUM_VALIDATION_FRAMES = 512
 PREVIEW_FRAMES = 16

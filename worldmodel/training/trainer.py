@@ -9,11 +9,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from worldmodel.command import say
-from worldmodel.configs import StageRecipe
+from worldmodel.configs.recipe import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
-from worldmodel.training.schedule import Clock, Pace, Progressed, Timing, learning_rate
+from worldmodel.training.schedule import (
+    Clock,
+    Pace,
+    Progressed,
+    Timing,
+    learning_rate,
+)
 from worldmodel.training.state import load_optimizers, load_state, save_state
 
 LOG_EVERY = 20  # steps

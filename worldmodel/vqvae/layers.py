@@ -5,7 +5,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodel.norm import ChannelNorm
+from worldmodel.vqvae.norm import ChannelNorm
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from worldmodel.configs import VQVAEConfig
+from worldmodel.configs.dream import VQVAEConfig
 from worldmodel.vqvae.codebook import Codebooks
 from worldmodel.vqvae.vqvae import Decoder
 

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.configs import VQVAEConfig
-from worldmodel.norm import ChannelNorm
+from worldmodel.configs.dream import VQVAEConfig
 from worldmodel.vqvae.codebook import Codebook, Codebooks
 from worldmodel.vqvae.layers import ResidualBlock
+from worldmodel.vqvae.norm import ChannelNorm
 
 
 class Tokenized(NamedTuple):

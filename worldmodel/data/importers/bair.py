@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from jaxtyping import Float32, UInt8
 
-from worldmodel.actions import ActionSpec
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.tfrecord import (
     bytes_of,
@@ -32,6 +31,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 FOLDER = "softmotion30_44k"
 NUM_FRAMES = 30

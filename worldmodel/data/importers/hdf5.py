@@ -16,8 +16,8 @@ import numpy as np
 from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 
 from worldmodel.errors import UserError
-from worldmodel.files import opened
-from worldmodel.guarded import guarded_call
+from worldmodel.storage.files import opened
+from worldmodel.storage.guarded import guarded_call
 
 MAX_READ_BYTES = 2**29  # what is read at once, and what one chunk may unpack to
 MOST_MEMORY = 2**31  # bytes that a guarded call may take: what is read is packed for its caller too

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from worldmodel import randomness
-from worldmodel.actions import NO_ACTION
+from worldmodel.command import check_numbers
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.writing import (
     OfficialSplit,
@@ -27,7 +27,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.reader import split_of
 from worldmodel.errors import UserError
-from worldmodel.options import check_numbers
+from worldmodel.interface.actions import NO_ACTION
 
 FRAME_SIZE = 64
 DIGIT_SIZE = 28

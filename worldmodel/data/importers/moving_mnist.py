@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
+from worldmodel.command import check_numbers
 from worldmodel.data.importers.moving_digits import (
     DIGIT_SIZE,
     FRAME_SIZE,
@@ -34,7 +35,6 @@ from worldmodel.data.importers.writing import (
     print_result,
 )
 from worldmodel.errors import UserError
-from worldmodel.options import check_numbers
 
 TEST_FILE = "mnist_test_seq.npy"
 TEST_FRAMES = 20

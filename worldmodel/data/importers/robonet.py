@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float32, Float64, UInt8
 
-from worldmodel.actions import ActionSpec
+from worldmodel.command import track
 from worldmodel.data.episodes import DatasetInfo
 from worldmodel.data.importers.found_files import found_files
 from worldmodel.data.importers.hdf5 import (
@@ -31,11 +31,16 @@ from worldmodel.data.importers.hdf5 import (
     read_rows,
 )
 from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
-from worldmodel.data.importers.writing import Recording, Source, import_sources, print_result
+from worldmodel.data.importers.writing import (
+    Recording,
+    Source,
+    import_sources,
+    print_result,
+)
 from worldmodel.data.left_out import Tally
-from worldmodel.data.progress import track
 from worldmodel.errors import UserError
-from worldmodel.resize import area_resized
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.media.resize import area_resized
 
 # Called in another process.
 SURVEY = f"{__name__}:survey"

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from worldmodel.data.importers.writing import OfficialSplit
 from worldmodel.errors import UserError
-from worldmodel.files import read_bytes
+from worldmodel.storage.files import read_bytes
 
 MAX_LIST_BYTES = 2**26
 

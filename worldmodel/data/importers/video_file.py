@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from worldmodel.data.importers.film_ends import is_cut_off
 from worldmodel.data.importers.pictures import turned
 from worldmodel.errors import UserError, os_error
-from worldmodel.resize import square
+from worldmodel.media.resize import square
 
 MAX_PIXELS = 8192 * 4320  # of a frame: 8K
 # FFmpeg itself refuses larger frames before it takes memory for them.

@@ -15,9 +15,13 @@ import numpy as np
 import tyro
 from jaxtyping import Int64
 
-from worldmodel.actions import NO_ACTION
 from worldmodel.data.episodes import DatasetInfo
-from worldmodel.data.importers.hdf5 import guarded, open_hdf5, own_array, read_rows
+from worldmodel.data.importers.hdf5 import (
+    guarded,
+    open_hdf5,
+    own_array,
+    read_rows,
+)
 from worldmodel.data.importers.writing import (
     OfficialSplit,
     Recording,
@@ -27,6 +31,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.left_out import Tally
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import NO_ACTION
 
 # Called in another process.
 SURVEY = f"{__name__}:survey"

@@ -17,9 +17,12 @@ import av
 import numpy as np
 import tyro
 
-from worldmodel.actions import NO_ACTION
-from worldmodel.command import say
-from worldmodel.data.episodes import CLASS_VARIABLE, POLICY_NAME_BYTES, DatasetInfo
+from worldmodel.command import check_numbers, say
+from worldmodel.data.episodes import (
+    CLASS_VARIABLE,
+    POLICY_NAME_BYTES,
+    DatasetInfo,
+)
 from worldmodel.data.importers.found_files import found_files
 from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import frame_rate, read_video
@@ -33,7 +36,7 @@ from worldmodel.data.importers.writing import (
 )
 from worldmodel.data.left_out import Tally, read_left_out
 from worldmodel.errors import UserError
-from worldmodel.options import check_numbers
+from worldmodel.interface.actions import NO_ACTION
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"

@@ -7,10 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from worldmodel.command import say
+from worldmodel.command import progress_bar, say
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
-from worldmodel.data.left_out import Tally, begin_left_out, note_left_out, read_left_out
-from worldmodel.data.progress import progress_bar
+from worldmodel.data.left_out import (
+    Tally,
+    begin_left_out,
+    note_left_out,
+    read_left_out,
+)
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import printable

@@ -1,0 +1,192 @@
+"""Sizes of a dream: its tokenizer, its prior, and the world that they model."""
+
+import math
+from dataclasses import dataclass, field
+
+from worldmodel.configs.checks import check_fields, check_names, check_products
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
+
+# Of products, which small numbers make large: a file of a megabyte can ask for 16 GiB. What ships
+# is below a thousandth of each.
+MOST_WINDOW = 1024  # frames
+MOST_SHARP_FRAMES = 16
+MOST_CODES_KEPT = 2**15  # older frames are kept as int16
+MOST_TOKENS_A_FRAME = 2**12  # drawn one after the other
+MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has their square
+MOST_REMEMBERED = 2**28  # numbers, the keys and values of one dream: 1 GiB
+MOST_ACTIVATIONS = 2**28  # numbers, of one frame in a layer of the tokenizer
+MOST_WORK = 2**36  # multiplications a step of one dream: half a minute of one core
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Sizes of the tokenizer of single frames, for dreams.
+
+    Attributes:
+        frame_shape: (H, W, C) of a frame.
+        downsampling: pixels to one token along each side; a power of two.
+        hidden_units: channels on the latent grid; halved at each doubling of the resolution.
+        residual_units: channels inside a residual block.
+        residual_layers: residual blocks in the encoder, and again in the decoder.
+        attention_heads: of the axial attention in each residual block; 0: no attention.
+        num_codes: K, vectors in a codebook.
+        code_dim: length of a code's vector.
+        num_codebooks: q, codes at each grid position.
+        commitment: beta, the weight of the commitment loss.
+    """
+
+    frame_shape: tuple[int, int, int] = (64, 64, 3)
+    downsampling: int = 8
+    hidden_units: int = 192
+    residual_units: int = 128
+    residual_layers: int = 4
+    attention_heads: int = 0
+    num_codes: int = 256
+    code_dim: int = 64
+    num_codebooks: int = 1
+    commitment: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_fields(self, may_be_zero=("attention_heads", "commitment"))
+        height, width, _ = self.frame_shape
+        if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
+            raise ValueError(f"downsampling must be a power of two, not {self.downsampling}")
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(
+                f"frames of {height}x{width} can't be cut into tokens of "
+                f"{self.downsampling}x{self.downsampling} pixels"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after each halving of the resolution, from the pixels down to the grid."""
+        num_halvings = self.downsampling.bit_length() - 1
+        return tuple(self.hidden_units >> (num_halvings - 1 - i) for i in range(num_halvings))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the tokens of a frame."""
+        return (
+            self.frame_shape[0] // self.downsampling,
+            self.frame_shape[1] // self.downsampling,
+        )
+
+
+@dataclass(frozen=True)
+class FrameGPTConfig:
+    """Sizes of the prior that dreams.
+
+    Attributes:
+        width: D of the backbone.
+        layers, heads: of the backbone.
+        merge: the backbone sees blocks of merge x merge tokens as one position.
+        window: frames that a frame can look back on, itself included.
+        head_width, head_layers, head_heads: of the head that draws a frame's tokens.
+        num_bins: most values that a predicted reward or change of a variable can take.
+        map_width: of the network that turns the next pose into what is seen there, in worlds that
+            tell one; 0: the pose is not used.
+        tells_age: whether the prior is told for how long the frames before were dreamed.
+        recalled: older frames, from before the window, that a frame can look at; 0: none.
+    """
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    merge: int = 2
+    window: int = 12
+    head_width: int = 256
+    head_layers: int = 1
+    head_heads: int = 4
+    num_bins: int = 32
+    map_width: int = 0
+    tells_age: bool = False
+    recalled: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, may_be_zero=("map_width", "tells_age", "recalled"))
+        if self.width % (8 * self.heads):
+            raise ValueError(
+                f"a width of {self.width} can't be shared by {self.heads} heads of a size "
+                "divisible by 8, which rotary positions need"
+            )
+        if self.head_width % self.head_heads:
+            raise ValueError(
+                f"a head_width of {self.head_width} can't be shared by {self.head_heads} heads"
+            )
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A tokenizer, a prior, and the world that they model."""
+
+    actions: ActionSpec
+    variable_names: tuple[str, ...]
+    tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
+    prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
+    pose: PoseSpec = NO_POSE
+    sharp_frames: int = 0  # whose codes the sharp decoder sees; 0: there is none
+
+    def __post_init__(self) -> None:
+        if type(self.sharp_frames) is not int or not 0 <= self.sharp_frames <= MOST_SHARP_FRAMES:
+            raise ValueError(f"sharp_frames must be from 0 to {MOST_SHARP_FRAMES}")
+        if self.sharp_frames == 1:
+            raise ValueError("sharp_frames must be 0, or at least 2")
+        if self.pose and not self.prior.map_width:
+            raise ValueError("a prior with a pose needs a map_width above 0")
+        if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_KEPT:
+            raise ValueError(f"a prior that recalls frames knows at most {MOST_CODES_KEPT} codes")
+        check_names(variable_names=self.variable_names)
+        tokenizer, prior = self.tokenizer, self.prior
+        check_products(
+            {
+                "frames in the window": (prior.window, MOST_WINDOW),
+                "tokens a frame": (self.tokens_a_frame, MOST_TOKENS_A_FRAME),
+                "positions in the window": (prior.window * self.positions, MOST_POSITIONS),
+                "positions of older frames": (prior.recalled * self.positions, MOST_POSITIONS),
+                "numbers remembered of a dream": (
+                    2 * prior.layers * prior.window * self.positions * prior.width,
+                    MOST_REMEMBERED,
+                ),
+                "activations of a frame": (
+                    max(
+                        math.prod(tokenizer.frame_shape[:2])
+                        * max(tokenizer.frame_shape[2], tokenizer.widths[0]),
+                        math.prod(tokenizer.grid)
+                        * max(
+                            tokenizer.hidden_units,
+                            max(1, self.sharp_frames)
+                            * tokenizer.num_codebooks
+                            * tokenizer.code_dim,
+                        ),
+                    ),
+                    MOST_ACTIVATIONS,
+                ),
+                "multiplications a step": (self.work, MOST_WORK),
+            }
+        )
+
+    @property
+    def tokens_a_frame(self) -> int:
+        """Codes that are drawn, one after the other."""
+        return math.prod(self.tokenizer.grid) * self.tokenizer.num_codebooks
+
+    @property
+    def positions(self) -> int:
+        """P of the backbone: blocks of merge x merge grid positions."""
+        return math.prod(self.tokenizer.grid) // self.prior.merge**2
+
+    @property
+    def work(self) -> int:
+        """About how many multiplications a step of one dream takes, besides its convolutions."""
+        prior, tokens, num_variables = self.prior, self.tokens_a_frame, len(self.variable_names)
+        seen = prior.window * self.positions
+        backbone = prior.layers * prior.width * (12 * prior.width + 2 * seen) * self.positions
+        in_a_layer = prior.head_width * (12 * prior.head_width + 2 * tokens)
+        backbone += 4 * prior.recalled * self.positions * prior.width**2
+        backbone += prior.map_width * (2 * prior.map_width + self.positions * prior.width)
+        logits = prior.head_width * self.tokenizer.num_codes
+        # Each variable is drawn knowing those before it, all rows at once: V times V rows of V
+        # features and of V x bins logits.
+        outcomes = 6 * num_variables**4 * prior.num_bins
+        return backbone + tokens * (prior.head_layers * in_a_layer + logits) + outcomes

@@ -1,0 +1,307 @@
+"""The world model: a tokenizer and a prior that together dream, one step at a time.
+
+    dream = model.start(frames, actions, variables)          # prefill: B given moments
+    step, dream = model.step(dream, action, uniforms, sampling)
+
+A dream's state is an argument: it is passed in and passed on, never kept on the module.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.media.frames import to_float, to_uint8
+from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
+from worldmodel.prior.memory import Batched, Memory
+from worldmodel.prior.sampling import Sampling
+from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
+from worldmodel.vqvae.vqvae import VQVAE
+
+FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
+OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
+POSE_WEIGHT = 0.1  # of the nats a frame of the pose, likewise
+
+
+@dataclass(frozen=True)
+class Dream(Batched):
+    """The state of B dreams: the newest frame, and the memory of those before it.
+
+    Attributes:
+        recent: codes of the newest frames that a picture is drawn from, the newest last.
+        pose: of the newest frame; P is 0 in worlds without one.
+        known: whether it is known.
+        age: for how many steps each has been dreamed.
+    """
+
+    recent: Int[Tensor, "B R h w q"]
+    variables: Float[Tensor, "B V"]
+    pose: Float[Tensor, "B P"]
+    known: Bool[Tensor, " B"]
+    age: Int[Tensor, " B"]
+    memory: Memory
+
+    @property
+    def codes(self) -> Int[Tensor, "B h w q"]:
+        """Of the newest frame."""
+        return self.recent[:, -1]
+
+    @property
+    def shown_pose(self) -> Float[Tensor, "B P"]:
+        """The pose; NaN where it is not known."""
+        return torch.where(self.known[:, None], self.pose, torch.nan)
+
+
+class Step(NamedTuple):
+    """What one action brought in each of B dreams."""
+
+    frames: UInt8[Tensor, "B H W C"]
+    codes: Int[Tensor, "B h w q"]  # of the frames
+    reward: Float[Tensor, " B"]  # expected
+    terminated: Bool[Tensor, " B"]  # drawn
+    end_probability: Float[Tensor, " B"]
+    variables: Float[Tensor, "B V"]  # drawn
+    pose: Float[Tensor, "B P"]  # drawn; NaN where it is not known
+    nats: Float[Tensor, " B"]  # a token: how unexpected the frame was to the model itself
+
+
+class PriorLosses(NamedTuple):
+    """Means over a batch; `loss` is what training minimises."""
+
+    loss: Float[Tensor, ""]
+    token_nats: Float[Tensor, ""]  # a token
+    value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
+    end_nats: Float[Tensor, ""]  # a frame
+    pose_nats: Float[Tensor, ""]  # a frame; 0 where the pose is unknown
+    locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
+
+
+class WorldModel(nn.Module):
+    """A learned simulator.
+
+    Args:
+        config: sizes, and the world's actions and variables.
+    """
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = VQVAE(config.tokenizer)
+        self.prior = FrameGPT(config)
+        self.sharp = (
+            SharpDecoder(config.tokenizer, config.sharp_frames) if config.sharp_frames else None
+        )
+
+    @property
+    def num_uniforms(self) -> int:
+        """Random numbers that one step takes: a token each, a variable each, those of the pose, and
+        one for the end."""
+        prior = self.prior
+        return prior.head.num_tokens + len(self.config.variable_names) + prior.num_pose_uniforms + 1
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
+        parts = frames.reshape(-1, *frames.shape[-3:]).split(FRAMES_AT_ONCE)
+        codes = torch.cat([self.tokenizer.encode(to_float(part)) for part in parts])
+        return codes.unflatten(0, frames.shape[:-3])
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "*batch h w q"]) -> UInt8[Tensor, "*batch H W C"]:
+        parts = codes.reshape(-1, *codes.shape[-3:]).split(FRAMES_AT_ONCE)
+        frames = torch.cat([to_uint8(self.tokenizer.decode(part)) for part in parts])
+        return frames.unflatten(0, codes.shape[:-3])
+
+    @torch.no_grad()
+    def draw(self, codes: Int[Tensor, "B T h w q"]) -> UInt8[Tensor, "B T H W C"]:
+        """Consecutive frames as a dream shows them: by the sharp decoder, where there is one."""
+        if self.sharp is None:
+            return self.decode(codes)
+        seen = with_those_before(codes, self.sharp.num_frames).flatten(0, 1)
+        return self._draw(seen).unflatten(0, codes.shape[:2])
+
+    def _draw(self, codes: Int[Tensor, "F R h w q"]) -> UInt8[Tensor, "F H W C"]:
+        """The last of R frames each."""
+        if self.sharp is None:
+            return self.decode(codes[:, -1])
+        parts = codes.split(FRAMES_AT_ONCE)
+        return torch.cat([to_uint8(self.sharp(self.tokenizer.codebooks, part)) for part in parts])
+
+    @torch.no_grad()
+    def start(
+        self,
+        frames: UInt8[Tensor, "B T H W C"],
+        actions: Shaped[Tensor, "B T-1 *shape"],
+        variables: Float[Tensor, "B T V"],
+        poses: Float[Tensor, "B T P"] | None = None,
+    ) -> Dream:
+        """Begin to dream after T >= 1 given frames and the T - 1 actions between them.
+
+        Args:
+            poses: NaN where they are not known; None or P = 0: none is. The last is then read off
+                its frame.
+        """
+        return self.start_from(self.encode(frames), actions, variables, poses)
+
+    @torch.no_grad()
+    def start_from(
+        self,
+        codes: Int[Tensor, "B T h w q"],
+        actions: Shaped[Tensor, "B T-1 *shape"],
+        variables: Float[Tensor, "B T V"],
+        poses: Float[Tensor, "B T P"] | None = None,
+    ) -> Dream:
+        """`start` from the frames' codes."""
+        prior, encoded = self.prior, encode_actions(self.config.actions, actions)
+        if prior.place is not None:
+            if poses is None or not poses.shape[-1]:
+                poses = variables.new_full((*variables.shape[:2], prior.pose_size), torch.nan)
+            is_told = poses[:, -1].isfinite().all(-1, keepdim=True)
+            last = torch.where(is_told, poses[:, -1], prior.locate(codes[:, -1]))
+            poses = torch.cat([poses[:, :-1], last[:, None]], 1)
+        past = prior.given_past(codes[:, :-1], poses)
+        memory = prior.prefill(codes[:, :-1], encoded, variables[:, :-1], past)
+        num_recent = max(1, self.config.sharp_frames)
+        return Dream(
+            with_those_before(codes[:, -num_recent:], num_recent)[:, -1],
+            variables[:, -1],
+            past.poses[:, -1],
+            past.known[:, -1],
+            torch.zeros_like(memory.time),
+            memory,
+        )
+
+    @torch.no_grad()
+    def step(
+        self,
+        dream: Dream,
+        actions: Shaped[Tensor, " B *shape"],
+        uniforms: Float[Tensor, "B {self.num_uniforms}"],
+        sampling: Sampling,
+        next_pose: Float[Tensor, "B P"] | None = None,
+    ) -> tuple[Step, Dream]:
+        """Dream one step on.
+
+        Args:
+            dream: where to go on; its memory is written over. Clone it to keep it.
+            actions: one for each dream, as stored on disk.
+            uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
+            sampling: how tokens are drawn.
+            next_pose: where to go, in place of where the action leads; None: it is drawn.
+        """
+        encoded = encode_actions(self.config.actions, actions)
+        outcome, memory = self.prior.step(
+            dream.memory,
+            dream.codes,
+            encoded,
+            dream.variables,
+            uniforms[:, :-1],
+            sampling,
+            Here(dream.pose, dream.known, dream.age),
+            next_pose,
+        )
+        recent = torch.cat([dream.recent[:, 1:], outcome.codes[:, None]], 1)
+        step = Step(
+            frames=self._draw(recent),
+            codes=outcome.codes,
+            reward=outcome.reward,
+            terminated=uniforms[:, -1] < outcome.terminated,
+            end_probability=outcome.terminated,
+            variables=outcome.variables,
+            pose=torch.where(dream.known[:, None], outcome.pose, torch.nan),
+            nats=outcome.nats,
+        )
+        return step, Dream(
+            recent, outcome.variables, outcome.pose, dream.known, dream.age + 1, memory
+        )
+
+    @torch.no_grad()
+    def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:
+        """What the newest frames of dreams look like."""
+        return self._draw(dream.recent)
+
+
+def prior_losses(
+    prior: nn.Module,
+    frame_gpt: FrameGPT,
+    *,
+    codes: Int[Tensor, "B T h w q"],
+    past_codes: Int[Tensor, "B T-1 h w q"],
+    actions: Float[Tensor, "B T-1 A"],
+    reward: Float[Tensor, "B T-1"],
+    terminated: Bool[Tensor, "B T-1"],
+    variables: Float[Tensor, "B T V"],
+    weights: Float[Tensor, "B T-1"],
+    past: Past | None = None,
+) -> PriorLosses:
+    """Losses of predicting frames 1..T-1 of B clips.
+
+    Args:
+        prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
+        frame_gpt: that FrameGPT itself.
+        codes: of the real frames.
+        past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
+        actions: encoded.
+        weights: how much each step's reward, end and variables count.
+        past: what else is known of the frames; None: they were given, and poses are unknown.
+    """
+    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:], past)
+    token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
+    value_nats, end_nats = frame_gpt.outcome_losses(
+        prediction.outcomes,
+        reward,
+        terminated.float(),
+        variables[:, :-1],
+        variables[:, 1:],
+        weights,
+    )
+    loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
+    pose_nats = locating_nats = torch.zeros_like(loss)
+    if frame_gpt.place is not None and past is not None:
+        place, poses, known = frame_gpt.place, past.poses, past.known
+        pose_nats = _mean_where(
+            known[:, 1:] & known[:, :-1],
+            place.head.nats(prediction.pose, poses[:, :-1], poses[:, 1:]),
+        )
+        located = place.locator.nats(prediction.located, poses[:, 1:])
+        locating_nats = _mean_where(known[:, 1:], located)
+        loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
+    return PriorLosses(loss, token_nats, value_nats, end_nats, pose_nats, locating_nats)
+
+
+def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
+    """Over all values, those not counted being 0: so the mean over the shares of a batch is that
+    over the batch."""
+    return torch.where(counted, values, 0.0).mean()
+
+
+def dream_along(
+    model: WorldModel,
+    dream: Dream,
+    actions: Shaped[Tensor, "B T *shape"],
+    *,
+    rng: np.random.Generator,
+    sampling: Sampling,
+    poses: Float[Tensor, "B T P"] | None = None,
+) -> Iterator[Step]:
+    """Dream T steps under given actions; ends are passed over.
+
+    Args:
+        poses: where to go, in place of where the actions lead; None: poses are drawn.
+    """
+    for t in range(actions.shape[1]):
+        uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))
+        step, dream = model.step(
+            dream,
+            actions[:, t],
+            uniforms.to(actions.device),
+            sampling,
+            None if poses is None else poses[:, t],
+        )
+        yield step

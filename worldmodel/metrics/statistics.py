@@ -1,0 +1,202 @@
+"""Means with intervals over episodes, and how well probabilities and scores hold."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from worldmodel import randomness
+
+BOOTSTRAP_DRAWS = 2000
+
+
+class Interval(NamedTuple):
+    """A number and its 95 % bootstrap interval.
+
+    Attributes:
+        num_groups: episodes that were drawn again, where known; of a handful the interval says
+            little.
+    """
+
+    value: float
+    low: float
+    high: float
+    num_groups: int | None = None
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of the distribution that counts (K,) of K things give; 0 for no counts."""
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def code_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """How often each code of each codebook comes.
+
+    Args:
+        codes: (..., q).
+        num_codes: K.
+
+    Returns:
+        int64 (q, K).
+    """
+    books = codes.reshape(-1, codes.shape[-1]).T
+    return np.stack([np.bincount(book, minlength=num_codes) for book in books])
+
+
+def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """Probability that a random positive scores above a random negative; ties count half.
+
+    Args:
+        scores: (n,).
+        is_positive: bool (n,).
+
+    Returns:
+        In [0, 1]; NaN where there are no positives or no negatives.
+    """
+    num_positives = int(is_positive.sum())
+    num_negatives = len(is_positive) - num_positives
+    if num_positives == 0 or num_negatives == 0:
+        return math.nan
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = sizes.cumsum() - (sizes - 1) / 2  # of each group of equal scores, from 1
+    num_won = mean_rank[group][is_positive].sum() - num_positives * (num_positives + 1) / 2
+    return float(num_won / (num_positives * num_negatives))
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's: correlation of ranks, equal values sharing their mean rank; NaN where all of
+    one side are equal."""
+    ranks = []
+    for values in (left, right):
+        _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        mean_rank = sizes.cumsum() - (sizes - 1) / 2
+        ranks.append(mean_rank[group] - mean_rank[group].mean())
+    scale = math.sqrt(float(np.square(ranks[0]).sum() * np.square(ranks[1]).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / scale if scale else math.nan
+
+
+def brier(probabilities: np.ndarray, happened: np.ndarray) -> float:
+    """Mean squared difference of probabilities (n,) and what happened, bool (n,)."""
+    return float(np.square(probabilities - happened).mean())
+
+
+class Calibration(NamedTuple):
+    """One bin of predictions: what was said, and what happened."""
+
+    mean_probability: float
+    share_happened: float
+    count: int
+
+
+def calibration(
+    probabilities: np.ndarray, happened: np.ndarray, edges: tuple[float, ...]
+) -> list[Calibration]:
+    """Sort predictions into bins between `edges`, empty bins left out.
+
+    Args:
+        probabilities: (n,) in [0, 1].
+        happened: bool (n,).
+        edges: ascending, from 0 to 1; a bin holds its lower edge, the last one 1 as well.
+    """
+    which = np.searchsorted(edges[1:-1], probabilities, side="right")
+    return [
+        Calibration(float(probabilities[chosen].mean()), float(happened[chosen].mean()), count)
+        for i in range(len(edges) - 1)
+        if (count := int((chosen := which == i).sum())) > 0
+    ]
+
+
+def calibration_error(bins: Sequence[Calibration]) -> float:
+    """Expected calibration error: the mean distance over predictions of what a bin said from
+    what happened in it; NaN without predictions."""
+    total = sum(of.count for of in bins)
+    missed = sum(of.count * abs(of.mean_probability - of.share_happened) for of in bins)
+    return missed / total if total else math.nan
+
+
+def bootstrap_means(values: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
+    """Means of `values` over clips, with whole groups drawn again with replacement.
+
+    Clips of one episode resemble each other, so episodes are drawn, not clips. With the same
+    groups and seed the draws are the same: differences of two results are paired.
+
+    Args:
+        values: (clips, ...).
+        groups: (clips,), the episode of each clip.
+
+    Returns:
+        (BOOTSTRAP_DRAWS, ...); NaN for a single group, which says nothing of others.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) == 1:
+        return np.full((BOOTSTRAP_DRAWS, *values.shape[1:]), np.nan)
+    sizes = np.bincount(group)
+    sums = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(sums, group, values)
+    times_drawn = _times_drawn(len(names), seed)
+    totals = np.tensordot(times_drawn, sums, 1)
+    return totals / (times_drawn @ sizes).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _times_drawn(num_groups: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each of the bootstrap's draws, (draws, groups)."""
+    rng = randomness.generator(seed, "bootstrap")
+    return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), BOOTSTRAP_DRAWS)
+
+
+def interval(value: float, draws: np.ndarray, groups: np.ndarray | None = None) -> Interval:
+    """A value with the middle 95 % of its bootstrap draws (n,), of these groups (clips,)."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    num_groups = None if groups is None else len(np.unique(groups))
+    return Interval(float(value), float(low), float(high), num_groups)
+
+
+def median_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
+    """The median of values (n,), with its interval by drawing groups again."""
+    order = np.argsort(values, kind="stable")
+    names, inverse = np.unique(groups, return_inverse=True)
+    weights = _times_drawn(len(names), seed)[:, inverse[order]]  # (draws, n)
+    shares = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
+    draws = values[order][np.argmax(shares >= 0.5, 1)]
+    if len(names) < 2:  # drawn again, it is always the same
+        draws = np.full(len(draws), np.nan)
+    return interval(float(np.median(values)), draws, groups)
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
+    """The mean of values (clips,) with its bootstrap interval."""
+    return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed), groups)
+
+
+def auroc_interval(
+    scores: np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int
+) -> Interval:
+    """`auroc` with its bootstrap interval, whole groups drawn again.
+
+    NaN where there are no positives or no negatives; draws without either are left out.
+
+    Args:
+        scores, is_positive: (n,).
+        groups: (n,), the episode of each.
+    """
+    value = auroc(scores, is_positive)
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) == 1 or math.isnan(value):
+        return Interval(value, math.nan, math.nan, len(names))
+    positives, negatives = (
+        np.bincount(group[chosen], minlength=len(names)) for chosen in (is_positive, ~is_positive)
+    )
+    # wins[i, j]: how often a positive of group i scores above a negative of group j. A draw
+    # counts each pair as often as both of its groups are drawn.
+    wins = np.zeros((len(names), len(names)))
+    ours, theirs = scores[is_positive], group[is_positive]
+    for j in np.flatnonzero(negatives):
+        others = np.sort(scores[(group == j) & ~is_positive])
+        below, not_above = (np.searchsorted(others, ours, side) for side in ("left", "right"))
+        wins[:, j] = np.bincount(theirs, (below + not_above) / 2, minlength=len(names))
+    times = _times_drawn(len(names), seed)
+    pairs = (times @ positives) * (times @ negatives)
+    draws = ((times @ wins) * times).sum(1)[pairs > 0] / pairs[pairs > 0]
+    return interval(value, draws, groups)

@@ -1,0 +1,335 @@
+"""VideoGPT's ablations:
+
+    python -m worldmodel.videogpt.ablate table5 --data data/bair --out reports/ablation
+
+Each row of a table is trained under the same budget and measured on the test split; the paper's
+figures stand beside ours, in a table and a plot. Rows that several tables share are trained once,
+and after an interruption the same command resumes.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from worldmodel.checkpoint.device import usable_device
+from worldmodel.command import check_numbers, run_command, say
+from worldmodel.data import EpisodeReader
+from worldmodel.errors import UserError
+from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, load_i3d
+from worldmodel.evaluation.report import to_json
+from worldmodel.evaluation.tables import Blocks, to_text
+from worldmodel.prior.sampling import Sampling
+from worldmodel.storage.files import locked, read_json, write_json, written_whole
+from worldmodel.storage.provenance import git_commit, machine
+from worldmodel.train import Train, train_preset
+from worldmodel.training.projects import VideoGPTProject
+from worldmodel.training.schedule import Progressed, duration
+from worldmodel.training.state import load_state
+from worldmodel.videogpt.ablation import (
+    ABLATIONS,
+    Row,
+    compares_tokenizers,
+    draw_ablation,
+    to_blocks,
+    to_markdown,
+)
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
+from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
+
+MOST_BYTES = 2**24  # of a table's JSON
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Train and measure each row of one of VideoGPT's tables."""
+
+    table: Annotated[
+        Literal["table3", "table4", "table5", "table6", "table7"], tyro.conf.Positional
+    ]
+    """Table 3: attention in the VQ-VAE; 4: layers of the prior; 5: latent sizes; 6: codes;
+    7: codebooks."""
+    data: Path
+    """Folder of episodes; the paper's ablations are on BAIR."""
+    out: Path = Path("reports/ablation")
+    """Folder of the runs, the tables and the plots."""
+    max_minutes: float = 60.0
+    """Budget of each stage of each row, over all calls together."""
+    steps: int | None = None
+    """Budget of each stage in steps instead of minutes: the same for fast and slow machines."""
+    size: Literal["paper", "miniature"] = "paper"
+    """miniature: a quarter of the latents, narrow networks and no conditions, for a CPU."""
+    preset: str = "bair"
+    """The preset as published that the rows change."""
+    stage: Literal["both", "tokenizer"] = "both"
+    """tokenizer: leave out the priors, and the columns that need them."""
+    batch_size: int | None = None
+    """Clips in a step; by default the preset's."""
+    clips: int = 256
+    """Test clips that rows are measured on."""
+    i3d_weights: Path | None = None
+    """For FVD, R-FVD and FVD*; left out without."""
+    trust_weights: bool = False
+    """Run a TorchScript archive whose digest is not StyleGAN-V's: it is code."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Floating-point precision of the training."""
+    seed: int = 0
+    """Seed of weights, batches, clips and samples."""
+
+
+def main() -> None:
+    options = tyro.cli(Ablate, prog="python -m worldmodel.videogpt.ablate", description=__doc__)
+    run_command(lambda: print(to_text(ablate(options))))
+
+
+def ablate(options: Ablate) -> Blocks:
+    """Do what `Ablate` says.
+
+    Returns:
+        The table, as in OUT/TABLE.md.
+
+    Raises:
+        UserError: the data are missing or damaged; the I3D's weights can't be used; an option is
+            not usable, or a row can't be made of preset and data, both before anything is trained;
+            or training fails.
+    """
+    base = _base(options)
+    ablation = ABLATIONS[options.table]
+    reader = EpisodeReader(options.data)
+    projects = [_project_of(row, base, options, reader) for row in ablation.rows]
+    network = None
+    if options.i3d_weights is not None:
+        network = load_i3d(
+            options.i3d_weights,
+            VIDEOGPT,
+            device=_device(options),
+            trust_weights=options.trust_weights,
+        )
+    with_prior = ablation.trains_prior and options.stage == "both"
+    with locked(options.out):
+        _refuse_others(options)
+        say(_plan(options, len(projects), with_prior=with_prior))
+        return _ablate(options, reader, projects, network, with_prior=with_prior)
+
+
+def _ablate(
+    options: Ablate,
+    reader: EpisodeReader,
+    projects: list[VideoGPTProject],
+    network: FeatureNetwork | None,
+    *,
+    with_prior: bool,
+) -> Blocks:
+    """Train and measure row by row, under the lock of the folder."""
+    ablation, data_digest = ABLATIONS[options.table], reader.digest()
+    results: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+    for row, project in zip(ablation.rows, projects, strict=True):
+        folder = _train(row, project, options, data_digest, with_prior=with_prior)
+        results[row.name] = _measured(project, folder, options, network, with_prior=with_prior)
+        report = to_json(
+            {
+                "table": options.table,
+                "settings": {k: str(v) for k, v in asdict(options).items()},
+                "commit": git_commit(),
+                "machine": machine(),
+                "rows": results,
+            }
+        )
+        write_json(options.out / f"{options.table}.json", report)
+    with written_whole(options.out / f"{options.table}.md") as unfinished:
+        unfinished.write_text(to_markdown(ablation, report), encoding="utf-8")
+    draw_ablation(options.out / f"{options.table}.png", ablation, report)
+    return to_blocks(ablation, report)
+
+
+def _refuse_others(options: Ablate) -> None:
+    """Raises UserError where files of this name are there that no ablation wrote."""
+    path = options.out / f"{options.table}.json"
+    others = [path.with_suffix(suffix) for suffix in (".md", ".png")]
+    if path.exists():
+        data = read_json(path, most_bytes=MOST_BYTES)
+        if isinstance(data, dict) and data.get("table") == options.table:
+            return
+        others = [path]
+    for other in others:
+        if other.exists():
+            raise UserError(
+                f"{other} was written by another program: choose another --out, or move it away"
+            )
+
+
+def _plan(options: Ablate, num_rows: int, *, with_prior: bool) -> str:
+    """What will be trained and written where, and how long at most."""
+    stages = 1 + with_prior
+    if options.steps is None:
+        longest = duration(60 * options.max_minutes * num_rows * stages)
+        length = (
+            f"up to {longest} of training in all (--max-minutes {options.max_minutes:g} a stage)"
+        )
+    else:
+        length = f"{options.steps} steps a stage"
+    return (
+        f"training {num_rows} rows of {stages} stage{'s' * (stages > 1)} into {options.out}: "
+        f"{length}, less what is trained already; then each is measured"
+    )
+
+
+def _base(options: Ablate) -> PublishedPreset:
+    """The preset that rows change. Raises UserError for options that can't be used."""
+    if options.preset not in PUBLISHED:
+        known = ", ".join(PUBLISHED)
+        raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
+    check_numbers(options, above_zero=["max_minutes"], steps=1, batch_size=1, clips=1, seed=0)
+    if options.stage == "tokenizer" and not compares_tokenizers(ABLATIONS[options.table]):
+        raise UserError(f"{options.table} is about priors: leave --stage tokenizer out")
+    base = PUBLISHED[options.preset]
+    if options.size == "miniature":
+        t, h, w = base.tokenizer.downsampling
+        base = replace(
+            base,
+            tokenizer=replace(
+                base.tokenizer,
+                downsampling=(t, 2 * h, 2 * w),
+                hidden_units=64,
+                residual_units=32,
+                residual_layers=2,
+                code_dim=64,
+            ),
+            prior=replace(
+                base.prior, width=128, feedforward=512, layers=4, num_actions=0, given_frames=0
+            ),
+        )
+    recipes = {
+        name: replace(
+            recipe,
+            steps=options.steps or recipe.steps,
+            batch_size=options.batch_size or recipe.batch_size,
+            warmup=min(recipe.warmup, 50) if options.size == "miniature" else recipe.warmup,
+        )
+        for name, recipe in (
+            ("tokenizer_recipe", base.tokenizer_recipe),
+            ("prior_recipe", base.prior_recipe),
+        )
+    }
+    return replace(base, **recipes)
+
+
+def _project_of(
+    row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
+) -> VideoGPTProject:
+    """What a row trains. Raises UserError where the base or the data don't allow for it."""
+    try:
+        return VideoGPTProject(row.change(base), reader)
+    except ValueError as error:
+        raise UserError(
+            f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
+            f"{options.preset} and --data {options.data}: {error}"
+        ) from None
+
+
+def _train(
+    row: Row, project: VideoGPTProject, options: Ablate, data_digest: str, *, with_prior: bool
+) -> Path:
+    """Train a row as far as its budget goes; returns the run's folder."""
+    preset, config = project.preset, project.config
+    minutes = None if options.steps else options.max_minutes
+    # Runs are told apart by all that training depends on, or one would pass for another.
+    shared = {
+        "data": data_digest,
+        "seed": options.seed,
+        "minutes": minutes,
+        "precision": options.precision,
+        "tokenizer": asdict(config.tokenizer),
+        "recipe": asdict(preset.tokenizer_recipe),
+    }
+    prior = {"prior": asdict(config.prior), "recipe": asdict(preset.prior_recipe)}
+    tokenizer_key = _digest(shared)
+    folder = options.out / "runs" / f"{tokenizer_key}-{_digest({**shared, 'of_prior': prior})}"
+    say(f"{options.table}, {row.name}: {folder}")
+    training = Train(
+        preset=options.preset,
+        data=options.data,
+        out=folder,
+        device=options.device,
+        precision=options.precision,
+        tokenizer_minutes=minutes,
+        prior_minutes=minutes,
+        seed=options.seed,
+        validate_minutes=float(10**6),  # at the end only
+    )
+    # Rows that differ in the prior alone share the tokenizer that was finished first.
+    finished = options.out / "tokenizers" / f"{tokenizer_key}.safetensors"
+    state = folder / "training" / "tokenizer.state.safetensors"
+    if finished.exists():
+        _copy(finished, state)
+    else:
+        train_preset(preset, replace(training, stage="tokenizer"))
+        _copy(state, finished)
+    if with_prior:
+        train_preset(preset, replace(training, stage="prior"))
+    return folder
+
+
+def _measured(
+    project: VideoGPTProject,
+    folder: Path,
+    options: Ablate,
+    network: FeatureNetwork | None,
+    *,
+    with_prior: bool,
+) -> dict[str, Any]:
+    """The numbers of a trained row."""
+    model = VideoGPT(project.config)
+    training = folder / "training"
+    steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
+    if with_prior:
+        inputs = model.tokenizer.digest()
+        path = training / "prior.state.safetensors"
+        steps["prior"] = load_state(path, model.prior, inputs)
+    settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
+    clips = WholeClips(model.to(_device(options)).eval(), project.reader, settings)
+    numbers: dict[str, Any] = {
+        "parameters": _sizes(model, steps),
+        "steps": {stage: progressed.step for stage, progressed in steps.items()},
+        "reconstruction": clips.reconstruction(),
+    }
+    if with_prior:
+        numbers["likelihood"] = clips.likelihood()
+    if network is not None:
+        numbers["fvd"] = clips.fvd(network, with_samples=with_prior)
+    return numbers
+
+
+def _device(options: Ablate) -> str:
+    """Raises UserError where it is not to be had."""
+    try:
+        return usable_device(options.device, or_auto=True)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
+    parts = {"tokenizer": model.tokenizer, "prior": model.prior}
+    return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _copy(source: Path, path: Path) -> None:
+    with written_whole(path) as unfinished:
+        shutil.copyfile(source, unfinished)
+
+
+if __name__ == "__main__":
+    main()

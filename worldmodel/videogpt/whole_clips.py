@@ -1,0 +1,208 @@
+"""VideoGPT as published, measured on clips of the test split."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldmodel import randomness
+from worldmodel.command import track
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.evaluation.features import FeatureNetwork
+from worldmodel.evaluation.held_out import spread_windows
+from worldmodel.media.film import (
+    coloured,
+    enlarged,
+    save_gif,
+    save_png,
+    sheet,
+    stacked,
+    with_given,
+)
+from worldmodel.metrics.statistics import code_counts
+from worldmodel.prior.sampling import Sampling
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.published import (
+    measure_fvd,
+    measure_inception_score,
+    measure_likelihood,
+    measure_reconstruction,
+)
+from worldmodel.videogpt.stages import clip_tensors, sample_clips
+
+NUM_SHOWN = 8  # clips in the film of samples
+NUM_TRAIN_CLIPS = 256  # whose codes the baselines count
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How everything is measured.
+
+    Attributes:
+        num_clips: test clips, of all test episodes in turn; fewer where there are fewer windows.
+        sampling, seed: of samples and intervals.
+        batch_size: clips at a time.
+    """
+
+    num_clips: int
+    sampling: Sampling
+    seed: int
+    batch_size: int
+
+
+class WholeClips:
+    """Test clips, and what the model makes of them, worked out once for all that want it."""
+
+    def __init__(self, model: VideoGPT, reader: EpisodeReader, settings: ClipSettings) -> None:
+        self.model, self.reader, self.settings = model, reader, settings
+        self.rows, self.clips = self._draw("test", settings.num_clips)
+
+    def reconstruction(self) -> dict[str, Any]:
+        """How well the tokenizer gives clips back."""
+        return measure_reconstruction(
+            self.clips.frames,
+            self.reconstructed,
+            self.rows[:, 0],
+            data_variance=float(self.model.tokenizer.data_variance),
+            counts=code_counts(self.codes, self.model.config.tokenizer.num_codes),
+            seed=self.settings.seed,
+        )
+
+    def likelihood(self) -> dict[str, Any]:
+        """How well the prior foretells codes, and how much of that is what it is told."""
+        _, train = self._draw("train", NUM_TRAIN_CLIPS)
+        everyone = np.arange(len(self.rows))
+        prior = self.model.config.prior
+        exchanged = None
+        if prior.num_actions or prior.on_class or prior.given_frames:
+            kinds = self.rows[:, 0]  # episodes
+            if not (prior.num_actions or prior.given_frames):
+                kinds = self._tensors(self.clips, everyone)[2].cpu().numpy()  # classes
+            others = next_of_another(kinds)
+            if others is not None:
+                exchanged = self._nats(others, "told of another clip")
+        return measure_likelihood(
+            self._nats(everyone, "likelihood"),
+            self.codes,
+            self._encode(train, "codes of training clips"),
+            self.rows[:, 0],
+            num_codes=self.model.config.tokenizer.num_codes,
+            clip_shape=self.model.config.tokenizer.clip_shape,
+            seed=self.settings.seed,
+            exchanged_nats=exchanged,
+        )
+
+    def samples(self, out: Path) -> dict[str, Any]:
+        """Draw real clips, their reconstructions and samples as pictures and films."""
+        shown = range(min(NUM_SHOWN, len(self.rows)))
+        sampled = self._sample(np.asarray(shown))
+        num_given = self.model.config.prior.given_frames
+        rows, films = [], []
+        for i in shown:
+            marked = with_given(sampled[i], self.clips.frames[i], num_given)
+            rows += [coloured(self.clips.frames[i]), coloured(self.reconstructed[i]), marked]
+            films.append(np.concatenate(rows[-3:], 2))
+        save_png(out / "samples.png", sheet(rows, scale=2))
+        save_gif(out / "samples.gif", enlarged(stacked(films), 2), fps=self.reader.info.fps)
+        return {"num_clips": len(films), "num_given": num_given}
+
+    def fvd(self, network: FeatureNetwork, *, with_samples: bool = True) -> dict[str, Any]:
+        """FVD, R-FVD and FVD*, with a floor: the test clips against training clips.
+
+        Args:
+            with_samples: False: R-FVD alone, which needs no prior.
+        """
+        _, training = self._draw("train", len(self.rows))
+        sampled = self.sampled if with_samples else None
+        return measure_fvd(self.clips.frames, training.frames, self.reconstructed, sampled, network)
+
+    def inception_score(self, network: FeatureNetwork) -> dict[str, Any]:
+        """Of one sample a test clip."""
+        return measure_inception_score(self.sampled, self.clips.frames, network)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(n, t, h, w, q) of the test clips."""
+        return self._encode(self.clips, "codes")
+
+    @cached_property
+    def reconstructed(self) -> np.ndarray:
+        """The test clips as the tokenizer gives them back, uint8 (n, T, H, W, C)."""
+        parts = []
+        for rows in self._batches(len(self.codes), "reconstructions"):
+            codes = torch.from_numpy(self.codes[rows]).to(self._device)
+            parts.append(self.model.decode(codes).cpu().numpy())
+        return np.concatenate(parts)
+
+    @cached_property
+    def sampled(self) -> np.ndarray:
+        """One sample under the conditions of each test clip, uint8 (n, T, H, W, C)."""
+        return self._sample(np.arange(len(self.rows)))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def _nats(self, told: np.ndarray, what: str) -> np.ndarray:
+        """-log p of each token of each clip (n, N), under the conditions of clip told[i]."""
+        nats = []
+        for rows in self._batches(len(self.rows), what):
+            codes = torch.from_numpy(self.codes[rows]).to(self._device)
+            conditions = self.model.conditions(*self._tensors(self.clips, told[rows]))
+            logits = self.model.prior(codes, conditions)
+            each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
+            nats.append(each.cpu().double().numpy())
+        return np.concatenate(nats)
+
+    def _sample(self, rows: np.ndarray) -> np.ndarray:
+        rng = randomness.generator(self.settings.seed, "whole clips: samples")
+        parts = []
+        for begin in range(0, len(rows), self.settings.batch_size):
+            given = self._tensors(self.clips, rows[begin : begin + self.settings.batch_size])
+            clips = sample_clips(self.model, given, rng=rng, sampling=self.settings.sampling)
+            parts.append(clips.cpu().numpy())
+        return np.concatenate(parts)
+
+    def _draw(self, split: Split, count: int) -> tuple[np.ndarray, Clips]:
+        """Different windows of all the split's episodes in turn."""
+        num_frames = self.model.config.tokenizer.clip_shape[0]
+        sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
+        rng = randomness.generator(self.settings.seed, "whole clips: windows", split)
+        lengths = self.reader.index["episode_length"][sampler.episodes]
+        rows = spread_windows(rng, sampler.episodes, lengths + 2 - num_frames, count)
+        return rows, sampler.read(rows)
+
+    def _encode(self, clips: Clips, what: str) -> np.ndarray:
+        parts = []
+        for rows in self._batches(len(clips.frames), what):
+            frames = torch.from_numpy(clips.frames[rows]).to(self._device)
+            parts.append(self.model.encode(frames).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _tensors(self, clips: Clips, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = Clips(**{name: array[rows] for name, array in vars(clips).items()})
+        return clip_tensors(chosen, self.reader, self._device)
+
+    def _batches(self, count: int, what: str) -> Iterable[np.ndarray]:
+        """Numbers below `count`, as many at a time as a batch has."""
+        num_batches = math.ceil(count / self.settings.batch_size)
+        parts = np.array_split(np.arange(count), num_batches)
+        return track(parts, what)
+
+
+def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
+    """For each place the next one, going round, of another kind; None where all are of one."""
+    if len(np.unique(kinds)) < 2:
+        return None
+    places = np.arange(len(kinds))
+    return np.stack(
+        [next(j for j in np.roll(places, -i - 1) if kinds[j] != kinds[i]) for i in places]
+    )
