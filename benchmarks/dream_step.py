@@ -26,8 +26,8 @@ from worldmodel.command import run_command
 from worldmodel.dream import Dream, WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.held_out import wander
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.sampling import Sampling
 from worldmodel.storage.provenance import git_commit, machine
 
 WARM_UP_STEPS = 3  # the first compiles
@@ -248,7 +248,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     context = torch.zeros(1, num_tokens, model.config.prior.head_width)
     uniforms = torch.rand(1, num_tokens)
     head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
-    if checkpoint.world.guidance:  # two contexts, for which weights could be read once
+    if checkpoint.world.sampling.guidance:  # two contexts, for which weights could be read once
         head_flops *= 2
     decoder_flops = _flops(lambda: model._draw(recent))
     head_bytes = FLOAT_BYTES * sum(

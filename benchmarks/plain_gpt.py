@@ -5,8 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.layers import Block, ConditionalNorm
-from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.prior.sampling import draw_codes
 
 
 class PlainGPT(nn.Module):

@@ -26,6 +26,7 @@ from worldmodel.checkpoint import StartsAt
 from worldmodel.command import say
 from worldmodel.dream import Dream
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.prior import fast_head
 
 STREAM = "dream"  # of the seed: the random numbers of a dream
@@ -89,10 +90,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
+            sampling=SamplingOptions(temperature, top_k, top_p, guidance),
             device=device,
             starts=starts,
             starts_at=starts_at,

@@ -29,6 +29,7 @@ from worldmodel.checkpoint.same_world import check_same_world
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import Dream
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import SamplingOptions
 
 MAX_RECORDED_STARTS = 512
 
@@ -71,8 +72,7 @@ class DreamWorld:
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until a dream is truncated; None: never.
-        temperature, top_k, top_p, guidance: how tokens are drawn, as in `Sampling`; temperature
-            and guidance by default as the checkpoint says.
+        sampling: what of the checkpoint's own sampling to change.
         device: of torch.
         starts: where dreams begin: folder of recorded episodes, at moments of its training
             split; or moments of one's own, all of one length; None: the checkpoint's own.
@@ -88,10 +88,7 @@ class DreamWorld:
         checkpoint: str,
         *,
         horizon: int | None,
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        guidance: float | None,
+        sampling: SamplingOptions,
         device: str,
         starts: "str | Path | Sequence[Moment] | None",
         starts_at: StartsAt,
@@ -104,9 +101,8 @@ class DreamWorld:
             raise UserError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
-        self.sampling = read_world(str(folder)).sampling.changed(  # or ValueError, before weights
-            temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
-        )
+        # Or UserError, before the weights are read.
+        self.sampling = sampling.applied_to(read_world(str(folder)).sampling)
         loaded = load_checkpoint(str(folder), device=self.device)
         self._folder = folder
         self.model, self.world = loaded.model, loaded.world

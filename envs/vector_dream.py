@@ -26,6 +26,7 @@ from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
 from worldmodel.dream import Dream, Step
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import SamplingOptions
 
 # One for all dreams, whose i-th has the seed + i; or one for each.
 Seeds = int | Sequence[int | None] | None
@@ -88,10 +89,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._dreamed = DreamWorld(
             checkpoint,
             horizon=horizon,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
+            sampling=SamplingOptions(temperature, top_k, top_p, guidance),
             device=device,
             starts=starts,
             starts_at=starts_at,

@@ -1,6 +1,5 @@
 """Who steers what: a person or a policy, in a dream or the real game. Knows no window."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -322,7 +321,6 @@ class ReplayPilot(Pilot):
         self.num_frames = 0
         self.first_difference: str | None = None
         self._episode_number = 0
-        self._digest = hashlib.sha256()
         first = session.episodes[0]
         super().__init__(env, seed=first.seed, start=first.start, keys=keys, watch=watch)
 
@@ -373,15 +371,11 @@ class ReplayPilot(Pilot):
             return
         episode, step = self.session.episodes[self._episode_number], moment.step_number
         where = f"episode {self._episode_number + 1} of {len(self.session.episodes)}"
-        if episode.marks and episode.marks[step] != moment.mark:
+        if episode.marks[step] != moment.mark:
             seen = "the codes" if self._has_codes else "the frame"
             self.first_difference = f"{seen} at step {step} of {where}"
         elif moment.is_over and step < len(episode.actions):
             self.first_difference = f"the end at step {step} of {where}"
-        if self.session.frames_sha256 is not None:
-            self._digest.update(np.ascontiguousarray(moment.frame).data)
-            if self.is_over and self._digest.hexdigest() != self.session.frames_sha256:
-                self.first_difference = "some frame"  # an older session, which doesn't say more
 
 
 def steps_per_game_second(env: gymnasium.Env) -> float:

@@ -27,13 +27,11 @@ import numpy as np
 from play.actions import Action
 from play.checks import check_entries, finite, integer, text
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import MOST_TOP_K, Sampling, SamplingOptions
 from worldmodel.storage.files import parse_json, read_bytes
 
 FORMAT = "videogpt-dream session"
 VERSION = 4
-ONE_OBJECT = 3  # and before: one JSON object, one digest of all frames; dreams drew otherwise
-WITHOUT_GUIDANCE = 2  # and before: dreams had the guidance of their own
-INDICES_ALONE = 1  # were its actions
 MAX_FILE_BYTES = 64 * 2**20
 MAX_VALUES = 3_000_000  # numbers, texts, arrays and objects: a million steps of Doom are 32 hours
 MAX_SEED = 2**63 - 1
@@ -41,6 +39,7 @@ MAX_ACTION = 10**6
 MAX_COMPONENTS = 1000
 MAX_FRAME_SIDE = 4096
 MARK_DIGITS = 8
+SAMPLING = ("temperature", "top_k", "guidance")
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ class PlayedEpisode:
         seed: given to `reset`.
         start: the moment that a dream began with; None in a real game.
         actions: one a step.
-        marks: one for each frame, the first included; empty in sessions before version 4.
+        marks: one for each frame, the first included.
     """
 
     seed: int
     start: int | None
     actions: tuple[Action, ...]
-    marks: tuple[str, ...] = ()
+    marks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,16 @@ class Session:
     Attributes:
         env_id: Gymnasium id of the environment.
         checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
-        temperature, top_k, guidance: how the dream was sampled; None was the dream's own choice.
+        sampling: what of the dream's own sampling was changed.
         frame_size: height and width of a frame, in pixels.
         episodes: in the order played.
-        frames_sha256: hex digest of every frame's bytes; None since version 4, which has marks.
     """
 
     env_id: str
     checkpoint: str | None
-    temperature: float | None
-    top_k: int | None
-    guidance: float | None
+    sampling: SamplingOptions
     frame_size: tuple[int, int]
     episodes: tuple[PlayedEpisode, ...]
-    frames_sha256: str | None = None
 
     @property
     def num_frames(self) -> int:
@@ -107,16 +102,10 @@ def read_session(path: Path) -> Session:
     try:
         if num_values(content) > MAX_VALUES:
             raise ValueError(f"it holds more than {MAX_VALUES} values")
-        session, version = _session_from(parse_json(_ended(content)))
+        return _session_from(parse_json(_ended(content)))
     except ValueError as error:
         hint = "" if path.suffix == ".json" else " (a film's session is the .json beside it)"
         raise UserError(f"{path} is not a session: {error}{hint}") from None
-    if version <= ONE_OBJECT and session.checkpoint is not None:
-        raise UserError(
-            f"{path} can't be replayed: it was recorded in a dream by an earlier version of this "
-            "program, whose dreams drew other random numbers"
-        )
-    return session
 
 
 def _ended(content: bytes) -> bytes:
@@ -126,48 +115,21 @@ def _ended(content: bytes) -> bytes:
     return content[: content.rfind(b",\n")] + b"\n]"
 
 
-def _session_from(data: Any) -> tuple[Session, int]:
-    """A session and its version. Raises ValueError with the first thing that is wrong."""
-    if isinstance(data, dict):
-        return _from_one_object(data)
+def _session_from(data: Any) -> Session:
+    """Raises ValueError with the first thing that is wrong."""
     if not isinstance(data, list) or len(data) < 2:
         raise ValueError("it must be an array of what was played, and at least one episode")
     head, *entries = data
-    names = ("env_id", "checkpoint", "temperature", "top_k", "guidance", "frame_size")
-    version = _version_from(head, names)
-    if version <= ONE_OBJECT:
-        raise ValueError(f"version {version} was no array")
-    check_entries(head, ("format", "version", *names), "the first entry")
-    return Session(**_head_from(head), episodes=_episodes_from(entries)), version
-
-
-def _from_one_object(data: dict[str, Any]) -> tuple[Session, int]:
-    """As it was until version 3."""
-    names = list(Session.__dataclass_fields__)
-    version = _version_from(data, names)
-    if version > ONE_OBJECT:
-        raise ValueError(f"version {version} must be an array")
-    if version <= WITHOUT_GUIDANCE:
-        names.remove("guidance")
-    check_entries(data, ("format", "version", *names), "the file")
-    digest = text(data["frames_sha256"], "frames_sha256")
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError("frames_sha256 must be 64 hexadecimal digits")
-    if not isinstance(data["episodes"], list) or not data["episodes"]:
-        raise ValueError("episodes must be a list of at least one episode")
-    episodes = [_whole_episode(item, n, version) for n, item in enumerate(data["episodes"])]
-    session = Session(**_head_from(data), episodes=tuple(episodes), frames_sha256=digest)
-    return session, version
-
-
-def _version_from(data: Any, optional: list[str] | tuple[str, ...]) -> int:
-    check_entries(data, ("format", "version"), "the file", optional=optional)
-    if data["format"] != FORMAT:
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ValueError(f"format must be {FORMAT!r}")
-    version = integer(data["version"], "version", 0, 2**31)
-    if not 1 <= version <= VERSION:
-        raise ValueError(f"version {version}, but this program reads versions 1 to {VERSION}")
-    return version
+    if head.get("version") != VERSION:
+        raise ValueError(
+            f"it was written by another version of this program: {head.get('version')!r}, not "
+            f"{VERSION}"
+        )
+    names = ("format", "version", "env_id", "checkpoint", *SAMPLING, "frame_size")
+    check_entries(head, names, "the first entry", optional=("top_p",))
+    return Session(**_head_from(head), episodes=_episodes_from(entries))
 
 
 def _head_from(data: dict[str, Any]) -> dict[str, Any]:
@@ -175,14 +137,20 @@ def _head_from(data: dict[str, Any]) -> dict[str, Any]:
     size = data["frame_size"]
     if not isinstance(size, list) or len(size) != 2:
         raise ValueError("frame_size must be a list of height and width")
-    temperature, top_k, checkpoint = data["temperature"], data["top_k"], data["checkpoint"]
-    guidance = data.get("guidance")
+    chosen = {name: data.get(name) for name in (*SAMPLING, "top_p")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    for name, value in chosen.items():
+        if name == "top_k":
+            integer(value, name, 1, MOST_TOP_K)
+        else:
+            chosen[name] = float(finite(value, name))
+    sampling = SamplingOptions(**chosen)
+    sampling.applied_to(Sampling())  # or ValueError
+    checkpoint = data["checkpoint"]
     return {
         "env_id": text(data["env_id"], "env_id"),
         "checkpoint": None if checkpoint is None else text(checkpoint, "checkpoint"),
-        "temperature": None if temperature is None else _temperature(temperature),
-        "top_k": None if top_k is None else integer(top_k, "top_k", 1, MAX_ACTION),
-        "guidance": None if guidance is None else _guidance(guidance),
+        "sampling": sampling,
         "frame_size": tuple(integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size),
     }
 
@@ -200,21 +168,12 @@ def _episodes_from(entries: list[Any]) -> tuple[PlayedEpisode, ...]:
         name = f"episode {len(episodes) - 1}, step {len(actions)}"
         if not isinstance(entry, list) or len(entry) != 2:
             raise ValueError(f"{name} must be an array of an action and a mark")
-        actions.append(_action_from(entry[0], name, VERSION))
+        actions.append(_action_from(entry[0], name))
         marks.append(_mark(entry[1], name))
     return tuple(
         PlayedEpisode(seed, start, tuple(actions), tuple(marks))
         for seed, start, actions, marks in episodes
     )
-
-
-def _whole_episode(data: Any, number: int, version: int) -> PlayedEpisode:
-    name = f"episode {number}"
-    check_entries(data, ("seed", "start", "actions"), name)
-    if not isinstance(data["actions"], list):
-        raise ValueError(f"{name}: actions must be a list")
-    actions = tuple(_action_from(action, name, version) for action in data["actions"])
-    return PlayedEpisode(*_beginning(data, name), actions)
 
 
 def _beginning(data: dict[str, Any], name: str) -> tuple[int, int | None]:
@@ -223,9 +182,9 @@ def _beginning(data: dict[str, Any], name: str) -> tuple[int, int | None]:
     return seed, None if start is None else integer(start, f"{name}: start", 0, MAX_ACTION)
 
 
-def _action_from(data: Any, name: str, version: int) -> Action:
+def _action_from(data: Any, name: str) -> Action:
     where = f"{name}: an action"
-    if version == INDICES_ALONE or not isinstance(data, list):
+    if not isinstance(data, list):
         return integer(data, where, 0, MAX_ACTION)
     if not 0 < len(data) <= MAX_COMPONENTS:
         raise ValueError(f"{where} must be an integer, or a list of at most {MAX_COMPONENTS}")
@@ -236,15 +195,3 @@ def _mark(value: Any, name: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{MARK_DIGITS}}}", value):
         raise ValueError(f"{name}: mark must be {MARK_DIGITS} hexadecimal digits")
     return value
-
-
-def _temperature(value: Any) -> float:
-    if not 0 < finite(value, "temperature") <= 100:
-        raise ValueError("temperature must be a number above 0, at most 100")
-    return float(value)
-
-
-def _guidance(value: Any) -> float:
-    if not 0 <= finite(value, "guidance") <= 100:
-        raise ValueError("guidance must be a number from 0 to 100")
-    return float(value)

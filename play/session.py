@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import gymnasium
 import tyro
@@ -19,10 +20,11 @@ from play.controls import Announced, read_keys_file
 from play.headless import replay, walk
 from play.pilot import Moment, Pilot, ReplayPilot, steps_per_game_second
 from play.recording import Recording, is_same_file
-from play.replay import MAX_ACTION, MAX_SEED, Session, read_session
+from play.replay import MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
 from worldmodel.command import say
 from worldmodel.errors import UserError, printable
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 
 # Makes the pilot; given what tells the person why it takes long.
 OpenPilot = Callable[[Callable[[str], None]], Pilot]
@@ -83,15 +85,8 @@ class PlayOptions:
     start: int | None = None
     """Number of the recorded moment that a dream starts from. Default: drawn from the seed."""
 
-    temperature: float | None = None
-    """Sampling temperature of a dream. Default: the dream's own."""
-
-    top_k: int | None = None
-    """Sample each token of a dream from its k likeliest. Default: the dream's own."""
-
-    guidance: float | None = None
-    """Strength of classifier-free guidance by the actions in a dream; 0 turns it off, which is
-    nearly twice as fast (dream-battle2 uses 1). Default: the dream's own."""
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
+    """How a dream samples its tokens."""
 
 
 def parse(arguments: Sequence[str]) -> PlayOptions:
@@ -294,12 +289,7 @@ def _check(options: PlayOptions) -> None:
         raise UserError(f"--size must be from 64 to {MAX_SIZE}, not {options.size}")
     if options.seed is not None and not 0 <= options.seed <= MAX_SEED:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
-    if options.temperature is not None and not 0 < options.temperature <= 100:
-        raise UserError(f"--temperature must be above 0, at most 100, not {options.temperature}")
-    if options.top_k is not None and not 1 <= options.top_k <= MAX_ACTION:
-        raise UserError(f"--top-k must be from 1 to {MAX_ACTION}, not {options.top_k}")
-    if options.guidance is not None and not 0 <= options.guidance <= 100:
-        raise UserError(f"--guidance must be from 0 to 100, not {options.guidance}")
+    options.sampling.applied_to(Sampling())  # or UserError, before anything is loaded
     if options.steps is not None:
         if not options.headless:
             raise UserError("--steps goes with --headless: in a window you decide when to stop")
@@ -308,22 +298,17 @@ def _check(options: PlayOptions) -> None:
     if options.overwrite and options.record is None:
         raise UserError("--overwrite goes with --record: nothing else writes files")
     if options.replay is not None:
-        for name in ("policy", "steps", "seed", "start", "temperature", "top_k", "guidance"):
-            if getattr(options, name) is not None:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} doesn't go with --replay: the session decides it")
+        decided = ("policy", "steps", "seed", "start")
+        given = [name for name in decided if getattr(options, name) is not None]
+        for name in (*given, *options.sampling.given):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} doesn't go with --replay: the session decides it")
 
 
 def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
     """What the options or the session name, not yet opened."""
     if session is None:
-        name = options.env or DEFAULT_ENV
-        return choose_world(
-            name,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            guidance=options.guidance,
-        )
+        return choose_world(options.env or DEFAULT_ENV, options.sampling)
     real_names = {env_id: name for name, env_id in envs.REAL_WORLDS.items()}
     recorded = session.checkpoint or real_names.get(session.env_id)
     if recorded is None:
@@ -334,12 +319,7 @@ def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
             f"{options.replay} was played in {recorded!r}, which is not on this machine; if you "
             f"trust it, say so: --env {recorded}"
         )
-    world = choose_world(
-        name,
-        temperature=session.temperature,
-        top_k=session.top_k,
-        guidance=session.guidance,
-    )
+    world = choose_world(name, session.sampling)
     if world.env_id != session.env_id:
         raise UserError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")
     return world

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import stat
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -60,8 +59,15 @@ class SessionFile:
         """
         if not self.has_begun:
             self._file.truncate(0)
-            head = {"format": FORMAT, "version": VERSION, **asdict(self._world)}
-            self._append("[\n", {**head, "frame_size": moment.frame.shape[:2]})
+            head = {
+                "format": FORMAT,
+                "version": VERSION,
+                "env_id": self._world.env_id,
+                "checkpoint": self._world.checkpoint,
+                **vars(self._world.sampling),
+                "frame_size": moment.frame.shape[:2],
+            }
+            self._append("[\n", head)
         if moment.action is None:
             entry: Any = {"seed": moment.seed, "start": moment.start, "mark": moment.mark}
         else:

@@ -12,6 +12,7 @@ import gymnasium
 import envs
 from envs.making import made
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from play.pilot import Policy
@@ -29,14 +30,12 @@ class UnopenedWorld:
     Attributes:
         env_id: its Gymnasium id.
         checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
-        temperature, top_k, guidance: how a dream is sampled; None leaves it to the dream.
+        sampling: what of a dream's own sampling to change.
     """
 
     env_id: str
     checkpoint: str | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    guidance: float | None = None
+    sampling: SamplingOptions = SamplingOptions()
 
     @property
     def is_dream(self) -> bool:
@@ -56,13 +55,7 @@ class UnopenedWorld:
         from envs.dream import compile_once  # slow: brings torch
 
         compile_once(tell)
-        sampling: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "guidance": self.guidance,
-        }
-        given = {name: value for name, value in sampling.items() if value is not None}
-        return made(self.env_id, checkpoint=self.checkpoint, horizon=None, **given)
+        return made(self.env_id, checkpoint=self.checkpoint, horizon=None, **self.sampling.given)
 
     def _open_real(self) -> gymnasium.Env:
         # Levels may have to be fetched first.
@@ -74,23 +67,15 @@ def is_local(name: str) -> bool:
     return name in envs.shipped_names() or os.path.isdir(name)
 
 
-def choose_world(
-    name: str,
-    *,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    guidance: float | None = None,
-) -> UnopenedWorld:
+def choose_world(name: str, sampling: SamplingOptions = SamplingOptions()) -> UnopenedWorld:
     """The world called `name`, found without loading anything.
 
     Raises:
         UserError: no such world, or sampling options for one that samples nothing.
     """
     if name in envs.REAL_WORLDS:
-        if (temperature, top_k, guidance) != (None, None, None):
-            raise UserError(
-                f"{name} is a real game: --temperature, --top-k and --guidance are for dreams"
-            )
+        for option in sampling.given:
+            raise UserError(f"{name} is a real game: --{option.replace('_', '-')} is for dreams")
         return UnopenedWorld(envs.REAL_WORLDS[name])
     if _is_training(Path(name)):
         raise UserError(
@@ -98,7 +83,7 @@ def choose_world(
             "worldmodel.train` command again"
         )
     if is_local(name) or HUB_ID.fullmatch(name):
-        return UnopenedWorld(DREAM_ID, name, temperature, top_k, guidance)
+        return UnopenedWorld(DREAM_ID, name, sampling)
     known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
     raise UserError(
         f"unknown --env {name!r}; known are: {known}, the folder of a checkpoint that "

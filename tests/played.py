@@ -22,8 +22,7 @@ def session_of(moments: Iterable[Moment], path: Path) -> Session:
 
 def write_session(path: Path, session: Session) -> None:
     """A session of made-up content, as the game would write it."""
-    names = ("env_id", "checkpoint", "temperature", "top_k", "guidance")
-    world = UnopenedWorld(**{name: getattr(session, name) for name in names})
+    world = UnopenedWorld(session.env_id, session.checkpoint, session.sampling)
     file = SessionFile(path, world, overwrite=True)
     for episode in session.episodes:
         for step, (action, mark) in enumerate(

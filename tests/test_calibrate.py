@@ -16,7 +16,7 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.checkpoint.card import with_note
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 
@@ -87,7 +87,7 @@ def test_only_the_biases_of_the_codes_change(options: Calibrate, tiny_run: Path,
         if not torch.equal(weight, weights[name])
     ]
     assert changed == ["prior.head.logits.bias"]
-    assert after.world == replace(before.world, temperature=1.0)
+    assert after.world == replace(before.world, sampling=Sampling(1.0))
     np.testing.assert_equal(vars(after.starts), vars(before.starts))
 
 
@@ -176,7 +176,7 @@ def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_pa
         calibrate(replace(options, rounds=0))
     with pytest.raises(UserError, match="--temperature must be above 0"):
         calibrate(replace(options, temperature=0.0))
-    with pytest.raises(UserError, match="--guidance must be at least 0"):
+    with pytest.raises(UserError, match="guidance must be from 0"):
         calibrate(replace(options, guidance=-0.5))
     with pytest.raises(UserError, match="take shorter clips"):
         calibrate(replace(options, steps=1000))

@@ -30,8 +30,8 @@ from worldmodel.checkpoint import (
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.sampling import Sampling
 from worldmodel.pretrained import shipped_names
-from worldmodel.prior.sampling import Sampling
 from worldmodel.ship import Ship, ship
 
 
@@ -518,5 +518,5 @@ def test_a_checkpoint_says_how_its_dreams_are_drawn(tiny_run: Path, tmp_path: Pa
     assert (np.stack(own) != np.stack(dreamed(tmp_path / "warm", guidance=1e4))).any()
     with pytest.raises(UserError, match="temperature must be at least 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", temperature=-1.0))
-    with pytest.raises(UserError, match="guidance must be at least 0"):
+    with pytest.raises(UserError, match="guidance must be from 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", guidance=-1.0))

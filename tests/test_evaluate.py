@@ -38,6 +38,7 @@ from worldmodel.evaluation.returns import find_returns
 from worldmodel.evaluation.stability import block_statistics, rarest
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.statistics import median_interval
 from worldmodel.prior.action_vectors import encode_actions
 
@@ -353,8 +354,8 @@ def test_visible_actions_are_read_off_nearly_always(spec: ActionSpec) -> None:
         ({"data": Path("nowhere")}, "nowhere does not exist"),
         ({"horizon": 500}, "--horizon 500 asks for that many"),
         ({"clips": 1}, "--clips must be from 2 to 2147483647, not 1"),
-        ({"temperature": -1.0}, "temperature must be at least 0"),
-        ({"guidance": -1.0}, "guidance must be at least 0"),
+        ({"sampling": SamplingOptions(temperature=-1.0)}, "temperature must be at least 0"),
+        ({"sampling": SamplingOptions(guidance=-1.0)}, "guidance must be from 0"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"data": None}, "--data is needed"),
     ],

@@ -14,7 +14,7 @@ from worldmodel.dream import WorldModel
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.horizon import measure_dreams_fvd
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.layers import ConditionalNorm
-from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.prior.sampling import draw_codes
 from worldmodel.videogpt.configs import (
     GPTConfig,
     VideoGPTConfig,

@@ -6,7 +6,7 @@ import torch
 
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.dream import Dream, dream_along
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

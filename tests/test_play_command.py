@@ -21,6 +21,7 @@ from play import command_line
 from play.__main__ import main
 from play.commands import COMMAND_KEYS
 from play.replay import Session, read_session
+from worldmodel.interface.sampling import SamplingOptions
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
@@ -275,9 +276,7 @@ def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     session = Session(
         env_id="VideoGPTDream-v0",
         checkpoint="stranger/dream",
-        temperature=None,
-        top_k=None,
-        guidance=None,
+        sampling=SamplingOptions(),
         frame_size=(64, 64),
         episodes=(played_episode(0, 0, 1),),
     )
@@ -305,10 +304,10 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
     [
         (("--env", "quake"), "known are: doom-hgs"),
         (("--env", "doom-hgs"), "--headless --record out.mp4 --steps 200"),
-        (("--env", "doom-hgs", "--start", 1, "--headless"), "for dreams"),
-        (("--env", "doom-hgs", "--top-k", 5), "for dreams"),
-        (("--env", "doom-hgs", "--guidance", 0), "for dreams"),
-        (("--env", "dream-doom", "--guidance", -1), "--guidance must be"),
+        (("--env", "doom-hgs", "--start", 1, "--headless"), "is for dreams"),
+        (("--env", "doom-hgs", "--top-k", 5), "is for dreams"),
+        (("--env", "doom-hgs", "--guidance", 0), "is for dreams"),
+        (("--env", "dream-doom", "--guidance", -1), "guidance must be from 0"),
         (("--env", "doom-hgs", "--size", 1), "--size must be"),
         (("--env", "doom-hgs", "--fps", 0), "--fps must be"),
         (("--env", "doom-hgs", "--seed", -1), "--seed must be"),
@@ -320,7 +319,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--replay", "none.json"), "none.json does not exist"),
         (("--env", "x" * 300), "unknown --env 'xxx"),
         (("--env", "x" * 300 + "/y"), "unknown --env 'xxx"),
-        (("--env", "dream-doom", "--top-k", 10**19), "--top-k must be"),
+        (("--env", "dream-doom", "--top-k", 10**19), "top_k must be"),
         (("--env", "dream-doom", "--start", 10**19, "--headless"), "--start must be"),
         (("--env", "doom-hgs", "--seed", 10**19), "--seed must be"),
         (("--env", "doom-hgs", "--overwrite"), "goes with --record"),

@@ -1,7 +1,6 @@
 """Who steers what, without any window."""
 
 import dataclasses
-import hashlib
 import itertools
 import os
 import signal
@@ -20,7 +19,6 @@ from envs.engine_guard import engines_using
 from play.actions import Actions
 from play.headless import RandomWalk, walk
 from play.pilot import Moment, Pilot, ReplayPilot
-from play.replay import PlayedEpisode, Session
 from play.worlds import load_policy
 from worldmodel.errors import UserError
 
@@ -443,20 +441,6 @@ def test_grey_worlds_are_played_and_frames_are_kept_as_they_were() -> None:
     for _ in range(3):
         pilot.step(2)
     assert [moment.frame[0, 0].tolist() for moment in moments] == [[n] * 3 for n in (0, 2, 4, 6)]
-
-
-def test_a_session_of_a_real_game_before_there_were_marks_plays_again() -> None:
-    frames: list[np.ndarray] = []
-    pilot = Pilot(ToyWorld(), seed=3, watch=lambda moment: frames.append(moment.frame))
-    for action in (1, 3, 2):
-        pilot.step(action)
-    digest = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
-    for sha256, agrees in ((digest, True), ("0" * 64, False)):
-        episodes = (PlayedEpisode(3, None, (1, 3, 2)),)
-        session = Session("x", None, None, None, None, (64, 64), episodes, sha256)
-        replayed = ReplayPilot(ToyWorld(), session)
-        play_through(replayed)
-        assert replayed.frames_agree is agrees
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
-from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train, train_preset
 
 PLANE = PoseSpec(("x", "y"), "angle")

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
-from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.prior.sampling import draw_codes
 
 NUM_ACTIONS, NUM_CODES = 3, 16
 SAMPLINGS = [
@@ -224,7 +225,7 @@ UNCACHED = """
 import torch, numba
 from worldmodel.prior import fast_head
 from worldmodel.prior.head import TokenHead
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 
 assert not fast_head.is_kept()
 assert not fast_head.is_compiled()

@@ -12,11 +12,11 @@ import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import Here
 from worldmodel.prior.memory import KEYFRAME_STEPS
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import Candidates, Older, choose_older
-from worldmodel.prior.sampling import Sampling
 from worldmodel.training.own_dreams import OwnDreams
 
 

@@ -37,6 +37,7 @@ from worldmodel.evaluation.report import (
 )
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 from worldmodel.evaluation.tables import interval, to_text
+from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.statistics import mean_interval
 from worldmodel.prior.action_vectors import encode_actions
 
@@ -181,10 +182,10 @@ def test_what_was_measured_is_kept_until_something_it_hangs_on_changes(
     (folder(own) / "stability.png").unlink()
     assert measured(replace(own, frames=17, inverse_dynamics_steps=3)) == {"stability"}
     own = replace(own, parts="policies")
-    assert measured(replace(own, temperature=0.9)) == {"policies"}
+    assert measured(replace(own, sampling=SamplingOptions(0.9))) == {"policies"}
     report_json = folder(own) / "report.json"
     report_json.write_text(report_json.read_text().replace('"again"', '"once"'))
-    assert measured(replace(own, temperature=0.9, again=True)) == {"policies"}
+    assert measured(replace(own, sampling=SamplingOptions(0.9), again=True)) == {"policies"}
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(

@@ -12,6 +12,7 @@ from PIL import Image
 from worldmodel import sample as command
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.media.film import GAP, RED
 from worldmodel.sample import SHOWN_DREAMED, SHOWN_GIVEN, Sample, sample
 
@@ -63,16 +64,16 @@ def test_the_same_seed_draws_the_same(options: Sample) -> None:
 
 
 def test_futures_differ_by_chance_under_the_same_actions(options: Sample) -> None:
-    sample(replace(options, same_actions=True, temperature=1.0))
+    sample(replace(options, same_actions=True, sampling=SamplingOptions(1.0)))
     picture = np.asarray(Image.open(options.out))
     rows = {picture[i * (64 + GAP) : i * (64 + GAP) + 64].tobytes() for i in range(3)}
     assert len(rows) == 3
 
 
 def test_top_p_leaves_the_likeliest_alone(options: Sample) -> None:
-    sample(replace(options, temperature=1.0, top_p=1e-9, same_actions=True))
+    sample(replace(options, sampling=SamplingOptions(1.0, top_p=1e-9), same_actions=True))
     narrowed = options.out.read_bytes()
-    sample(replace(options, temperature=0.0, same_actions=True, overwrite=True))
+    sample(replace(options, sampling=SamplingOptions(0.0), same_actions=True, overwrite=True))
     assert options.out.read_bytes() == narrowed
 
 
@@ -124,9 +125,9 @@ def test_films_show_given_frames_then_dreamed_ones(options: Sample, suffix: str)
         ({"checkpoint": "nowhere"}, "unknown checkpoint 'nowhere'"),
         ({"action": "right:" + "9" * 5000}, "is longer than the 5 steps there are"),
         ({"action": "9" * 5000}, "unknown action '999"),
-        ({"top_k": 0}, "top_k must be from 1 to 2147483647"),
-        ({"top_k": 10**20}, "top_k must be from 1 to 2147483647"),
-        ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
+        ({"sampling": SamplingOptions(top_k=0)}, "top_k must be from 1 to 2147483647"),
+        ({"sampling": SamplingOptions(top_k=10**20)}, "top_k must be from 1 to 2147483647"),
+        ({"sampling": SamplingOptions(top_p=1.5)}, "top_p must be above 0 and at most 1"),
         ({"device": "abacus"}, "unknown device 'abacus': cpu or cuda"),
     ],
 )

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.perceptual import LITE0, LITE2, load_network
 from worldmodel.metrics.pictures import fine_energy
-from worldmodel.prior.sampling import Sampling
 from worldmodel.train import Train, train
 from worldmodel.vqvae.sharp import with_those_before
 

@@ -34,8 +34,8 @@ from worldmodel.data.episodes import read_info
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.interface.actions import NO_ACTION, ActionSpec
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.media.film import GAP, RED
-from worldmodel.prior.sampling import Sampling
 from worldmodel.sample import Sample, sample
 from worldmodel.train import Train, train
 from worldmodel.training import run
@@ -314,7 +314,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
         ({"starts": (99,)}, "there is no start 99"),
         ({"steps": 5}, "makes clips of 4 frames"),
         ({"class_name": "cat"}, "takes no class"),
-        ({"guidance": 0.5}, "--guidance is for dreams"),
+        ({"sampling": SamplingOptions(guidance=0.5)}, "--guidance is for dreams"),
     ],
 )
 def test_bad_samples_get_one_clear_line(published_run: Path, changes, complaint, monkeypatch):
@@ -374,7 +374,7 @@ def test_the_loss_of_training_is_the_likelihood_that_is_measured(
         ({"parts": "inception"}, "--c3d-weights"),
         ({"parts": "horizon"}, "unknown part 'horizon'; the known ones are: reconstruction"),
         ({"i3d_weights": Path("nowhere.pt")}, "nowhere.pt"),
-        ({"guidance": 0.5}, "--guidance is for dreams"),
+        ({"sampling": SamplingOptions(guidance=0.5)}, "--guidance is for dreams"),
     ],
 )
 def test_bad_measures_get_one_clear_line(

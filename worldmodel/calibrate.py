@@ -41,8 +41,8 @@ from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.pretrained import shipped_names
-from worldmodel.prior.sampling import Sampling
 from worldmodel.storage.files import locked
 
 RATE = 0.4  # a share of what is missing: dreams respond to more than a single step's bias
@@ -131,12 +131,8 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     checkpoint = load_checkpoint(str(folder), device=device)
-    try:
-        sampling = checkpoint.world.sampling.changed(
-            temperature=options.temperature, guidance=options.guidance
-        )
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
+    sampling = chosen.applied_to(checkpoint.world.sampling)
     model, window = checkpoint.model, checkpoint.model.config.prior.window
     reader = EpisodeReader(options.data)
     check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)
@@ -183,7 +179,7 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
     }
     checkpoint = replace(
         checkpoint,
-        world=checkpoint.world.drawn(sampling),
+        world=replace(checkpoint.world, sampling=sampling),
         lineage={**checkpoint.lineage, "calibrated": calibrated},
     )
     save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)

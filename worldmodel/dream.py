@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
 from worldmodel.prior.memory import Batched, Memory
-from worldmodel.prior.sampling import Sampling
 from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
 from worldmodel.vqvae.vqvae import VQVAE
 

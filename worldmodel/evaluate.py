@@ -54,8 +54,8 @@ from worldmodel.evaluation.report import (
 from worldmodel.evaluation.score import score_blocks, score_episodes
 from worldmodel.evaluation.stability import NUM_STEPS
 from worldmodel.evaluation.tables import to_text
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.pretrained import shipped_names
-from worldmodel.prior.sampling import Sampling
 from worldmodel.storage.files import locked
 from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.training.schedule import duration
@@ -104,15 +104,8 @@ class Evaluate:
     """Training steps of the network that reads actions off frames: minutes on one core."""
     stability_steps: int = NUM_STEPS
     """Length of the long dreams."""
-    temperature: float | None = None
-    """Of all dreams and samples; by default the dream's own, for VideoGPT as published 1."""
-    top_k: int | None = None
-    """Draw each token from its k likeliest."""
-    top_p: float | None = None
-    """Draw each token from the fewest that together have this probability."""
-    guidance: float | None = None
-    """How much further dreams follow the action than the model does: 0 not at all, 1 twice as far
-    in logits, and a step takes nearly twice as long. By default the dream's own."""
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
+    """How all dreams and clips are sampled."""
     seed: int = 0
     """Seed of clips, dreams and intervals."""
     device: str = "cpu"
@@ -151,12 +144,11 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
     """
     folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     published = is_videogpt(str(folder))
-    if published and options.guidance:
+    if published and options.sampling.guidance:
         raise UserError("--guidance is for dreams, which are stepped; these are whole clips")
     own = Sampling() if published else read_world(str(folder)).sampling
-    for name in ("temperature", "guidance"):
-        if getattr(options, name) is None:
-            options = replace(options, **{name: getattr(own, name)})
+    sampling = options.sampling.applied_to(own)
+    options = replace(options, sampling=SamplingOptions(**vars(sampling)))
     names = _check(options, published=published)
     data = _data(options)
     load = load_videogpt if published else load_checkpoint
@@ -247,7 +239,7 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
         )
     if options.parts is not None:
         raise UserError("--score writes no report: leave --parts out")
-    _check(replace(options, temperature=1.0, guidance=0.0), published=False)
+    _check(options, published=False)
     assert options.score is not None
     reader = EpisodeReader(options.score)
     checkpoint = load_checkpoint(str(folder), device=options.device)
@@ -283,6 +275,7 @@ def _parts(
     Raises:
         UserError: the weights of a network are missing or damaged.
     """
+    sampling = options.sampling.applied_to(Sampling())
     i3d = c3d = None
     if I3D_PART in names:
         i3d = load_i3d(
@@ -294,14 +287,16 @@ def _parts(
     if C3D_PART in names:
         c3d = load_c3d(options.c3d_weights, device=options.device)
     if isinstance(model, VideoGPT):
-        settings = ClipSettings(options.clips, _sampling(options), options.seed, options.batch_size)
+        settings = ClipSettings(
+            options.clips, options.sampling.applied_to(Sampling()), options.seed, options.batch_size
+        )
         return clip_parts(model, reader, out, settings, i3d=i3d, c3d=c3d)
     settings = Settings(
         num_clips=options.clips,
         num_samples=options.samples,
         horizon=options.horizon,
         num_frames=options.frames,
-        sampling=_sampling(options),
+        sampling=sampling,
         seed=options.seed,
         batch_size=options.batch_size,
     )
@@ -329,15 +324,10 @@ def _source(reader: EpisodeReader, options: Evaluate, command: str) -> dict[str,
     }
 
 
-def _sampling(options: Evaluate) -> Sampling:
-    assert options.temperature is not None  # set by `evaluate`
-    assert options.guidance is not None
-    return Sampling(options.temperature, options.top_k, options.top_p, options.guidance)
-
-
 def _settings(options: Evaluate, part: Part) -> dict[str, Any]:
     """What a part's numbers depend on, by the names of the options."""
-    settings = {name: getattr(options, name) for name in part.options}
+    chosen = {**vars(options), **vars(options.sampling)}
+    settings = {name: chosen[name] for name in part.options}
     if part.network is not None:
         settings["protocol"] = part.network.protocol.name
         settings["network_sha256"] = part.network.sha256
@@ -375,7 +365,6 @@ def _check(options: Evaluate, *, published: bool) -> tuple[str, ...]:
     )
     try:
         usable_device(options.device)
-        _sampling(options)
     except ValueError as error:
         raise UserError(str(error)) from None
     return parts

@@ -37,6 +37,7 @@ from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.held_out import wander
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.media.film import (
     SAVERS,
     coloured,
@@ -49,7 +50,6 @@ from worldmodel.media.film import (
     sheet,
     with_given,
 )
-from worldmodel.prior.sampling import Sampling
 from worldmodel.storage.files import refuse_existing
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.stages import sample_clips
@@ -82,16 +82,8 @@ class Sample:
     """Class of all clips as published, by name; by default those of their starts."""
     same_actions: bool = False
     """Use the same actions for all starts and futures: what differs is the start, and chance."""
-    temperature: float | None = None
-    """0 takes the likeliest token, 1 draws from the model itself. By default the dream's own, for
-    clips as published 1."""
-    top_k: int | None = None
-    """Draw each token from its k likeliest."""
-    top_p: float | None = None
-    """Draw each token from the fewest that together have this probability."""
-    guidance: float | None = None
-    """How much further dreams follow the action than the model does: 0 not at all, 1 twice as far
-    in logits, and a step takes nearly twice as long. By default the dream's own."""
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
+    """How dreams and clips are sampled; clips as published at a temperature of 1 by default."""
     scale: int = 2
     """Pixels of the picture, along each side, for a pixel of a frame."""
     overwrite: bool = False
@@ -117,7 +109,7 @@ def sample(options: Sample) -> None:
     refuse_existing(options.out, overwrite=options.overwrite)
     folder = str(find_checkpoint(options.checkpoint))  # once: a hub's may change meanwhile
     if is_videogpt(folder):
-        if options.guidance:
+        if options.sampling.guidance:
             raise UserError("--guidance is for dreams, which are stepped; these are whole clips")
         sampling = _check(options, Sampling())
         _sample_clips(load_videogpt(folder, device=options.device), options, sampling)
@@ -203,14 +195,9 @@ def _check(options: Sample, own: Sampling) -> Sampling:
     check_numbers(options, futures=1, steps=1, scale=1, seed=0)
     try:
         usable_device(options.device)
-        return own.changed(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            guidance=options.guidance,
-        )
     except ValueError as error:
         raise UserError(str(error)) from None
+    return options.sampling.applied_to(own)
 
 
 def _check_size(options: Sample, num_frames: int, frame_shape: Sequence[int]) -> None:

@@ -20,7 +20,8 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.checkpoint.card import NOT_MEASURED, model_card, numbers_of
 from worldmodel.command import run_command
-from worldmodel.errors import UserError, printable
+from worldmodel.errors import printable
+from worldmodel.interface.sampling import SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,11 @@ def ship(options: Ship) -> None:
 
 def _ship(options: Ship, folder: Path, numbers: str) -> None:
     checkpoint = load_checkpoint(str(folder))
-    try:
-        sampling = checkpoint.world.sampling.changed(
-            temperature=options.temperature, guidance=options.guidance
-        )
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
+    sampling = chosen.applied_to(checkpoint.world.sampling)
     checkpoint = replace(
         checkpoint,
-        world=checkpoint.world.drawn(sampling),
+        world=replace(checkpoint.world, sampling=sampling),
         lineage={**checkpoint.lineage, "shipped_from": {"weights_sha256": weights_digest(folder)}},
     )
     card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)

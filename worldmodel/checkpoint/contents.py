@@ -1,14 +1,14 @@
 """What a checkpoint holds, and what its files are called."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from worldmodel.dream import WorldModel
 from worldmodel.interface.actions import checked_controls
+from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import check_world
-from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt.model import VideoGPT
 
 FORMAT_VERSION = 5
@@ -37,33 +37,22 @@ class World:
         env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
         fps: steps a second of its own time.
         controls: which keys choose the actions, as JSON, for people who play; may be empty.
-        temperature, guidance: that dreams are drawn with where nothing else is said.
+        sampling: how dreams are sampled unless the user chooses otherwise.
 
     Raises:
         UserError: `check_world` refuses it.
-        ValueError: the controls or the sampling are not usable.
+        ValueError: the controls are not usable.
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
     fps: float
     controls: dict[str, Any] = field(default_factory=dict)
-    temperature: float = 0.8
-    guidance: float = 0.0
+    sampling: Sampling = Sampling(temperature=0.8)
 
     def __post_init__(self) -> None:
         check_world(self.env_id, self.env_kwargs, self.fps)
         checked_controls(self.controls)
-        Sampling(self.temperature, guidance=self.guidance)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How dreams are drawn where nothing else is said."""
-        return Sampling(self.temperature, guidance=self.guidance)
-
-    def drawn(self, sampling: Sampling) -> "World":
-        """The same world, whose dreams are drawn so where nothing else is said."""
-        return replace(self, temperature=sampling.temperature, guidance=sampling.guidance)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
+from worldmodel.interface.sampling import Sampling
 from worldmodel.pretrained import PRETRAINED, shipped_names
 from worldmodel.storage.files import read_json
 from worldmodel.storage.tensors import opened_tensors
@@ -233,8 +234,10 @@ def _read_common(folder: Path) -> tuple[dict[str, Any], World]:
             env_kwargs=world["env_kwargs"],
             fps=world["fps"],
             controls=world.get("controls", {}),  # older checkpoints have none,
-            temperature=world.get("temperature", World.temperature),  # nor this,
-            guidance=world.get("guidance", World.guidance),  # nor this
+            sampling=Sampling(  # nor this
+                temperature=world.get("temperature", World.sampling.temperature),
+                guidance=world.get("guidance", World.sampling.guidance),
+            ),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None

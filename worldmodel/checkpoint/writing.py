@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from worldmodel.checkpoint.contents import (
     VIDEOGPT,
     Checkpoint,
     VideoGPTCheckpoint,
+    World,
 )
 from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
 from worldmodel.errors import UserError
@@ -121,11 +123,17 @@ def _write_files(
         **({} if is_dream else {"model": VIDEOGPT}),
         **asdict(checkpoint.model.config),
         "actions": checkpoint.model.config.actions.to_json(),
-        "world": asdict(checkpoint.world),
+        "world": _world_to_json(checkpoint.world),
         "lineage": checkpoint.lineage,
         "files": {name: file_digest(folder / name) for name in HELD_TOGETHER},
     }
     write_json(folder / "config.json", config)
+
+
+def _world_to_json(world: World) -> dict[str, Any]:
+    data = asdict(world)
+    sampling = data.pop("sampling")  # top_k and top_p are a user's choice alone
+    return {**data, **{name: sampling[name] for name in ("temperature", "guidance")}}
 
 
 def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

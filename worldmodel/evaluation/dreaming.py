@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.data import Clips
 from worldmodel.dream import WorldModel, dream_along
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from worldmodel.evaluation.foretelling import (
     joined,
 )
 from worldmodel.interface.actions import ActionSpec
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 
 FRAMES_AT_ONCE = 128  # of a tokenizer
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
@@ -49,7 +49,7 @@ class Settings:
     num_samples: int = 10
     horizon: int = 32
     num_frames: int = 4096
-    sampling: Sampling = Sampling(temperature=0.8)  # noqa: RUF009
+    sampling: Sampling = Sampling(temperature=0.8)
     seed: int = 0
     batch_size: int = 32
 

@@ -15,9 +15,9 @@ from worldmodel.dream import Dream, WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, wander
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.metrics.statistics import code_counts, entropy
-from worldmodel.prior.sampling import Sampling
 
 NUM_DREAMS = 8
 NUM_STEPS = 1000

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block
-from worldmodel.prior.sampling import Sampling
 
 COMPILES_S = 8  # about, on one core
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs.dream import FrameGPTConfig, WorldModelConfig
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.action_vectors import mean_action
 from worldmodel.prior.fast_head import FastHead
 from worldmodel.prior.head import TokenHead, Undirected
@@ -36,7 +37,6 @@ from worldmodel.prior.recall import (
     Recall,
     choose_older,
 )
-from worldmodel.prior.sampling import Sampling
 
 # Parts of names of matrices that don't lead from one hidden layer to another.
 NOT_HIDDEN = ("code.", "previous_code", "position", "variable", "age", "nothing", "gain_and_bias")

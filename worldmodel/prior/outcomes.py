@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.layers import linear
-from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.prior.sampling import draw_codes
 
 COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
 RECENT_FEATURES = 3  # of a variable at a past step: its change, whether it rose, whether it fell

@@ -11,9 +11,9 @@ import torch
 from worldmodel import randomness
 from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import Here, Past
-from worldmodel.prior.sampling import Sampling
 from worldmodel.training.coded_episodes import CodedEpisodes
 
 DREAMED_STEPS = 28  # of each clip, after the window

@@ -13,12 +13,12 @@ from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel, dream_along, prior_losses
 from worldmodel.errors import UserError
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import Past
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
 from worldmodel.prior.recall import Older
-from worldmodel.prior.sampling import Sampling
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
 

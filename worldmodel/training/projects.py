@@ -111,7 +111,7 @@ class DreamProject:
     def load_model(self, checkpoint: str) -> WorldModel:
         loaded = load_checkpoint(checkpoint)
         self.model = _grown(loaded.model, self.config).train()
-        self.world = self.world.drawn(loaded.world.sampling)
+        self.world = replace(self.world, sampling=loaded.world.sampling)
         return self.model
 
     def prior_stage(self, folder: Path, fabric: Fabric, *, memory_limit_bytes: int) -> PriorStage:

@@ -23,7 +23,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.evaluation.report import to_json
 from worldmodel.evaluation.tables import Blocks, to_text
-from worldmodel.prior.sampling import Sampling
+from worldmodel.interface.sampling import Sampling
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.train import Train, train_preset

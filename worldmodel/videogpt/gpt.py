@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.layers import Affine, normalise
-from worldmodel.prior.sampling import Sampling, draw_codes
+from worldmodel.prior.sampling import draw_codes
 from worldmodel.videogpt.attention import (
     dense_attention,
     sparse_attention,

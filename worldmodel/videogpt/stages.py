@@ -13,8 +13,8 @@ from worldmodel.command import progress_bar
 from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
-from worldmodel.prior.sampling import Sampling
 from worldmodel.training.trainer import KeepsNothing
 from worldmodel.videogpt.model import VideoGPT
 

@@ -17,6 +17,7 @@ from worldmodel.command import track
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
 from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.held_out import spread_windows
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import (
     coloured,
     enlarged,
@@ -27,7 +28,6 @@ from worldmodel.media.film import (
     with_given,
 )
 from worldmodel.metrics.statistics import code_counts
-from worldmodel.prior.sampling import Sampling
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.published import (
     measure_fvd,
