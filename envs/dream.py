@@ -7,39 +7,25 @@ frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
+from gymnasium.vector import AutoresetMode
 
-from envs.dream_world import DreamWorld, Moment
+from envs.dream_world import Moment
 from envs.dream_world import RealMoment as RealMoment
 from envs.spaces import checked_action
 from envs.threads import one_thread
+from envs.vector_dream import STREAM, DreamState, DreamVectorEnv, info_of
 from envs.window import FrameWindow, as_rgb
 from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
 from worldmodel.command import say
-from worldmodel.dream import Dream
 from worldmodel.errors import UserError
-from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.prior import fast_head
-
-STREAM = "dream"  # of the seed: the random numbers of a dream
-
-
-@dataclass(frozen=True)
-class DreamState:
-    """A moment of a `DreamEnv`, to return to or to branch from. An opaque token."""
-
-    dream: Dream
-    frame: np.ndarray
-    num_steps: int
-    rng_state: Mapping[str, Any]
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
@@ -87,34 +73,38 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
-        self._dreamed = DreamWorld(
+        self._dreams = DreamVectorEnv(
+            1,
             checkpoint,
             horizon=horizon,
-            sampling=SamplingOptions(temperature, top_k, top_p, guidance),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
             device=device,
             starts=starts,
             starts_at=starts_at,
+            autoreset_mode=AutoresetMode.DISABLED,
         )
-        self.model, self.starts = self._dreamed.model, self._dreamed.starts
+        self._world = self._dreams.world
+        self.model, self.starts = self._world.model, self._world.starts
         self.horizon = horizon
         self.render_mode = render_mode
-        self.metadata = {**DreamEnv.metadata, "render_fps": self._dreamed.world.fps}
+        self.metadata = {**DreamEnv.metadata, "render_fps": self._world.recorded.fps}
         self.action_meanings = self.model.config.actions.meanings
         self.variable_names = self.model.config.variable_names
         self.pose = self.model.config.pose
-        self.controls = copy.deepcopy(self._dreamed.world.controls)  # the recorded environment's
-        self.observation_space = self._dreamed.observation_space
-        self.action_space = self._dreamed.action_space
-        self._dream: Dream | None = None  # None until the first reset
-        self._over = True
+        self.controls = copy.deepcopy(self._world.recorded.controls)
+        self.observation_space = self._world.observation_space
+        self.action_space = self._world.action_space
         self._window = FrameWindow("VideoGPT dream", fps=self.metadata["render_fps"])
-        if self._dreamed.device.type == "cpu":
+        if self._world.device.type == "cpu":
             compile_once(say)
 
     @property
     def num_starts(self) -> int:
         """How many recorded moments `options={"start": k}` can name."""
-        return len(self._dreamed.moments)
+        return len(self._world.moments)
 
     @property
     def pose_range(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -127,7 +117,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     def digest(self) -> str:
         """sha256 of the checkpoint's files: by it one dream is told from another."""
-        return self._dreamed.digest()
+        return self._world.digest()
 
     def recorded_env(self) -> tuple[str, dict[str, Any]]:
         """Id and arguments of the environment that was learned, for `gymnasium.make`.
@@ -135,7 +125,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             UserError: the checkpoint, which is data, names a module that would be imported.
         """
-        return self._dreamed.recorded_env()
+        return self._world.recorded_env()
 
     def real_moment(self, start: int) -> RealMoment:
         """How the real environment gets to where dreams from `start` begin.
@@ -143,7 +133,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             UserError: the checkpoint, which is data, names a module that would be imported.
         """
-        return self._dreamed.real_moment(start)
+        return self._world.real_moment(start)
 
     @property
     def codes(self) -> np.ndarray:
@@ -153,9 +143,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             gymnasium.error.ResetNeeded: no dream has begun.
         """
-        if self._dream is None:
-            raise gymnasium.error.ResetNeeded("call reset() before codes")
-        return self._dream.codes[0].cpu().numpy().copy()
+        return self._dreams.codes[0]
 
     @one_thread()
     def reset(
@@ -173,41 +161,27 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             UserError: an option is unknown, or does not fit this world.
         """
+        if options and options.get("start") is not None:
+            self._world.checked_start(options["start"])  # a batch takes one each as well
         super().reset(seed=seed)
         if seed is not None:
             # Gymnasium seeds action spaces as it would seed this: the two would be twins.
             self._np_random = randomness.generator(seed, STREAM)
-        moment = self._dreamed.moment(options or {}, self.np_random)
-        self._dream, frames = self._dreamed.begin([moment])
-        self._frame = frames[0]
-        self._num_steps, self._over = 0, False
-        self._show()
-        info = self._info()
-        if moment.start is not None:
-            info["start"] = moment.start
-        return self._frame.copy(), info
+        self._dreams.generators[0] = self.np_random
+        frames, infos = self._dreams.reset(options=options)
+        self._show(frames[0])
+        return frames[0], info_of(infos, 0)
 
     @one_thread()
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         stored = checked_action(action, self.action_space)
-        if self._dream is None or self._over:
+        if self._dreams.is_over.any():  # or has never begun
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        device = self._dreamed.device
-        uniforms = self.np_random.random((1, self.model.num_uniforms), np.float32)
-        step, self._dream = self.model.step(
-            self._dream,
-            torch.as_tensor(stored)[None].to(device),
-            torch.from_numpy(uniforms).to(device),
-            self._dreamed.sampling,
-        )
-        self._frame = step.frames[0].cpu().numpy()
-        self._num_steps += 1
-        terminated = bool(step.terminated[0])
-        truncated = self.horizon is not None and self._num_steps >= self.horizon
-        self._over = terminated or truncated
-        self._show()
-        info = {**self._info(), "surprise": float(step.nats[0])}
-        return self._frame.copy(), float(step.reward[0]), terminated, truncated, info
+        self._dreams.generators[0] = self.np_random  # which the user may replace
+        frames, rewards, terminated, truncated, infos = self._dreams.step(stored[None])
+        self._show(frames[0])
+        info = info_of(infos, 0)
+        return frames[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def get_state(self) -> DreamState:
         """This moment, to be given back to `set_state` as often as you like.
@@ -215,14 +189,10 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             gymnasium.error.ResetNeeded: no dream has begun, or it has ended.
         """
-        if self._dream is None or self._over:
+        if self._dreams.is_over.any():
             raise gymnasium.error.ResetNeeded("call reset() before get_state()")
-        return DreamState(
-            self._dream.clone(),
-            self._frame.copy(),
-            self._num_steps,
-            self.np_random.bit_generator.state,
-        )
+        self._dreams.generators[0] = self.np_random
+        return self._dreams.get_state()
 
     def set_state(self, state: DreamState) -> tuple[np.ndarray, dict[str, Any]]:
         """Go back to a moment; what follows is as if the dream had never left it.
@@ -234,36 +204,23 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             UserError: it is a moment of a checkpoint of other sizes.
         """
-        self._dreamed.check_fit(state.dream)
-        self._dream = state.dream.clone()
-        self._frame = state.frame.copy()
-        self._num_steps, self._over = state.num_steps, False
-        self.np_random.bit_generator.state = state.rng_state
-        self._show()
-        return self._frame.copy(), self._info()
+        self._dreams.generators[0] = self.np_random
+        frames, infos = self._dreams.set_state(state)
+        self._show(frames[0])
+        return frames[0], info_of(infos, 0)
 
     def render(self) -> np.ndarray | None:
-        if self.render_mode != "rgb_array" or self._dream is None:
+        if self.render_mode != "rgb_array" or not self._dreams.has_begun:
             return None
-        return as_rgb(self._frame)
+        return as_rgb(self._dreams.frames[0])
 
     def close(self) -> None:
         self._window.close()
 
-    def _info(self) -> dict[str, Any]:
-        assert self._dream is not None
-        values = self._dream.variables[0].tolist()
-        info: dict[str, Any] = dict(zip(self.variable_names, values, strict=True))
-        if self.pose:
-            pose = self._dream.shown_pose[0].cpu().numpy().astype(np.float64)
-            info |= dict(zip(self.pose.names, pose.tolist(), strict=True))
-            info["pose"] = pose
-        return info
-
-    def _show(self) -> None:
+    def _show(self, frame: np.ndarray) -> None:
         """Draw the frame in a window, where that is asked for."""
         if self.render_mode == "human":
-            self._window.show(self._frame)
+            self._window.show(frame)
 
 
 def compile_once(tell: Callable[[str], None]) -> None:

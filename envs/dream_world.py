@@ -104,8 +104,8 @@ class DreamWorld:
         # Or UserError, before the weights are read.
         self.sampling = sampling.applied_to(read_world(str(folder)).sampling)
         loaded = load_checkpoint(str(folder), device=self.device)
-        self._folder = folder
-        self.model, self.world = loaded.model, loaded.world
+        self.folder = folder
+        self.model, self.recorded = loaded.model, loaded.world
         self.config = self.model.config
         self.observation_space = gymnasium.spaces.Box(
             0, 255, self.config.tokenizer.frame_shape, np.uint8
@@ -128,7 +128,7 @@ class DreamWorld:
         """sha256 of the checkpoint's files: by it one dream is told from another."""
         digest = hashlib.sha256()
         for name in FILES:
-            with (self._folder / name).open("rb") as file:
+            with (self.folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
@@ -147,7 +147,7 @@ class DreamWorld:
                 f"unknown reset options {sorted(options)}; there are: start; or frames, actions, "
                 "variables and poses"
             )
-        start = int(rng.integers(len(self.moments))) if start is None else self._checked(start)
+        start = int(rng.integers(len(self.moments))) if start is None else self.checked_start(start)
         return replace(self.moments[start], start=start)
 
     def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
@@ -169,8 +169,8 @@ class DreamWorld:
         Raises:
             UserError: the checkpoint, which is data, names a module that would be imported.
         """
-        refuse_imports(self.world.env_id, self.world.env_kwargs)
-        return self.world.env_id, copy.deepcopy(self.world.env_kwargs)
+        refuse_imports(self.recorded.env_id, self.recorded.env_kwargs)
+        return self.recorded.env_id, copy.deepcopy(self.recorded.env_kwargs)
 
     def real_moment(self, start: int) -> RealMoment:
         """How the real environment gets to where dreams from `start` begin.
@@ -181,7 +181,7 @@ class DreamWorld:
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
             raise UserError("how the real environment gets to moments of one's own isn't known")
-        start = self._checked(start)
+        start = self.checked_start(start)
         length = self.starts.prefix_lengths[start]
         return RealMoment(
             env_id=env_id,
@@ -202,7 +202,8 @@ class DreamWorld:
         ):
             raise UserError("this is a moment of a checkpoint of other sizes")
 
-    def _checked(self, start: Any) -> int:
+    def checked_start(self, start: Any) -> int:
+        """The number of a moment. Raises UserError for what is none."""
         try:
             number = operator.index(start)
         except TypeError:  # 2.7, infinity, a list
@@ -215,7 +216,7 @@ class DreamWorld:
 
     def _recorded_starts(self, checkpoint: Checkpoint, folder: Path, starts_at: StartsAt) -> Starts:
         reader = EpisodeReader(folder)
-        check_same_world(checkpoint, reader, str(self._folder), same_environment=True)
+        check_same_world(checkpoint, reader, str(self.folder), same_environment=True)
         return choose_starts(
             reader,
             num_frames=self.config.prior.window,

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvStepReturn,
 )
 
-from envs.vector_dream import DreamVectorEnv
+from envs.vector_dream import DreamVectorEnv, info_of
 from worldmodel.errors import UserError
 
 
@@ -44,7 +44,7 @@ class DreamVecEnv(VecEnv):
         frames, infos = self.dreams.reset(seed=seeds, options=options[0] if options else None)
         self._reset_seeds()
         self._reset_options()
-        self.reset_infos = [_info(infos, i) for i in range(self.num_envs)]
+        self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
         return frames
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -56,12 +56,12 @@ class DreamVecEnv(VecEnv):
         over = terminated | truncated
         of_each = []
         for i in range(self.num_envs):
-            info = _info(final_infos if over[i] else infos, i)
+            info = info_of(final_infos if over[i] else infos, i)
             info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
             if over[i]:
                 assert finals is not None
                 info["terminal_observation"] = finals[i]
-                self.reset_infos[i] = _info(infos, i)
+                self.reset_infos[i] = info_of(infos, i)
             of_each.append(info)
         return frames, rewards.astype(np.float32), over, of_each
 
@@ -84,12 +84,3 @@ class DreamVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
-
-
-def _info(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What Gymnasium's vector infos say of one environment, in plain numbers."""
-    return {
-        name: values[i].item() if np.ndim(values[i]) == 0 else values[i].copy()
-        for name, values in infos.items()
-        if f"_{name}" in infos and infos[f"_{name}"][i]
-    }

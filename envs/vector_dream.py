@@ -18,7 +18,6 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.dream import STREAM, DreamState
 from envs.dream_world import DreamWorld, Moment
 from envs.spaces import checked_action
 from envs.window import as_rgb
@@ -32,9 +31,12 @@ from worldmodel.interface.sampling import SamplingOptions
 Seeds = int | Sequence[int | None] | None
 
 
+STREAM = "dream"  # of the seed: the random numbers of a dream
+
+
 @dataclass(frozen=True)
-class DreamsState:
-    """A moment of a `DreamVectorEnv`, to return to. An opaque token."""
+class DreamState:
+    """A moment of N dreams, to return to or to branch from. An opaque token."""
 
     dream: Dream
     frames: np.ndarray
@@ -86,7 +88,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             raise UserError(f"num_envs must be at least 1, not {num_envs}")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode must be None or rgb_array, not {render_mode!r}")
-        self._dreamed = DreamWorld(
+        self.world = DreamWorld(
             checkpoint,
             horizon=horizon,
             sampling=SamplingOptions(temperature, top_k, top_p, guidance),
@@ -99,27 +101,43 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {
             **DreamVectorEnv.metadata,
-            "render_fps": self._dreamed.world.fps,
+            "render_fps": self.world.recorded.fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.model, self.horizon = self._dreamed.model, horizon
+        self.model, self.horizon = self.world.model, horizon
         self.variable_names = self.model.config.variable_names
         self.pose = self.model.config.pose
-        self.single_observation_space = self._dreamed.observation_space
-        self.single_action_space = self._dreamed.action_space
+        self.single_observation_space = self.world.observation_space
+        self.single_action_space = self.world.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self.generators: list[np.random.Generator | None] = [None] * num_envs
         self._own_seeds = [0] * num_envs
         self._dream: Dream | None = None  # None until the first reset
-        self._frames = np.zeros(self.observation_space.shape or (), np.uint8)
+        self.frames = np.zeros(self.observation_space.shape or (), np.uint8)
         self._num_steps = np.zeros(num_envs, np.int64)
-        self._over = np.ones(num_envs, bool)
+        self.is_over = np.ones(num_envs, bool)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there have been dreams."""
+        return self._dream is not None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The tokens of the newest frames, int64 (N, h, w, q).
+
+        Raises:
+            gymnasium.error.ResetNeeded: no dream has begun.
+        """
+        if self._dream is None:
+            raise gymnasium.error.ResetNeeded("call reset() before codes")
+        return self._dream.codes.cpu().numpy().copy()
 
     @property
     def num_starts(self) -> int:
         """How many recorded moments `options={"start": k}` can name."""
-        return len(self._dreamed.moments)
+        return len(self.world.moments)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -150,20 +168,20 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._seed(seed, rows)
         infos: dict[str, Any] = {}
         self._begin(rows, infos, options)
-        return self._frames.copy(), self._with_variables(infos, rows)
+        return self.frames.copy(), self._with_variables(infos, rows)
 
     def step(
         self, actions: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self._dream is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
+        if self.autoreset_mode is AutoresetMode.DISABLED and self.is_over.any():
             raise gymnasium.error.ResetNeeded(
-                f"dreams {np.flatnonzero(self._over).tolist()} are over: "
+                f"dreams {np.flatnonzero(self.is_over).tolist()} are over: "
                 'call reset(options={"reset_mask": ...})'
             )
-        beginning = np.flatnonzero(self._over)  # where the last step ended, in NEXT_STEP
-        stepping = np.flatnonzero(~self._over)
+        beginning = np.flatnonzero(self.is_over)  # where the last step ended, in NEXT_STEP
+        stepping = np.flatnonzero(~self.is_over)
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
@@ -176,16 +194,16 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 truncated[stepping] = self._num_steps[stepping] >= self.horizon
             surprise = outcome.nats.cpu().numpy().astype(np.float64)
             self._put(infos, "surprise", surprise, stepping)
-        self._over = terminated | truncated
+        self.is_over = terminated | truncated
         if len(beginning):
             self._begin(beginning, infos, {})
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._over.any():
-            self._begin_at_once(np.flatnonzero(self._over), infos)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self.is_over.any():
+            self._begin_at_once(np.flatnonzero(self.is_over), infos)
         everyone = np.arange(self.num_envs)
         infos = self._with_variables(infos, everyone)
-        return self._frames.copy(), rewards, terminated, truncated, infos
+        return self.frames.copy(), rewards, terminated, truncated, infos
 
-    def get_state(self) -> DreamsState:
+    def get_state(self) -> DreamState:
         """This moment of all dreams, to be given back to `set_state` as often as you like.
 
         Raises:
@@ -193,15 +211,15 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         if self._dream is None:
             raise gymnasium.error.ResetNeeded("call reset() before get_state()")
-        return DreamsState(
+        return DreamState(
             self._dream.clone(),
-            self._frames.copy(),
+            self.frames.copy(),
             self._num_steps.copy(),
-            self._over.copy(),
+            self.is_over.copy(),
             tuple(rng.bit_generator.state for rng in self.np_random),
         )
 
-    def set_state(self, state: DreamsState) -> tuple[np.ndarray, dict[str, Any]]:
+    def set_state(self, state: DreamState) -> tuple[np.ndarray, dict[str, Any]]:
         """Go back to a moment; what follows is as if the dreams had never left it.
 
         Returns:
@@ -212,12 +230,12 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         if len(state.frames) != self.num_envs:
             raise UserError(f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}")
-        self._dreamed.check_fit(state.dream)
-        self._dream, self._frames = state.dream.clone(), state.frames.copy()
-        self._num_steps, self._over = state.num_steps.copy(), state.over.copy()
+        self.world.check_fit(state.dream)
+        self._dream, self.frames = state.dream.clone(), state.frames.copy()
+        self._num_steps, self.is_over = state.num_steps.copy(), state.over.copy()
         for rng, rng_state in zip(self.np_random, state.rng_states, strict=True):
             rng.bit_generator.state = rng_state
-        return self._frames.copy(), self._with_variables({}, np.arange(self.num_envs))
+        return self.frames.copy(), self._with_variables({}, np.arange(self.num_envs))
 
     def branch(self, state: DreamState, *, seed: Seeds = None) -> tuple[np.ndarray, dict[str, Any]]:
         """N futures of one moment of a single dream: all go on from it, each with its own draws.
@@ -230,25 +248,26 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             The moment's observation and info, N times.
 
         Raises:
-            UserError: it is a moment of a checkpoint of other sizes.
+            UserError: it is a moment of several dreams, or of a checkpoint of other sizes.
         """
-        dream = state.dream.repeated(self.num_envs)
-        self._dreamed.check_fit(dream)
+        if len(state.frames) != 1:
+            raise UserError(f"a state of one dream is needed, not of {len(state.frames)}")
+        self.world.check_fit(state.dream)
         self._seed(seed, np.arange(self.num_envs))
-        self._dream = dream
-        self._frames = np.repeat(state.frame[None], self.num_envs, 0)
-        self._num_steps = np.full(self.num_envs, state.num_steps)
-        self._over = np.zeros(self.num_envs, bool)
-        return self._frames.copy(), self._with_variables({}, np.arange(self.num_envs))
+        self._dream = state.dream.repeated(self.num_envs)
+        self.frames = np.repeat(state.frames, self.num_envs, 0)
+        self._num_steps = np.repeat(state.num_steps, self.num_envs)
+        self.is_over = np.zeros(self.num_envs, bool)
+        return self.frames.copy(), self._with_variables({}, np.arange(self.num_envs))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        return None if self.render_mode is None else tuple(map(as_rgb, self._frames))
+        return None if self.render_mode is None else tuple(map(as_rgb, self.frames))
 
     def _rng(self, i: int) -> np.random.Generator:
-        rng = self._rngs[i]
+        rng = self.generators[i]
         if rng is None:
             rng, self._own_seeds[i] = seeding.np_random()
-            self._rngs[i] = rng
+            self.generators[i] = rng
         return rng
 
     def _seed(self, seed: Seeds, rows: np.ndarray) -> None:
@@ -261,7 +280,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             raise UserError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
         for i in rows:
             if (seed_of_i := seed[i]) is not None:
-                self._rngs[i] = randomness.generator(int(seed_of_i), STREAM)
+                self.generators[i] = randomness.generator(int(seed_of_i), STREAM)
                 self._own_seeds[i] = int(seed_of_i)
 
     def _rows_of_mask(self, mask: Any) -> np.ndarray:
@@ -286,15 +305,15 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         moments = []
         for i in rows:
             own = {"start": starts[i]} if is_one_each else {}
-            moments.append(self._dreamed.moment({**options, **own}, self._rng(i)))
-        dream, frames = self._dreamed.begin(moments)
+            moments.append(self.world.moment({**options, **own}, self._rng(i)))
+        dream, frames = self.world.begin(moments)
         if self._dream is None:
             self._dream = dream
         else:
-            self._dream.write(torch.from_numpy(rows).to(self._dreamed.device), dream)
-        self._frames[rows] = frames
+            self._dream.write(torch.from_numpy(rows).to(self.world.device), dream)
+        self.frames[rows] = frames
         self._num_steps[rows] = 0
-        self._over[rows] = False
+        self.is_over[rows] = False
         if moments[0].start is not None:
             chosen = np.zeros(self.num_envs, np.int64)
             chosen[rows] = [moment.start for moment in moments]
@@ -310,7 +329,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self._put(infos, "surprise", surprise.copy(), going_on)
         final_frames = np.full(self.num_envs, None, object)
         for i in ended:
-            final_frames[i] = self._frames[i].copy()
+            final_frames[i] = self.frames[i].copy()
         self._put(infos, "final_obs", final_frames, ended)
         self._put(infos, "final_info", final_info, ended)
         self._begin(ended, infos, {})
@@ -321,14 +340,14 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         uniforms = np.zeros((self.num_envs, self.model.num_uniforms), np.float32)
         for i in stepping:
             uniforms[i] = self._rng(i).random(self.model.num_uniforms, np.float32)
-        device = self._dreamed.device
+        device = self.world.device
         outcome, self._dream = self.model.step(
             self._dream,
             torch.from_numpy(actions).to(device),
             torch.from_numpy(uniforms).to(device),
-            self._dreamed.sampling,
+            self.world.sampling,
         )
-        self._frames = outcome.frames.cpu().numpy()
+        self.frames = outcome.frames.cpu().numpy()
         self._num_steps += 1
         return outcome
 
@@ -354,3 +373,12 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
         infos[name], infos[f"_{name}"] = values, mask
+
+
+def info_of(infos: dict[str, Any], i: int) -> dict[str, Any]:
+    """What Gymnasium's vector infos say of one environment, in plain numbers."""
+    return {
+        name: values[i].item() if np.ndim(values[i]) == 0 else values[i].copy()
+        for name, values in infos.items()
+        if f"_{name}" in infos and infos[f"_{name}"][i]
+    }

@@ -43,9 +43,7 @@ def alone(name: str) -> dict[str, Any]:
         frame, reward, terminated, _, info = env.step(env.action_space.sample())
         told["brightness"].append(float(frame.mean()))
         told["reward"].append(float(reward))
-        told["info"].append(
-            [float(v) for v in info.values() if isinstance(v, int | float | np.number)]
-        )
+        told["info"].append([float(info[k]) for k in sorted(info) if np.ndim(info[k]) == 0])
         if terminated:
             break
     env.close()

@@ -109,8 +109,8 @@ def test_what_is_handed_out_is_the_callers(dream):
         array[:] = 0
     kept = first.copy()
     first[:] = 0
-    np.testing.assert_array_equal(dream.get_state().frame, kept)
-    dream.get_state().frame[:] = 0
+    np.testing.assert_array_equal(dream.get_state().frames[0], kept)
+    dream.get_state().frames[0][:] = 0
     dream.codes[:] = 0
     history = []
     for t in range(len(undisturbed) - 1):

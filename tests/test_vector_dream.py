@@ -176,7 +176,7 @@ def test_no_temperature_is_a_temperature_too_low_to_draw_with(make):
     histories = []
     for temperature in (0, 1e-46, 1e-40, 1e-31):
         batch = make(temperature=temperature)
-        single = DreamEnv(str(batch._dreamed._folder), temperature=temperature)
+        single = DreamEnv(str(batch.world.folder), temperature=temperature)
         batch.reset(seed=2)
         single.reset(seed=2)
         codes = []
@@ -185,7 +185,7 @@ def test_no_temperature_is_a_temperature_too_low_to_draw_with(make):
             single.step(1)
             codes.append(batch.get_state().dream.codes.tolist())
             assert single.codes.tolist() == codes[-1][0]
-            if single._over:
+            if single._dreams.is_over[0]:
                 break
         histories.append(codes)
     assert histories[1:] == histories[:1] * 3
@@ -227,7 +227,7 @@ def test_futures_of_one_moment_are_those_of_a_single_dream(make, tiny_run: Path)
     state = single.get_state()
     futures = make(horizon=None)
     frames, _ = futures.branch(state, seed=20)
-    assert (frames == state.frame).all()
+    assert (frames == state.frames[0]).all()
     branched = [futures.step([1, 1, 1])[0] for _ in range(3)]
     for i in range(NUM_ENVS):
         single.set_state(state)
