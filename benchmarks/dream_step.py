@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def measure(checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
     """Everything that the tables show."""
     model = checkpoint.model
     torch_head = copy.deepcopy(model)
-    torch_head.prior._draw = torch_head.prior.head.sample  # what a batch of one passes by
+    torch_head.prior.sample_tokens = torch_head.prior.head.sample  # what a batch of one passes by
     variants = {
         "as played": Dreamer(model, checkpoint, 1),
         "with PyTorch's head": Dreamer(torch_head, checkpoint, 1),
@@ -162,7 +162,7 @@ def measure(checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
     shares = dict(zip(variants, (steps, steps, max(1, steps // 10)), strict=True))
     if model.config.prior.recalled:
         forgetful = copy.deepcopy(model)
-        setattr(forgetful.prior, "_older", lambda *_: None)  # noqa: B010  as if there were none
+        forgetful.prior.config = replace(forgetful.prior.config, recalled=0)
         variants["without older frames"] = Dreamer(forgetful, checkpoint, 1)
         shares["without older frames"] = steps
     times = _in_turns(variants, shares)
@@ -216,7 +216,7 @@ def _parts(model: WorldModel, checkpoint: Checkpoint, steps: int) -> dict[str, f
         return run
 
     watched = copy.deepcopy(model)
-    watched.prior._draw = timed("head", watched.prior._draw)
+    watched.prior.sample_tokens = timed("head", watched.prior.sample_tokens)
     watched._draw = timed("decoder", watched._draw)
     dreamer = Dreamer(watched, checkpoint, 1)
     for _ in range(WARM_UP_STEPS):
@@ -285,7 +285,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _with_head(model: WorldModel, checkpoint: Checkpoint) -> Callable[[], None]:
     """A step whose head PyTorch runs, so that its arithmetic is counted."""
-    model.prior._draw = model.prior.head.sample
+    model.prior.sample_tokens = model.prior.head.sample
     return Dreamer(model, checkpoint, 1)
 
 

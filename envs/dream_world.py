@@ -30,6 +30,7 @@ from worldmodel.data import EpisodeReader
 from worldmodel.dream import Dream
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import SamplingOptions
+from worldmodel.prior.memory import empty_memory
 
 MAX_RECORDED_STARTS = 512
 
@@ -192,7 +193,7 @@ class DreamWorld:
 
     def check_fit(self, dream: Dream) -> None:
         """Raises UserError for a dream of a model of other sizes."""
-        own, theirs = self.model.prior.no_memory(1), dream.memory
+        own, theirs = empty_memory(self.config, 1, self.device), dream.memory
         if (
             theirs.keys_values[:1].shape != own.keys_values.shape
             or theirs.variables[:1].shape != own.variables.shape
@@ -253,7 +254,7 @@ class DreamWorld:
                 f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
                 f"{self.action_space}"
             )
-        mean = self.model.prior.variable_mean.cpu().numpy()
+        mean = self.model.prior.outcome.variable_mean.cpu().numpy()
         variables = np.asarray(options.get("variables", np.tile(mean, (len(frames), 1))))
         if (
             variables.shape != (len(frames), len(mean))

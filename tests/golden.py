@@ -8,6 +8,7 @@ every stage and family of presets, the numbers of reports, and recorded episodes
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -96,8 +97,8 @@ def sums(path: Path) -> dict[str, float]:
     """Of a checkpoint's weights."""
     weights = [w.double() for w in load_file(path).values() if w.is_floating_point()]
     return {
-        "absolute": float(sum(w.abs().sum() for w in weights)),
-        "squared": float(sum(w.square().sum() for w in weights)),
+        "absolute": math.fsum(float(w.abs().sum()) for w in weights),
+        "squared": math.fsum(float(w.square().sum()) for w in weights),
     }
 
 

@@ -61,8 +61,8 @@ def test_dreams_of_one_batch_do_not_touch_each_other(tiny):
 
 def test_variables_stay_in_the_range_of_the_data(tiny):
     for step in go_on(tiny, begin(tiny), num_steps=30):
-        assert (step.variables >= tiny.model.prior.variable_low).all()
-        assert (step.variables <= tiny.model.prior.variable_high).all()
+        assert (step.variables >= tiny.model.prior.outcome.variable_low).all()
+        assert (step.variables <= tiny.model.prior.outcome.variable_high).all()
 
 
 def test_frames_are_what_the_tokenizer_makes_of_them(tiny):

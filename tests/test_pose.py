@@ -28,8 +28,11 @@ from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
+from worldmodel.prior.frame_gpt import FrameGPT
+from worldmodel.prior.memory import empty_memory
+from worldmodel.prior.past import Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
+from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train, train_preset
 
 PLANE = PoseSpec(("x", "y"), "angle")
@@ -224,13 +227,13 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
         return past.poses[:, len(mixtures)]  # the pose that came
 
     monkeypatch.setattr(prior.place.head, "draw", recorded)
-    memory = prior.no_memory(2)
+    memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         states.clear()
         here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
         uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
-        _, memory = prior.step(memory, *given, here)
+        _, memory = step(prior, memory, *given, here)
         torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
         assert expected.pose is not None
         for mine, whole in zip(mixtures[-1], expected.pose, strict=True):

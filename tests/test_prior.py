@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.fast_head import FastHead
+from worldmodel.prior import fast_head
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.sampling import draw_codes
+from worldmodel.prior.stepping import prefill, step
 
 NUM_ACTIONS, NUM_CODES = 3, 16
 SAMPLINGS = [
@@ -83,11 +84,12 @@ def test_stepping_with_the_cache_equals_the_full_forward_pass(num_codebooks, num
     predict(prior, codes, actions, variables)
     full = states.pop()
     past = num_given - 1
-    memory = prior.prefill(codes[:, :past], actions[:, :past], variables[:, :past])
+    memory = prefill(prior, codes[:, :past], actions[:, :past], variables[:, :past])
     states.clear()
     num_uniforms = prior.head.num_tokens + 2
     for t in range(past, actions.shape[1]):
-        outcome, memory = prior.step(
+        outcome, memory = step(
+            prior,
             memory,
             codes[:, t],
             actions[:, t],
@@ -114,7 +116,8 @@ def test_the_future_changes_nothing_in_the_past(changed):
         variables[:, t:] += 1
     after = predict(prior, codes, actions, variables)
     torch.testing.assert_close(after.logits[:, :t], before.logits[:, :t])
-    torch.testing.assert_close(after.foretold.values[:, :t], before.foretold.values[:, :t])
+    early, late = before.early_outcomes.values, after.early_outcomes.values
+    torch.testing.assert_close(late[:, :t], early[:, :t])
     # Rewards and ends of row t - 1 know the variables of frame t.
     known = t - 1 if changed == "variables" else t
     for name in ("values", "terminated"):
@@ -151,9 +154,15 @@ def test_a_batch_of_dreams_equals_single_dreams(sampling):
     uniforms = torch.rand(3, prior.head.num_tokens + 2)
 
     def dream(rows: slice):
-        memory = prior.prefill(codes[rows, :4], actions[rows, :4], variables[rows, :4])
-        return prior.step(
-            memory, codes[rows, 4], actions[rows, 4], variables[rows, 4], uniforms[rows], sampling
+        memory = prefill(prior, codes[rows, :4], actions[rows, :4], variables[rows, :4])
+        return step(
+            prior,
+            memory,
+            codes[rows, 4],
+            actions[rows, 4],
+            variables[rows, 4],
+            uniforms[rows],
+            sampling,
         )[0]
 
     together = dream(slice(None))
@@ -172,9 +181,9 @@ def test_guidance_leads_away_from_no_action_in_particular(num_codebooks):
     undirected[:, -1] = 1 / NUM_ACTIONS
 
     def dream(sampling: Sampling):
-        memory = prior.prefill(codes[:, :3], actions[:, :3], variables[:, :3])
+        memory = prefill(prior, codes[:, :3], actions[:, :3], variables[:, :3])
         last = (codes[:, 3], actions[:, 3], variables[:, 3])
-        return prior.step(memory, *last, torch.zeros(2, prior.head.num_tokens + 2), sampling)
+        return step(prior, memory, *last, torch.zeros(2, prior.head.num_tokens + 2), sampling)
 
     plain, memory = dream(Sampling(temperature=0))
     guided, guided_memory = dream(Sampling(temperature=0, guidance=3))
@@ -207,7 +216,6 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
     if sampling.guidance:
         away = Undirected(torch.randn(8, 20, 16), torch.rand(8, 3), sampling.guidance)
     codes, nats = head.sample(context, actions, uniforms, sampling, away)
-    fast = FastHead(head)
     for i in range(8):
         row = slice(i, i + 1)
         given = (context[row], actions[row], uniforms[row])
@@ -216,7 +224,7 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
             if away is None
             else Undirected(away.context[row], away.actions[row], away.guidance)
         )
-        fast_codes, fast_nats = fast.sample(*given, sampling, away_here)
+        fast_codes, fast_nats = fast_head.sample(head, *given, sampling, away_here)
         assert torch.equal(fast_codes, codes[row])
         torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
 
@@ -234,7 +242,7 @@ head = TokenHead(
     num_tokens=5, num_codes=7, width=16, layers=2, heads=2, condition_size=3
 ).eval()
 given = torch.randn(1, 5, 16), torch.rand(1, 3), torch.rand(1, 5), Sampling()
-assert torch.equal(fast_head.FastHead(head).sample(*given)[0], head.sample(*given)[0])
+assert torch.equal(fast_head.sample(head, *given)[0], head.sample(*given)[0])
 assert fast_head.is_compiled()
 
 from envs.dream import compile_once
@@ -384,11 +392,6 @@ def some_recent(head: OutcomeHead, batch_size: int):
     return torch.randn(batch_size, head.recent.in_features)
 
 
-def no_limits(values):
-    anything = torch.full_like(values, torch.inf)
-    return -anything, anything
-
-
 def test_outcome_values_are_those_of_the_data():
     prior = make_prior()
     head = prior.outcome
@@ -435,14 +438,14 @@ def test_a_change_beyond_the_limits_counts_as_the_limit():
     torch.manual_seed(0)
     prior = make_prior()
     prior.outcome.set_bins([np.zeros(1), np.array([-8.0, -4.0, 0.0]), np.zeros(1)])
-    prior.variable_high.fill_(100.0)
+    prior.outcome.variable_high.fill_(100.0)
     values = torch.full((2, 3, 32), -torch.inf)
     values[:, :, 0] = 0.0
     values[:, 1, :3] = torch.tensor([0.6, 0.3, 0.1]).log()
     before, after = torch.tensor([[3.0, 0], [10, 0]]), torch.tensor([[0.0, 0], [2, 0]])
     zeros = torch.zeros(2)
     for weights, expected in (((2.0, 0.0), 0.9), ((0.0, 2.0), 0.6)):
-        nats, _ = prior.outcome_losses(
+        nats, _ = prior.outcome.losses(
             OutcomeLogits(values, zeros), zeros, zeros, before, after, torch.tensor(weights)
         )
         assert float(nats[1].neg().exp()) == pytest.approx(expected)
@@ -453,9 +456,9 @@ def test_what_drains_every_eight_steps_is_foretold_to_the_step():
     torch.manual_seed(0)
     prior = make_prior(window=12)
     prior.outcome.set_bins([np.zeros(1), np.array([-8.0, 0, 12, 20]), np.zeros(1)])
-    prior.variable_mean.fill_(50.0)
-    prior.variable_std.fill_(30.0)
-    prior.variable_low.fill_(-1000.0)
+    prior.outcome.variable_mean.fill_(50.0)
+    prior.outcome.variable_std.fill_(30.0)
+    prior.outcome.variable_low.fill_(-1000.0)
     optimizer = torch.optim.Adam(prior.outcome.parameters(), lr=3e-3)
 
     def health_nats(batch_size: int):
@@ -463,7 +466,8 @@ def test_what_drains_every_eight_steps_is_foretold_to_the_step():
         time = torch.arange(33)
         health = 100.0 - 8 * ((time + phases) // 8) + 20.0 * (time > 13)
         variables = torch.stack([health, torch.zeros_like(health)], -1)
-        logits = prior.outcome(torch.zeros(batch_size, 32, 4, 32), prior._recent(variables[:, :-1]))
+        history = prior.outcome.history_of_each(variables[:, :-1])
+        logits = prior.outcome(torch.zeros(batch_size, 32, 4, 32), history)
         changes = variables.diff(dim=1)
         targets = prior.outcome.nearest_bins(F.pad(changes, (1, 0)))[..., 1]
         return F.cross_entropy(logits.values[:, :, 1].mT, targets, reduction="none")
@@ -499,7 +503,7 @@ def test_a_new_prior_keeps_its_random_weights_when_it_hears_of_the_data():
     prior.standardise_by(torch.tensor([50.0, 3.0]), torch.tensor([20.0, 0.5]))
     for name, tensor in prior.named_parameters():
         assert torch.equal(tensor, weights[name]), name
-    assert prior.variable_std.tolist() == [20.0, 0.5]
+    assert prior.outcome.variable_std.tolist() == [20.0, 0.5]
 
 
 def test_a_variable_follows_from_the_change_of_one_before_it():
@@ -509,9 +513,9 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     prior = make_prior()
     changes = torch.tensor([-38.0, -30, -8, 0, 12, 20])
     prior.outcome.set_bins([np.zeros(1), changes.numpy(), np.array([-1.0, 0, 1])])
-    prior.variable_std.fill_(25.0)
-    prior.variable_low.fill_(-1000.0)
-    prior.variable_high.fill_(1000.0)
+    prior.outcome.variable_std.fill_(25.0)
+    prior.outcome.variable_low.fill_(-1000.0)
+    prior.outcome.variable_high.fill_(1000.0)
     optimizer = torch.optim.Adam(prior.outcome.in_turn.parameters(), lr=0.05)
     foretold = OutcomeLogits(torch.zeros(256, 3, 32), torch.zeros(256))
     for row, num_used in enumerate((1, 6, 3)):
@@ -524,8 +528,8 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     for _ in range(300):
         first = changes[torch.randint(6, (256,))]
         after = torch.stack([first, second(first)], -1)
-        outcomes = prior.once_arrived(foretold, before, after)
-        nats, _ = prior.outcome_losses(
+        outcomes = prior.outcome.given_changes(foretold, before, after)
+        nats, _ = prior.outcome.losses(
             outcomes, torch.zeros(256), torch.zeros(256), before, after, torch.ones(256)
         )
         optimizer.zero_grad()
@@ -535,7 +539,7 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     # The first stays a matter of chance.
     assert nats[1].item() == pytest.approx(np.log(6), abs=0.05)
     with torch.no_grad():
-        drawn = prior.draw_variables(foretold, before, torch.rand(256, 2))
+        drawn = prior.outcome.draw_variables(foretold, before, torch.rand(256, 2))
     assert set(drawn[:, 0].tolist()) == set(changes.tolist())
     assert (drawn[:, 1] == second(drawn[:, 0])).float().mean() > 0.9
 
@@ -546,7 +550,7 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
     """
     torch.manual_seed(0)
     prior = make_prior()
-    prior.variable_high.fill_(3.0)
+    prior.outcome.variable_high.fill_(3.0)
     head = prior.outcome
     parameters = [*head.arrival.parameters(), *head.consequences.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
@@ -557,13 +561,13 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
         with torch.no_grad():
             foretold = head(torch.randn(num_steps, 4, 32), some_recent(head, num_steps))
         rewards, ends = (after[:, 1] > before[:, 1]).float(), after[:, 0] == 0
-        return prior.once_arrived(foretold, before, after), rewards, ends
+        return prior.outcome.given_changes(foretold, before, after), rewards, ends
 
     for _ in range(400):
         logits, rewards, ends = steps(256)
-        values = torch.stack([rewards, *torch.zeros(2, 256)], -1)
+        no_change = torch.zeros(256, 2)
         value_nats, end_nats = head.losses(
-            logits, values, ends.float(), torch.ones(256), no_limits(values)
+            logits, rewards, ends.float(), no_change, no_change, torch.ones(256)
         )
         optimizer.zero_grad()
         (value_nats[0] + end_nats).backward()
@@ -577,10 +581,10 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
 def test_a_dream_draws_its_end_knowing_its_new_variables():
     prior = make_prior()
     codes, actions, variables = make_clips(prior)
-    memory = prior.prefill(codes[:, :3], actions[:, :3], variables[:, :3])
+    memory = prefill(prior, codes[:, :3], actions[:, :3], variables[:, :3])
     uniforms = torch.rand(2, prior.head.num_tokens + 2)
     here = (codes[:, 3], actions[:, 3], variables[:, 3])
-    outcome, _ = prior.step(memory.clone(), *here, uniforms, Sampling())
+    outcome, _ = step(prior, memory.clone(), *here, uniforms, Sampling())
     again = prior(
         codes[:, :4], actions[:, :4], variables[:, :4],
         torch.cat([codes[:, 1:4], outcome.codes[:, None]], 1),
@@ -597,12 +601,12 @@ def test_outcomes_count_by_their_weights():
     prior = make_prior()
     head = prior.outcome
     logits = head(torch.randn(2, 4, 32), some_recent(head, 2))
-    values, ends = torch.zeros(2, 3), torch.tensor([1.0, 0.0])
-    weighted = head.losses(logits, values, ends, torch.tensor([3.0, 1.0]), no_limits(values))
+    ends, no_change = torch.tensor([1.0, 0.0]), torch.zeros(2, 2)
+    weights = torch.tensor([3.0, 1.0])
+    weighted = head.losses(logits, torch.zeros(2), ends, no_change, no_change, weights)
     again = torch.tensor([0, 0, 0, 1])
-    thrice = head.losses(
-        type(logits)(*(each[again] for each in logits)),
-        values[again], ends[again], torch.ones(4), no_limits(values[again]),
-    )  # fmt: skip
+    repeated = type(logits)(*(each[again] for each in logits))
+    same = torch.zeros(4, 2)
+    thrice = head.losses(repeated, torch.zeros(4), ends[again], same, same, torch.ones(4))
     for a, b in zip(weighted, thrice, strict=True):
         torch.testing.assert_close(a / 4 * 2, b)

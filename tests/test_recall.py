@@ -13,10 +13,11 @@ from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.frame_gpt import Here
-from worldmodel.prior.memory import KEYFRAME_STEPS
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, empty_memory
+from worldmodel.prior.past import Here, Older
 from worldmodel.prior.pose import PoseSpace
-from worldmodel.prior.recall import Candidates, Older, choose_older
+from worldmodel.prior.recall import look_back
+from worldmodel.prior.stepping import step
 from worldmodel.training.own_dreams import OwnDreams
 
 
@@ -31,19 +32,25 @@ def _chosen(poses, next_pose, *, num_chosen: int = 2, known: bool = True, times=
     poses = torch.tensor(poses)[None]
     count = poses.shape[1]
     times = torch.arange(count) if times is None else torch.tensor(times)
-    candidates = Candidates(
-        poses, torch.ones(1, count, dtype=torch.bool), times[None], torch.ones(1, 1, count) > 0
+    numbers = torch.arange(count, dtype=torch.int16)  # shown by each frame's one code
+    kept = Keyframes(
+        numbers.view(1, count, 1, 1, 1),
+        poses,
+        torch.ones(1, count, dtype=torch.bool),
+        torch.zeros(1, count, dtype=torch.int64),
+        times[None],
     )
-    index, there = choose_older(
-        candidates,
-        num_chosen,
-        now=torch.tensor([[1000]]),
+    older = look_back(
+        kept,
+        torch.ones(1, 1, count, dtype=torch.bool),
+        torch.tensor([[1000]]),
+        torch.tensor(next_pose)[None, None],
+        torch.tensor([[known]]),
+        count=num_chosen,
         window=12,
         space=_space(),
-        next_poses=torch.tensor(next_pose)[None, None],
-        next_known=torch.tensor([[known]]),
     )
-    return [int(i) for i, is_there in zip(index[0, 0], there[0, 0], strict=True) if is_there]
+    return older.codes.flatten()[older.there.flatten()].tolist()
 
 
 def test_who_looked_the_same_way_is_chosen():
@@ -72,19 +79,19 @@ def _stepped(prior, codes, actions, variables, past, monkeypatch):
     """States of every step, and what each looked at again."""
     states, looked_at = [], []
     hook = prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))
-    find = prior._older
+    find = prior.look_back
 
     def found(*given):
         looked_at.append(find(*given))
         return looked_at[-1]
 
-    monkeypatch.setattr(prior, "_older", found)
-    memory = prior.no_memory(2)
+    monkeypatch.setattr(prior, "look_back", found)
+    memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
         uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
-        _, memory = prior.step(memory, *given, here, past.poses[:, t + 1])
+        _, memory = step(prior, memory, *given, here, past.poses[:, t + 1])
     hook.remove()
     return states, looked_at
 

@@ -398,10 +398,10 @@ def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
     )
     encoded = encode_actions(held_out.model.config.actions, actions)
     with torch.no_grad():
-        foretold = prior(codes[:, :-1], encoded, before, codes[:, 1:]).foretold
+        early = prior(codes[:, :-1], encoded, before, codes[:, 1:]).early_outcomes
     generator = torch.Generator().manual_seed(1)
     draws = [
-        prior.draw_variables(foretold, before, torch.rand(before.shape, generator=generator))
+        prior.outcome.draw_variables(early, before, torch.rand(before.shape, generator=generator))
         for _ in range(4000)
     ]
     drawn = torch.stack(draws)

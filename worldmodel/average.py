@@ -100,7 +100,7 @@ def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
     """
     first = priors[0]
     for prior in priors[1:]:
-        prior.standardise_by(first.variable_mean, first.variable_std)
+        prior.standardise_by(first.outcome.variable_mean, first.outcome.variable_std)
         prior.outcome.list_values_of(first.outcome)
     for together in zip(*(prior.parameters() for prior in priors), strict=True):
         mean = sum(share * weights for share, weights in zip(shares, together, strict=True))

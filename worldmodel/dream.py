@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.frames import to_float, to_uint8
+from worldmodel.prior import stepping
 from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.frame_gpt import FrameGPT, Here, Past
+from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.memory import Batched, Memory
+from worldmodel.prior.past import Here, Past
 from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
 from worldmodel.vqvae.vqvae import VQVAE
 
@@ -161,12 +163,14 @@ class WorldModel(nn.Module):
         prior, encoded = self.prior, encode_actions(self.config.actions, actions)
         if prior.place is not None:
             if poses is None or not poses.shape[-1]:
-                poses = variables.new_full((*variables.shape[:2], prior.pose_size), torch.nan)
+                poses = variables.new_full(
+                    (*variables.shape[:2], len(prior.world.used_pose)), torch.nan
+                )
             is_told = poses[:, -1].isfinite().all(-1, keepdim=True)
             last = torch.where(is_told, poses[:, -1], prior.locate(codes[:, -1]))
             poses = torch.cat([poses[:, :-1], last[:, None]], 1)
         past = prior.given_past(codes[:, :-1], poses)
-        memory = prior.prefill(codes[:, :-1], encoded, variables[:, :-1], past)
+        memory = stepping.prefill(prior, codes[:, :-1], encoded, variables[:, :-1], past)
         num_recent = max(1, self.config.sharp_frames)
         return Dream(
             with_those_before(codes[:, -num_recent:], num_recent)[:, -1],
@@ -196,7 +200,8 @@ class WorldModel(nn.Module):
             next_pose: where to go, in place of where the action leads; None: it is drawn.
         """
         encoded = encode_actions(self.config.actions, actions)
-        outcome, memory = self.prior.step(
+        outcome, memory = stepping.step(
+            self.prior,
             dream.memory,
             dream.codes,
             encoded,
@@ -253,7 +258,7 @@ def prior_losses(
     """
     prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:], past)
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
-    value_nats, end_nats = frame_gpt.outcome_losses(
+    value_nats, end_nats = frame_gpt.outcome.losses(
         prediction.outcomes,
         reward,
         terminated.float(),

@@ -1,5 +1,6 @@
 """What a checkpoint holds, and what its files are called."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import check_world
 from worldmodel.videogpt.model import VideoGPT
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that a format does without: zeros where it is read.
 ADDED_SINCE = {
@@ -19,12 +20,15 @@ ADDED_SINCE = {
     3: _IN_TURN,
     4: frozenset(),
     5: frozenset(),
+    6: frozenset(),
 }
 POSES_SINCE = 5
 VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 UNFINISHED = "unfinished.tmp"  # a folder in a checkpoint's, with the files of a save under way
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
+# Until version 5 the ranges of the variables were the prior's own.
+_MOVED = re.compile(r"(^|prior\.)(variable_(mean|std|low|high))$")
 # What the files were made from, as JSON: see `Checkpoint`.
 Lineage = dict[str, Any]
 
@@ -156,3 +160,8 @@ class VideoGPTCheckpoint:
     world: World
     clips: GivenClips
     lineage: Lineage = field(default_factory=dict)
+
+
+def present_name(name: str) -> str:
+    """What a tensor is called today, by its name in a file."""
+    return _MOVED.sub(r"\1outcome.\2", name)

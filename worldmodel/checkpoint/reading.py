@@ -24,6 +24,7 @@ from worldmodel.checkpoint.contents import (
     Starts,
     VideoGPTCheckpoint,
     World,
+    present_name,
 )
 from worldmodel.checkpoint.digests import check_digests
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
@@ -301,15 +302,19 @@ def _read_weights(
         raise UserError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
     with opened_tensors(path) as file:
-        names = {name for name in file.keys() if not name.endswith(SCALE_SUFFIX)}  # noqa: SIM118
-        if odd := names ^ (set(expected) - added):
+        names = {
+            present_name(name): name
+            for name in file.keys()  # noqa: SIM118
+            if not name.endswith(SCALE_SUFFIX)
+        }
+        if odd := set(names) ^ (set(expected) - added):
             listed = ", ".join(one_line(name, most=80) for name in sorted(odd)[:3])
             raise UserError(f"{path}: config and tensors disagree about {listed}")
         for name, wanted in expected.items():
             if name in added:
                 weights[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
             else:
-                weights[name] = _read_weight(path, file, name, wanted)
+                weights[name] = _read_weight(path, file, names[name], wanted)
     return weights
 
 
@@ -338,10 +343,12 @@ def _read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
 def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:
     """Raises UserError for what a dream can't divide by, index with or be clipped to."""
     _check_tokenizer_buffers(path, weights)
-    if not (weights["prior.variable_std"] >= SMALLEST_SPREAD).all():
-        raise UserError(f"{path}: prior.variable_std must be above 0")
-    if not (weights["prior.variable_low"] <= weights["prior.variable_high"]).all():
-        raise UserError(f"{path}: prior.variable_low must not be above prior.variable_high")
+    if not (weights["prior.outcome.variable_std"] >= SMALLEST_SPREAD).all():
+        raise UserError(f"{path}: prior.outcome.variable_std must be above 0")
+    if not (weights["prior.outcome.variable_low"] <= weights["prior.outcome.variable_high"]).all():
+        raise UserError(
+            f"{path}: prior.outcome.variable_low must not be above prior.outcome.variable_high"
+        )
     if "prior.place.space.low" in weights:
         low, high, scale = (weights[f"prior.place.space.{n}"] for n in ("low", "high", "scale"))
         for extent in (high - low, scale):

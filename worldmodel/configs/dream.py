@@ -132,6 +132,10 @@ class WorldModelConfig:
             raise ValueError(f"sharp_frames must be from 0 to {MOST_SHARP_FRAMES}")
         if self.sharp_frames == 1:
             raise ValueError("sharp_frames must be 0, or at least 2")
+        if any(side % self.prior.merge for side in self.tokenizer.grid):
+            raise ValueError(
+                f"blocks of {self.prior.merge} tokens don't tile a grid of {self.tokenizer.grid}"
+            )
         if self.pose and not self.prior.map_width:
             raise ValueError("a prior with a pose needs a map_width above 0")
         if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_KEPT:
@@ -167,14 +171,25 @@ class WorldModelConfig:
         )
 
     @property
+    def used_pose(self) -> PoseSpec:
+        """The pose that the prior predicts and sees; none where it has no map."""
+        return self.pose if self.prior.map_width else NO_POSE
+
+    @property
     def tokens_a_frame(self) -> int:
         """Codes that are drawn, one after the other."""
         return math.prod(self.tokenizer.grid) * self.tokenizer.num_codebooks
 
     @property
+    def blocks(self) -> tuple[int, int]:
+        """Rows and columns of the backbone's positions: blocks of merge x merge tokens."""
+        height, width = self.tokenizer.grid
+        return height // self.prior.merge, width // self.prior.merge
+
+    @property
     def positions(self) -> int:
-        """P of the backbone: blocks of merge x merge grid positions."""
-        return math.prod(self.tokenizer.grid) // self.prior.merge**2
+        """P of the backbone."""
+        return math.prod(self.blocks)
 
     @property
     def work(self) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from worldmodel import randomness
 from worldmodel.dream import WorldModel
 from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.frame_gpt import Past
+from worldmodel.prior.past import Past
 
 NUM_DRAWS = 64  # of the next variables
 
@@ -117,7 +117,7 @@ def foretell_outcomes(
     """
     prior, head = model.prior, model.prior.outcome
     encoded = encode_actions(model.config.actions, actions)
-    foretold = prior.foretell(codes, encoded, variables, next_codes, past)
+    foretold = prior.early_outcomes(codes, encoded, variables, next_codes, past)
     common_bin = None
     if common_reward is not None:
         common_bin = int((head.bins[0] - common_reward).abs().argmin())
@@ -125,12 +125,12 @@ def foretell_outcomes(
     draws = []
     for _ in range(NUM_DRAWS):
         uniforms = torch.rand(variables.shape, generator=generator).to(variables.device)
-        drawn = prior.draw_variables(foretold, variables, uniforms)
-        outcomes = prior.once_arrived(foretold, variables, drawn)
+        drawn = head.draw_variables(foretold, variables, uniforms)
+        outcomes = head.given_changes(foretold, variables, drawn)
         event = torch.full_like(outcomes.terminated, torch.nan)
         if common_bin is not None:
             event = 1 - outcomes.values[..., 0, :].softmax(-1)[..., common_bin]
-        changes = prior.change_chances(outcomes, variables)
+        changes = head.change_chances(outcomes, variables)
         draws.append((head.expected(outcomes, 0), outcomes.terminated.sigmoid(), event, *changes))
     means = (torch.stack(of_draws).mean(0) for of_draws in zip(*draws, strict=True))
     return ForetoldOutcomes(*(mean.cpu().numpy() for mean in means))

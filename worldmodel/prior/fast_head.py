@@ -24,61 +24,49 @@ from worldmodel.prior.layers import Block
 COMPILES_S = 8  # about, on one core
 
 
-class FastHead:
-    """A snapshot of a head's weights; make a new one when they change."""
+@torch.no_grad()
+def sample(
+    head: TokenHead,
+    context: Float[Tensor, "1 n D"],
+    actions: Float[Tensor, "1 A"],
+    uniforms: Float[Tensor, "1 n"],
+    sampling: Sampling,
+    undirected: Undirected | None = None,
+) -> tuple[Int[Tensor, "1 n"], Float[Tensor, "1"]]:
+    """The same as `TokenHead.sample`, for a batch of one on a CPU."""
+    if undirected is not None:
+        context = torch.cat([context, undirected.context])
+        actions = torch.cat([actions, undirected.actions])
+    blocks = [cast(Block, block) for block in head.blocks]
+    norms = [norm for block in blocks for norm in (block.norm1, block.norm2)] + [head.norm]
+    gains_and_biases = torch.stack([norm.gain_and_bias(actions) for norm in norms], 1)
+    num_codes, codes = head.logits.out_features, np.empty(head.num_tokens, np.int64)
+    nats = _draw_frame(
+        np.ascontiguousarray((context + head.position).numpy()),
+        gains_and_biases.numpy(),
+        *_weights(head, blocks),
+        head.heads,
+        np.ascontiguousarray(uniforms[0].numpy()),
+        0.0 if undirected is None else float(undirected.guidance),
+        0.0 if sampling.takes_likeliest else float(sampling.temperature),
+        sampling.top_k or num_codes,
+        sampling.top_p or 1.0,
+        codes,
+    )
+    return torch.from_numpy(codes)[None], context.new_tensor([nats])
 
-    def __init__(self, head: TokenHead) -> None:
-        self.head = head
-        self.num_codes = head.logits.out_features
-        blocks = [cast(Block, block) for block in head.blocks]
 
-        def stack(read: Callable[[Block], Tensor]) -> np.ndarray:
-            return np.ascontiguousarray(torch.stack([read(b) for b in blocks]).detach().numpy())
-
-        self.weights = (
-            stack(lambda b: b.queries_keys_values.weight),
-            stack(lambda b: b.queries_keys_values.bias),
-            stack(lambda b: b.attention_output.weight),
-            stack(lambda b: b.attention_output.bias),
-            stack(lambda b: b.expand.weight),
-            stack(lambda b: b.expand.bias),
-            stack(lambda b: b.contract.weight),
-            stack(lambda b: b.contract.bias),
-            head.previous_code.weight.detach().numpy(),
-            head.logits.weight.detach().numpy(),
-            head.logits.bias.detach().numpy(),
-        )
-        norms = [norm for b in blocks for norm in (b.norm1, b.norm2)] + [head.norm]
-        self.norms = [norm.gain_and_bias for norm in norms]
-
-    @torch.no_grad()
-    def sample(
-        self,
-        context: Float[Tensor, "1 n D"],
-        actions: Float[Tensor, "1 A"],
-        uniforms: Float[Tensor, "1 n"],
-        sampling: Sampling,
-        undirected: Undirected | None = None,
-    ) -> tuple[Int[Tensor, "1 n"], Float[Tensor, "1"]]:
-        """The same as `TokenHead.sample`, for a batch of one."""
-        if undirected is not None:
-            context = torch.cat([context, undirected.context])
-            actions = torch.cat([actions, undirected.actions])
-        gains_and_biases = torch.stack([linear(actions) for linear in self.norms], 1)
-        codes = np.empty(self.head.num_tokens, np.int64)
-        nats = _draw_frame(
-            np.ascontiguousarray((context + self.head.position).numpy()),
-            gains_and_biases.numpy(),
-            *self.weights,
-            self.head.heads,
-            np.ascontiguousarray(uniforms[0].numpy()),
-            0.0 if undirected is None else float(undirected.guidance),
-            0.0 if sampling.takes_likeliest else float(sampling.temperature),
-            sampling.top_k or self.num_codes,
-            sampling.top_p or 1.0,
-            codes,
-        )
-        return torch.from_numpy(codes)[None], context.new_tensor([nats])
+def _weights(head: TokenHead, blocks: list[Block]) -> list[np.ndarray]:
+    """A head's weights as arrays, those of its blocks stacked: without a copy where there is one
+    block, as in all presets."""
+    layers = [(b.queries_keys_values, b.attention_output, b.expand, b.contract) for b in blocks]
+    stacked = [
+        parts[0][None] if len(parts) == 1 else torch.stack(parts)
+        for of_blocks in zip(*layers, strict=True)
+        for parts in ([b.weight for b in of_blocks], [b.bias for b in of_blocks])
+    ]
+    others = [head.previous_code.weight, head.logits.weight, head.logits.bias]
+    return [tensor.detach().numpy() for tensor in (*stacked, *others)]
 
 
 def _compiled(function: Callable[..., Any]) -> Any:

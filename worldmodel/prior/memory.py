@@ -3,8 +3,12 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.prior.past import Here
 
 KEYFRAMES = 1024  # at most, of older frames; the oldest give way
 KEYFRAME_STEPS = 4  # from one keyframe to the next
@@ -62,6 +66,19 @@ class Keyframes(Batched):
     age: Int[Tensor, "B keyframes"]
     times: Int[Tensor, "B keyframes"]
 
+    def keep(self, time: Int[Tensor, " B"], codes: Int[Tensor, "B h w q"], here: Here) -> None:
+        """Write the frames of this time into the storage."""
+        dreams, slots = _numbers(time), time // KEYFRAME_STEPS % KEYFRAMES
+        self.codes[dreams, slots] = codes.to(self.codes.dtype)
+        self.poses[dreams, slots] = here.pose
+        self.known[dreams, slots] = here.known
+        self.age[dreams, slots] = here.age
+        self.times[dreams, slots] = time
+
+    def first(self, count: int) -> "Keyframes":
+        """Those in the first slots."""
+        return Keyframes(*(getattr(self, field.name)[:, :count] for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Memory(Batched):
@@ -87,3 +104,54 @@ class Memory(Batched):
     filled: Bool[Tensor, "B window"]
     time: Int[Tensor, " B"]
     keyframes: Keyframes
+
+    def last(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Poses (B, count, P), which of them are known, and actions of the last frames, the newest
+        last; zeros where there were none."""
+        ago = torch.arange(-count, 0, device=self.time.device)
+        window, dreams = self.filled.shape[1], _numbers(self.time)[:, None]
+        slots = (self.time[:, None] + ago) % window
+        # The ring may be shorter: what was overwritten is no longer known.
+        there = self.filled[dreams, slots] & (ago >= -window)
+        poses = torch.where(there[..., None], self.poses[dreams, slots], 0.0)
+        actions = torch.where(there[..., None], self.actions[dreams, slots], 0.0)
+        return poses, self.known[dreams, slots] & there, actions
+
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Variables (B, window, V) of the last frames, the newest last, and which frames there
+        are; the newest has been written into its slot but not counted yet."""
+        window, device = self.filled.shape[1], self.time.device
+        slots = (self.time[:, None] + torch.arange(1, window + 1, device=device)) % window
+        dreams = _numbers(self.time)[:, None]
+        return self.variables[dreams, slots], self.filled[dreams, slots]
+
+
+def empty_memory(world: WorldModelConfig, batch_size: int, device: torch.device) -> Memory:
+    """The memory of dreams that have seen nothing yet."""
+    prior, tokenizer, pose_size = world.prior, world.tokenizer, len(world.used_pose)
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(batch_size, *shape, dtype=dtype, device=device)
+
+    head_size, kept = prior.width // prior.heads, KEYFRAMES if prior.recalled else 0
+    return Memory(
+        keys_values=zeros(prior.layers, 2, prior.heads, prior.window, world.positions, head_size),
+        variables=zeros(prior.window, len(world.variable_names)),
+        poses=zeros(prior.window, pose_size),
+        known=zeros(prior.window, dtype=torch.bool),
+        actions=zeros(prior.window, world.actions.vector_size),
+        filled=zeros(prior.window, dtype=torch.bool),
+        time=zeros(dtype=torch.int64),
+        keyframes=Keyframes(
+            codes=zeros(kept, *tokenizer.grid, tokenizer.num_codebooks, dtype=torch.int16),
+            poses=zeros(kept, pose_size),
+            known=zeros(kept, dtype=torch.bool),
+            age=zeros(kept, dtype=torch.int64),
+            times=zeros(kept, dtype=torch.int64) - 1,
+        ),
+    )
+
+
+def _numbers(of_each: Tensor) -> Tensor:
+    """0, 1, 2 and so on, one for each dream."""
+    return torch.arange(len(of_each), device=of_each.device)

@@ -1,4 +1,4 @@
-"""Rewards, ends and game variables: what a step brings besides a frame."""
+"""Outcomes of a step: its reward, its end, and how the game variables change."""
 
 from typing import NamedTuple
 
@@ -26,10 +26,10 @@ class OutcomeLogits(NamedTuple):
     terminated: Float[Tensor, "*batch"]
 
 
-def recent_changes(
+def _recent_changes(
     values: Float[Tensor, "*batch W V"], known: Bool[Tensor, "*batch W"]
 ) -> Float[Tensor, "*batch features"]:
-    """How each variable went lately, step by step, and where it is now.
+    """How each variable changed lately, step by step, and its newest value.
 
     Args:
         values: of the last W frames, standardised, the newest last.
@@ -42,21 +42,27 @@ def recent_changes(
 
 
 class OutcomeHead(nn.Module):
-    """Predicts what a step brings from the state before it, the codes of the frame after it, and
-    how the variables went lately: what drains every eight steps is due after eight.
+    """Predicts outcomes from the state before a step, the codes of the frame after it, and the
+    recent history of the variables: what drains every eight steps is due after eight.
 
-    First come the changes of the variables, one after the other, each knowing those before it: a
-    medikit more is health more. Then, knowing them all, the reward and the end: who has no health
-    left is dead, and a kill more is a point more.
+    The changes of the variables come first, one after the other, each given those before it: one
+    medikit more is more health. Then, given all of them, the reward and the end: a player without
+    health is dead, and one kill more is one point more.
 
-    Rewards and changes of variables are drawn from a few values seen in the data (all of
-    them or the commonest if those are nearly all, else quantiles), so that a medikit is worth
-    20 health and not the mean of 20 and nothing.
+    The reward and each change take one of a few values seen in the data (all of them, or the
+    commonest if those are nearly all, else quantiles), so that a medikit is worth 20 health and
+    not the mean of 20 and nothing.
+
+    Args:
+        width: D, of the states.
+        num_variables: V.
+        num_bins: most values of the reward and of each change.
+        window: frames of recent history.
     """
 
     def __init__(self, width: int, num_variables: int, num_bins: int, window: int) -> None:
         super().__init__()
-        self.num_rows, self.num_bins = 1 + num_variables, num_bins
+        self.num_rows, self.num_bins, self.window = 1 + num_variables, num_bins, window
         self.each_position = nn.Linear(width, width)
         self.whole_frame = nn.Linear(width, width)
         steps_back = (window - 1) * (RECENT_FEATURES * num_variables + 1)
@@ -72,46 +78,35 @@ class OutcomeHead(nn.Module):
         self.num_used: Tensor
         self.register_buffer("bins", torch.zeros(self.num_rows, num_bins))
         self.register_buffer("num_used", torch.ones(self.num_rows, dtype=torch.int64))
+        # Variables come in standardised and go out within the range of the data.
+        self.variable_mean: Tensor
+        self.variable_std: Tensor
+        self.variable_low: Tensor
+        self.variable_high: Tensor
+        for name, value in (("mean", 0.0), ("std", 1.0), ("low", 0.0), ("high", 0.0)):
+            self.register_buffer(f"variable_{name}", torch.full((num_variables,), value))
 
     @torch.no_grad()
     def set_bins(self, rows: list[np.ndarray]) -> None:
         """Choose the values of each row from samples of the data.
 
-        What was learned goes on: a new value takes over from the old one nearest to it.
+        What was learned is kept: a new value takes over from the old one nearest to it.
         """
-        new = torch.empty_like(self.bins)
         for row, samples in enumerate(rows):
-            values, counts = np.unique(samples, return_counts=True)
-            if len(values) > self.num_bins:
-                commonest = np.argsort(-counts, kind="stable")[: self.num_bins]
-                if counts[commonest].sum() > COMMON_SHARE * counts.sum():
-                    values = np.sort(values[commonest])
-                else:
-                    shares = np.linspace(0, 1, self.num_bins)
-                    values = np.unique(np.quantile(samples, shares, method="inverted_cdf"))
+            values = torch.from_numpy(_listed(samples, self.num_bins).astype(np.float32))
+            nearest = (values[:, None].to(self.bins) - self.bins[row]).abs().argmin(1)
+            for part in self._of_row(row):
+                part[: len(values)] = part[nearest]
             self.num_used[row] = len(values)
-            padded = np.pad(values, (0, self.num_bins - len(values)), mode="edge")
-            new[row] = torch.from_numpy(padded.astype(np.float32))
-        nearest = self.nearest_bins(new.T).T  # (rows, bins)
-        self.bins.copy_(new)
-        places = torch.arange(self.num_bins, device=new.device)
-        nearest = torch.where(places < self.num_used[:, None], nearest, places)
-        for layer, taken in (
-            (self.logits, nearest),
-            (self.consequences, nearest[:1]),
-            (self.in_turn, nearest[1:]),
-        ):
-            for parameter in (layer.weight, layer.bias):
-                of_bins = parameter[: taken.numel()].unflatten(0, taken.shape)  # then the end's
-                of_bins.copy_(of_bins[torch.arange(len(taken))[:, None], taken])
+            self.bins[row] = values[-1]  # those that are not used
+            self.bins[row, : len(values)] = values
 
     @torch.no_grad()
     def list_values_of(self, other: "OutcomeHead") -> None:
-        """Foretell the values that `other` lists, in its order.
+        """Predict the values that `other` lists, in its order.
 
-        What was learned goes on, as in `set_bins`. Where several of its values take over from one,
-        that one's chance goes to the nearest of them; the others come beside that as often as
-        `other` says.
+        What was learned is kept, as in `set_bins`. Where several values take over from one, the
+        nearest inherits its probability; the others are as likely relative to it as `other` says.
         """
         values = [bins[:used].cpu() for bins, used in zip(other.bins, other.num_used, strict=True)]
         distances = [
@@ -128,7 +123,7 @@ class OutcomeHead(nn.Module):
                     mine[i] = mine[heir] + theirs[i] - theirs[heir]
 
     def _of_row(self, row: int) -> list[Tensor]:
-        """Weights and biases of a row's values, a value along the first axis."""
+        """Views of the weights and biases of a row's values, a value along the first axis."""
         places = slice(row * self.num_bins, (row + 1) * self.num_bins)
         parts = [self.logits.weight[places], self.logits.bias[places]]
         if row == 0:
@@ -141,8 +136,8 @@ class OutcomeHead(nn.Module):
 
     @torch.no_grad()
     def standardise_anew(self, scale: Float[Tensor, " V"], shift: Float[Tensor, " V"]) -> None:
-        """Say the same of variables that are standardised otherwise: what x was before is
-        now (x - shift) / scale."""
+        """Compute the same from variables standardised otherwise: what was x before is
+        (x - shift) / scale now."""
         num_variables = len(scale)
 
         def take(layer: nn.Linear, places: slice, *, moved: bool) -> None:
@@ -164,16 +159,38 @@ class OutcomeHead(nn.Module):
             biases[v].add_(in_turn[v, :, 0, :v] @ shift[:v])
         in_turn[:, :, :2].mul_(scale)
 
+    def standardised(self, variables: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+        return (variables - self.variable_mean) / self.variable_std
+
+    def history(
+        self, variables: Float[Tensor, "*batch W V"], known: Bool[Tensor, "*batch W"]
+    ) -> Float[Tensor, "*batch changes"]:
+        """The features of recent history that `forward` takes, from the last W = `window` frames.
+
+        Args:
+            variables: the newest last.
+            known: which of these frames there are.
+        """
+        return _recent_changes(self.standardised(variables), known)
+
+    def history_of_each(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
+        """`history` of each of T frames, of which frame 0 is the first there is."""
+        window, time = self.window, torch.arange(variables.shape[1], device=variables.device)
+        known = time[:, None] + torch.arange(window, device=time.device) >= window - 1
+        padded = F.pad(self.standardised(variables), (0, 0, window - 1, 0))
+        last = padded.unfold(1, window, 1).mT  # (B, T, window, V)
+        return _recent_changes(last, known.expand(last.shape[:-1]))
+
     def forward(
         self,
         features: Float[Tensor, "*batch P D"],
         recent: Float[Tensor, "*batch changes"],
     ) -> OutcomeLogits:
-        """What is foretold.
+        """Outcomes before any change of the variables is known.
 
         Args:
             features: of each position.
-            recent: what `recent_changes` gives.
+            recent: what `history` gives.
         """
         pooled = self.each_position(features).relu().square().mean(-2) + self.recent(recent)
         logits = self.logits(pooled + self.whole_frame(pooled).relu().square())
@@ -181,40 +198,88 @@ class OutcomeHead(nn.Module):
         unused = torch.arange(self.num_bins, device=logits.device) >= self.num_used[:, None]
         return OutcomeLogits(values.masked_fill(unused, -torch.inf), logits[..., -1])
 
-    def once_arrived(
-        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features V"]
+    def given_changes(
+        self,
+        predicted: OutcomeLogits,
+        variables: Float[Tensor, "*batch V"],
+        next_variables: Float[Tensor, "*batch V"],
     ) -> OutcomeLogits:
-        """What comes once the variables have changed: of each variable, knowing those before it;
-        the reward and the end, knowing all.
+        """Outcomes given how the variables change: each change given those of the variables before
+        it; the reward and the end given all.
 
         Args:
-            foretold: what `forward` gave.
-            arrival: `ARRIVAL_FEATURES` of each variable.
+            predicted: what `forward` gave.
         """
-        values, terminated = self.in_order(foretold, arrival)
+        arrival = self._arrival(variables, next_variables)
+        values, terminated = self._in_order(predicted, arrival)
         told = self.consequences(self.arrival(arrival.flatten(-2)).relu())
         reward = values[..., :1, :] + told[..., None, :-1]
         return OutcomeLogits(
             torch.cat([reward, values[..., 1:, :]], -2), terminated + told[..., -1]
         )
 
-    def in_order(
-        self, foretold: OutcomeLogits, arrival: Float[Tensor, "*batch features V"]
-    ) -> OutcomeLogits:
-        """What was foretold, with each variable's change knowing those of the variables before it.
+    def _arrival(
+        self, variables: Float[Tensor, "*batch V"], next_variables: Float[Tensor, "*batch V"]
+    ) -> Float[Tensor, "*batch features V"]:
+        """Each variable's new value and change, in `ARRIVAL_FEATURES` numbers."""
+        features = [
+            self.standardised(next_variables),
+            (next_variables - variables) / self.variable_std,
+            (next_variables <= self.variable_low).float(),
+            (next_variables >= self.variable_high).float(),
+        ]
+        return torch.stack(features, -2)
 
-        Args:
-            foretold, arrival: as of `once_arrived`.
-        """
+    def _in_order(
+        self, predicted: OutcomeLogits, arrival: Float[Tensor, "*batch features V"]
+    ) -> OutcomeLogits:
+        """`predicted`, with each variable's change given those of the variables before it."""
         num_variables, change = arrival.shape[-1], arrival[..., 1:2, :]  # second of its features
         features = torch.cat([arrival, change > 0, change < 0], -2)
         before = torch.ones(num_variables, num_variables, device=arrival.device).tril(-1)
         of_each = (features[..., None, :, :] * before[:, None]).flatten(-2)
-        # What row v of the features says of variable v is all that counts.
+        # Of what row v of the features says, only the part about variable v counts.
         said = self.in_turn(of_each).unflatten(-1, (num_variables, self.num_bins))
-        changes = foretold.values[..., 1:, :] + said.diagonal(dim1=-3, dim2=-2).mT
-        values = torch.cat([foretold.values[..., :1, :], changes], -2)
-        return OutcomeLogits(values, foretold.terminated)
+        changes = predicted.values[..., 1:, :] + said.diagonal(dim1=-3, dim2=-2).mT
+        values = torch.cat([predicted.values[..., :1, :], changes], -2)
+        return OutcomeLogits(values, predicted.terminated)
+
+    def draw_variables(
+        self,
+        predicted: OutcomeLogits,
+        variables: Float[Tensor, "*batch V"],
+        uniforms: Float[Tensor, "*batch V"],
+        told: Float[Tensor, "*batch V"] | None = None,
+    ) -> Float[Tensor, "*batch V"]:
+        """The next variables, within the range of the data.
+
+        Args:
+            predicted: what `forward` gave.
+            uniforms: one number in [0, 1) for each.
+            told: values that are known already; NaN where they are not.
+        """
+        after = variables.clone()
+        for v in range(variables.shape[-1]):
+            # The change of v depends on the variables before it alone.
+            logits = self._in_order(predicted, self._arrival(variables, after))
+            change = self.draw(logits, 1 + v, uniforms[..., v])
+            after[..., v] = (variables[..., v] + change).clamp(
+                self.variable_low[v], self.variable_high[v]
+            )
+            if told is not None:
+                after[..., v] = torch.where(told[..., v].isnan(), after[..., v], told[..., v])
+        return after
+
+    def change_chances(
+        self, logits: OutcomeLogits, variables: Float[Tensor, "*batch V"]
+    ) -> tuple[Float[Tensor, "*batch V"], Float[Tensor, "*batch V"]]:
+        """The probabilities that each variable rises, and that it falls, within the range of the
+        data."""
+        before = variables[..., None]
+        low, high = self.variable_low[:, None], self.variable_high[:, None]
+        after = (before + self.bins[1:]).clamp(low, high)
+        chances = logits.values[..., 1:, :].softmax(-1)
+        return (chances * (after > before)).sum(-1), (chances * (after < before)).sum(-1)
 
     def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
         """Index of the value nearest to each of `values`; the first of equals."""
@@ -223,19 +288,24 @@ class OutcomeHead(nn.Module):
     def losses(
         self,
         logits: OutcomeLogits,
-        values: Float[Tensor, "*batch rows"],
+        reward: Float[Tensor, "*batch"],
         terminated: Float[Tensor, "*batch"],
+        variables: Float[Tensor, "*batch V"],
+        next_variables: Float[Tensor, "*batch V"],
         weights: Float[Tensor, "*batch"],
-        limits: tuple[Float[Tensor, "*batch rows"], Float[Tensor, "*batch rows"]],
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
-        """Cross-entropy in nats a frame, of each row of values and of the end.
+        """Cross-entropy in nats a frame, of the reward and each variable's change, and of the end.
+
+        Predicted changes that lead out of the range of the data count as those that lead to its
+        end, so that 8 health less may be predicted for a player who has 4 left.
 
         Args:
             weights: how much each frame counts; their mean is about 1.
-            limits: the lowest and highest that each value can be; those foretold beyond count
-                as these, so that 8 health less may be said of who has 4 left.
         """
-        lowest, highest = (limit[..., None] for limit in limits)
+        anything = torch.full_like(reward[..., None], torch.inf)
+        lowest = torch.cat([-anything, self.variable_low - variables], -1)[..., None]
+        highest = torch.cat([anything, self.variable_high - variables], -1)[..., None]
+        values = torch.cat([reward[..., None], next_variables - variables], -1)
         brought = self.bins.clamp(lowest, highest)
         came = brought.gather(-1, (values[..., None] - brought).abs().argmin(-1, keepdim=True))
         alike = logits.values.log_softmax(-1).masked_fill(brought != came, -torch.inf)
@@ -252,3 +322,15 @@ class OutcomeHead(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """One value of a row, by the inverse of its cumulative distribution."""
         return self.bins[row][draw_codes(logits.values[..., row, :], uniforms, Sampling())]
+
+
+def _listed(samples: np.ndarray, most: int) -> np.ndarray:
+    """At most so many values that stand for the samples, in order."""
+    values, counts = np.unique(samples, return_counts=True)
+    if len(values) <= most:
+        return values
+    commonest = np.argsort(-counts, kind="stable")[:most]
+    if counts[commonest].sum() > COMMON_SHARE * counts.sum():
+        return np.sort(values[commonest])
+    shares = np.linspace(0, 1, most)
+    return np.unique(np.quantile(samples, shares, method="inverted_cdf"))

@@ -5,7 +5,6 @@ frames spaced ever wider in time, back to the first.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.prior.layers import attend_where
+from worldmodel.prior.memory import Keyframes
+from worldmodel.prior.past import Older
 from worldmodel.prior.pose import PoseSpace
 
 HALF_VIEW = math.radians(45)  # of a view of 90 degrees, as Doom's
@@ -24,80 +25,53 @@ NEAR = 1 / 8  # sizes of the level: a frame from so far away counts half
 SEEN_AGAIN = 0.25  # weight of a point that a chosen frame shows already
 
 
-class Older(NamedTuple):
-    """M older frames for each of T predictions of B clips.
-
-    Attributes:
-        codes: (B, T, M, h, w, q).
-        poses: (B, T, M, P).
-        known: which of the poses are known.
-        age: for how many steps each frame was dreamed; 0: it was given.
-        since: steps from each frame to the newest one.
-        there: which of the M there are.
-    """
-
-    codes: Int[Tensor, "B T M h w q"]
-    poses: Float[Tensor, "B T M P"]
-    known: Bool[Tensor, "B T M"]
-    age: Int[Tensor, "B T M"]
-    since: Int[Tensor, "B T M"]
-    there: Bool[Tensor, "B T M"]
-
-
-class Candidates(NamedTuple):
-    """K frames of each of B clips that may be chosen.
-
-    Attributes:
-        poses: (B, K, P).
-        known: (B, K), which of them are known.
-        times: (B, K).
-        usable: (B, T, K), which may be chosen for which of T predictions.
-    """
-
-    poses: Float[Tensor, "B K P"]
-    known: Bool[Tensor, "B K"]
-    times: Int[Tensor, "B K"]
-    usable: Bool[Tensor, "B T K"]
-
-
-def choose_older(
-    candidates: Candidates,
-    num_chosen: int,
-    *,
+def look_back(
+    kept: Keyframes,
+    usable: Bool[Tensor, "B T K"],
     now: Int[Tensor, "B T"],
-    window: int,
-    space: PoseSpace | None,
     next_poses: Float[Tensor, "B T P"],
     next_known: Bool[Tensor, "B T"],
-) -> tuple[Int[Tensor, "B T M"], Bool[Tensor, "B T M"]]:
-    """Which candidates are looked at again, and which of these there are.
+    *,
+    count: int,
+    window: int,
+    space: PoseSpace | None,
+) -> Older:
+    """Those of K frames that each of T predictions looks at again.
 
     Args:
+        usable: which may be chosen for which prediction.
         now: time of the newest frame of each prediction.
+        next_poses: of the frames that are predicted.
+        count: M, of frames to choose.
         window: frames that are seen anyway.
         space: of the poses; None: there are none.
-        next_poses: of the frames that are predicted.
     """
-    by_time = _spaced(candidates, num_chosen, now, window)
-    if space is None or space.spec.heading is None:
-        return by_time
-    by_view = _overlapping(candidates, num_chosen, space, next_poses)
-    index, there = (
-        torch.where(next_known[..., None], seen, spaced)
-        for seen, spaced in zip(by_view, by_time, strict=True)
+    index, there = _spaced(kept, usable, count, now, window)
+    if space is not None and space.spec.heading is not None:
+        seen = _overlapping(kept, usable, count, space, next_poses)
+        index, there = (
+            torch.where(next_known[..., None], by_view, by_time)
+            for by_view, by_time in zip(seen, (index, there), strict=True)
+        )
+    clips = torch.arange(len(index), device=index.device)[:, None, None]
+    return Older(
+        codes=kept.codes[clips, index].long(),
+        poses=kept.poses[clips, index],
+        known=kept.known[clips, index],
+        age=kept.age[clips, index],
+        since=now[..., None] - kept.times[clips, index],
+        there=there,
     )
-    return index, there
 
 
 def _spaced(
-    candidates: Candidates, num_chosen: int, now: Tensor, window: int
+    kept: Keyframes, usable: Tensor, count: int, now: Tensor, window: int
 ) -> tuple[Tensor, Tensor]:
     """The first frame, and those two, four, eight windows ago and so on."""
-    usable = candidates.usable
     chosen, there = [], []
-    for m in range(num_chosen):
+    for m in range(count):
         wanted = torch.zeros_like(now) if m == 0 else now - window * 2**m
-        off = (candidates.times[:, None] - wanted[..., None]).abs()
+        off = (kept.times[:, None] - wanted[..., None]).abs()
         nearest = torch.where(usable, off, torch.iinfo(torch.int64).max).argmin(-1, keepdim=True)
         chosen.append(nearest)
         there.append(usable.gather(-1, nearest))
@@ -106,18 +80,18 @@ def _spaced(
 
 
 def _overlapping(
-    candidates: Candidates, num_chosen: int, space: PoseSpace, next_poses: Tensor
+    kept: Keyframes, usable: Tensor, count: int, space: PoseSpace, next_poses: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One after the other the frame that shows most of what is in view and not shown yet."""
     size = space.extent.max()
     points = _view(next_poses, space, size)  # (B, T, V, 2)
-    here, there = next_poses[..., None, :2], candidates.poses[:, None, :, :2]
+    here, there = next_poses[..., None, :2], kept.poses[:, None, :, :2]
     nearness = 1 / (1 + (there - here).norm(dim=-1) / (NEAR * size))  # (B, T, K)
-    shown = _in_view(points, candidates.poses, space, size)  # (B, T, K, V)
-    usable = candidates.usable & candidates.known[:, None]
+    shown = _in_view(points, kept.poses, space, size)  # (B, T, K, V)
+    usable = usable & kept.known[:, None]
     weights = torch.ones_like(points[..., 0])  # (B, T, V)
     chosen, found = [], []
-    for _ in range(num_chosen):
+    for _ in range(count):
         worth = (shown * weights[:, :, None]).sum(-1) * nearness
         best, index = torch.where(usable, worth, -1.0).max(-1, keepdim=True)
         chosen.append(index)

@@ -13,7 +13,8 @@ from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.frame_gpt import Here, Past
+from worldmodel.prior.past import Here, Past
+from worldmodel.prior.stepping import prefill, step
 from worldmodel.training.coded_episodes import CodedEpisodes
 
 DREAMED_STEPS = 28  # of each clip, after the window
@@ -117,17 +118,18 @@ class OwnDreams:
         actions = encode_actions(
             self.model.config.actions, torch.from_numpy(clips.action).to(device)
         )
-        poses = poses[..., : prior.pose_size]
+        poses = poses[..., : len(prior.world.used_pose)]
         known = torch.full_like(age, prior.place is not None, dtype=torch.bool)
         past = Past(poses[:, :w], known[:, :w], age[:, : w - 1], ~known[:, : w - 1])
         now = codes[:, :w].long()
         was_training = prior.training
         prior.eval()
-        memory = prior.prefill(now[:, :-1], actions[:, : w - 1], variables[:, : w - 1], past)
+        memory = prefill(prior, now[:, :-1], actions[:, : w - 1], variables[:, : w - 1], past)
         now = now[:, -1]
         for t in range(w, self.num_frames):
             uniforms = torch.from_numpy(rng.random((len(now), self.model.num_uniforms), np.float32))
-            outcome, memory = prior.step(
+            outcome, memory = step(
+                prior,
                 memory,
                 now,
                 actions[:, t - 1],

@@ -16,9 +16,8 @@ from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.frame_gpt import Past
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
-from worldmodel.prior.recall import Older
+from worldmodel.prior.past import Older, Past
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
 
@@ -325,8 +324,8 @@ class PriorStage:
         if variables.shape[1]:
             mean, std = variables.mean(0), variables.std(0).clip(1e-3)
             prior.standardise_by(torch.from_numpy(mean), torch.from_numpy(std))
-            prior.variable_low.copy_(torch.from_numpy(variables.min(0)))
-            prior.variable_high.copy_(torch.from_numpy(variables.max(0)))
+            prior.outcome.variable_low.copy_(torch.from_numpy(variables.min(0)))
+            prior.outcome.variable_high.copy_(torch.from_numpy(variables.max(0)))
 
     def _measure_poses(self) -> None:
         """Ranges of poses, and of how they move, from the training episodes."""

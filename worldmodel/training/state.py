@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from worldmodel.checkpoint.contents import present_name
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.storage.tensors import opened_tensors, save_tensors
 from worldmodel.training.schedule import Progressed
@@ -92,7 +93,9 @@ def load_state(
         progressed = Progressed(**json.loads(metadata["progress"]))
         prefix = f"model.{part}"
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        module.load_state_dict({n.removeprefix(prefix): file.get_tensor(n) for n in names})
+        module.load_state_dict(
+            {present_name(n.removeprefix(prefix)): file.get_tensor(n) for n in names}
+        )
         stored = {name: f"kept.{name}" for name in kept if f"kept.{name}" in file.keys()}  # noqa: SIM118
         fits = all(
             name in stored and file.get_slice(stored[name]).get_shape() == list(tensor.shape)

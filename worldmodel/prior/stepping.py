@@ -1,0 +1,209 @@
+"""The frame GPT one frame at a time: `prefill` with the frames that are given, then `step`."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.frame_gpt import FrameGPT
+from worldmodel.prior.head import Undirected
+from worldmodel.prior.layers import Attend, turn
+from worldmodel.prior.memory import KEYFRAME_STEPS, KEYFRAMES, Memory, empty_memory
+from worldmodel.prior.past import Here, Older, Past
+from worldmodel.prior.pose import RECENT
+
+
+class Outcome(NamedTuple):
+    """One step of a dream, of each of B dreams."""
+
+    codes: Int[Tensor, "B h w q"]
+    reward: Float[Tensor, " B"]  # expected
+    terminated: Float[Tensor, " B"]  # probability
+    variables: Float[Tensor, "B V"]  # drawn
+    pose: Float[Tensor, "B P"]  # drawn
+    nats: Float[Tensor, " B"]  # a token: how unexpected the codes drawn were
+
+
+@torch.no_grad()
+def prefill(
+    prior: FrameGPT,
+    codes: Int[Tensor, "B T h w q"],
+    actions: Float[Tensor, "B T A"],
+    variables: Float[Tensor, "B T V"],
+    past: Past | None = None,
+) -> Memory:
+    """The memory after T frames and the actions taken there; `past` as of `FrameGPT.forward`."""
+    batch_size, num_frames = codes.shape[:2]
+    memory = empty_memory(prior.world, batch_size, codes.device)
+    if num_frames == 0:
+        return memory
+    past = prior.given_past(codes) if past is None else past
+    _, keys_values = prior.backbone(codes, actions, variables, past)
+    keys_values = keys_values.movedim(2, 0)
+    window = prior.config.window
+    for t in range(max(0, num_frames - window), num_frames):
+        memory.keys_values[:, :, :, :, t % window] = keys_values[:, :, :, :, t]
+        memory.variables[:, t % window] = variables[:, t]
+        memory.poses[:, t % window] = past.poses[:, t]
+        memory.known[:, t % window] = past.known[:, t]
+        memory.actions[:, t % window] = actions[:, t]
+        memory.filled[:, t % window] = True
+    if prior.config.recalled:
+        for t in range(num_frames):
+            here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+            memory.keyframes.keep(memory.time + t, codes[:, t], here)
+    return replace(memory, time=memory.time + num_frames)
+
+
+@torch.no_grad()
+def step(
+    prior: FrameGPT,
+    memory: Memory,
+    codes: Int[Tensor, "B h w q"],
+    actions: Float[Tensor, "B A"],
+    variables: Float[Tensor, "B V"],
+    uniforms: Float[Tensor, "B numbers"],
+    sampling: Sampling,
+    here: Here | None = None,
+    next_pose: Float[Tensor, "B P"] | None = None,
+) -> tuple[Outcome, Memory]:
+    """Dream the next frame.
+
+    Args:
+        memory: of the frames before; its storage is overwritten and passed on.
+        codes, variables: the newest frame's.
+        actions: taken there.
+        uniforms: in [0, 1): one for each token of the frame, then one for each variable, then
+            `num_pose_uniforms` for the pose.
+        here: where the newest frame is; None: the pose is unknown, and the frame was given.
+        next_pose: of the next frame, where the pose is known; None: it is drawn.
+    """
+    here = _nowhere(prior, codes) if here is None else here
+    num_tokens, num_variables = prior.head.num_tokens, variables.shape[1]
+    for_tokens, for_variables = uniforms[:, :num_tokens], uniforms[:, num_tokens:]
+    for_variables, for_pose = for_variables[:, :num_variables], for_variables[:, num_variables:]
+    if next_pose is None:
+        next_pose = _draw_pose(prior, memory, codes, actions, here, for_pose)
+    past = Past(
+        torch.stack([here.pose, next_pose], 1),
+        here.known[:, None].expand(-1, 2),
+        here.age[:, None],
+        torch.zeros_like(here.known)[:, None],
+        _older(prior, memory, here, next_pose),
+    )
+    undirected = None
+    if sampling.guidance:  # first, so that the memory keeps the action that was taken
+        any_action = prior.mean_action.expand_as(actions)
+        states = _newest_states(prior, memory, codes, any_action, variables, past)
+        context = prior.context(states, codes[:, None])[:, 0]
+        undirected = Undirected(context, any_action, sampling.guidance)
+    states = _newest_states(prior, memory, codes, actions, variables, past)
+    context = prior.context(states, codes[:, None])[:, 0]
+    flat, nats = prior.sample_tokens(context, actions, for_tokens, sampling, undirected)
+    next_codes = flat.view_as(codes)
+    head, before = prior.outcome, variables[:, None]
+    history = head.history(*memory.in_order())[:, None]
+    early = prior.predict_outcomes(states, next_codes[:, None], history)
+    told = _told_by_pose(prior, here, next_pose)[:, None]
+    after = head.draw_variables(early, before, for_variables[:, None], told)
+    logits = head.given_changes(early, before, after)
+    outcome = Outcome(
+        codes=next_codes,
+        reward=head.expected(logits, 0)[:, 0],
+        terminated=logits.terminated[:, 0].sigmoid(),
+        variables=after[:, 0],
+        pose=next_pose,
+        nats=nats,
+    )
+    return outcome, replace(memory, time=memory.time + 1)
+
+
+def _nowhere(prior: FrameGPT, codes: Tensor) -> Here:
+    """Of frames that were given, at unknown poses."""
+    unknown = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+    return Here(
+        torch.zeros(len(codes), len(prior.world.used_pose)).to(codes.device),
+        unknown,
+        unknown.long(),
+    )
+
+
+def _told_by_pose(prior: FrameGPT, here: Here, next_pose: Tensor) -> Float[Tensor, "B V"]:
+    """Variables that are numbers of the pose, where it is known; NaN for others."""
+    names, pose_names = prior.world.variable_names, prior.world.used_pose.names
+    told = next_pose.new_full((len(next_pose), len(names)), torch.nan)
+    for v, name in enumerate(names):
+        if name in pose_names:
+            value = next_pose[:, pose_names.index(name)]
+            told[:, v] = torch.where(here.known, value, torch.nan)
+    return told
+
+
+def _draw_pose(
+    prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, here: Here, uniforms: Tensor
+) -> Float[Tensor, "B P"]:
+    """The next pose; where this one is not known it stays what it is."""
+    if prior.place is None:
+        return here.pose
+    poses, known, taken = (
+        torch.cat([last, newest[:, None]], 1)
+        for last, newest in zip(memory.last(RECENT), (here.pose, here.known, actions), strict=True)
+    )
+    shown = prior.shown(codes[:, None], torch.zeros_like(here.known)[:, None])[:, 0]
+    mixture = prior.place.predict(poses, known, taken, shown)
+    drawn = prior.place.head.draw(mixture, here.pose, uniforms)
+    return torch.where(here.known[:, None], drawn, here.pose)
+
+
+def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Older | None:
+    """Frames before the window that the next frame is drawn from, too."""
+    if not prior.config.recalled:
+        return None
+    now = memory.time[:, None]
+    kept = memory.keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
+    # Only frames that no later one will replace in their slot.
+    is_final = kept.times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
+    usable = (kept.times >= 0) & is_final & (kept.times <= now - prior.config.window)
+    return prior.look_back(kept, usable[:, None], now, next_pose[:, None], here.known[:, None])
+
+
+def _newest_states(
+    prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
+) -> Float[Tensor, "B 1 P D"]:
+    """States of the newest frame, which is written into the memory's storage."""
+    cosines, sines = (part[:, None] for part in prior.rotary.turns(memory.time))
+    dreams = torch.arange(len(codes), device=codes.device)
+    slots = memory.time % prior.config.window
+    memory.filled[dreams, slots] = True
+    memory.variables[dreams, slots] = variables
+    memory.poses[dreams, slots] = past.poses[:, 0]
+    memory.known[dreams, slots] = past.known[:, 0]
+    memory.actions[dreams, slots] = actions
+    if prior.config.recalled:
+        here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
+        memory.keyframes.keep(memory.time, codes, here)
+    positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
+
+    def attend_in(block: int) -> Attend:
+        all_keys, all_values = memory.keys_values[:, block].unbind(1)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            all_keys[dreams, :, slots] = turn(k, cosines, sines)
+            all_values[dreams, :, slots] = v
+            return F.scaled_dot_product_attention(
+                turn(q, cosines, sines),
+                all_keys.flatten(2, 3),
+                all_values.flatten(2, 3),
+                attn_mask=positions_filled,
+            )
+
+        return attend
+
+    x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
+    older = prior.older_states(past)
+    older = older and (older[0][:, 0], older[1][:, 0])
+    return prior.run_blocks(x, actions, attend_in, older)[:, None]
