@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import mannwhitneyu, spearmanr
 
 from worldmodel import randomness
 
@@ -59,22 +60,16 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     num_negatives = len(is_positive) - num_positives
     if num_positives == 0 or num_negatives == 0:
         return math.nan
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = sizes.cumsum() - (sizes - 1) / 2  # of each group of equal scores, from 1
-    num_won = mean_rank[group][is_positive].sum() - num_positives * (num_positives + 1) / 2
-    return float(num_won / (num_positives * num_negatives))
+    won = mannwhitneyu(scores[is_positive], scores[~is_positive]).statistic
+    return float(won / (num_positives * num_negatives))
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
     """Spearman's: correlation of ranks, equal values sharing their mean rank; NaN where all of
     one side are equal."""
-    ranks = []
-    for values in (left, right):
-        _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-        mean_rank = sizes.cumsum() - (sizes - 1) / 2
-        ranks.append(mean_rank[group] - mean_rank[group].mean())
-    scale = math.sqrt(float(np.square(ranks[0]).sum() * np.square(ranks[1]).sum()))
-    return float((ranks[0] * ranks[1]).sum()) / scale if scale else math.nan
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return math.nan
+    return float(spearmanr(left, right)[0])  # pyright: ignore[reportArgumentType]
 
 
 def brier(probabilities: np.ndarray, happened: np.ndarray) -> float:
