@@ -60,6 +60,7 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     num_negatives = len(is_positive) - num_positives
     if num_positives == 0 or num_negatives == 0:
         return math.nan
+    scores = scores.astype(np.float64)  # counts come in the type of the scores
     won = mannwhitneyu(scores[is_positive], scores[~is_positive]).statistic
     return float(won / (num_positives * num_negatives))
 
