@@ -15,7 +15,6 @@ from PIL import Image
 from worldmodel import evaluate as command
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
-from worldmodel.dream import prior_losses
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.evaluation.following import _each
@@ -41,6 +40,7 @@ from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.statistics import median_interval
 from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.training.prior_losses import prior_losses
 
 HORIZON = 6
 NUM_CLIPS = 8

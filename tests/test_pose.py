@@ -34,6 +34,7 @@ from worldmodel.prior.past import Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train, train_preset
+from worldmodel.training.prior_losses import Sketched, prior_losses
 
 PLANE = PoseSpec(("x", "y"), "angle")
 POSED = replace(INFO, pose=PLANE)
@@ -231,7 +232,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
     for t in range(actions.shape[1]):
         states.clear()
         here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
-        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
+        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.world.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
         _, memory = step(prior, memory, *given, here)
         torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
@@ -350,3 +351,35 @@ def test_sizes_that_make_no_sense_are_refused(change, message):
             tokenizer=VQVAEConfig(num_codes=40_000),
             prior=recalling,
         )
+
+
+def test_the_map_learns_from_frames_alone_what_is_seen_where():
+    """Two poses that look different: sketches come apart, and no clip is needed for it."""
+    torch.manual_seed(0)
+    prior = _prior()
+    poses = torch.tensor([[[0.0, 0.0, 0.0]] * 2, [[200.0, 100.0, 180.0]] * 2]).repeat(8, 1, 1)
+    vectors = torch.randn(2, prior.world.tokenizer.code_dim, *prior.grid).repeat(8, 1, 1, 1)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+    codes, actions, variables, past = _clips(prior)
+    steps = actions.shape[1]
+    errors = []
+    for _ in range(60):
+        losses = prior_losses(
+            prior,
+            prior,
+            codes=codes,
+            past_codes=codes[:, :-1],
+            actions=actions,
+            reward=torch.zeros(2, steps),
+            terminated=torch.zeros(2, steps, dtype=torch.bool),
+            variables=variables,
+            weights=torch.ones(2, steps),
+            past=past,
+            sketched=Sketched(poses, vectors),
+        )
+        optimizer.zero_grad()
+        losses.sketch_error.backward()
+        optimizer.step()
+        errors.append(losses.sketch_error.item())
+    assert errors[0] > 0.8
+    assert errors[-1] < 0.05

@@ -89,7 +89,7 @@ def _stepped(prior, codes, actions, variables, past, monkeypatch):
     memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
-        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.num_pose_uniforms)
+        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.world.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
         _, memory = step(prior, memory, *given, here, past.poses[:, t + 1])
     hook.remove()

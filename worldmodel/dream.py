@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.interface.sampling import Sampling
@@ -23,13 +22,11 @@ from worldmodel.prior import stepping
 from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.memory import Batched, Memory
-from worldmodel.prior.past import Here, Past
+from worldmodel.prior.past import Here
 from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
 from worldmodel.vqvae.vqvae import VQVAE
 
 FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
-OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
-POSE_WEIGHT = 0.1  # of the nats a frame of the pose, likewise
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,6 @@ class Step(NamedTuple):
     nats: Float[Tensor, " B"]  # a token: how unexpected the frame was to the model itself
 
 
-class PriorLosses(NamedTuple):
-    """Means over a batch; `loss` is what training minimises."""
-
-    loss: Float[Tensor, ""]
-    token_nats: Float[Tensor, ""]  # a token
-    value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
-    end_nats: Float[Tensor, ""]  # a frame
-    pose_nats: Float[Tensor, ""]  # a frame; 0 where the pose is unknown
-    locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
-
-
 class WorldModel(nn.Module):
     """A learned simulator.
 
@@ -106,7 +92,12 @@ class WorldModel(nn.Module):
         """Random numbers that one step takes: a token each, a variable each, those of the pose, and
         one for the end."""
         prior = self.prior
-        return prior.head.num_tokens + len(self.config.variable_names) + prior.num_pose_uniforms + 1
+        return (
+            prior.head.num_tokens
+            + len(self.config.variable_names)
+            + prior.world.num_pose_uniforms
+            + 1
+        )
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
@@ -230,60 +221,6 @@ class WorldModel(nn.Module):
     def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:
         """What the newest frames of dreams look like."""
         return self._draw(dream.recent)
-
-
-def prior_losses(
-    prior: nn.Module,
-    frame_gpt: FrameGPT,
-    *,
-    codes: Int[Tensor, "B T h w q"],
-    past_codes: Int[Tensor, "B T-1 h w q"],
-    actions: Float[Tensor, "B T-1 A"],
-    reward: Float[Tensor, "B T-1"],
-    terminated: Bool[Tensor, "B T-1"],
-    variables: Float[Tensor, "B T V"],
-    weights: Float[Tensor, "B T-1"],
-    past: Past | None = None,
-) -> PriorLosses:
-    """Losses of predicting frames 1..T-1 of B clips.
-
-    Args:
-        prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
-        frame_gpt: that FrameGPT itself.
-        codes: of the real frames.
-        past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
-        actions: encoded.
-        weights: how much each step's reward, end and variables count.
-        past: what else is known of the frames; None: they were given, and poses are unknown.
-    """
-    prediction = prior(past_codes, actions, variables[:, :-1], codes[:, 1:], variables[:, 1:], past)
-    token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
-    value_nats, end_nats = frame_gpt.outcome.losses(
-        prediction.outcomes,
-        reward,
-        terminated.float(),
-        variables[:, :-1],
-        variables[:, 1:],
-        weights,
-    )
-    loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
-    pose_nats = locating_nats = torch.zeros_like(loss)
-    if frame_gpt.place is not None and past is not None:
-        place, poses, known = frame_gpt.place, past.poses, past.known
-        pose_nats = _mean_where(
-            known[:, 1:] & known[:, :-1],
-            place.head.nats(prediction.pose, poses[:, :-1], poses[:, 1:]),
-        )
-        located = place.locator.nats(prediction.located, poses[:, 1:])
-        locating_nats = _mean_where(known[:, 1:], located)
-        loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
-    return PriorLosses(loss, token_nats, value_nats, end_nats, pose_nats, locating_nats)
-
-
-def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
-    """Over all values, those not counted being 0: so the mean over the shares of a batch is that
-    over the batch."""
-    return torch.where(counted, values, 0.0).mean()
 
 
 def dream_along(

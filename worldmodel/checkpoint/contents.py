@@ -19,7 +19,7 @@ ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
-    5: frozenset(),
+    5: frozenset({"prior.place.sketch.weight", "prior.place.sketch.bias"}),
     6: frozenset(),
 }
 POSES_SINCE = 5

@@ -181,6 +181,11 @@ class WorldModelConfig:
         return math.prod(self.tokenizer.grid) * self.tokenizer.num_codebooks
 
     @property
+    def num_pose_uniforms(self) -> int:
+        """Random numbers that drawing the next pose takes."""
+        return 1 + len(self.used_pose) if self.used_pose else 0
+
+    @property
     def blocks(self) -> tuple[int, int]:
         """Rows and columns of the backbone's positions: blocks of merge x merge tokens."""
         height, width = self.tokenizer.grid

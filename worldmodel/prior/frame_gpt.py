@@ -5,6 +5,7 @@ positions see each other and every position of the frames before, within a windo
 it one frame at a time.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from worldmodel.prior.layers import (
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.past import NUM_AGES, Older, Past, age_group
-from worldmodel.prior.pose import RECENT, Mixture, Place, last_of_each
+from worldmodel.prior.place import last_of_each, place_of
+from worldmodel.prior.pose import RECENT, Mixture
 from worldmodel.prior.recall import OlderFrames, Recall, look_back
 
 CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
@@ -44,6 +46,7 @@ class Prediction(NamedTuple):
     outcomes: OutcomeLogits  # given the variables at frames 1..T
     pose: Mixture | None  # of how frames 1..T moved; None in worlds without a pose
     located: Mixture | None  # of the poses of frames 1..T by what these show; likewise
+    sketch: Tensor | None  # by the map alone, see `Place.sketched`
 
 
 class FrameGPT(nn.Module):
@@ -57,8 +60,8 @@ class FrameGPT(nn.Module):
         super().__init__()
         self.world, self.config = world, world.prior
         self.grid = world.tokenizer.grid
-        self.num_codes = world.tokenizer.num_codes
-        self.num_codebooks = world.tokenizer.num_codebooks
+        tokenizer = world.tokenizer
+        self.num_codes, self.num_codebooks = tokenizer.num_codes, tokenizer.num_codebooks
         config, num_actions = self.config, world.actions.vector_size
         self.rotary = Rotary(config.width // config.heads, *world.blocks)
         block_codes = config.merge**2 * CODE_WIDTH
@@ -67,7 +70,7 @@ class FrameGPT(nn.Module):
         self.merge = nn.Linear(block_codes, config.width)
         self.position = nn.Parameter(torch.empty(world.positions, config.width))
         self.variable = linear(len(world.variable_names), config.width)
-        self.place = _place_of(world)
+        self.place = place_of(world, frame_width=math.prod(self.grid) * CODE_WIDTH)
         self.age = self.unseen = None
         if config.tells_age:
             self.age = nn.Embedding(NUM_AGES, config.width)
@@ -114,6 +117,7 @@ class FrameGPT(nn.Module):
         next_codes: Int[Tensor, "B T h w q"],
         next_variables: Float[Tensor, "B T V"] | None = None,
         past: Past | None = None,
+        sketched: Float[Tensor, "N two P"] | None = None,
     ) -> Prediction:
         """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
 
@@ -122,6 +126,7 @@ class FrameGPT(nn.Module):
 
         Args:
             past: None: frames were given, and poses are unknown.
+            sketched: pairs of consecutive poses, at the second of which to sketch what is seen.
         """
         past = self.given_past(codes) if past is None else past
         states, _ = self.backbone(codes, actions, variables, past)
@@ -133,7 +138,7 @@ class FrameGPT(nn.Module):
         early = outcomes = self.predict_outcomes(states, next_codes, history)
         if next_variables is not None:
             outcomes = self.outcome.given_changes(early, variables, next_variables)
-        pose = located = None
+        pose = located = sketch = None
         if self.place is not None:
             shown = self.shown(codes, past.hidden)
             poses, known, taken = (
@@ -142,7 +147,11 @@ class FrameGPT(nn.Module):
             )
             pose = self.place.predict(poses, known, taken, shown)
             located = self.place.locator(self._whole(next_codes))
-        return Prediction(logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located)
+            if sketched is not None:
+                sketch = self.place.sketched(*sketched.unbind(1))
+        return Prediction(
+            logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located, sketch
+        )
 
     def given_past(
         self,
@@ -248,18 +257,13 @@ class FrameGPT(nn.Module):
         others: list[nn.Module] = [self.variable, self.head.logits, self.next_code, self.outcome]
         others += [module for module in self.modules() if isinstance(module, ConditionalNorm)]
         if self.place is not None:
-            others += [self.place.view, self.place.locator, self.place.map[-1]]
+            others += [self.place.view, self.place.sketch, self.place.locator, self.place.map[-1]]
         left_out = {layer for module in others for layer in module.modules()}
         return [
             module.weight
             for module in self.modules()
             if isinstance(module, nn.Linear) and module not in left_out
         ]
-
-    @property
-    def num_pose_uniforms(self) -> int:
-        """Random numbers that a next pose takes."""
-        return 0 if self.place is None else 1 + len(self.world.used_pose)
 
     def backbone(
         self, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
@@ -304,7 +308,7 @@ class FrameGPT(nn.Module):
 
     def embed(self, codes: Tensor, variables: Tensor, past: Past) -> Float[Tensor, "B T P D"]:
         """Frames, their variables and poses as the backbone takes them in."""
-        x = self.merge(self._blocks_of(self._code_vectors(codes)))
+        x = self.merge(self.blocks_of(self._code_vectors(codes)))
         if self.unseen is not None:
             x = torch.where(past.hidden[..., None, None], self.unseen, x)
         x = x + self.position + self.variable(self.outcome.standardised(variables))[:, :, None]
@@ -322,7 +326,7 @@ class FrameGPT(nn.Module):
         if older is None:  # as where none of them is there
             none = past.known[:, 1:, None][..., :0]
             return self.position.new_zeros(*none.shape, self.config.width), none
-        shown = self.merge(self._blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
+        shown = self.merge(self.blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
         shown = shown.unflatten(1, older.codes.shape[1:3]) + self.position
         where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])
         if self.age is not None:
@@ -332,7 +336,7 @@ class FrameGPT(nn.Module):
 
     def shown(self, codes: Tensor, hidden: Tensor) -> Float[Tensor, "B T P D"]:
         """Frames alone, as the backbone takes them in; zeros where they are hidden."""
-        x = self.merge(self._blocks_of(self._code_vectors(codes)))
+        x = self.merge(self.blocks_of(self._code_vectors(codes)))
         return torch.where(hidden[..., None, None], 0.0, x)
 
     def context(
@@ -367,7 +371,7 @@ class FrameGPT(nn.Module):
         self, states: Tensor, next_codes: Tensor, history: Float[Tensor, "B T changes"]
     ) -> OutcomeLogits:
         """Outcomes before any change of the variables is known."""
-        arrived = self.next_code(self._blocks_of(self._code_vectors(next_codes)))
+        arrived = self.next_code(self.blocks_of(self._code_vectors(next_codes)))
         return self.outcome(states + arrived, history)
 
     def _whole(self, codes: Int[Tensor, "B T h w q"]) -> Float[Tensor, "B T frame"]:
@@ -378,23 +382,8 @@ class FrameGPT(nn.Module):
         offsets = torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
         return self.code(codes + offsets).sum(-2)
 
-    def _blocks_of(self, vectors: Float[Tensor, "B T h w E"]) -> Float[Tensor, "B T P mmE"]:
+    def blocks_of(self, vectors: Float[Tensor, "B T h w E"]) -> Float[Tensor, "B T P mmE"]:
+        """Vectors of codes, those of a position side by side."""
         m, (rows, columns) = self.config.merge, self.world.blocks
         tiles = vectors.unflatten(3, (columns, m)).unflatten(2, (rows, m))
         return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)
-
-
-def _place_of(world: WorldModelConfig) -> Place | None:
-    """Where the player is; None in worlds without a pose."""
-    if not world.used_pose:
-        return None
-    if world.prior.window < RECENT:
-        raise ValueError(f"with a pose the window must be at least {RECENT} frames")
-    return Place(
-        world.pose,
-        num_actions=world.actions.vector_size,
-        num_positions=world.positions,
-        width=world.prior.width,
-        frame_width=world.tokenizer.grid[0] * world.tokenizer.grid[1] * CODE_WIDTH,
-        map_width=world.prior.map_width,
-    )

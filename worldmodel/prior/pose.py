@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,8 +21,6 @@ NUM_OCTAVES = 9  # of a coordinate: its waves are from twice the level to a 128t
 HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
 RECENT = 4  # displacements, and actions besides the newest, that the next pose is told
 NUM_COMPONENTS = 8  # of the mixture
-VIEW_WIDTH = 128  # of what the newest frame tells of the next pose
-HEAD_WIDTH = 384
 LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component
 FARTHEST = 3.0  # that a value is drawn from its component's mean, in its scales
 
@@ -289,20 +287,6 @@ class Locator(_OfSpace):
         return space.inside(pose)
 
 
-def recent_displacements(
-    space: PoseSpace, poses: Float[Tensor, "*batch W P"], known: Bool[Tensor, "*batch W"]
-) -> Float[Tensor, "*batch changes"]:
-    """The last displacements, standardised, and which of them are known.
-
-    Args:
-        poses: of the last 1 + RECENT frames, the newest last.
-        known: which of them are.
-    """
-    both = (known[..., 1:] & known[..., :-1])[..., None]
-    steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / space.scale
-    return torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
-
-
 def _turned(
     vectors: Float[Tensor, "*batch two"], angles: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch two"]:
@@ -310,90 +294,3 @@ def _turned(
     cosine, sine = angles.cos(), angles.sin()
     x, y = vectors[..., 0], vectors[..., 1]
     return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
-
-
-class Place(nn.Module):
-    """What the prior makes of poses: those of the frames before, and that of the next frame, which
-    is predicted first.
-
-    Args:
-        spec: which numbers tell a pose.
-        num_actions: A, of an encoded action.
-        num_positions, width: of the prior's backbone.
-        frame_width: of all that a frame's codes say.
-        map_width: of the network from the next pose to what is seen there.
-    """
-
-    def __init__(
-        self,
-        spec: PoseSpec,
-        *,
-        num_actions: int,
-        num_positions: int,
-        width: int,
-        frame_width: int,
-        map_width: int,
-    ) -> None:
-        super().__init__()
-        self.space = PoseSpace(spec)
-        self.num_positions = num_positions
-        num_features = self.space.num_features
-        self.own = nn.Linear(num_features, width)
-        self.unknown = nn.Parameter(torch.zeros(width))
-        self.map = nn.Sequential(
-            nn.Linear(num_features + len(spec), map_width),
-            nn.SiLU(),
-            nn.Linear(map_width, map_width),
-            nn.SiLU(),
-            nn.Linear(map_width, map_width),
-            nn.SiLU(),
-            nn.Linear(map_width, num_positions * width),
-        )
-        self.view = nn.Linear(num_positions * width, VIEW_WIDTH)
-        self.head = PoseHead(self.space, num_actions, VIEW_WIDTH, HEAD_WIDTH)
-        self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        with torch.no_grad():  # a prior that has learned without a pose stays what it is
-            for last in (self.own, self.map[-1]):
-                for parameter in last.parameters():
-                    parameter.zero_()
-
-    def embed(
-        self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
-    ) -> Float[Tensor, "B T positions D"]:
-        """What is added to each position of frames 0..T-1, of S = T + 1 poses: their own pose, and
-        the next."""
-        features = self.space.features(poses)
-        own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
-        both = (known[:, :-1] & known[:, 1:])[..., None]
-        steps = self.space.displacement(poses[:, :-1], poses[:, 1:]) / self.space.scale
-        steps = torch.where(both, steps, 0.0)
-        seen = self.map(torch.cat([features[:, 1:], steps], -1))
-        seen = seen.unflatten(-1, (self.num_positions, -1))
-        return own + torch.where(known[:, 1:, None, None], seen, 0.0)
-
-    def predict(
-        self,
-        poses: Float[Tensor, "*batch W P"],
-        known: Bool[Tensor, "*batch W"],
-        actions: Float[Tensor, "*batch W A"],
-        shown: Float[Tensor, "*batch positions D"],
-    ) -> Mixture:
-        """The displacement from the newest of the last W = 1 + RECENT poses to the next.
-
-        Args:
-            known: which poses are known.
-            actions: taken there, the newest last; zeros before there were any.
-            shown: the newest frame, as the backbone takes it in; zeros where it is hidden.
-        """
-        recent = recent_displacements(self.space, poses, known)
-        view = F.silu(self.view(shown.flatten(-2)))
-        return self.head(poses[..., -1, :], recent, actions.flatten(-2), view)
-
-
-def last_of_each(
-    sequence: Shaped[Tensor, "B T *rest"], count: int
-) -> Shaped[Tensor, "B T W *rest"]:
-    """At each time the last `count`, the newest last; zeros before the first."""
-    padding = sequence.new_zeros(len(sequence), count - 1, *sequence.shape[2:])
-    windows = torch.cat([padding, sequence], 1).unfold(1, count, 1)
-    return windows.movedim(-1, 2)

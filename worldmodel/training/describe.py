@@ -17,7 +17,8 @@ from torch.utils.flop_counter import (
 from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.configs.presets import Preset
 from worldmodel.configs.recipe import StageRecipe
-from worldmodel.dream import WorldModel, prior_losses
+from worldmodel.dream import WorldModel
+from worldmodel.training.prior_losses import prior_losses
 from worldmodel.videogpt.attention import sparse_attention
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.gpt import Conditions

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldmodel import randomness
 from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
-from worldmodel.dream import WorldModel, dream_along, prior_losses
+from worldmodel.dream import WorldModel, dream_along
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
@@ -20,6 +20,7 @@ from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
 from worldmodel.prior.past import Older, Past
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
+from worldmodel.training.prior_losses import Sketched, prior_losses
 
 NUM_VALIDATION_CLIPS = 64
 PREVIEW_ROWS = 4
@@ -29,6 +30,7 @@ FORGETFUL = 0.2  # share of clips that see no older frames,
 FORGETFUL_UNSEEN = 0.5  # and of those whose past can't be seen
 DREAMS_BEGIN = 1000  # steps after which the prior's own dreams are worth learning from
 RENEWED_EVERY = 120  # steps
+SKETCHED = 512  # frames from anywhere that the map learns from in each step, besides the clips
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,16 @@ class PriorStage:
         )
         rng = randomness.generator(0, "prior validation")
         self.validation_rows = self.validation.draw_evenly(rng, NUM_VALIDATION_CLIPS)
+        self._posed_episodes = [
+            int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))
+        ]
         self._measure_outcomes()
         self._measure_poses()
+        # All frames of these but the last of each, which no other follows.
+        self._posed_frames = np.concatenate(
+            [self.coded.first(i) + np.arange(self._length(i)) for i in self._posed_episodes]
+            or [np.zeros(0, np.int64)]
+        )
         self.num_dreamed = round(recipe.dreamed * recipe.batch_size) if self._has_pose else 0
         self.dreams: OwnDreams | None = None
         if self.num_dreamed:
@@ -125,7 +135,16 @@ class PriorStage:
             weights = np.concatenate([weights, np.zeros_like(weights[:1]).repeat(num_dreamed, 0)])
             examples += own
         picked = Clips(**{name: array[share] for name, array in vars(clips).items()})
-        return self._losses(module, picked, examples[share], weights[share])
+        sketched = self._sketched(rng) if self._has_pose else None
+        return self._losses(module, picked, examples[share], weights[share], sketched)
+
+    def _sketched(self, rng: np.random.Generator) -> Sketched:
+        """Frames from all over the training episodes."""
+        chosen = rng.choice(self._posed_frames, SKETCHED)
+        poses = np.stack([self.coded.poses[chosen], self.coded.poses[chosen + 1]], 1)
+        codes = self._tensor(self.coded.codes[chosen + 1].astype(np.int64))
+        vectors = self.model.tokenizer.codebooks.look_up(codes)
+        return Sketched(self._tensor(poses), vectors)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -177,6 +196,9 @@ class PriorStage:
         for truth, dreamt in zip(real.cpu().numpy(), dreamed.cpu().numpy(), strict=True):
             rows += [truth, dreamt]
         save_png(path, sheet(rows, scale=2))
+
+    def _length(self, episode: int) -> int:
+        return int(self.clips.reader.index["episode_length"][episode])
 
     @property
     def _has_pose(self) -> bool:
@@ -245,7 +267,12 @@ class PriorStage:
         return np.asarray(rows), examples
 
     def _losses(
-        self, module: nn.Module, clips: Clips, examples: list[Example], weights: np.ndarray
+        self,
+        module: nn.Module,
+        clips: Clips,
+        examples: list[Example],
+        weights: np.ndarray,
+        sketched: Sketched | None = None,
     ) -> dict[str, Tensor]:
         poses = np.nan_to_num(clips.pose if self._has_pose else clips.pose[..., :0])
         known, age, hidden = (
@@ -267,9 +294,12 @@ class PriorStage:
             variables=self._tensor(clips.variables),
             weights=self._tensor(weights),
             past=past,
+            sketched=sketched,
         )
         value_names = ("reward", *self.model.config.variable_names)
         poses_told = {"pose_nats": losses.pose_nats, "locating_nats": losses.locating_nats}
+        if sketched is not None:
+            poses_told["sketch_error"] = losses.sketch_error
         return {
             "loss": losses.loss,
             "nats_a_token": losses.token_nats,
@@ -332,7 +362,7 @@ class PriorStage:
         if self.module.place is None or self.module.place.space.is_measured:
             return  # what has learned with these ranges keeps them
         space = self.module.place.space
-        members = [int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))]
+        members = self._posed_episodes
         if not members:
             raise UserError(f"{self.clips.reader.folder}: no training episode tells its pose")
         space.measure([torch.from_numpy(self.coded.poses_of(i)) for i in members])

@@ -1,0 +1,108 @@
+"""What the prior's training minimises."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.prior.frame_gpt import FrameGPT, Prediction
+from worldmodel.prior.past import Past
+
+OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
+POSE_WEIGHT = 0.1  # of the nats a frame of the pose, likewise
+SKETCH_WEIGHT = 1.0  # of the squared error of the map's sketches over their variance, likewise
+
+
+class PriorLosses(NamedTuple):
+    """Means over a batch; `loss` is what training minimises."""
+
+    loss: Float[Tensor, ""]
+    token_nats: Float[Tensor, ""]  # a token
+    value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
+    end_nats: Float[Tensor, ""]  # a frame
+    pose_nats: Float[Tensor, ""]  # a frame; 0 where the pose is unknown
+    locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
+    sketch_error: Float[Tensor, ""]  # squared, of the map's sketch, over its variance; likewise
+
+
+class Sketched(NamedTuple):
+    """N frames from anywhere that the map learns from alone.
+
+    Attributes:
+        poses: of the frame before, and of the frame.
+        vectors: the tokenizer's, of the frame's codes.
+    """
+
+    poses: Float[Tensor, "N two P"]
+    vectors: Float[Tensor, "N D h w"]
+
+
+def prior_losses(
+    prior: nn.Module,
+    frame_gpt: FrameGPT,
+    *,
+    codes: Int[Tensor, "B T h w q"],
+    past_codes: Int[Tensor, "B T-1 h w q"],
+    actions: Float[Tensor, "B T-1 A"],
+    reward: Float[Tensor, "B T-1"],
+    terminated: Bool[Tensor, "B T-1"],
+    variables: Float[Tensor, "B T V"],
+    weights: Float[Tensor, "B T-1"],
+    past: Past | None = None,
+    sketched: Sketched | None = None,
+) -> PriorLosses:
+    """Losses of predicting frames 1..T-1 of B clips.
+
+    Args:
+        prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
+        frame_gpt: that FrameGPT itself.
+        codes: of the real frames.
+        past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
+        actions: encoded.
+        weights: how much each step's reward, end and variables count.
+        past: what else is known of the frames; None: they were given, and poses are unknown.
+        sketched: None: the map learns from the clips alone.
+    """
+    before, after = variables[:, :-1], variables[:, 1:]
+    poses = None if sketched is None else sketched.poses
+    prediction = prior(past_codes, actions, before, codes[:, 1:], after, past, poses)
+    token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
+    value_nats, end_nats = frame_gpt.outcome.losses(
+        prediction.outcomes, reward, terminated.float(), before, after, weights
+    )
+    loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
+    pose_nats = locating_nats = sketch_error = torch.zeros_like(loss)
+    if past is not None and frame_gpt.place is not None:
+        pose_nats, locating_nats = _pose_losses(prediction, frame_gpt, past)
+        loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
+    if sketched is not None:
+        target = frame_gpt.blocks_of(sketched.vectors.movedim(1, -1)[None])[0]
+        sketch_error = F.mse_loss(prediction.sketch, target) / target.var()
+        loss = loss + SKETCH_WEIGHT * sketch_error
+    return PriorLosses(
+        loss, token_nats, value_nats, end_nats, pose_nats, locating_nats, sketch_error
+    )
+
+
+def _pose_losses(
+    prediction: Prediction, frame_gpt: FrameGPT, past: Past
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Of the next pose, and of poses read off frames."""
+    place, poses, known = frame_gpt.place, past.poses, past.known
+    assert place is not None
+    assert prediction.pose is not None
+    assert prediction.located is not None
+    nats = place.head.nats(prediction.pose, poses[:, :-1], poses[:, 1:])
+    locating = place.locator.nats(prediction.located, poses[:, 1:])
+    return (
+        _mean_where(known[:, 1:] & known[:, :-1], nats),
+        _mean_where(known[:, 1:], locating),
+    )
+
+
+def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
+    """Over all values, those not counted being 0: so the mean over the shares of a batch is that
+    over the batch."""
+    return torch.where(counted, values, 0.0).mean()
