@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 import envs  # noqa: F401  registers the environments
-from collect.recorder import POLICY, Behaviour, action_spec
+from collect.recorder import POLICY, Behaviour
 from collect.recording import Options, World, record_set
 from collect.score import Measure
 from envs.making import made
@@ -135,7 +135,6 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     pixels = env.unwrapped
     assert isinstance(pixels, PixelsEnv)
     try:
-        action_spec(env)
         (once, names), (again, _) = _played(pixels), _played(pixels)
     except Exception as error:  # a foreign environment raises what it likes
         raise UserError(f"{env_kwargs['env_id']} can't be recorded: {one_line(error)}") from None

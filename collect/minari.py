@@ -21,9 +21,7 @@ import numpy as np
 import tyro
 
 import envs  # noqa: F401  registers the environments, for the descriptions of them
-from collect.recorder import action_spec_of
-from envs.flat_actions import FlatActions, flat_actions
-from envs.spaces import space_of
+from envs.interface import FlatActions, flat_actions, space_of
 from worldmodel.command import progress_bar, run_command, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import POLICY_NAME_BYTES, UNFINISHED
@@ -190,7 +188,7 @@ def import_set(
             none of its episodes can be stored.
     """
     data, storage, metadata = _opened(source)
-    actions = _actions_of(storage, action_limit)
+    actions = flat_actions(storage.action_space, limit=action_limit)
     with _readable(data):
         ours = DatasetInfo.from_json(metadata[OUR_INFO]) if OUR_INFO in metadata else None
         frame_shape = ours.frame_shape if ours else _frame_shape(storage, metadata)
@@ -204,7 +202,7 @@ def import_set(
         # The number is told, for ids follow from it: a set that grew is another source.
         env_kwargs={"num_episodes": len(numbers)},
         frame_shape=frame_shape,
-        actions=action_spec_of(actions.flat),
+        actions=actions.spec,
         variable_names=tuple(first["infos"]),
         fps=fps,
         frame_skip=1,
@@ -334,13 +332,6 @@ def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
             raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
         # Absolute: the process that reads it stays in the folder where it was started.
         return data.absolute(), _storage_of(data), metadata
-
-
-def _actions_of(storage: Any, limit: float | None) -> FlatActions:
-    try:
-        return flat_actions(storage.action_space, limit=limit)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _frame_shape(storage: Any, metadata: dict[str, Any]) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ seeds alone: not on the worker, on the episodes before it, or on an interruption
 import contextlib
 import copy
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import signal
@@ -25,12 +24,19 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
+from envs.interface import (
+    action_spec,
+    actions_of,
+    controls_of,
+    fps_of,
+    pose_of,
+    variable_names,
+)
 from envs.making import made
-from envs.spaces import pose_of
 from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec, checked_controls
+from worldmodel.interface.actions import ActionSpec
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -364,58 +370,12 @@ def _actors(
     return actors
 
 
-def variable_names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
-    """The entries of `info` that are recorded: the environment's `variable_names`, or none."""
-    return tuple(getattr(env.unwrapped, "variable_names", ()))
-
-
-def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """The environment's action space without Gymnasium.
-
-    Raises:
-        UserError: the space is of a kind that cannot be recorded.
-    """
-    return action_spec_of(env.action_space, tuple(getattr(env.unwrapped, "action_meanings", ())))
-
-
-def action_spec_of(space: gymnasium.Space[Any], meanings: tuple[str, ...] = ()) -> ActionSpec:
-    """An action space without Gymnasium; `meanings` as in `ActionSpec`.
-
-    Raises:
-        UserError: the space is of a kind that cannot be recorded.
-    """
-    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
-        return ActionSpec("discrete", (int(space.n),), meanings=meanings)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return ActionSpec("multi_discrete", tuple(space.nvec.tolist()), meanings=meanings)
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
-        low, high = tuple(space.low.tolist()), tuple(space.high.tolist())
-        return ActionSpec("box", low=low, high=high, meanings=meanings)
-    raise UserError(
-        f"actions in {space} cannot be recorded: a Discrete space from 0, a flat MultiDiscrete, "
-        "or a flat bounded Box is needed"
-    )
-
-
-def announced_controls(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
-    """The environment's `controls`, as they come back from JSON; empty where it has none.
-
-    Raises:
-        UserError: they are no JSON object.
-    """
-    controls = getattr(env.unwrapped, "controls", {})
-    try:
-        return checked_controls(json.loads(json.dumps(controls)))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the controls that the environment announces: {error}") from None
-
-
 def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
     """What meta.json will say of episodes of this environment.
 
     Raises:
         UserError: its observations are not uint8 pictures (H, W, C), its actions are of a
-            kind that cannot be recorded, or its controls are no JSON.
+            kind that cannot be recorded, or its controls don't fit them.
     """
     env = made(env_id, **env_kwargs)
     try:
@@ -424,6 +384,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             raise UserError(
                 f"{env_id} observes {env.observation_space}: uint8 pictures (H, W, C) are needed"
             )
+        controls = controls_of(env, actions_of(env))
         return DatasetInfo(
             env_id=env_id,
             env_kwargs=env_kwargs,
@@ -431,10 +392,10 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             actions=action_spec(env),
             variable_names=variable_names(env),
             pose=pose_of(env),
-            fps=float(env.metadata.get("render_fps", 30)),
+            fps=fps_of(env),
             frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
             rendering=str(getattr(env.unwrapped, "rendering", "")),
-            controls=announced_controls(env),
+            controls=controls.to_json() if controls is not None else {},
             policies=policies,
             versions={
                 "python": sys.version.split()[0],

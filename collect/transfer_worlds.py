@@ -19,9 +19,9 @@ from collect.rewards import Rule
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
+from envs.interface import pose_of
 from envs.policy import load_ppo
 from envs.sb3 import DreamVecEnv
-from envs.spaces import pose_in, pose_of
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
 from worldmodel.storage.files import written_whole
@@ -102,7 +102,7 @@ class DreamWorlds:
             frame, info = real.reset(seed=seed + i)
             variables = np.array([[info[name] for name in self.variable_names]], np.float32)
             no_actions = np.zeros((0, *(real.action_space.shape or ())), real.action_space.dtype)
-            pose = pose_in(real, info) if self.pose and self.pose == pose_of(real) else None
+            pose = self.pose.read(info) if self.pose == pose_of(real) else None
             told = None if pose is None else pose[None].astype(np.float32)
             self.first.append(Moment(frame[None], no_actions, variables, told))
         real.close()

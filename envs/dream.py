@@ -17,7 +17,6 @@ from gymnasium.vector import AutoresetMode
 
 from envs.dream_world import Moment
 from envs.dream_world import RealMoment as RealMoment
-from envs.spaces import checked_action
 from envs.threads import one_thread
 from envs.vector_dream import STREAM, DreamState, DreamVectorEnv, info_of
 from envs.window import FrameWindow, as_rgb
@@ -92,6 +91,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode = render_mode
         self.metadata = {**DreamEnv.metadata, "render_fps": self._world.recorded.fps}
         self.action_meanings = self.model.config.actions.meanings
+        self.action_choices = self.model.config.actions.choices
         self.variable_names = self.model.config.variable_names
         self.pose = self.model.config.pose
         self.controls = copy.deepcopy(self._world.recorded.controls)
@@ -174,7 +174,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     @one_thread()
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        stored = checked_action(action, self.action_space)
+        stored = self.model.config.actions.checked(action)
         if self._dreams.is_over.any():  # or has never begun
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         self._dreams.generators[0] = self.np_random  # which the user may replace

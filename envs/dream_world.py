@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 import envs.threads  # noqa: F401  forked processes work
+from envs.interface import space_of
 from envs.recorded import refuse_imports
-from envs.spaces import space_of
 from worldmodel.checkpoint import (
     FILES,
     Checkpoint,
@@ -244,16 +244,13 @@ class DreamWorld:
         actions = np.asarray(options.get("actions", none))
         if not actions.size:
             actions = none  # [] is of floating numbers, and of another shape
-        expected = (len(frames) - 1, *config.actions.shape)
-        if (
-            actions.shape != expected
-            or not np.can_cast(actions.dtype, config.actions.dtype, "same_kind")
-            or not config.actions.contains(actions.astype(config.actions.dtype))
-        ):
+        try:
+            actions = config.actions.checked(actions, (len(frames) - 1,))
+        except UserError:
             raise UserError(
                 f"{len(frames)} frames need the {len(frames) - 1} actions between them, each in "
                 f"{self.action_space}"
-            )
+            ) from None
         mean = self.model.prior.outcome.variable_mean.cpu().numpy()
         variables = np.asarray(options.get("variables", np.tile(mean, (len(frames), 1))))
         if (
@@ -267,7 +264,7 @@ class DreamWorld:
         seen = min(len(frames), config.prior.window)
         return Moment(
             frames[-seen:].copy(),
-            actions[len(actions) - (seen - 1) :].astype(config.actions.dtype),
+            actions[len(actions) - (seen - 1) :],
             variables[-seen:].astype(np.float32),
             poses[-seen:],
         )

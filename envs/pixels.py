@@ -16,10 +16,8 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import window
-from envs.controls import controls_of
-from envs.flat_actions import flat_actions
+from envs.interface import actions_of, controls_of, fps_of, pose_of, space_of
 from envs.making import made
-from envs.spaces import checked_action, pose_of
 from worldmodel.errors import UserError, one_line
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.media.resize import area_resized
@@ -27,7 +25,6 @@ from worldmodel.media.resize import area_resized
 LARGEST_SIZE = 1024
 MOST_FRAME_SKIP = 1000
 SMALLEST_PICTURE = 32  # pixels: uint8 arrays with shorter sides are rather boards than pictures
-DEFAULT_FPS = 30.0  # Gymnasium's own, where an environment says nothing
 
 
 class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
@@ -35,9 +32,9 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
 
     Pictures are the foreign observations where those are pictures, else what its `render()` gives;
     grey ones become RGB. They are stretched to the square, nothing is cut off, and each pixel is
-    the mean of the area that it covers. Actions are the foreign ones as flat numbers from 0 (see
-    `envs.flat_actions`). `info` holds `variables` and the pose alone: an entry that a step's info
-    lacks keeps its last value, which is 0 at first.
+    the mean of the area that it covers. Actions are the foreign ones as flat numbers from 0
+    (`envs.interface.FlatActions`). `info` holds `variables` and the pose alone: an entry that a
+    step's info lacks keeps its last value, which is 0 at first.
 
     A policy that was trained on the foreign environment can act here: `state()` is what the foreign
     one observed last, `own_actions` its actions.
@@ -60,7 +57,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
             of range.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": DEFAULT_FPS}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30.0}  # noqa: RUF012
 
     def __init__(
         self,
@@ -80,32 +77,28 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         _check_arguments(size, source, frame_skip, action_limit, render_mode)
         self._foreign, is_rendered = _open(env_id, dict(env_kwargs or {}), source)
         try:
-            self.own_actions = flat_actions(self._foreign.action_space, limit=action_limit)
-        except UserError as error:
-            self._foreign.close()
-            raise UserError(f"{env_id}: {error}") from None
-        self._is_rendered = is_rendered
-        self.size, self.frame_skip, self.render_mode = size, frame_skip, render_mode
-        fps = float(self._foreign.metadata.get("render_fps") or DEFAULT_FPS)
-        self.metadata = {**PixelsEnv.metadata, "render_fps": fps / frame_skip}
-        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = self.own_actions.flat
-        self.state_space = self._foreign.observation_space
-        self.action_meanings = _action_meanings(self._foreign, self.action_space)
-        self.variable_names = tuple(variables)
-        try:
+            self.own_actions = actions_of(self._foreign, limit=action_limit)
+            controls = controls_of(self._foreign, self.own_actions)
             self.pose = (
                 PoseSpec(tuple(pose), heading, full_turn) if pose else pose_of(self._foreign)
             )
-        except ValueError as error:
+        except UserError as error:
             self._foreign.close()
             raise UserError(f"{env_id}: {error}") from None
+        if controls is not None:
+            self.controls = controls.to_json()
+        self._is_rendered = is_rendered
+        self.size, self.frame_skip, self.render_mode = size, frame_skip, render_mode
+        self.metadata = {**PixelsEnv.metadata, "render_fps": fps_of(self._foreign) / frame_skip}
+        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = space_of(self.own_actions.spec)
+        self.state_space = self._foreign.observation_space
+        self.action_meanings = self.own_actions.spec.meanings
+        self.action_choices = self.own_actions.spec.choices
+        self.variable_names = tuple(variables)
         # Recordings keep this: change it when the same game comes to give other frames.
         drawn_by = "render()" if is_rendered else "observations"
         self.rendering = f"{drawn_by}, stretched to the mean of the exact area"
-        controls = controls_of(self._foreign, self.own_actions)
-        if controls is not None:
-            self.controls = controls
         self._picture: np.ndarray | None = None  # None until the first reset
         self._is_over = True
 
@@ -129,7 +122,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return self._observation(), dict(self._variables)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
-        action = checked_action(action, self.action_space)
+        action = self.own_actions.spec.checked(action)
         if self._is_over:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         total = 0.0
@@ -252,17 +245,3 @@ def _shows_pictures(space: gymnasium.Space[Any], smallest: int) -> bool:
     if len(space.shape) not in (2, 3) or min(space.shape[:2]) < smallest:
         return False
     return space.shape[2:] in ((), (1,), (3,))
-
-
-def _action_meanings(
-    env: gymnasium.Env[Any, Any], flat: spaces.Discrete | spaces.MultiDiscrete | spaces.Box
-) -> tuple[str, ...]:
-    """Names of the choices of a discrete action, or of the components of another; () where the
-    environment doesn't give as many as there are."""
-    own = env.unwrapped
-    if hasattr(own, "get_action_meanings"):  # Atari's way
-        meanings = tuple(own.get_action_meanings())  # pyright: ignore[reportAttributeAccessIssue]
-    else:
-        meanings = tuple(getattr(own, "action_meanings", ()))
-    expected = int(flat.n) if isinstance(flat, spaces.Discrete) else flat.shape[0]
-    return tuple(map(str, meanings)) if len(meanings) == expected else ()

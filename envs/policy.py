@@ -160,7 +160,8 @@ class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
 class StatePolicy:
     """A PPO policy on the `state()` of one environment, one or several; frames are passed over.
 
-    Where the environment has `own_actions` (see `envs.flat_actions`), the policy may act in them.
+    Where the environment has `own_actions` (an `envs.interface.FlatActions`), the policy may act in
+    them.
 
     Args:
         path: a .zip written by stable-baselines3's `PPO.save`.

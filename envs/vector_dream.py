@@ -19,7 +19,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.dream_world import DreamWorld, Moment
-from envs.spaces import checked_action
 from envs.window import as_rgb
 from worldmodel import randomness
 from worldmodel.checkpoint import StartsAt
@@ -185,7 +184,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
-        stored = self._checked(actions)
+        stored = self.model.config.actions.checked(actions, (self.num_envs,))
         if len(stepping):
             outcome = self._step_all(stored, stepping)
             rewards[stepping] = outcome.reward.cpu().numpy()[stepping]
@@ -350,11 +349,6 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.frames = outcome.frames.cpu().numpy()
         self._num_steps += 1
         return outcome
-
-    def _checked(self, actions: Any) -> np.ndarray:
-        """One action for each dream, as stored on disk."""
-        stored = checked_action(actions, self.action_space)
-        return np.ascontiguousarray(stored, self.model.config.actions.dtype)
 
     def _with_variables(self, infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
         assert self._dream is not None

@@ -15,7 +15,7 @@ import tyro
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
-from envs.spaces import pose_in
+from envs.interface import pose_of
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
 from worldmodel.command import run_command, track
@@ -135,7 +135,7 @@ def _play_game(
     frame, info = real.reset(seed=seed)
     frames, actions = deque([frame], window), deque(maxlen=window - 1)
     variables = deque([_numbers(info, planner)], window)
-    poses = deque([pose_in(real, info)], window)
+    poses = deque([pose_of(real).read(info)], window)
     total, plan = 0.0, np.zeros(0)
     for t in track(range(options.steps), "playing"):
         if t % options.commit == 0:
@@ -151,7 +151,7 @@ def _play_game(
         frames.append(frame)
         actions.append(action)
         variables.append(_numbers(info, planner))
-        poses.append(pose_in(real, info))
+        poses.append(pose_of(real).read(info))
         total += float(reward)
         if terminated or truncated:
             return total, t + 1

@@ -8,11 +8,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.interface import FlatActions, actions_of
 from envs.making import made
 from envs.recorded import refuse_imports
 from envs.window import as_rgb
-from play.actions import Action, Actions
 from worldmodel.errors import UserError, one_line
+from worldmodel.interface.actions import Action
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class RealBeside:
     def __init__(self, dream: gymnasium.Env) -> None:
         self._dream: Any = dream.unwrapped
         self._env: gymnasium.Env | None = None
-        self._actions: Actions  # of the game that is open
+        self._actions: FlatActions  # of the game that is open
         self._opened: tuple[str, dict[str, Any]] | None = None
 
     def begin(self, start: int | None, actions: Iterable[Action]) -> RealView:
@@ -81,12 +82,12 @@ class RealBeside:
             self.close()
             self._env = made(moment.env_id, **moment.env_kwargs)
             self._opened = wanted
-            self._actions = Actions(self._env)
+            self._actions = actions_of(self._env)
         frame, info = self._env.reset(seed=int(moment.seed))
         if frame.dtype != np.uint8 or frame.shape[2:] not in ((1,), (3,)):
             raise ValueError(f"{moment.env_id} does not show uint8 frames in RGB or grey")
         view = RealView(as_rgb(frame), info, is_over=False)
-        for action in (*map(self._actions.plain, moment.actions), *actions):
+        for action in (*map(self._actions.spec.plain, moment.actions), *actions):
             view = self._step(view, action)
         return view
 
@@ -94,7 +95,7 @@ class RealBeside:
         if view.is_over:
             return view
         assert self._env is not None
-        frame, _, terminated, truncated, info = self._env.step(self._actions.for_env(action))
+        frame, _, terminated, truncated, info = self._env.step(self._actions.to_own(action))
         return RealView(as_rgb(frame), info, is_over=bool(terminated or truncated))
 
     def _given_up(self, what: str, error: Exception) -> UserError:

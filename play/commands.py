@@ -1,7 +1,14 @@
-"""Keys that command the window: to pause, to restart, to quit."""
+"""What keys do: they steer, or give commands such as pause, restart and quit."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import gymnasium
+
+from envs.interface import FlatActions, controls_of
+from worldmodel.errors import UserError
+from worldmodel.interface.controls import Controls
+from worldmodel.interface.default_controls import default_controls
 
 Command = Literal[
     "pause",
@@ -46,6 +53,50 @@ COMMAND_KEYS = (
 YIELDING_KEY = "space"
 
 
-def command_of(key: str) -> Command | None:
-    """The command that a key gives where no world steers with it, or None."""
+def controls_for(env: gymnasium.Env, actions: FlatActions, keys: Any = None) -> Controls:
+    """The controls in a --keys file, else the environment's own, else the default ones.
+
+    Args:
+        actions: the environment's.
+        keys: the JSON in the file; None: there is no file.
+
+    Raises:
+        UserError: they don't fit the actions, or steer with a key that gives a command.
+    """
+    try:
+        if keys is not None:
+            controls = Controls.from_json(keys, actions.spec)
+        else:
+            controls = controls_of(env, actions) or default_controls(actions.spec)
+        for number, binding in enumerate(controls.keys):
+            for key in set(binding.keys) - {YIELDING_KEY}:
+                if command := command_of(key):
+                    raise UserError(
+                        f"keys[{number}]: the key {key!r} is taken by the command {command!r}"
+                    )
+    except UserError as error:
+        hint = f"--keys: {error}" if keys is not None else f"{error}; --keys FILE gives others"
+        raise UserError(hint) from None
+    return controls
+
+
+def command_of(key: str, controls: Controls | None = None) -> Command | None:
+    """The command that a key gives, or None.
+
+    Args:
+        controls: of the world, which may steer with one of them.
+    """
+    if controls is not None and key in controls.key_names:
+        return None
     return next((entry.command for entry in COMMAND_KEYS if key in entry.keys), None)
+
+
+def help_lines(controls: Controls) -> list[tuple[str, str]]:
+    """(keys, what they do): the actions first, then every command."""
+    lines = controls.help_lines()
+    if controls.uses_mouse:
+        lines.append(("click", "the mouse steers, until escape"))
+    for entry in COMMAND_KEYS:
+        free = [key for key in entry.shown.split(" / ") if key not in controls.key_names]
+        lines.append((" / ".join(free), entry.description))
+    return lines

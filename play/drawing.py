@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pygame
 
-from play.checks import legible
 from play.map import draw_map
 from play.worker import Shown
+from worldmodel.errors import printable
+from worldmodel.interface.actions import MOST_SHOWN
 
 BACKGROUND = (15, 17, 21)
 PANEL = (24, 27, 34)
@@ -298,7 +299,7 @@ def _facts(info: dict[str, object]) -> str:
 def _numbers(info: dict[str, object]) -> dict[str, float]:
     """The game variables, under names that can be drawn."""
     return {
-        legible(name): float(value)
+        printable(name[:MOST_SHOWN]): float(value)
         for name, value in info.items()
         if isinstance(value, int | float | np.number) and not isinstance(value, bool)
     }

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from play.actions import Action, Actions
 from play.pilot import Pilot
+from worldmodel.interface.actions import Action, ActionSpec
 from worldmodel.randomness import generator
 
 MEAN_HOLD_STEPS = 4  # about half a second of Doom
@@ -23,13 +23,14 @@ class RandomWalk:
         seed: the same seed walks the same way.
     """
 
-    def __init__(self, actions: Actions, *, seed: int) -> None:
+    def __init__(self, actions: ActionSpec, *, seed: int) -> None:
         self._actions = actions
         self._random = generator(seed, "random walk")
-        weights = np.ones(len(actions.meanings))
-        if "forward" in actions.meanings and len(weights) > 1:
-            weights[actions.meanings.index("forward")] = len(weights) - 1
-        self._chances = weights / weights.sum()
+        names = actions.components[0].names
+        weights = np.ones(len(names))
+        if "forward" in names and len(weights) > 1:
+            weights[names.index("forward")] = len(weights) - 1
+        self._chances = weights / weights.sum()  # of the choices of a discrete action
         self._steps_left = 0
 
     def next_action(self) -> Action:
@@ -40,9 +41,9 @@ class RandomWalk:
         return self._action
 
     def _draw(self) -> Action:
-        if self._actions.is_discrete:
+        if self._actions.kind == "discrete":
             return int(self._random.choice(len(self._chances), p=self._chances))
-        return self._actions.draw(self._random)
+        return self._actions.plain(self._actions.sample(self._random))
 
 
 @dataclass(frozen=True)
@@ -77,4 +78,4 @@ def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> S
 def replay(pilot: Pilot, *, stop: threading.Event) -> None:
     """Step until nothing is left to play."""
     while not pilot.is_over and not stop.is_set():
-        pilot.step(pilot.keymap.idle_action)
+        pilot.step(pilot.controls.idle)

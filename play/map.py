@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw
 
-from envs.spaces import pose_in, pose_of
+from envs.interface import pose_of
 
 BACKGROUND, EDGE = (24, 27, 34), (44, 49, 60)
 DREAM, REAL = (126, 200, 190), (240, 180, 90)
@@ -50,7 +50,7 @@ class Trailing:
     """Follows where an environment's info says that its player goes."""
 
     def __init__(self, env: gymnasium.Env) -> None:
-        self._env, self._spec = env, pose_of(env)
+        self._spec = pose_of(env)
         self._points: deque[tuple[float, float]] = deque(maxlen=MOST_POINTS)
 
     def clear(self) -> None:
@@ -58,7 +58,7 @@ class Trailing:
 
     def extended(self, info: dict[str, Any]) -> Trail | None:
         """The trail up to here; None where the info tells no pose."""
-        pose = pose_in(self._env, info)
+        pose = self._spec.read(info)
         if pose is None:
             return None
         self._points.append(planar(pose[: len(self._spec.position)]))

@@ -8,16 +8,14 @@ from typing import Any, Literal, Protocol
 import gymnasium
 import numpy as np
 
-from envs.spaces import without_pose
+from envs.interface import actions_of, pose_of, variable_names
 from envs.window import as_rgb
-from play.actions import Action, Actions
 from play.beside import RealBeside, RealView
-from play.controls import Announced, checked_controls
-from play.default_controls import default_controls
-from play.keymap import KeyMap
+from play.commands import controls_for
 from play.map import Map, Trailing, planar
 from play.replay import Session, mark_of
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import Action, ActionSpec
 from worldmodel.randomness import generator
 
 Steerer = Literal["person", "policy", "replay"]
@@ -87,7 +85,7 @@ class Pilot:
         seed: of the first episode; each new start adds one.
         start: of a dream's first episode; None draws one from `seed`.
         policy: to hand over to; None if there is none.
-        keys: to steer with instead of those that the environment announces.
+        keys: JSON of controls to use instead of those that the environment announces.
         watch: called with every moment, in order.
 
     Raises:
@@ -102,13 +100,15 @@ class Pilot:
         seed: int,
         start: int | None = None,
         policy: Policy | None = None,
-        keys: Announced | None = None,
+        keys: Any = None,
         watch: Callable[[Moment], None] | None = None,
     ) -> None:
         _check_frames(env)
         self.env = env
-        self.actions = Actions(env)
-        self.keymap = _keymap(env, self.actions, keys)
+        self._flat = actions_of(env)
+        self.actions: ActionSpec = self._flat.spec
+        self.controls = controls_for(env, self._flat, keys)
+        self._hidden = {"pose", *pose_of(env).names} - set(variable_names(env))  # of an info
         self.num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
         self.seed = seed
         self.start = self._first_start(start)
@@ -141,7 +141,7 @@ class Pilot:
         if self.is_over:
             raise gymnasium.error.ResetNeeded("the episode is over: restart() or another_start()")
         if self.policy is not None and self.policy_steers:
-            wanted = self.actions.plain(self.policy.act(self.moment.frame))
+            wanted = self.actions.plain(self._flat.from_own(self.policy.act(self.moment.frame)))
             return self._advance(wanted, "policy")
         return self._advance(action_from_keys, "person")
 
@@ -217,7 +217,7 @@ class Pilot:
                 frame=as_rgb(frame),
                 action=None,
                 reward=0.0,
-                info=without_pose(self.env, info),
+                info=self._variables(info),
                 terminated=False,
                 truncated=False,
                 total_reward=0.0,
@@ -233,7 +233,7 @@ class Pilot:
         )
 
     def _advance(self, action: Action, steered_by: Steerer) -> Moment:
-        frame, reward, terminated, truncated, info = self.env.step(self.actions.for_env(action))
+        frame, reward, terminated, truncated, info = self.env.step(self._flat.to_own(action))
         self.actions_taken.append(action)
         note = self._take_real_along(lambda beside, view: beside.step(view, action))
         return self._show(
@@ -241,7 +241,7 @@ class Pilot:
                 frame=as_rgb(frame),
                 action=action,
                 reward=float(reward),
-                info=without_pose(self.env, info),
+                info=self._variables(info),
                 terminated=bool(terminated),
                 truncated=bool(truncated),
                 total_reward=self.moment.total_reward + float(reward),
@@ -255,6 +255,10 @@ class Pilot:
                 note=note,
             )
         )
+
+    def _variables(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The entries of an info that are not only about where the player is."""
+        return {name: value for name, value in info.items() if name not in self._hidden}
 
     def _mapped(self, info: dict[str, Any]) -> Map | None:
         """The map after another step."""
@@ -313,7 +317,7 @@ class ReplayPilot(Pilot):
         env: gymnasium.Env,
         session: Session,
         *,
-        keys: Announced | None = None,
+        keys: Any = None,
         watch: Callable[[Moment], None] | None = None,
     ) -> None:
         _check_fit(env, session)
@@ -378,11 +382,6 @@ class ReplayPilot(Pilot):
             self.first_difference = f"the end at step {step} of {where}"
 
 
-def steps_per_game_second(env: gymnasium.Env) -> float:
-    """An environment's own pace, or 10 where it names none."""
-    return float(env.metadata.get("render_fps") or 10.0)
-
-
 def _check_frames(env: gymnasium.Env) -> None:
     """Raises UserError when its frames can't be shown."""
     frames = env.observation_space
@@ -392,19 +391,9 @@ def _check_frames(env: gymnasium.Env) -> None:
         )
 
 
-def _keymap(env: gymnasium.Env, actions: Actions, keys: Announced | None) -> KeyMap:
-    """The keys given, else those that the environment announces, else the usual ones."""
-    own = getattr(env.unwrapped, "controls", None)
-    if keys is None and own:
-        keys = Announced("the controls of this world (--keys FILE gives others)", own)
-    return KeyMap(
-        actions, default_controls(actions) if keys is None else checked_controls(keys, actions)
-    )
-
-
 def _check_fit(env: gymnasium.Env, session: Session) -> None:
     """Raises UserError when a session can't have come from an environment like this one."""
-    actions = Actions(env)
+    actions = actions_of(env).spec
     height_and_width = (env.observation_space.shape or ())[:2]
     if session.frame_size != height_and_width:
         raise UserError(
@@ -412,7 +401,7 @@ def _check_fit(env: gymnasium.Env, session: Session) -> None:
         )
     num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
     for number, episode in enumerate(session.episodes):
-        if not all(actions.contains(action) for action in episode.actions):
+        if episode.actions and not actions.contains(episode.actions):
             raise UserError(f"episode {number} has an action outside {env.action_space}")
         if (episode.start is None) != (num_starts is None):
             raise UserError(f"episode {number}: a dream needs a start, a real game has none")

@@ -17,18 +17,20 @@ The file is data from anywhere: `read_session` checks every entry before anythin
 """
 
 import hashlib
-import re
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 
-from play.actions import Action
-from play.checks import check_entries, finite, integer, text
-from worldmodel.errors import UserError
-from worldmodel.interface.sampling import MOST_TOP_K, Sampling, SamplingOptions
+from worldmodel.errors import UserError, one_line
+from worldmodel.interface.actions import Action
+from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.storage.files import parse_json, read_bytes
+from worldmodel.storage.parsed import parsed
 
 FORMAT = "videogpt-dream session"
 VERSION = 4
@@ -39,7 +41,32 @@ MAX_ACTION = 10**6
 MAX_COMPONENTS = 1000
 MAX_FRAME_SIDE = 4096
 MARK_DIGITS = 8
-SAMPLING = ("temperature", "top_k", "guidance")
+
+
+def _checked_text(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be printable text")
+    return text
+
+
+def _checked_action(action: Any) -> Action:
+    if type(action) is int and 0 <= action <= MAX_ACTION:
+        return action
+    numbers = action if isinstance(action, list) else []
+    are_numbers = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
+    if not are_numbers or not 0 < len(numbers) <= MAX_COMPONENTS:
+        raise ValueError(
+            f"an action must be an integer from 0 to {MAX_ACTION}, or a list of at most "
+            f"{MAX_COMPONENTS} numbers"
+        )
+    return tuple(numbers)
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_checked_text)]
+Mark = Annotated[str, Field(pattern=f"^[0-9a-f]{{{MARK_DIGITS}}}$")]
+Integer = Annotated[int, Strict()]
+Index = Annotated[Integer, Field(ge=0, le=MAX_ACTION)]
+Side = Annotated[Integer, Field(ge=1, le=MAX_FRAME_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -53,10 +80,12 @@ class PlayedEpisode:
         marks: one for each frame, the first included.
     """
 
-    seed: int
-    start: int | None
-    actions: tuple[Action, ...]
-    marks: tuple[str, ...]
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)]
+    start: Index | None
+    actions: tuple[Annotated[Any, AfterValidator(_checked_action)], ...]
+    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True)
@@ -71,10 +100,12 @@ class Session:
         episodes: in the order played.
     """
 
-    env_id: str
-    checkpoint: str | None
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    env_id: Text
+    checkpoint: Text | None
     sampling: SamplingOptions
-    frame_size: tuple[int, int]
+    frame_size: tuple[Side, Side]
     episodes: tuple[PlayedEpisode, ...]
 
     @property
@@ -127,71 +158,22 @@ def _session_from(data: Any) -> Session:
             f"it was written by another version of this program: {head.get('version')!r}, not "
             f"{VERSION}"
         )
-    names = ("format", "version", "env_id", "checkpoint", *SAMPLING, "frame_size")
-    check_entries(head, names, "the first entry", optional=("top_p",))
-    return Session(**_head_from(head), episodes=_episodes_from(entries))
-
-
-def _head_from(data: dict[str, Any]) -> dict[str, Any]:
-    """What was played."""
-    size = data["frame_size"]
-    if not isinstance(size, list) or len(size) != 2:
-        raise ValueError("frame_size must be a list of height and width")
-    chosen = {name: data.get(name) for name in (*SAMPLING, "top_p")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    for name, value in chosen.items():
-        if name == "top_k":
-            integer(value, name, 1, MOST_TOP_K)
-        else:
-            chosen[name] = float(finite(value, name))
-    sampling = SamplingOptions(**chosen)
-    sampling.applied_to(Sampling())  # or ValueError
-    checkpoint = data["checkpoint"]
-    return {
-        "env_id": text(data["env_id"], "env_id"),
-        "checkpoint": None if checkpoint is None else text(checkpoint, "checkpoint"),
-        "sampling": sampling,
-        "frame_size": tuple(integer(side, "frame_size", 1, MAX_FRAME_SIDE) for side in size),
-    }
-
-
-def _episodes_from(entries: list[Any]) -> tuple[PlayedEpisode, ...]:
-    """Episodes from what began them, and the steps behind."""
-    episodes: list[tuple[int, int | None, list[Action], list[str]]] = []
+    played = {name: value for name, value in head.items() if name not in ("format", "version")}
+    names = SamplingOptions.__dataclass_fields__
+    sampling = {name: played.pop(name) for name in names if name in played}
+    episodes: list[dict[str, Any]] = []
     for entry in entries:
-        if isinstance(entry, dict) or not episodes:
-            name = f"episode {len(episodes)}"
-            check_entries(entry, ("seed", "start", "mark"), name)
-            episodes.append((*_beginning(entry, name), [], [_mark(entry["mark"], name)]))
-            continue
-        _, _, actions, marks = episodes[-1]
-        name = f"episode {len(episodes) - 1}, step {len(actions)}"
-        if not isinstance(entry, list) or len(entry) != 2:
-            raise ValueError(f"{name} must be an array of an action and a mark")
-        actions.append(_action_from(entry[0], name))
-        marks.append(_mark(entry[1], name))
-    return tuple(
-        PlayedEpisode(seed, start, tuple(actions), tuple(marks))
-        for seed, start, actions, marks in episodes
-    )
-
-
-def _beginning(data: dict[str, Any], name: str) -> tuple[int, int | None]:
-    seed = integer(data["seed"], f"{name}: seed", 0, MAX_SEED)
-    start = data["start"]
-    return seed, None if start is None else integer(start, f"{name}: start", 0, MAX_ACTION)
-
-
-def _action_from(data: Any, name: str) -> Action:
-    where = f"{name}: an action"
-    if not isinstance(data, list):
-        return integer(data, where, 0, MAX_ACTION)
-    if not 0 < len(data) <= MAX_COMPONENTS:
-        raise ValueError(f"{where} must be an integer, or a list of at most {MAX_COMPONENTS}")
-    return tuple(finite(value, where) for value in data)
-
-
-def _mark(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{MARK_DIGITS}}}", value):
-        raise ValueError(f"{name}: mark must be {MARK_DIGITS} hexadecimal digits")
-    return value
+        if isinstance(entry, dict):
+            begun = {name: value for name, value in entry.items() if name != "mark"}
+            episodes.append({**begun, "actions": [], "marks": [entry.get("mark")]})
+        elif episodes and isinstance(entry, list) and len(entry) == 2:
+            for part, value in zip(("actions", "marks"), entry, strict=True):
+                episodes[-1][part].append(value)
+        else:
+            raise ValueError(
+                "an entry must be an object that begins an episode, or behind one an array of an "
+                f"action and a mark, not {one_line(json.dumps(entry), most=80)}"
+            )
+    session = parsed(Session, {**played, "sampling": sampling, "episodes": episodes})
+    session.sampling.applied_to(Sampling())  # or UserError
+    return session

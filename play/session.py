@@ -8,29 +8,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import gymnasium
 import tyro
 
 import envs
+from envs.interface import fps_of
 from play import command_line
 from play.commands import COMMAND_KEYS
-from play.controls import Announced, read_keys_file
 from play.headless import replay, walk
-from play.pilot import Moment, Pilot, ReplayPilot, steps_per_game_second
+from play.pilot import Moment, Pilot, ReplayPilot
 from play.recording import Recording, is_same_file
 from play.replay import MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
 from worldmodel.command import say
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
+from worldmodel.storage.files import read_json
 
 # Makes the pilot; given what tells the person why it takes long.
 OpenPilot = Callable[[Callable[[str], None]], Pilot]
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
 MAX_SIZE = 4096
+MAX_KEYS_BYTES = 2**16  # of --keys
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PlayOptions:
 
     keys: Path | None = None
     """A JSON file of keys and mouse controls to use instead of the world's own; its format is
-    described in play/controls.py."""
+    described in worldmodel/interface/controls.py."""
 
     record: Path | None = None
     """Record a film to this .mp4, and next to it a .json that --replay can play again."""
@@ -116,7 +118,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
     """
     _check(options)
     session = read_session(options.replay) if options.replay else None
-    keys = read_keys_file(options.keys) if options.keys else None
+    keys = read_json(options.keys, most_bytes=MAX_KEYS_BYTES) or {} if options.keys else None
     world = _world_of(options, session)
     if not options.headless:
         from play.window import check_display
@@ -130,7 +132,7 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         nonlocal played
         env = world.open(tell)
         if recording is not None and recording.fps is None:
-            recording.fps = steps_per_game_second(env)
+            recording.fps = fps_of(env)
         try:
             watch = recording.add if recording else None
             played = _pilot(env, options, session, seed, keys, watch)
@@ -160,7 +162,7 @@ def _pilot(
     options: PlayOptions,
     session: Session | None,
     seed: int,
-    keys: Announced | None,
+    keys: Any,
     watch: Callable[[Moment], None] | None,
 ) -> Pilot:
     if session is not None:

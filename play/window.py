@@ -9,14 +9,14 @@ from collections.abc import Callable
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
-from play.commands import Command, command_of
+from play.commands import Command, command_of, help_lines
 from play.drawing import GAP, Painter, View
 from play.held import HeldKeys
-from play.keymap import KeyMap
 from play.mouse import Mouse
 from play.pilot import Moment, Pilot
 from play.worker import FASTER, Worker
 from worldmodel.errors import UserError
+from worldmodel.interface.controls import Controls
 
 UI_FPS = 60
 NOTE_S = 4.0
@@ -121,25 +121,25 @@ class Window:
             clock.tick(UI_FPS)
 
     @property
-    def _keymap(self) -> KeyMap | None:
+    def _controls(self) -> Controls | None:
         """None until the world is there."""
-        return self.worker.pilot.keymap if self.worker.pilot is not None else None
+        return self.worker.pilot.controls if self.worker.pilot is not None else None
 
     def _take_in(self, event: pygame.event.Event) -> None:
-        keymap = self._keymap
-        self.mouse.handle(event, steers=keymap is not None and keymap.uses_mouse)
+        controls = self._controls
+        self.mouse.handle(event, steers=controls is not None and controls.uses_mouse)
         if event.type == pygame.QUIT:
             self._stop.set()
         elif event.type == pygame.KEYDOWN:
-            self._press(pygame.key.name(event.key), keymap)
+            self._press(pygame.key.name(event.key), controls)
         elif event.type == pygame.KEYUP:
             self.keys.release(pygame.key.name(event.key))
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.keys.release_all()
             self.mouse.let_go()
 
-    def _press(self, key: str, keymap: KeyMap | None) -> None:
-        command = command_of(key) if keymap is None else keymap.command_of(key)
+    def _press(self, key: str, controls: Controls | None) -> None:
+        command = command_of(key, controls)
         if key == "escape" and self.mouse.is_caught:
             self.mouse.let_go()
         elif command is None:
@@ -192,32 +192,32 @@ class Window:
         if shown is not None and shown.moment.real is not None:
             widest = (max(pygame.display.get_desktop_sizes()[0][0], 640) - GAP) // 2
             pane = min(pane, widest)
-        keymap = self._keymap
+        controls = self._controls
         return View(
             shown=shown,
             pane=pane,
             title=self._title,
             names=self._names,
-            action="" if shown is None or keymap is None else _doing(shown.moment, keymap),
+            action="" if shown is None or controls is None else _doing(shown.moment, controls),
             policy_steers=pilot is not None and pilot.policy_steers,
             paused=self.worker.paused,
             fps=self.worker.fps,
             note=self._note,
             waking_dots=int(now_s * 2) % 4 if shown is None else 0,
-            hint=self._hint(keymap),
+            hint=self._hint(controls),
             shows_map=self._shows_map,
-            help_lines=tuple(keymap.help_lines()) if keymap and self._shows_help else (),
+            help_lines=tuple(help_lines(controls)) if controls and self._shows_help else (),
         )
 
-    def _hint(self, keymap: KeyMap | None) -> str:
+    def _hint(self, controls: Controls | None) -> str:
         if self.mouse.is_caught:
             return "escape  free the mouse"
-        return "click  mouse      h  keys" if keymap and keymap.uses_mouse else "h  keys"
+        return "click  mouse      h  keys" if controls and controls.uses_mouse else "h  keys"
 
 
-def _doing(moment: Moment, keymap: KeyMap) -> str:
+def _doing(moment: Moment, controls: Controls) -> str:
     """What led to a moment, in words."""
-    return "start" if moment.action is None else keymap.words(moment.action)
+    return "start" if moment.action is None else controls.words(moment.action)
 
 
 def _refuse_invisible(driver: str) -> None:

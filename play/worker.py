@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from envs.interface import fps_of
 from play.held import HeldKeys
-from play.pilot import Moment, Pilot, steps_per_game_second
+from play.pilot import Moment, Pilot
 
 FASTER = 1.25
 MIN_FPS, MAX_FPS = 0.5, 240.0
@@ -120,7 +121,7 @@ class Worker:
         try:
             self.pilot = pilot = self._open_pilot(self._notes.append)
             if not self._fps_is_given:
-                self.fps = steps_per_game_second(pilot.env)
+                self.fps = fps_of(pilot.env)
             self._publish(pilot)
             self._due_s = time.perf_counter() + 1 / self.fps
             while (work := self._next_work(pilot)) is not None:
@@ -159,7 +160,7 @@ class Worker:
             return None
 
     def _step(self, pilot: Pilot) -> str | None:
-        action = pilot.keymap.resolve(self._keys.take(), self._keys.take_motion())
+        action = pilot.controls.resolve(self._keys.take(), self._keys.take_motion())
         moment = pilot.step(action)
         self._step_times_s.append(time.perf_counter())
         return moment.note

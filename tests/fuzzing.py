@@ -339,18 +339,19 @@ def read_walk(folder: str) -> None:
 def read_keys(folder: str) -> None:
     import gymnasium
 
-    from play.actions import Actions
-    from play.controls import checked_controls, read_keys_file
-    from play.keymap import KeyMap
+    from envs.interface import actions_of
+    from play.commands import controls_for, help_lines
+    from play.session import MAX_KEYS_BYTES
+    from worldmodel.storage.files import read_json
 
     class FourChoices(gymnasium.Env):
         action_space = gymnasium.spaces.Discrete(4)
 
-    actions = Actions(FourChoices())
-    controls = checked_controls(read_keys_file(Path(folder) / "keys.json"), actions)
-    keymap = KeyMap(actions, controls)
-    assert actions.contains(keymap.resolve(("left shift", "w"), (30, 5)))
-    keymap.help_lines()
+    env = FourChoices()
+    keys = read_json(Path(folder) / "keys.json", most_bytes=MAX_KEYS_BYTES) or {}
+    controls = controls_for(env, actions_of(env), keys)
+    assert controls.resolve(("left shift", "w"), (30, 5)) in range(4)
+    help_lines(controls)
 
 
 def read_bair(folder: str) -> None:

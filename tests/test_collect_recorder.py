@@ -15,10 +15,10 @@ from collect.recorder import (
     Job,
     Player,
     Workers,
-    action_spec,
     describe,
     play_episode,
 )
+from envs.interface import action_spec
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
@@ -209,7 +209,7 @@ def test_action_spaces(space, spec):
     if spec is not None:
         assert action_spec(env) == spec
     else:
-        with pytest.raises(UserError, match="cannot be recorded"):
+        with pytest.raises(UserError, match=r"cannot be recorded as they are|have no bounds"):
             action_spec(env)
 
 

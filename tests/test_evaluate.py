@@ -22,7 +22,6 @@ from worldmodel.evaluation.held_out import (
     HeldOut,
     Settings,
     draw_frames,
-    random_actions,
     wander,
 )
 from worldmodel.evaluation.horizon import measure_horizon
@@ -296,7 +295,7 @@ def test_frames_are_drawn_once_each_with_their_episode(toy_data: Path) -> None:
 )
 def test_random_actions_lie_in_their_space_and_wanderers_stay(spec: ActionSpec) -> None:
     rng = np.random.default_rng(0)
-    for actions in (random_actions(rng, spec, (50, 40)), wander(rng, spec, 50, 40)):
+    for actions in (spec.sample(rng, (50, 40)), wander(rng, spec, 50, 40)):
         assert actions.shape == (50, 40, *spec.shape)
         assert actions.dtype == spec.dtype
         assert spec.contains(actions)
@@ -308,7 +307,7 @@ def test_random_actions_lie_in_their_space_and_wanderers_stay(spec: ActionSpec) 
 def moving_square(spec: ActionSpec, num_films: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Films (B, 5, 16, 16, 3) of a square whose actions say where it goes, and the actions."""
     rng = np.random.default_rng(seed)
-    actions = random_actions(rng, spec, (num_films, 4))
+    actions = spec.sample(rng, (num_films, 4))
     if spec.kind == "discrete":
         right, down = np.asarray([-2, 0, 2, 0])[actions], np.asarray([0, -2, 0, 2])[actions]
     elif spec.kind == "multi_discrete":

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from collect.recorder import action_spec
-from envs.flat_actions import flat_actions
+from envs.interface import action_spec, flat_actions, space_of
 from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
 
 SHAPES = arrays.array_shapes(max_dims=3, max_side=3)
 
@@ -53,12 +53,13 @@ class Anything(gymnasium.Env):
 @given(SPACES, st.integers(0, 2**31 - 1))
 def test_an_action_goes_there_and_back(own: gymnasium.Space, seed: int):
     actions = flat_actions(own)
-    action_spec(Anything(actions.flat))  # it can be recorded
+    space = space_of(actions.spec)
+    assert action_spec(Anything(space)) == actions.spec  # it can be recorded
     own.seed(seed)
-    actions.flat.seed(seed)
-    action, flat = own.sample(), actions.flat.sample()
+    space.seed(seed)
+    action, flat = own.sample(), space.sample()
     assert own.contains(actions.to_own(flat))
-    assert actions.flat.contains(actions.from_own(action))
+    assert space.contains(actions.from_own(action))
     again = actions.to_own(actions.from_own(action))
     # A flat box is of float32: an action of float64 comes back as near as that is.
     np.testing.assert_allclose(again, action, rtol=1e-6, atol=1e-6)
@@ -70,15 +71,14 @@ def test_an_action_goes_there_and_back(own: gymnasium.Space, seed: int):
 @given(boxes())
 def test_the_ends_of_a_box_are_actions(own: spaces.Box):
     actions = flat_actions(own)
-    assert isinstance(actions.flat, spaces.Box)
-    for end in (actions.flat.low, actions.flat.high):
+    for end in (actions.spec.low, actions.spec.high):
         assert own.contains(actions.to_own(end))
 
 
 def test_numbers_keep_their_order():
     own = spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 1], [0, 1]]))
     actions = flat_actions(own)
-    assert actions.flat == spaces.MultiDiscrete([2, 3, 4, 5])
+    assert actions.spec == ActionSpec("multi_discrete", (2, 3, 4, 5))
     assert actions.to_own(np.array([1, 0, 3, 4])).tolist() == [[1, 1], [3, 5]]
     assert flat_actions(spaces.Discrete(3, start=5)).to_own(2) == 7
 
@@ -87,9 +87,8 @@ def test_bounds_that_are_missing_can_be_given():
     own = spaces.Box(np.array([-np.inf, -0.5], np.float32), np.array([2, np.inf], np.float32))
     with pytest.raises(UserError, match="--action-limit"):
         flat_actions(own)
-    flat = flat_actions(own, limit=1.5).flat
-    assert isinstance(flat, spaces.Box)
-    assert (flat.low.tolist(), flat.high.tolist()) == ([-1.5, -0.5], [2, 1.5])
+    spec = flat_actions(own, limit=1.5).spec
+    assert (spec.low, spec.high) == ((-1.5, -0.5), (2, 1.5))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 import envs  # noqa: F401  registers the environments
-from collect.recorder import RANDOM, Job, action_spec, describe, play_episode
-from envs.controls import translated
-from envs.flat_actions import flat_actions
+from collect.recorder import RANDOM, Job, describe, play_episode
+from envs.interface import action_spec, actions_of, controls_of
 from envs.making import made
 from envs.pixels import PixelsEnv
 from envs.policy import StatePolicy, load_policy, load_ppo
@@ -138,11 +137,11 @@ def test_float64_is_taken_from_wrappers_as_well():
     env = make("toy_envs:Scaling-v0")
     env.reset(seed=0)
     for wrong in (np.array([1.1, 0]), np.array([np.nan, 0]), np.array([0])):
-        with pytest.raises(UserError, match="outside Box"):
+        with pytest.raises(UserError, match="outside the action space: 2 numbers"):
             env.step(wrong)
     steered = make("toy_envs:Count-v0")
     steered.reset(seed=0)
-    with pytest.raises(UserError, match="outside Discrete"):
+    with pytest.raises(UserError, match="outside the action space: 3 choices"):
         steered.step(np.float64(1))
 
 
@@ -310,18 +309,21 @@ def test_keys_that_gymnasium_names_become_controls():
 
 
 def test_keys_of_a_box_set_what_they_change_and_together_all():
-    actions = flat_actions(spaces.Box(np.array([-1, 0, 0], np.float32), 1))
-    keys = {
+    env: Any = gymnasium.Env()
+    env.action_space = spaces.Box(np.array([-1, 0, 0], np.float32), 1)
+    env.get_keys_to_action = lambda: {
         "w": np.array([0, 0.5, 0], np.float32),
         " ": np.array([0, 0, 1], np.float32),
         "w ": np.array([0, 0, 1], np.float32),
     }
-    assert translated(keys, actions) == {
+    controls = controls_of(env, actions_of(env))
+    assert controls is not None
+    assert controls.to_json() == {
         "idle": [0, 0, 0],
         "keys": [
             {"keys": ["w"], "sets": {"1": 0.5}},
             {"keys": ["space"], "sets": {"2": 1}},
-            {"keys": ["w", "space"], "sets": {"0": 0, "1": 0, "2": 1}},
+            {"keys": ["space", "w"], "sets": {"0": 0, "1": 0, "2": 1}},
         ],
     }
 

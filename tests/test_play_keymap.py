@@ -1,22 +1,23 @@
 """Keys and mouse to actions and commands, in every kind of action space."""
 
 import itertools
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from play.actions import Actions
-from play.commands import COMMAND_KEYS, command_of
-from play.controls import Announced, checked_controls
-from play.default_controls import BUTTON_KEYS, DIGITS, PAIRS, STEERING_KEYS, default_controls
+from envs.interface import FlatActions, actions_of
+from play.commands import COMMAND_KEYS, command_of, help_lines
 from play.held import HeldKeys
-from play.keymap import KeyMap
+from worldmodel.interface.controls import Controls
+from worldmodel.interface.default_controls import DIGITS, NAMED_KEYS, PAIRS, default_controls
 
 DOOM = ("noop", "left", "right", "forward")
 # As in a fight: forward or back, a step aside, attack, sprint, and a turn in eleven degrees.
@@ -40,29 +41,27 @@ FIGHT_CONTROLS: dict[str, Any] = {
 }
 
 
-def actions_of(space: gymnasium.Space[Any], meanings: Sequence[str] = ()) -> Actions:
+def actions_in(space: gymnasium.Space[Any], meanings: Sequence[str] = ()) -> FlatActions:
     env = SimpleNamespace(
         action_space=space, unwrapped=SimpleNamespace(action_meanings=tuple(meanings))
     )
-    return Actions(env)  # pyright: ignore[reportArgumentType]
+    return actions_of(env)  # pyright: ignore[reportArgumentType]
 
 
-def keymap_of(
+def controls_in(
     space: gymnasium.Space[Any],
     meanings: Sequence[str] = (),
-    controls: dict[str, Any] | None = None,
-) -> KeyMap:
-    actions = actions_of(space, meanings)
-    if controls is None:
-        return KeyMap(actions, default_controls(actions))
-    return KeyMap(actions, checked_controls(Announced("here", controls), actions))
+    written: dict[str, Any] | None = None,
+) -> Controls:
+    actions = actions_in(space, meanings).spec
+    return default_controls(actions) if written is None else Controls.from_json(written, actions)
 
 
-def discrete(*meanings: str) -> KeyMap:
-    return keymap_of(gymnasium.spaces.Discrete(len(meanings)), meanings)
+def discrete(*meanings: str) -> Controls:
+    return controls_in(gymnasium.spaces.Discrete(len(meanings)), meanings)
 
 
-FIGHTER = keymap_of(FIGHT, FIGHT_MEANINGS, FIGHT_CONTROLS)
+FIGHTER = controls_in(FIGHT, FIGHT_MEANINGS, FIGHT_CONTROLS)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_a_turn_goes_before_walking_and_the_latest_key_wins(
 ) -> None:
     others = iter("12")
     key_names = {
-        meaning: STEERING_KEYS.get(meaning) or (next(others),)
+        meaning: NAMED_KEYS.get(meaning) or (next(others),)
         for meaning in meanings
         if meaning != "noop"
     }
@@ -110,13 +109,13 @@ def test_a_turn_goes_before_walking_and_the_latest_key_wins(
 
 
 def test_actions_without_an_arrow_get_digits() -> None:
-    keymap = discrete("jump", "left", "noop", "attack")
-    assert keymap.resolve(("1",)) == 0
-    assert keymap.resolve(("2",)) == 3
-    assert keymap.resolve(()) == 2
-    assert keymap_of(gymnasium.spaces.Discrete(2)).resolve(()) == 0
+    controls = discrete("jump", "left", "noop", "attack")
+    assert controls.resolve(("1",)) == 0
+    assert controls.resolve(("2",)) == 3
+    assert controls.resolve(()) == 2
+    assert controls_in(gymnasium.spaces.Discrete(2)).resolve(()) == 0
     # Names that don't go with the space are as good as none.
-    assert keymap_of(gymnasium.spaces.Discrete(2), DOOM).words(1) == "action 1"
+    assert controls_in(gymnasium.spaces.Discrete(2), DOOM).words(1) == "action 1"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ SPACES = st.one_of(
     st.integers(1, 12).map(lambda n: gymnasium.spaces.Discrete(n)),
     st.lists(st.integers(1, 12), min_size=1, max_size=9).map(gymnasium.spaces.MultiDiscrete),
     st.lists(
-        st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(0, 1e6, width=32)),
+        st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(0.25, 1e6, width=32)),
         min_size=1,
         max_size=9,
     ).map(
@@ -161,20 +160,24 @@ SPACES = st.one_of(
 KEYS = sorted({key for pair in PAIRS for keys in pair for key in keys} | set(DIGITS))
 
 
+@settings(deadline=None)
 @given(SPACES, st.lists(st.sampled_from(KEYS), unique=True))
 def test_every_space_has_keys_and_every_key_gives_an_action(
     space: gymnasium.Space[Any], keys: list[str]
 ) -> None:
-    actions, keymap = actions_of(space), keymap_of(space)
-    idle, action = keymap.idle_action, keymap.resolve(keys)
-    for chosen in (idle, action, actions.draw(np.random.default_rng(0))):
+    flat, controls = actions_in(space), controls_in(space)
+    actions, rng = flat.spec, np.random.default_rng(0)
+    drawn = actions.plain(actions.sample(rng))
+    for chosen in (controls.idle, controls.resolve(keys), drawn):
         assert actions.contains(chosen)
-        assert space.contains(actions.for_env(chosen))
-        assert actions.plain(actions.for_env(chosen)) == chosen
-        assert keymap.words(chosen)
-    shown = {key for keys, _ in keymap.help_lines() for key in keys.split(" / ")}
+        assert space.contains(flat.to_own(chosen))
+        if space.dtype != np.int16:  # of these only whole numbers are actions
+            assert actions.plain(flat.from_own(flat.to_own(chosen))) == chosen
+        assert controls.words(chosen)
+    shown = {key for keys, _ in help_lines(controls) for key in keys.split(" / ")}
     for key in KEYS:
-        assert (keymap.resolve((key,)) == idle) or key in shown
+        assert (controls.resolve((key,)) == controls.idle) or key in shown
+    assert Controls.from_json(json.loads(json.dumps(controls.to_json())), actions) == controls
 
 
 @st.composite
@@ -211,13 +214,13 @@ def test_more_keys_win_over_fewer_and_then_the_latest(
             if found:
                 expected[component] = found[0]
                 break
-    keymap = keymap_of(FIGHT, (), {"idle": idle, "keys": entries})
-    assert keymap.resolve(down) == tuple(expected)
+    controls = controls_in(FIGHT, (), {"idle": idle, "keys": entries})
+    assert controls.resolve(down) == tuple(expected)
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
 def test_the_mouse_is_clipped_to_the_space_and_exact_in_its_type(right: int, down: int) -> None:
-    controls = {
+    written = {
         "idle": [0.25, -1],
         "keys": [],
         "mouse": {
@@ -226,7 +229,7 @@ def test_the_mouse_is_clipped_to_the_space_and_exact_in_its_type(right: int, dow
         },
     }
     space = gymnasium.spaces.Box(-1, 1, (2,))
-    action = keymap_of(space, (), controls).resolve((), (right, down))
+    action = controls_in(space, (), written).resolve((), (right, down))
     expected = np.asarray([0.25 + 0.1 * right, -1 - 0.03 * down], np.float32).clip(-1, 1)
     assert action == tuple(expected.tolist())
 
@@ -236,24 +239,39 @@ def test_an_action_is_told_in_words() -> None:
     assert FIGHTER.words((0, 2, 0, 1, 4)) == "strafe +2, sprint, turn -1"
     assert FIGHTER.words((0, 0, 0, 0, 5)) == "idle"
     assert discrete(*DOOM).words(0) == "noop"
-    box = keymap_of(gymnasium.spaces.Box(-1, 1, (2,)), ("dx", "\x00" + "y" * 99))
+    box = controls_in(gymnasium.spaces.Box(-1, 1, (2,)), ("dx", "\x00" + "y" * 99))
     assert box.words((0.5, 0.0)) == "dx +0.50"
     assert box.words((0.0, -1.0)) == "?" + "y" * 23 + " -1.00"
 
 
+def test_names_that_do_not_fit_the_space_are_ignored() -> None:
+    env: Any = SimpleNamespace(action_space=gymnasium.spaces.MultiDiscrete([2, 3]))
+    env.unwrapped = SimpleNamespace(
+        action_meanings=("fire", "walk"),
+        action_choices=(("hold", "fire"), ("stay", "forward", "backward")),
+    )
+    named = actions_of(env).spec
+    assert default_controls(named).words((1, 2)) == "fire, backward"
+    env.unwrapped.action_choices = (("hold",), ("stay", "forward", "backward"))
+    env.unwrapped.action_meanings = ("fire",)
+    assert actions_of(env).spec == replace(named, meanings=())
+    assert default_controls(actions_of(env).spec).words((1, 2)) == "action 0, action 1 +2"
+
+
 def test_space_steers_where_a_world_says_so_and_pauses_elsewhere() -> None:
-    assert FIGHTER.command_of("space") is None
-    assert FIGHTER.command_of("p") == "pause"
-    assert FIGHTER.command_of("w") is None
-    assert discrete(*DOOM).command_of("space") == "pause"
+    assert command_of("space", FIGHTER) is None
+    assert command_of("p", FIGHTER) == "pause"
+    assert command_of("w", FIGHTER) is None
+    assert command_of("space", discrete(*DOOM)) == "pause"
+    assert command_of("space") == "pause"
 
 
 def test_buttons_by_name_keep_their_arrows() -> None:
     names = ("B", "LEFT", "RIGHT", "UP", "A")
-    keymap = keymap_of(gymnasium.spaces.MultiDiscrete([2, 2, 2, 2, 2]), names)
-    assert keymap.resolve(("1", "left", "w")) == (1, 1, 0, 1, 0)
-    assert keymap.resolve(("2", "d")) == (0, 0, 1, 0, 1)
-    assert keymap.words((1, 1, 0, 0, 0)) == "B, LEFT"
+    controls = controls_in(gymnasium.spaces.MultiDiscrete([2, 2, 2, 2, 2]), names)
+    assert controls.resolve(("1", "left", "w")) == (1, 1, 0, 1, 0)
+    assert controls.resolve(("2", "d")) == (0, 0, 1, 0, 1)
+    assert controls.words((1, 1, 0, 0, 0)) == "B, LEFT"
 
 
 def test_a_tap_between_two_steps_counts_once() -> None:
@@ -292,20 +310,20 @@ def test_motion_adds_up_until_it_is_taken() -> None:
 def test_no_key_does_two_things() -> None:
     commands = [key for entry in COMMAND_KEYS for key in entry.keys]
     assert len(set(commands)) == len(commands)
-    for keys in (*STEERING_KEYS.values(), *BUTTON_KEYS.values(), KEYS):
+    for keys in (*NAMED_KEYS.values(), KEYS):
         assert all(command_of(key) is None for key in keys)
 
 
-@pytest.mark.parametrize("keymap", [discrete(*DOOM), FIGHTER])
-def test_the_help_names_every_key(keymap: KeyMap) -> None:
-    lines = [keys for keys, _ in keymap.help_lines()]
-    if keymap is FIGHTER:
+@pytest.mark.parametrize("controls", [discrete(*DOOM), FIGHTER])
+def test_the_help_names_every_key(controls: Controls) -> None:
+    lines = [keys for keys, _ in help_lines(controls)]
+    if controls is FIGHTER:
         lines.remove("mouse left / right")
     shown = [key for keys in lines for key in keys.split(" / ")]
     assert len(set(shown)) == len(shown)
     for entry in COMMAND_KEYS:
         assert entry.keys[0] in shown
-    if keymap is FIGHTER:
+    if controls is FIGHTER:
         assert {"w", "mouse 1", "left shift + left", "click", "space"} <= set(shown)
     else:
         assert {"left", "right", "up", "w", "a", "d", "space"} <= set(shown)

@@ -16,7 +16,7 @@ import pytest
 from played import session_of
 
 from envs.engine_guard import engines_using
-from play.actions import Actions
+from envs.interface import actions_of
 from play.headless import RandomWalk, walk
 from play.pilot import Moment, Pilot, ReplayPilot
 from play.worlds import load_policy
@@ -329,18 +329,37 @@ def test_what_keys_cannot_play_is_refused() -> None:
     env = ToyWorld()
     for space in (
         gymnasium.spaces.Box(-np.inf, np.inf, (2,)),
-        gymnasium.spaces.Box(-1, 1, (2, 2)),
-        gymnasium.spaces.Discrete(3, start=1),
-        gymnasium.spaces.MultiDiscrete(np.asarray([[2, 3]])),
         gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
     ):
         env.action_space = space  # type: ignore[assignment]
-        with pytest.raises(UserError, match="keys choose"):
+        with pytest.raises(UserError, match=r"actions in .* (have no bounds|is needed)"):
             Pilot(env, seed=0)
     env = ToyWorld()
     env.observation_space = gymnasium.spaces.Box(0, 1, (4,))  # type: ignore[assignment]
     with pytest.raises(UserError, match="RGB"):
         Pilot(env, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("space", "taken"),
+    [
+        (gymnasium.spaces.Discrete(3, start=5), 6),
+        (
+            gymnasium.spaces.MultiDiscrete(np.asarray([[2, 3]]), start=np.asarray([[7, 8]])),
+            [[8, 9]],
+        ),
+        (gymnasium.spaces.MultiBinary((2, 1)), [[1], [0]]),
+        (gymnasium.spaces.Box(-3, 9, (1, 2), np.int16), [[9, 0]]),
+    ],
+)
+def test_any_fixed_space_is_played_in_its_own_actions(space: Any, taken: Any) -> None:
+    given = []
+    env: Any = ToyWorld()
+    env.action_space, step = space, env.step
+    env.step = lambda action: (given.append(action), step(np.int64(0)))[1]
+    pilot = Pilot(env, seed=0)
+    pilot.step(pilot.controls.resolve(("1", "right")))
+    assert np.asarray(given).tolist() == [taken]
 
 
 @pytest.mark.parametrize("world", [ToyWorld, ToyDream])
@@ -464,7 +483,7 @@ def test_a_session_of_another_world_is_refused(
 
 
 def test_a_random_walk_holds_its_actions_and_mostly_goes_forward() -> None:
-    wanderer, same = (RandomWalk(Actions(ToyWorld()), seed=5) for _ in range(2))
+    wanderer, same = (RandomWalk(actions_of(ToyWorld()).spec, seed=5) for _ in range(2))
     actions = [wanderer.next_action() for _ in range(4000)]
     assert actions == [same.next_action() for _ in range(4000)]
     forward = actions.count(3) / len(actions)
@@ -480,7 +499,7 @@ def test_what_is_drawn_from_one_seed_is_drawn_independently() -> None:
     dream = ToyDream()
     dream.num_starts = 1000
     for seed in range(300):
-        steps.append(RandomWalk(Actions(ToyWorld()), seed=seed)._random.random())
+        steps.append(RandomWalk(actions_of(ToyWorld()).spec, seed=seed)._random.random())
         starts.append(Pilot(dream, seed=seed).start)
         others.append(np.random.default_rng(seed).random())
     correlations = np.corrcoef([steps, starts, others])[np.triu_indices(3, 1)]

@@ -16,9 +16,9 @@ import pytest
 from played import session_of, write_session
 from test_play_keymap import FIGHT, FIGHT_CONTROLS, FIGHT_MEANINGS
 
-from collect.recorder import announced_controls, describe
+from collect.recorder import describe
+from envs.interface import actions_of, controls_of
 from envs.policy import StateObservation
-from play.controls import Announced
 from play.headless import walk
 from play.pilot import Moment, Pilot, ReplayPilot
 from play.replay import read_session
@@ -93,7 +93,7 @@ def play_through(env: gymnasium.Env, session: Any) -> bool | None:
     replayed = ReplayPilot(env, session)
     try:
         while not replayed.is_over:
-            replayed.step(replayed.keymap.idle_action)
+            replayed.step(replayed.controls.idle)
     finally:
         replayed.close()
     return replayed.frames_agree
@@ -111,7 +111,7 @@ def test_a_robot_steered_by_keys_and_mouse_plays_again_bit_for_bit(tmp_path: Pat
         ((), (0, 0)),
     ]
     for keys, motion in held:
-        pilot.step(pilot.keymap.resolve(keys, motion))
+        pilot.step(pilot.controls.resolve(keys, motion))
     assert pilot.actions_taken[0] == (1, 0, 0, -1)
     assert pilot.actions_taken[1] == (1, 1, -1, -1)
     assert pilot.actions_taken[2] == (float(np.float32(-0.21)), float(np.float32(-0.09)), 0, 1)
@@ -158,9 +158,9 @@ def test_a_session_with_other_actions_is_refused(action: Any, tmp_path: Path) ->
 
 def test_the_real_fight_follows_the_dream() -> None:
     pilot = Pilot(DreamOfFight(), seed=0)
-    pilot.step(pilot.keymap.resolve(("w", "space")))
+    pilot.step(pilot.controls.resolve(("w", "space")))
     assert pilot.toggle_real() is None
-    pilot.step(pilot.keymap.resolve(("d",), (30, 0)))
+    pilot.step(pilot.controls.resolve(("d",), (30, 0)))
     assert pilot.moment.real is not None
     np.testing.assert_array_equal(pilot.moment.real.frame, pilot.moment.frame)
 
@@ -186,15 +186,13 @@ def test_no_name_in_a_checkpoint_has_code_imported(
 
 def test_keys_given_go_before_a_worlds_own_and_these_before_the_usual_ones() -> None:
     given = {"idle": [0, 0, 0, 0, 2], "keys": []}
-    assert Pilot(FightEnv(), seed=0, keys=Announced("f", given)).keymap.idle_action == (
-        *(0, 0, 0, 0, 2),
-    )
+    assert Pilot(FightEnv(), seed=0, keys=given).controls.idle == (0, 0, 0, 0, 2)
     env = FightEnv()
-    assert Pilot(env, seed=0).keymap.idle_action == (0, 0, 0, 0, 5)
+    assert Pilot(env, seed=0).controls.idle == (0, 0, 0, 0, 5)
     env.controls = {}
-    assert Pilot(env, seed=0).keymap.idle_action == (0, 0, 0, 0, 0)
+    assert Pilot(env, seed=0).controls.idle == (0, 0, 0, 0, 0)
     env.controls = {**FIGHT_CONTROLS, "idle": 7}
-    with pytest.raises(UserError, match=r"of this world \(--keys FILE gives others\): idle must"):
+    with pytest.raises(UserError, match=r"of this world: idle must.*; --keys FILE gives others"):
         Pilot(env, seed=0)
 
 
@@ -207,9 +205,9 @@ def test_a_policy_on_the_state_steers_the_real_bin_and_no_dream(tmp_path: Path) 
     seen: list[Moment] = []
     policy = load_policy(tmp_path / "p.zip", env, trusted=True, seed=0)
     pilot = Pilot(env, seed=0, policy=policy, watch=seen.append)
-    pilot.step(pilot.keymap.idle_action)
+    pilot.step(pilot.controls.idle)
     pilot.toggle_policy()
-    moment = pilot.step(pilot.keymap.idle_action)
+    moment = pilot.step(pilot.controls.idle)
     assert moment.steered_by == "policy"
     assert pilot.actions.contains(pilot.actions_taken[1])
     pilot.close()
@@ -239,8 +237,8 @@ def test_controls_go_through_the_data_to_the_dream(toy_data: Path, tmp_path: Pat
     project.save(out, {})
     pilot = Pilot(gymnasium.make("VideoGPTDream-v0", checkpoint=str(out)), seed=0)
     assert pilot.env.unwrapped.controls == controls  # type: ignore[attr-defined]
-    assert pilot.step(pilot.keymap.resolve(("d",))).action == 1
-    assert pilot.keymap.resolve(("right",)) == 0  # not the usual keys
+    assert pilot.step(pilot.controls.resolve(("d",))).action == 1
+    assert pilot.controls.resolve(("right",)) == 0  # not the usual keys
     pilot.close()
     # Another folder's meaning: keys of actions that there are not.
     config = json.loads((out / "config.json").read_text())
@@ -263,12 +261,14 @@ def test_what_an_environment_announces_is_written_down_as_json(tmp_path: Path) -
     assert info.controls == json.loads(json.dumps(robot.controls))
     robot.close()
     env = FightEnv()
-    env.controls = {"idle": (0, 0), "keys": ()}
-    assert announced_controls(env) == {"idle": [0, 0], "keys": []}
-    for wrong in ({"idle": np.zeros(2)}, [1, 2], {"keys": ["x" * 2**16]}):
+    env.controls = {"idle": (0, 0, 0, 0, 5), "keys": ()}
+    announced = controls_of(env, actions_of(env))
+    assert announced is not None
+    assert announced.to_json() == {"idle": [0, 0, 0, 0, 5], "keys": []}
+    for wrong in ({"idle": np.zeros(5), "keys": []}, [1, 2], {"keys": ["x" * 2**16]}):
         env.controls = wrong  # type: ignore[assignment]
-        with pytest.raises(UserError, match="the controls that the environment announces"):
-            announced_controls(env)
+        with pytest.raises(UserError, match="the controls of this world: "):
+            controls_of(env, actions_of(env))
 
 
 def test_older_sets_have_no_controls_and_mix_with_newer_ones(
@@ -287,5 +287,5 @@ def test_older_sets_have_no_controls_and_mix_with_newer_ones(
     assert read_info(tmp_path / "both").controls == controls
     for wrong in ([], None, {"keys": "x" * 2**16}):
         (new / "meta.json").write_text(json.dumps({**meta, "controls": wrong}))
-        with pytest.raises(UserError, match="controls must be"):
+        with pytest.raises(UserError, match=r"controls (must|should) be"):
             read_info(new)

@@ -17,7 +17,8 @@ from vizdoom import GameVariable
 
 import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer
-from collect.recorder import EXPLORER, RANDOM, Job, action_spec, play_episode
+from collect.recorder import EXPLORER, RANDOM, Job, play_episode
+from envs.interface import action_spec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.configs.presets import PRESETS

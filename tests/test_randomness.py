@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
-from collect.recorder import POLICY_WITH_NOISE, RANDOM, Job, Player, action_spec, play_episode
+from collect.recorder import POLICY_WITH_NOISE, RANDOM, Job, Player, play_episode
+from envs.interface import action_spec
 from worldmodel import randomness
 
 ROOT = Path(__file__).parents[1]

@@ -119,6 +119,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
             self.action_space = gymnasium.spaces.Discrete(len(self._choices[0]))
         else:
             self.action_meanings = tuple(factor.name for factor in self.scenario.factors)
+            self.action_choices = tuple(tuple(factor.choices) for factor in self.scenario.factors)
             self.action_space = gymnasium.spaces.MultiDiscrete(
                 [len(choices) for choices in self._choices]
             )

@@ -19,7 +19,8 @@ class Factor:
 
     Attributes:
         name: of what is decided.
-        choices: name -> value of each button, in the order of the scenario's buttons.
+        choices: name, which says it alone -> value of each button, in the order of the scenario's
+            buttons.
     """
 
     name: str
@@ -97,6 +98,11 @@ def _press(*buttons: Button, turn: float = 0) -> Buttons:
     return tuple(pressed)
 
 
+def _turn_name(degrees: int) -> str:
+    side = "right" if degrees > 0 else "left"
+    return f"turn {side} {abs(degrees)}" if degrees else "look ahead"
+
+
 def _load_battle2(game: DoomGame) -> None:
     """As Dosovitskiy and Koltun (2017) play it, "D4": a kill is a point, 2100 tics at most."""
     game.set_doom_scenario_path(str(battle2_wad()))
@@ -123,13 +129,13 @@ _BATTLE2 = Scenario(
             "strafe",
             {
                 "stay": _press(),
-                "right": _press(Button.MOVE_RIGHT),
-                "left": _press(Button.MOVE_LEFT),
+                "strafe right": _press(Button.MOVE_RIGHT),
+                "strafe left": _press(Button.MOVE_LEFT),
             },
         ),
         Factor("attack", {"hold fire": _press(), "attack": _press(Button.ATTACK)}),
         Factor("sprint", {"walk": _press(), "sprint": _press(Button.SPEED)}),
-        Factor("turn", {f"{degrees:+d}": _press(turn=degrees) for degrees in _TURNS}),
+        Factor("turn", {_turn_name(degrees): _press(turn=degrees) for degrees in _TURNS}),
     ),
     variables={
         "health": _health,

@@ -65,10 +65,11 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         "render_fps": round(1 / (SUBSTEPS * TIMESTEP_S), 2),
     }
     action_meanings = ("dx", "dy", "dz", "close")
+    action_choices = (("left", "right"), ("nearer", "away"), ("down", "up"), ("open", "close"))
     variable_names = ("x", "y", "z", "closed", "moved")
     pose = PoseSpec(position=("x", "y", "z"))  # of the hand, in metres
     state_space = gymnasium.spaces.Box(-np.inf, np.inf, (10,), np.float32)
-    # See play/controls.py. Idle fingers are clearly open: 0 is where they close.
+    # See worldmodel/interface/controls.py. Idle fingers are clearly open: 0 is where they close.
     controls: ClassVar[dict[str, Any]] = {
         "idle": [0, 0, 0, -1],
         "keys": [

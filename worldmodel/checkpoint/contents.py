@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.dream import WorldModel
-from worldmodel.interface.actions import checked_controls
 from worldmodel.interface.sampling import Sampling
-from worldmodel.interface.world import check_world
+from worldmodel.interface.world import Environment
 from worldmodel.videogpt.model import VideoGPT
 
 FORMAT_VERSION = 6
@@ -34,29 +33,17 @@ Lineage = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class World:
+class World(Environment):
     """The environment that a checkpoint has learned.
 
     Attributes:
-        env_id, env_kwargs: for `gymnasium.make`, where it is a Gymnasium environment.
-        fps: steps a second of its own time.
-        controls: which keys choose the actions, as JSON, for people who play; may be empty.
         sampling: how dreams are sampled unless the user chooses otherwise.
 
     Raises:
-        UserError: `check_world` refuses it.
-        ValueError: the controls are not usable.
+        UserError: as `Environment`.
     """
 
-    env_id: str
-    env_kwargs: dict[str, Any]
-    fps: float
-    controls: dict[str, Any] = field(default_factory=dict)
     sampling: Sampling = Sampling(temperature=0.8)
-
-    def __post_init__(self) -> None:
-        check_world(self.env_id, self.env_kwargs, self.fps)
-        checked_controls(self.controls)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.interface.world import Environment
 from worldmodel.pretrained import PRETRAINED, shipped_names
 from worldmodel.storage.files import read_json
+from worldmodel.storage.parsed import parsed
 from worldmodel.storage.tensors import opened_tensors
 from worldmodel.videogpt.configs import (
     GPTConfig,
@@ -231,11 +233,8 @@ def _read_common(folder: Path) -> tuple[dict[str, Any], World]:
     world = data["world"]
     try:
         return data, World(
-            env_id=world["env_id"],
-            env_kwargs=world["env_kwargs"],
-            fps=world["fps"],
-            controls=world.get("controls", {}),  # older checkpoints have none,
-            sampling=Sampling(  # nor this
+            **vars(parsed(Environment, world)),
+            sampling=Sampling(  # older checkpoints have none
                 temperature=world.get("temperature", World.sampling.temperature),
                 guidance=world.get("guidance", World.sampling.guidance),
             ),

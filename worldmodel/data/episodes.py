@@ -14,10 +14,12 @@ import numpy as np
 
 from worldmodel.data.shard_index import POLICY_NAME_BYTES
 from worldmodel.errors import UserError, os_error
-from worldmodel.interface.actions import ActionSpec, checked_controls
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.checks import check_json, check_names
 from worldmodel.interface.pose import NO_POSE, PoseSpec
-from worldmodel.interface.world import check_world
-from worldmodel.storage.files import parse_json, read_json, write_json
+from worldmodel.interface.world import Environment
+from worldmodel.storage.files import read_json, write_json
+from worldmodel.storage.parsed import parsed
 
 FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
@@ -25,9 +27,10 @@ STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables", "pose
 MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
 MOST_EPISODE_BYTES = 2**29  # of its frames; it is held in memory whole
 MOST_FRAME_SKIP = 10**6
-MOST_NAME = 200  # characters
 MOST_NAMES = 2**16
 MOST_JSON_BYTES = 2**24  # of meta.json: merged sets list what each of them said
+# What of a set's description may differ where episodes are joined.
+FREE_FORM = ("controls", "policies", "versions")
 UNFINISHED = "unfinished-import"  # a file beside the shards while an importer has more to store
 
 
@@ -71,94 +74,67 @@ class Episode:
         return len(self.reward)
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo(Environment):
     """What meta.json says: everything needed to read the episodes and to record more.
 
     Attributes:
-        env_id: Gymnasium's name of the environment, or the name of the source.
-        env_kwargs: its arguments, as JSON.
         frame_shape: (H, W, C) of a frame, uint8.
         actions: the action space.
         variable_names: names of the V variables.
-        fps: frames a second of the environment's own time.
         frame_skip: engine ticks an action lasts.
         pose: which numbers tell where the player is; none by default.
         class_names: names of the data's classes, if they have any; an episode's class is the
             value of its variable "class", a position in these names.
         rendering: how the environment made its frames, where env_id and env_kwargs leave that
             open; empty where nobody says. Frames of two ways don't mix.
-        controls: which keys choose the actions, as JSON, for people who play; may be empty.
         policies: who acted, how well, with which settings; free-form JSON.
         versions: of the packages that recorded.
+
+    Raises:
+        UserError: for what could not be stored, or be read again.
     """
 
-    env_id: str
-    env_kwargs: dict[str, Any]
     frame_shape: tuple[int, int, int]
     actions: ActionSpec
     variable_names: tuple[str, ...]
-    fps: float
     frame_skip: int
     pose: PoseSpec = NO_POSE
     class_names: tuple[str, ...] = ()
     rendering: str = ""
-    controls: dict[str, Any] = field(default_factory=dict)
     policies: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserError for what could not be stored, or be read again."""
-        if not 1 <= len(self.frame_shape) == 3 or min(self.frame_shape) < 1:
+        super().__post_init__()
+        if min(self.frame_shape) < 1:
             raise UserError(f"frame_shape {self.frame_shape} is not (H, W, C), each at least 1")
         if math.prod(self.frame_shape) > MOST_FRAME_BYTES:
             raise UserError(
                 f"frames of {self.frame_shape} take more than {MOST_FRAME_BYTES} bytes each"
             )
-        check_world(self.env_id, self.env_kwargs, self.fps)
-        checked_controls(self.controls)
         if not 1 <= self.frame_skip <= MOST_FRAME_SKIP:
             raise UserError(
                 f"frame_skip must be from 1 to {MOST_FRAME_SKIP}, not {self.frame_skip}"
             )
-        names = {
-            "rendering": (self.rendering or "not said",),
-            "variable_names": self.variable_names,
-            "class_names": self.class_names,
-        }
-        for what, texts in names.items():
-            if len(texts) > MOST_NAMES or len(set(texts)) < len(texts):
-                raise UserError(f"{what} must be at most {MOST_NAMES} names, each another one")
-            for text in texts:
-                if not 0 < len(text) <= MOST_NAME or not text.isprintable():
-                    raise UserError(
-                        f"{what}: {text!r} is not a printable name of 1 to {MOST_NAME} characters"
-                    )
+        check_names("rendering", [self.rendering or "not said"])
+        for what in ("variable_names", "class_names"):
+            names = getattr(self, what)
+            check_names(what, names)
+            if len(names) > MOST_NAMES:
+                raise UserError(f"{what} must be at most {MOST_NAMES}, not {len(names)}")
         if self.class_names and CLASS_VARIABLE not in self.variable_names:
             raise UserError(f"it names classes but no variable {CLASS_VARIABLE!r}")
         for what in ("policies", "versions"):
-            try:
-                text = json.dumps(getattr(self, what), allow_nan=False)
-                parse_json(text)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise UserError(f"{what} can't be stored as JSON: {error}") from None
-            if len(text) > MOST_JSON_BYTES // 4:
-                raise UserError(f"{what} takes {len(text)} bytes as JSON, far too many")
+            check_json(what, getattr(self, what), most_bytes=MOST_JSON_BYTES // 4)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            **asdict(self),
-            "frame_shape": list(self.frame_shape),
-            "variable_names": list(self.variable_names),
-            "class_names": list(self.class_names),
-            "actions": self.actions.to_json(),
-            "pose": self.pose.to_json(),
-        }
+        described = {**asdict(self), "actions": self.actions.to_json()}
+        return {"format_version": FORMAT_VERSION, **described}
 
     @classmethod
     def from_json(cls, data: Any) -> "DatasetInfo":
-        """Raises UserError when `data` is not what `to_json` wrote."""
+        """Raises UserError when `data` is not what `to_json` wrote, now or in earlier versions."""
         if not isinstance(data, dict):
             raise UserError("it should hold a JSON object")
         if data.get("format_version") != FORMAT_VERSION:
@@ -166,57 +142,24 @@ class DatasetInfo:
                 f"format version {data.get('format_version')!r} is not {FORMAT_VERSION}, "
                 "the one read here"
             )
-        try:
-            height, width, channels = (int(size) for size in data["frame_shape"])
-            info = cls(
-                env_id=str(data["env_id"]),
-                env_kwargs=dict(data["env_kwargs"]),
-                frame_shape=(height, width, channels),
-                actions=ActionSpec.from_json(data["actions"]),
-                variable_names=tuple(str(name) for name in data["variable_names"]),
-                fps=float(data["fps"]),
-                frame_skip=int(data["frame_skip"]),
-                # Sets recorded before there was one don't have the entry.
-                pose=PoseSpec.from_json(data["pose"]) if "pose" in data else NO_POSE,
-                # Nor this
-                class_names=tuple(str(name) for name in data.get("class_names", ())),
-                rendering=str(data.get("rendering", "")),  # nor this one
-                controls=checked_controls(data.get("controls", {})),  # nor this
-                policies=dict(data["policies"]),
-                versions={str(k): str(v) for k, v in dict(data["versions"]).items()},
-            )
-        except KeyError as error:
-            raise UserError(f"it lacks {error}") from None
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(str(error)) from None
-        return info
+        return parsed(cls, data)
 
     def differences(self, other: "DatasetInfo") -> list[str]:
         """One line for each way in which episodes of the two cannot stand in one set."""
-        same_world = (
-            "env_id",
-            "env_kwargs",
-            "frame_shape",
-            "actions",
-            "variable_names",
-            "fps",
-            "frame_skip",
-            "pose",
-            "class_names",
-            "rendering",
+        # Arguments as JSON: a tuple that was once written comes back as a list.
+        mine, theirs = (
+            vars(info) | {"env_kwargs": json.loads(json.dumps(info.env_kwargs))}
+            for info in (self, other)
         )
-
-        def shown(value: Any) -> Any:
-            return "not said" if value == "" else value
-
-        # Compared as JSON: a tuple that was once written comes back as a list.
-        mine = json.loads(json.dumps(self.to_json()))
-        theirs = json.loads(json.dumps(other.to_json()))
         return [
-            f"{name} {shown(mine[name])} against {shown(theirs[name])}"
-            for name in same_world
-            if mine[name] != theirs[name]
+            f"{name} {_shown(mine[name])} against {_shown(theirs[name])}"
+            for name in mine
+            if name not in FREE_FORM and mine[name] != theirs[name]
         ]
+
+
+def _shown(value: Any) -> Any:
+    return "not said" if value == "" else value
 
 
 def read_info(folder: Path) -> DatasetInfo:

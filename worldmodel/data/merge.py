@@ -105,9 +105,11 @@ def _merged_info(readers: list[EpisodeReader]) -> DatasetInfo:
         }
         for reader in readers
     ]
-    # The first may have been recorded before there were controls.
-    controls = next((reader.info.controls for reader in readers if reader.info.controls), {})
-    return replace(readers[0].info, controls=controls, policies={"merged": parts})
+    # The first may have been recorded before there were controls, or names for all values.
+    infos = [reader.info for reader in readers]
+    controls = next((info.controls for info in infos if info.controls), {})
+    actions = next((info.actions for info in infos if info.actions.choices), infos[0].actions)
+    return replace(infos[0], controls=controls, actions=actions, policies={"merged": parts})
 
 
 def _refuse_foreign(out: Path, info: DatasetInfo) -> None:

@@ -233,26 +233,18 @@ def _describe_policy(tally: _Tally, policy: str) -> str:
 
 def _describe_actions(info: DatasetInfo, actions: np.ndarray) -> list[str]:
     """How often each choice was made, or the range of each real number."""
-    spec = info.actions
-    flat = actions.reshape(len(actions), -1)
-    if spec.kind == "box":
-        return [
-            f"action       {_name(spec.meanings, d)}: {flat[:, d].min():g} to {flat[:, d].max():g}"
-            for d in range(flat.shape[1])
-        ]
     lines = []
-    for d, size in enumerate(spec.sizes):
-        shares = np.bincount(flat[:, d], minlength=size) / len(flat)
-        is_only = spec.kind == "discrete"
-        choices = [_name(spec.meanings, c) if is_only else str(c) for c in range(len(shares))]
-        component = "" if is_only else f" {_name(spec.meanings, d)}:"
-        shown = ", ".join(f"{c} {s:.1%}" for c, s in zip(choices, shares, strict=True))
-        lines.append(f"action      {component} {shown}")
+    columns = actions.reshape(len(actions), -1).T
+    for component, numbers in zip(info.actions.components, columns, strict=True):
+        shown = f"{numbers.min():g} to {numbers.max():g}"
+        if component.is_integer:
+            counts = np.bincount(numbers, minlength=int(component.high) + 1)
+            names = component.names or map(str, range(len(counts)))
+            shares = zip(names, counts / len(numbers), strict=True)
+            shown = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+        name = "" if info.actions.kind == "discrete" else f"{component.name}: "
+        lines.append(f"action       {name}{shown}")
     return lines
-
-
-def _name(meanings: tuple[str, ...], i: int) -> str:
-    return meanings[i] if i < len(meanings) else str(i)
 
 
 def draw_contact_sheet(frames_of_policy: dict[str, list[np.ndarray]]) -> Image.Image:

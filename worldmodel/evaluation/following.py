@@ -9,7 +9,7 @@ import numpy as np
 from worldmodel import randomness
 from worldmodel.command import track
 from worldmodel.data import ClipSampler
-from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, random_actions
+from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
 from worldmodel.evaluation.inverse_dynamics import (
     CLIP_FRAMES,
@@ -230,7 +230,7 @@ def _ratio_by_policy(
 def _under_random_actions(network: InverseDynamics, held_out: HeldOut) -> dict[str, float]:
     """Dreams of the same clips under actions that nobody chose: off the recorded habits."""
     rng = randomness.generator(held_out.settings.seed, "following: random actions")
-    actions = random_actions(rng, network.spec, held_out.actions.shape[:2])
+    actions = network.spec.sample(rng, held_out.actions.shape[:2])
     dreamed = held_out.dream(actions, what="dreaming under random actions")
     agreement = _agreement(network, held_out, dreamed.frames, actions)
     edge = min(EDGE_FRAMES, actions.shape[1])

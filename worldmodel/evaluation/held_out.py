@@ -376,21 +376,11 @@ def draw_frames(
     return np.concatenate(frames), members[which]
 
 
-def random_actions(
-    rng: np.random.Generator, spec: ActionSpec, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Independent uniform actions, (*shape, *spec.shape)."""
-    if spec.kind == "box":
-        return rng.uniform(spec.low, spec.high, (*shape, *spec.shape)).astype(np.float32)
-    factors = rng.integers(0, spec.sizes, (*shape, len(spec.sizes)))
-    return factors.reshape(*shape, *spec.shape)
-
-
 def wander(
     rng: np.random.Generator, spec: ActionSpec, num_wanderers: int, num_steps: int
 ) -> np.ndarray:
     """Sticky random actions, (num_wanderers, num_steps, *spec.shape): mostly the one before."""
-    actions = random_actions(rng, spec, (num_wanderers, num_steps))
+    actions = spec.sample(rng, (num_wanderers, num_steps))
     stays = rng.random((num_wanderers, num_steps)) < STAY_PROBABILITY
     for t in range(1, num_steps):
         actions[stays[:, t], t] = actions[stays[:, t], t - 1]

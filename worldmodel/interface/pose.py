@@ -1,12 +1,17 @@
 """Where a player is: which numbers tell it, and how it moves in the player's own frame."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
-MOST_NAME = 200  # characters
+from worldmodel.errors import UserError
+from worldmodel.interface.checks import check_names
+from worldmodel.storage.parsed import parsed
+
 LEAST_TURN = 1e-6
 
 
@@ -20,23 +25,25 @@ class PoseSpec:
             coordinate's axis towards the second's; None: it has none.
         full_turn: what the heading grows by in a full turn: 360 in degrees, 2 pi in radians,
             negative where it grows clockwise.
+
+    Raises:
+        UserError: these are no pose.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     position: tuple[str, ...] = ()
     heading: str | None = None
     full_turn: float = 360.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no pose."""
-        if len(self.position) > 3 or len(set(self.names)) < len(self.names):
-            raise ValueError(f"a pose has 1 to 3 coordinates of different names, not {self.names}")
-        for name in self.names:
-            if not 0 < len(name) <= MOST_NAME or not name.isprintable():
-                raise ValueError(f"{name!r} is no printable name of a coordinate")
+        check_names("pose", self.names)
+        if len(self.position) > 3:
+            raise UserError(f"a pose has 1 to 3 coordinates, not {', '.join(self.position)}")
         if self.heading is not None and len(self.position) != 2:
-            raise ValueError("a heading goes with a position of two coordinates")
+            raise UserError("a heading goes with a position of two coordinates")
         if not LEAST_TURN <= abs(self.full_turn) <= 1 / LEAST_TURN:  # NaN neither
-            raise ValueError(
+            raise UserError(
                 f"full_turn must be from {LEAST_TURN:g} to {1 / LEAST_TURN:g}, or as much below 0, "
                 f"not {self.full_turn}"
             )
@@ -50,26 +57,22 @@ class PoseSpec:
         """P, how many numbers tell a pose; 0: none is told."""
         return len(self.names)
 
+    def read(self, info: Mapping[str, Any]) -> np.ndarray | None:
+        """The pose (P,) in an environment's info; None where part of it is missing."""
+        numbers = [info.get(name) for name in self.names]
+        if not numbers or not all(isinstance(n, int | float | np.number) for n in numbers):
+            return None
+        pose = np.asarray(numbers, np.float64)
+        return pose if np.isfinite(pose).all() else None
+
     def radians(self, poses: np.ndarray) -> np.ndarray:
         """Headings of poses (..., P), counterclockwise, (...)."""
         return np.asarray(poses[..., -1] * (2 * math.pi / self.full_turn))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "position": list(self.position),
-            "heading": self.heading,
-            "full_turn": self.full_turn,
-        }
-
     @classmethod
     def from_json(cls, data: Any) -> "PoseSpec":
-        """Raises ValueError, KeyError or TypeError when `data` is not what `to_json` wrote."""
-        heading = data["heading"]
-        return cls(
-            position=tuple(str(name) for name in data["position"]),
-            heading=None if heading is None else str(heading),
-            full_turn=float(data["full_turn"]),
-        )
+        """Raises UserError when `data` is not what `dataclasses.asdict` gives."""
+        return parsed(cls, data)
 
 
 NO_POSE = PoseSpec()
