@@ -96,9 +96,6 @@ class Train:
     """With --describe: print JSON."""
     seed: int = 0
     """Seed of the initial weights and of the batches."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How the processes started by torchrun share the work: ddp gives each all weights, fsdp a
-    slice of them. auto: ddp."""
     accumulate: int = 1
     """Micro-batches in which a process works through its share of a batch: less memory, the same
     step."""

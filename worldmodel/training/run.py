@@ -49,7 +49,7 @@ def train(options: Train, *, command: str) -> None:
 def described(options: Train) -> str:
     """As `worldmodel.train.described`."""
     _check(options)
-    for name in ("precision", "accumulate", "checkpoint_activations", "strategy"):
+    for name in ("precision", "accumulate", "checkpoint_activations"):
         if getattr(options, name) != getattr(Train(), name):
             option = name.replace("_", "-")
             raise UserError(f"--describe counts without --{option}: leave it out")
@@ -61,14 +61,11 @@ def train_preset(
     preset: Preset | PublishedPreset, options: Train, *, command: str = "the same command"
 ) -> None:
     """As `worldmodel.train.train_preset`."""
-    _check_strategy(options, preset)
     out = options.out or Path("runs") / _run_name(options)
     reader = EpisodeReader(_data(preset, options))
     project = project_of(preset, reader)  # or fail before anything is written
     _check_conditions(options, project, reader)
-    fabric = make_fabric(
-        device=options.device, precision=options.precision, strategy=options.strategy
-    )
+    fabric = make_fabric(device=options.device, precision=options.precision)
     fabric.launch()
     with locked(out) if fabric.global_rank == 0 else nullcontext():
         _train(preset, options, out, reader, project, fabric, command)
@@ -85,6 +82,10 @@ def _train(
 ) -> None:
     randomness.seed_torch(options.seed, "weights")
     model = project.new_model() if options.init is None else _begin_from(options.init, project)
+    if options.checkpoint_activations:
+        if not isinstance(model, VideoGPT):
+            raise UserError("--checkpoint-activations is for VideoGPT as published: leave it out")
+        model.tokenizer.checkpoint_activations = model.prior.checkpoint_activations = True
     training = out / "training"
     data_digest = reader.digest()
     _claim(out, project.config, data_digest, fabric)
@@ -112,7 +113,6 @@ def _train(
             seed=options.seed,
             compiled=options.compile,
             accumulate=options.accumulate,
-            checkpoint_activations=options.checkpoint_activations,
         )
         if not done and fabric.global_rank == 0:
             minutes = f"{options.max_minutes:g} minutes (--max-minutes)"
@@ -230,14 +230,6 @@ def _data(preset: Preset | PublishedPreset, options: Train) -> Path:
             f"{folder}` (--help explains its options), or give another with --data"
         )
     return folder
-
-
-def _check_strategy(options: Train, preset: Preset | PublishedPreset) -> None:
-    if options.strategy == "fsdp" and isinstance(preset, Preset):
-        raise UserError(
-            "--strategy fsdp is for VideoGPT as published: a dream's weights fit every device, and "
-            "Muon needs them whole. Leave it out"
-        )
 
 
 def _check(options: Train) -> None:

@@ -80,7 +80,7 @@ class PriorBlock(nn.Module):
         attend: AttendToPast,
         dropout: float,
     ) -> Float[Tensor, "B P D"]:
-        """`conditions` and `step` in one: sharded weights (FSDP) are whole in here only."""
+        """`conditions` and `step` in one, for training: what is computed again is one call."""
         return self.step(x, self.conditions(vector, given), attend, dropout)
 
     def step(
