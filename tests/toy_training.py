@@ -133,6 +133,7 @@ def run(options: Options) -> None:
             accumulate=options.accumulate,
         )
     except Killed:
+        fabric.barrier()  # the first process may still be saving what the next one reads
         return
     torch.save(stage.module.state_dict(), out / f"left-{fabric.global_rank}.pt")
 
