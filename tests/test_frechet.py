@@ -5,11 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.evaluation.frechet import (
-    frechet_distance,
-    frechet_from_moments,
-    inception_score,
-)
+from worldmodel.metrics.frechet import frechet_distance, frechet_from_moments
+from worldmodel.videogpt.inception import inception_score
 
 
 def rotation(dimensions: int, seed: int) -> np.ndarray:

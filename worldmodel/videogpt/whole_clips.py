@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from worldmodel import randomness
 from worldmodel.command import track
-from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
-from worldmodel.evaluation.features import FeatureNetwork
-from worldmodel.evaluation.held_out import spread_windows
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split, spread_windows
+from worldmodel.evaluation.fvd import measure_fvd
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import (
     coloured,
@@ -27,14 +26,11 @@ from worldmodel.media.film import (
     stacked,
     with_given,
 )
-from worldmodel.metrics.statistics import code_counts
+from worldmodel.metrics.features import FeatureNetwork
+from worldmodel.metrics.statistics import code_counts, next_of_another
+from worldmodel.videogpt.inception import measure_inception_score
+from worldmodel.videogpt.measures import measure_likelihood, measure_reconstruction
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.published import (
-    measure_fvd,
-    measure_inception_score,
-    measure_likelihood,
-    measure_reconstruction,
-)
 from worldmodel.videogpt.stages import clip_tensors, sample_clips
 
 NUM_SHOWN = 8  # clips in the film of samples
@@ -196,13 +192,3 @@ class WholeClips:
         num_batches = math.ceil(count / self.settings.batch_size)
         parts = np.array_split(np.arange(count), num_batches)
         return track(parts, what)
-
-
-def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
-    """For each place the next one, going round, of another kind; None where all are of one."""
-    if len(np.unique(kinds)) < 2:
-        return None
-    places = np.arange(len(kinds))
-    return np.stack(
-        [next(j for j in np.roll(places, -i - 1) if kinds[j] != kinds[i]) for i in places]
-    )

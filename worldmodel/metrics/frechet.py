@@ -1,4 +1,4 @@
-"""Fréchet distance of features, in float64, and the inception score.
+"""Fréchet distance of features, in float64.
 
 The Fréchet distance of samples is biased: the fewer the clips, the larger it comes out. Two
 samples of one 400-dimensional Gaussian are about 300 apart with 256 each and 40 with 2048 each, in
@@ -42,29 +42,6 @@ def frechet_from_moments(
         ValueError: a covariance has a negative eigenvalue.
     """
     return _distance(_Gaussian(mean_a, _root(covariance_a)), _Gaussian(mean_b, _root(covariance_b)))
-
-
-def inception_score(probabilities: np.ndarray, *, num_splits: int = 10) -> tuple[float, float]:
-    """exp E KL(p(class | clip) || p(class)): mean and standard deviation over splits.
-
-    Each split has its own p(class), so that the score grows with the clips of a split, up to the
-    number of classes (Salimans et al. 2016).
-
-    Args:
-        probabilities: (n, K), rows sum to 1; split in the order they come in.
-
-    Raises:
-        ValueError: there are fewer rows than splits.
-    """
-    if len(probabilities) < num_splits:
-        raise ValueError(f"{len(probabilities)} clips can't be cut into {num_splits} splits")
-    scores = []
-    for part in np.array_split(probabilities.astype(np.float64), num_splits):
-        marginal = np.broadcast_to(part.mean(0), part.shape)
-        seen = part > 0  # 0 log 0 = 0
-        divergence = (part[seen] * np.log(part[seen] / marginal[seen])).sum() / len(part)
-        scores.append(np.exp(divergence))
-    return float(np.mean(scores)), float(np.std(scores))
 
 
 class _Gaussian(NamedTuple):

@@ -1,24 +1,14 @@
-"""What VideoGPT's tables hold, measured: reconstruction, likelihood, FVD, inception score.
-
-Plain arrays in, numbers out; the lines of each for the report stand beside it.
-"""
+"""Reconstruction and likelihood of whole clips: plain arrays in, numbers out, and their tables."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from worldmodel.command import track
-from worldmodel.errors import UserError
 from worldmodel.evaluation.baselines import best_copy, unigram_chances
-from worldmodel.evaluation.features import FeatureNetwork
-from worldmodel.evaluation.frechet import frechet_distance, inception_score
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
 from worldmodel.metrics.pictures import psnr_interval, squared_errors, ssim
 from worldmodel.metrics.statistics import Interval, entropy, mean_interval
-
-MIN_FVD_CLIPS = 4
-CLIPS_AT_ONCE = 8  # of features: an I3D takes 100 MB a clip
 
 
 def measure_reconstruction(
@@ -121,78 +111,6 @@ def measure_likelihood(
     }
 
 
-def measure_fvd(
-    real: np.ndarray,
-    training: np.ndarray,
-    reconstructed: np.ndarray,
-    sampled: np.ndarray | None,
-    network: FeatureNetwork,
-) -> dict[str, Any]:
-    """FVD (samples against real), R-FVD (reconstructions against real) and FVD* (samples against
-    reconstructions) of n clips, and how far real clips are from real clips (VideoGPT Table 5).
-
-    Args:
-        real: uint8 (n, T, H, W, C), test clips in random order.
-        training: uint8 (m, T, H, W, C), clips of the training split, so of other episodes: test
-            clips against these are the floor. It has fewer clips where m is below n.
-        reconstructed, sampled: uint8 (n, T, H, W, C), one each of every test clip. Without
-            samples there is R-FVD alone.
-
-    Raises:
-        UserError: there are too few clips, or the network refuses them.
-    """
-    n = len(real)
-    num_sampled = n if sampled is None else len(sampled)
-    if num_sampled != n or len(reconstructed) != n or min(n, len(training)) < MIN_FVD_CLIPS:
-        raise UserError(
-            f"{network.metric} needs {MIN_FVD_CLIPS} test clips and training clips at least, and "
-            f"a reconstruction and a sample of each test clip: not {n}, {len(training)}, "
-            f"{len(reconstructed)} and {num_sampled}"
-        )
-    floor_n = min(n, len(training))
-    of_real = _describe(real, network, "features of test clips")
-    of_training = _describe(training[:floor_n], network, "features of training clips")
-    of_reconstructed = _describe(reconstructed, network, "features of reconstructions")
-    numbers = {
-        **_source(network, real.shape[1]),
-        "num_clips": n,
-        "r_fvd": frechet_distance(of_reconstructed, of_real),
-        "real_floor": frechet_distance(of_real[:floor_n], of_training),
-        "real_floor_num_clips": floor_n,
-    }
-    if sampled is not None:
-        of_sampled = _describe(sampled, network, "features of samples")
-        numbers["fvd"] = frechet_distance(of_sampled, of_real)
-        numbers["fvd_star"] = frechet_distance(of_sampled, of_reconstructed)
-    return numbers
-
-
-def measure_inception_score(
-    sampled: np.ndarray, real: np.ndarray, network: FeatureNetwork, *, num_splits: int = 10
-) -> dict[str, Any]:
-    """Inception score of samples, and of real clips, which hardly any sample surpasses (Table 2).
-
-    Args:
-        sampled, real: uint8 (n, T, H, W, C) and (m, T, H, W, C), in random order.
-        network: its features are logits of classes.
-
-    Raises:
-        UserError: there are fewer clips than splits, or the network refuses them.
-    """
-    numbers = {**_source(network, sampled.shape[1]), "num_splits": num_splits}
-    for kind, clips in (("sampled", sampled), ("real", real)):
-        if len(clips) < num_splits:
-            raise UserError(
-                f"the inception score needs at least {num_splits} clips, not {len(clips)}"
-            )
-        logits = _describe(clips, network, f"classes of {kind} clips")
-        chances = np.exp(logits - logits.max(1, keepdims=True))
-        chances /= chances.sum(1, keepdims=True)
-        mean, deviation = inception_score(chances, num_splits=num_splits)
-        numbers[kind] = {"mean": mean, "standard_deviation": deviation, "num_clips": len(clips)}
-    return numbers
-
-
 def reconstruction_blocks(n: dict[str, Any]) -> Blocks:
     """The table of `measure_reconstruction`."""
     header = ["clips", "NMSE", "PSNR, dB", "SSIM", "codes in use", "perplexity"]
@@ -246,75 +164,9 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
     ]
 
 
-def fvd_blocks(n: dict[str, Any]) -> Blocks:
-    """The table of `measure_fvd`."""
-    name, clips = n["metric"], str(n["num_clips"])
-    rows = [
-        [name, "samples against real", clips, number(n["fvd"], 1)],
-        [f"R-{name}", "reconstructions against real", clips, number(n["r_fvd"], 1)],
-        [f"{name}*", "samples against reconstructions", clips, number(n["fvd_star"], 1)],
-        [
-            "floor",
-            "real test clips against real training clips",
-            str(n["real_floor_num_clips"]),
-            number(n["real_floor"], 1),
-        ],
-    ]
-    floor = "" if n["real_floor_num_clips"] == n["num_clips"] else " The floor has fewer clips."
-    return [
-        Table(["", "of", "clips on either side", "distance"], rows),
-        f"{_source_line(n)} A distance grows as clips get fewer: compare it only at one number of "
-        f"clips, and with the floor.{floor}",
-    ]
-
-
-def inception_score_blocks(n: dict[str, Any]) -> Blocks:
-    """The table of `measure_inception_score`."""
-    rows = [
-        [
-            name,
-            str(n[kind]["num_clips"]),
-            f"{number(n[kind]['mean'])} ± {number(n[kind]['standard_deviation'])}",
-        ]
-        for name, kind in (("samples", "sampled"), ("real clips", "real"))
-    ]
-    return [
-        Table(["", "clips", n["metric"]], rows),
-        f"{_source_line(n)} Mean and standard deviation over {n['num_splits']} splits; a score "
-        "grows with the clips of a split.",
-    ]
-
-
 def samples_blocks(n: dict[str, Any]) -> Blocks:
     given = f", {n['num_given']} frame given (red)" if n["num_given"] else ""
     return [
         f"samples.png, samples.gif: {n['num_clips']} test clips, each above (left of) its "
         f"reconstruction and a sample under its conditions{given}."
     ]
-
-
-def _describe(clips: np.ndarray, network: FeatureNetwork, what: str) -> np.ndarray:
-    starts = range(0, len(clips), CLIPS_AT_ONCE)
-    parts = [network.features(clips[i : i + CLIPS_AT_ONCE]) for i in track(starts, what)]
-    return np.concatenate(parts)
-
-
-def _source(network: FeatureNetwork, num_frames: int) -> dict[str, Any]:
-    protocol = network.protocol
-    return {
-        "metric": network.metric,
-        "network": network.name,
-        "weights_sha256": network.sha256,
-        "num_frames": num_frames,
-        "protocol": protocol.name,
-        "protocol_num_clips": protocol.num_clips,
-        "protocol_num_frames": protocol.num_frames,
-    }
-
-
-def _source_line(n: dict[str, Any]) -> str:
-    return (
-        f"{n['network']} (sha256 {n['weights_sha256'][:12]}), {n['num_frames']} frames a clip; "
-        f"preprocessing of {n['protocol']}, which takes {n['protocol_num_clips']} clips of "
-        f"{n['protocol_num_frames']} frames."
-    )
