@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worldmodel.configs.recipe import StageRecipe
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
-from worldmodel.training.trainer import KeepsNothing, train_stage
+from worldmodel.training.trainer import Stage, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7
@@ -79,11 +79,10 @@ class Net(nn.Module):
         return self.out(x.mean(1))
 
 
-class ToyStage(KeepsNothing):
+class ToyStage(Stage):
     """Learns the largest of eight numbers."""
 
     name = "toy"
-    inputs = ""
 
     def __init__(self, options: Options) -> None:
         torch.manual_seed(0)

@@ -5,16 +5,13 @@ trained first, then the prior on its codes. However training is interrupted, rer
 resumes it. The folder is a checkpoint: play it, make an environment of it, ship it.
 """
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from worldmodel.command import run_command
-from worldmodel.training.options import AUTO, DREAM_PRESETS, TrainOptions
+from worldmodel.training.options import AUTO, DREAM_PRESETS, TrainOptions, main_of
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,7 @@ class Train(TrainOptions):
 
 
 def main() -> None:
-    options = tyro.cli(Train, prog="python -m worldmodel.train", description=__doc__)
-    command = shlex.join(["python", "-m", "worldmodel.train", *sys.argv[1:]])
-
-    def work() -> None:
-        if options.describe:
-            print(described(options))
-        else:
-            train(options, command=command)
-
-    run_command(work, stopped=f"stopped; to resume from the state saved last: {command}")
-
-
-# What trains is imported after the options are read: `--help` shouldn't wait for torch.
+    main_of(Train, train, "worldmodel.train", __doc__)
 
 
 def train(options: Train, *, command: str = "the same command") -> None:
@@ -67,20 +52,11 @@ def train(options: Train, *, command: str = "the same command") -> None:
         UserError: --init can't be loaded; the data are missing, damaged or unsound; an option,
             the run's folder or its device is not usable; or another process trains there.
     """
-    from worldmodel.training import dream
+    from worldmodel.training import (
+        dream,  # after the options are read: `--help` shouldn't wait for torch
+    )
 
     dream.train(options, command=command)
-
-
-def described(options: Train) -> str:
-    """What `Train` would train, as text for people or as JSON.
-
-    Raises:
-        UserError: auto's data are missing or damaged, or an option is not usable.
-    """
-    from worldmodel.training import dream
-
-    return dream.described(options)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,16 @@ def choose_starts(
         moments.append(0 if starts_at == "reset" else moment)
     steps = [reader.steps(int(i)) for i in chosen]
     longest = max(moments)
-    prefixes = []
-    for step, moment in zip(steps, moments, strict=True):
-        padding = np.repeat(step["action"][:1], longest - moment, 0)
-        prefixes.append(np.concatenate([step["action"][:moment], padding]))
+    prefixes = [
+        np.concatenate([step["action"][:moment], step["action"][:1].repeat(longest - moment, 0)])
+        for step, moment in zip(steps, moments, strict=True)
+    ]
     firsts = [moment + 1 - num_frames for moment in moments]
-    placed = list(zip(steps, firsts, moments, strict=True))
+
+    def cut(name: str, more: int) -> np.ndarray:
+        parts = zip(steps, firsts, moments, strict=True)
+        return np.stack([step[name][first : moment + more] for step, first, moment in parts])
+
     return Starts(
         frames=np.stack(
             [
@@ -68,11 +72,9 @@ def choose_starts(
                 for i, first, moment in zip(chosen, firsts, moments, strict=True)
             ]
         ),
-        actions=np.stack([step["action"][first:moment] for step, first, moment in placed]),
-        variables=np.stack(
-            [step["variables"][first : moment + 1] for step, first, moment in placed]
-        ),
-        poses=np.stack([step["pose"][first : moment + 1] for step, first, moment in placed]),
+        actions=cut("action", 0),
+        variables=cut("variables", 1),
+        poses=cut("pose", 1),
         seeds=reader.index["seed"][chosen].astype(np.int64),
         prefix_lengths=np.asarray(moments, np.int64),
         prefixes=np.stack(prefixes),

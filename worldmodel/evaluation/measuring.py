@@ -79,10 +79,7 @@ def chosen_parts(
     Raises:
         UserError: there is no such part, or no such device.
     """
-    try:
-        usable_device(options.device)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    usable_device(options.device)
     if options.parts is None:
         return (*always, *(name for name, weights in with_weights.items() if weights is not None))
     names = tuple(name.strip() for name in options.parts.split(","))
@@ -127,12 +124,7 @@ def measure_parts(
         UserError: a part that was asked for can't be measured; or something else than a report
             stands where it is to be written.
     """
-    for name, part in parts.items():
-        if part.lacking and options.parts is not None:
-            raise UserError(f"{name} can't be measured: {part.lacking}")
-        if part.lacking:
-            say(f"{name} is left out: {part.lacking}")
-    parts = {name: part for name, part in parts.items() if not part.lacking}
+    parts = _measurable(options, parts)
     with locked(out):
         report, why_new = read_report(out / "report.json", weights_digest(checkpoint), sections)
         if why_new:
@@ -165,6 +157,16 @@ def measure_parts(
         report = write_report(out, report, sections)  # a kill may have left an older page behind
     say(f"the report is in {out}: open {out / 'report.html'}")
     return report
+
+
+def _measurable(options: ReportOptions, parts: dict[str, Part]) -> dict[str, Part]:
+    """The parts that can be measured; raises UserError for others that were asked for."""
+    for name, part in parts.items():
+        if part.lacking and options.parts is not None:
+            raise UserError(f"{name} can't be measured: {part.lacking}")
+        if part.lacking:
+            say(f"{name} is left out: {part.lacking}")
+    return {name: part for name, part in parts.items() if not part.lacking}
 
 
 def source_of(reader: EpisodeReader, options: ReportOptions, command: str) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-INDEFINITE = 1e-6  # of the largest eigenvalue: what is further below 0 isn't rounding
-
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two samples, with unbiased covariances.
@@ -33,17 +31,6 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     return _distance(_fit(features_a), _fit(features_b))
 
 
-def frechet_from_moments(
-    mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
-) -> float:
-    """Squared Fréchet distance of two Gaussians, of means (d,) and covariances (d, d).
-
-    Raises:
-        ValueError: a covariance has a negative eigenvalue.
-    """
-    return _distance(_Gaussian(mean_a, _root(covariance_a)), _Gaussian(mean_b, _root(covariance_b)))
-
-
 class _Gaussian(NamedTuple):
     mean: np.ndarray  # (d,)
     root: np.ndarray  # (d, r), root @ root.T is the covariance
@@ -54,13 +41,6 @@ def _fit(features: np.ndarray) -> _Gaussian:
     mean = features.mean(0)
     _, scales, axes = np.linalg.svd(features - mean, full_matrices=False)
     return _Gaussian(mean, axes.T * (scales / np.sqrt(len(features) - 1)))
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    values, axes = np.linalg.eigh(covariance.astype(np.float64))
-    if values[0] < -INDEFINITE * abs(values).max():
-        raise ValueError(f"a covariance has the negative eigenvalue {values[0]:.3g}")
-    return axes * np.sqrt(values.clip(0))
 
 
 def _distance(a: _Gaussian, b: _Gaussian) -> float:

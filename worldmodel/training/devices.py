@@ -6,7 +6,6 @@ import torch
 from lightning_fabric import Fabric
 
 from worldmodel.checkpoint.device import usable_device
-from worldmodel.errors import UserError
 
 
 def make_fabric(*, device: str, precision: str) -> Fabric:
@@ -19,10 +18,7 @@ def make_fabric(*, device: str, precision: str) -> Fabric:
     Raises:
         UserError: the device isn't available.
     """
-    try:
-        on_cuda = usable_device(device, or_auto=True) == "cuda"
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    on_cuda = usable_device(device, or_auto=True) == "cuda"
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return Fabric(

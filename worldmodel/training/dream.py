@@ -59,7 +59,11 @@ PUBLISHED_TRAIN = "worldmodel.videogpt.train"
 def train(options: Train, *, command: str) -> None:
     """As `worldmodel.train.train`."""
     check(options)
-    train_preset(changed(_preset(options), options), options, command=command)
+    preset = changed(_preset(options), options)
+    if options.describe:
+        print(shown(options, describe(options.preset, preset)))
+    else:
+        train_preset(preset, options, command=command)
 
 
 def train_preset(preset: Preset, options: Train, *, command: str = "the same command") -> None:
@@ -93,12 +97,6 @@ def train_preset(preset: Preset, options: Train, *, command: str = "the same com
             states={"state_sha256": "prior", "decoder_state_sha256": "decoder"},
             besides=(CALIBRATED,),
         )
-
-
-def described(options: Train) -> str:
-    """As `worldmodel.train.described`."""
-    check(options)
-    return shown(options, describe(options.preset, changed(_preset(options), options)))
 
 
 def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:

@@ -1,14 +1,18 @@
 """Options that all trainings share, and the presets' names; without torch, for `--help`."""
 
 import shlex
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tyro
 
+from worldmodel.command import run_command
 from worldmodel.errors import UserError
 
+Options = TypeVar("Options", bound="TrainOptions")
 # Each product knows the names of the other's presets, to say where they are trained.
 AUTO = "auto"
 DREAM_PRESETS = (AUTO, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
@@ -75,6 +79,18 @@ class TrainOptions:
     """Minutes between validations, each with a preview picture."""
     memory_gb: float = 8.0
     """Frames are kept unpacked in memory up to this size, otherwise read from disk as needed."""
+
+
+def main_of(
+    kind: type[Options], train: Callable[..., None], module: str, description: str | None
+) -> None:
+    """What a command of training does: read the options, train, say how to resume."""
+    options = tyro.cli(kind, prog=f"python -m {module}", description=description)
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    run_command(
+        lambda: train(options, command=command),
+        stopped=f"stopped; to resume from the state saved last: {command}",
+    )
 
 
 def check_preset(

@@ -14,17 +14,16 @@ from worldmodel.errors import UserError
 from worldmodel.media.film import save_png, sheet
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.metrics.pictures import psnr
-from worldmodel.training.trainer import KeepsNothing
+from worldmodel.training.trainer import Stage
 
 NUM_VALIDATION_FRAMES = 512
 PREVIEW_FRAMES = 16
 
 
-class TokenizerStage(KeepsNothing):
+class TokenizerStage(Stage):
     """Trains a VQ-VAE on single frames."""
 
     name = "tokenizer"
-    inputs = ""  # frames only
 
     def __init__(
         self,

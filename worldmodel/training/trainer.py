@@ -1,8 +1,9 @@
 """The training loop that all stages share: time-boxed, resumable, and reported as it runs."""
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -25,58 +26,41 @@ from worldmodel.training.state import load_optimizers, load_state, save_state
 LOG_EVERY = 20  # steps
 
 
-@runtime_checkable
-class Stage(Protocol):
-    """One of the things to train."""
+class Stage(ABC):
+    """One of the things to train.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        inputs: of which tokenizer the codes are that this stage learns; "" where it learns none.
+        module: with the weights to train.
+    """
 
-    @property
-    def inputs(self) -> str:
-        """Of which tokenizer the codes are that this stage learns; "" where it learns none."""
-        ...
-
-    @property
-    def module(self) -> nn.Module: ...
-
-    @property
-    def recipe(self) -> StageRecipe: ...
+    name: str
+    inputs: str = ""
+    module: Any
+    recipe: StageRecipe
 
     @property
     def kept(self) -> dict[str, Tensor]:
         """What has to be saved besides the module, on the CPU; loaded in place."""
-        ...
+        return {}
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int) -> None:  # noqa: B027  most stages have nothing to prepare
         """Called before each step."""
-        ...
 
+    @abstractmethod
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:
         """Named means over a share of one batch, drawn from `rng` as a whole; training
         minimises "loss"."""
-        ...
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Named numbers on the validation split."""
-        ...
 
+    @abstractmethod
     def preview(self, path: Path) -> None:
         """Draw what the model does on validation clips."""
-        ...
-
-
-class KeepsNothing:
-    """What a stage that keeps nothing besides its module says of it."""
-
-    @property
-    def kept(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, step: int) -> None:
-        pass
 
 
 def train_stage(

@@ -2,9 +2,9 @@
 
     python -m worldmodel.videogpt.ablate table5 --data data/bair --out reports/ablation
 
-Each row of a table is trained under the same budget and measured on the test split; the paper's
-figures stand beside ours, in a table and a plot. Rows that several tables share are trained once,
-and after an interruption the same command resumes.
+Each row of a table is trained with the same budget and measured on the test split; a table and a
+plot show the paper's figures next to ours. Rows that several tables share are trained once, and
+after an interruption the same command resumes.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def ablate(options: Ablate) -> Blocks:
         network = load_i3d(
             options.i3d_weights,
             VIDEOGPT,
-            device=_device(options),
+            device=usable_device(options.device, or_auto=True),
             trust_weights=options.trust_weights,
         )
     with_prior = ablation.trains_prior and options.stage == "both"
@@ -248,7 +248,7 @@ def _train(
 ) -> Path:
     """Train a row as far as its budget goes; returns the run's folder."""
     minutes = None if options.steps else options.max_minutes
-    # Runs are told apart by all that training depends on, or one would pass for another.
+    # A run's name holds everything that training depends on, so that none is mistaken for another.
     shared = {
         "data": data_digest,
         "seed": options.seed,
@@ -303,7 +303,8 @@ def _measured(
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
-    clips = WholeClips(model.to(_device(options)).eval(), reader, settings)
+    model.to(usable_device(options.device, or_auto=True)).eval()
+    clips = WholeClips(model, reader, settings)
     numbers: dict[str, Any] = {
         "parameters": _sizes(model, steps),
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
@@ -314,14 +315,6 @@ def _measured(
     if network is not None:
         numbers["fvd"] = clips.fvd(network, with_samples=with_prior)
     return numbers
-
-
-def _device(options: Ablate) -> str:
-    """Raises UserError where it is not to be had."""
-    try:
-        return usable_device(options.device, or_auto=True)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:

@@ -22,7 +22,7 @@ AttendToPast = Callable[[Tensor], Tensor]
 
 
 class BlockConditions(NamedTuple):
-    """What one block is told of a clip, once for all its tokens.
+    """A clip's conditions as one block uses them, computed once for all its tokens.
 
     Attributes:
         affines: of the block's norms.

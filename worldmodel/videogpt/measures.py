@@ -55,10 +55,10 @@ def measure_likelihood(
     seed: int,
     exchanged_nats: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """How well a prior foretells codes, beside three that know nothing of their order.
+    """How well a prior predicts codes, next to three baselines.
 
-    The paper's "bits/dim" has no definition; each unit here has its name. What codes cost says
-    nothing of the exact pixels.
+    The paper doesn't define its "bits/dim", so every unit here is named. The cost of codes says
+    nothing about the exact pixels.
 
     Args:
         nats: (n, N), the prior's -log p of each token of test clips, in the order (t, h, w, q).
@@ -68,9 +68,9 @@ def measure_likelihood(
         num_codes: K.
         clip_shape: (T, H, W, C) of the clips.
         seed: of the intervals.
-        exchanged_nats: (n, N), as `nats`, but told of another clip's given frames, actions, class;
-            None for a prior that is told nothing, or where no two clips differ in it. A prior
-            that makes nothing of them loses nothing.
+        exchanged_nats: (n, N), as `nats`, but conditioned on another clip's given frames, actions
+            and class; None for an unconditional prior, or where no two clips differ in them. A
+            prior that ignores its conditions loses nothing.
     """
     num_clips, num_tokens = nats.shape
     if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:
@@ -78,30 +78,25 @@ def measure_likelihood(
     unigram, by_position = unigram_chances(codes, train_codes, num_codes)
     copied, copy_weight = best_copy(codes[:, 1:] == codes[:, :-1], unigram[:, 1:])
     copy_nats = np.concatenate([-np.log(unigram[:, :1]), copied], 1)  # nothing before the first
-    mean = mean_interval(nats.mean(1), episodes, seed=seed)
-
-    def scaled(factor: float) -> Interval:
-        return Interval(factor * mean.value, factor * mean.low, factor * mean.high, mean.num_groups)
+    bits = 1 / math.log(2)
 
     def clip_mean(token_nats: np.ndarray) -> Interval:
         return mean_interval(token_nats.reshape(num_clips, -1).mean(1), episodes, seed=seed)
 
-    bits = 1 / math.log(2)
-    exchanged = {}
+    mean, exchanged = clip_mean(nats), {}
     if exchanged_nats is not None:
-        rise = exchanged_nats - nats
-        first = num_tokens // codes.shape[1]  # tokens of a latent frame
+        rise, a_frame = exchanged_nats - nats, num_tokens // codes.shape[1]
         exchanged = {
             "exchanged_nats": clip_mean(exchanged_nats),
             "exchange_costs": clip_mean(rise),
-            "exchange_costs_first_frame": clip_mean(rise[:, :first]),
+            "exchange_costs_first_frame": clip_mean(rise[:, :a_frame]),
         }
     return {
         "num_clips": num_clips,
         "num_tokens": num_tokens,
         "nats_a_token": mean,
-        "bits_a_token": scaled(bits),
-        "bits_a_pixel_channel": scaled(bits * num_tokens / math.prod(clip_shape)),
+        "bits_a_token": _scaled(mean, bits),
+        "bits_a_pixel_channel": _scaled(mean, bits * num_tokens / math.prod(clip_shape)),
         **exchanged,
         "copy_nats": clip_mean(copy_nats),
         "copy_weight": copy_weight,
@@ -109,6 +104,10 @@ def measure_likelihood(
         "unigram_nats": clip_mean(-np.log(unigram)),
         "num_train_clips": len(train_codes),
     }
+
+
+def _scaled(mean: Interval, factor: float) -> Interval:
+    return Interval(factor * mean.value, factor * mean.low, factor * mean.high, mean.num_groups)
 
 
 def reconstruction_blocks(n: dict[str, Any]) -> Blocks:

@@ -17,7 +17,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.media.frames import clips_to_float, clips_to_uint8
 from worldmodel.training.tokenizer_stage import TokenizerStage
-from worldmodel.training.trainer import KeepsNothing
+from worldmodel.training.trainer import Stage
 from worldmodel.videogpt.model import VideoGPT
 
 NUM_VALIDATION_TOKENS = 2**16
@@ -36,7 +36,7 @@ class ClipTokenizerStage(TokenizerStage):
         return clips_to_uint8(out)
 
 
-class VideoPriorStage(KeepsNothing):
+class VideoPriorStage(Stage):
     """Trains the prior on the codes of clips; the tokenizer stands still.
 
     Codes of a clip depend on all its frames, so each clip is encoded when it is drawn.

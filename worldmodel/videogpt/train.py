@@ -5,15 +5,12 @@ interrupted, rerunning the command resumes it. The folder is a checkpoint: draw 
 measure it.
 """
 
-import shlex
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from worldmodel.command import run_command
-from worldmodel.training.options import PUBLISHED_PRESETS, TrainOptions
+from worldmodel.training.options import PUBLISHED_PRESETS, TrainOptions, main_of
 
 
 @dataclass(frozen=True)
@@ -38,20 +35,7 @@ class Train(TrainOptions):
 
 
 def main() -> None:
-    prog = "python -m worldmodel.videogpt.train"
-    options = tyro.cli(Train, prog=prog, description=__doc__)
-    command = shlex.join([*prog.split(), *sys.argv[1:]])
-
-    def work() -> None:
-        if options.describe:
-            print(described(options))
-        else:
-            train(options, command=command)
-
-    run_command(work, stopped=f"stopped; to resume from the state saved last: {command}")
-
-
-# What trains is imported after the options are read: `--help` shouldn't wait for torch.
+    main_of(Train, train, "worldmodel.videogpt.train", __doc__)
 
 
 def train(options: Train, *, command: str = "the same command") -> None:
@@ -64,20 +48,11 @@ def train(options: Train, *, command: str = "the same command") -> None:
         UserError: --init can't be loaded; the data are missing, damaged or unsound; an option,
             the run's folder or its device is not usable; or another process trains there.
     """
-    from worldmodel.videogpt import training
+    from worldmodel.videogpt import (
+        training,  # after the options are read: `--help` shouldn't wait for torch
+    )
 
     training.train(options, command=command)
-
-
-def described(options: Train) -> str:
-    """What `Train` would train, as text for people or as JSON.
-
-    Raises:
-        UserError: an option is not usable.
-    """
-    from worldmodel.videogpt import training
-
-    return training.described(options)
 
 
 if __name__ == "__main__":

@@ -46,13 +46,11 @@ DREAM_TRAIN = "worldmodel.train"
 def train(options: Train, *, command: str) -> None:
     """As `worldmodel.videogpt.train.train`."""
     check(options)
-    train_preset(_preset(options), options, command=command)
-
-
-def described(options: Train) -> str:
-    """As `worldmodel.videogpt.train.described`."""
-    check(options)
-    return shown(options, describe(options.preset, _preset(options)))
+    preset = _preset(options)
+    if options.describe:
+        print(shown(options, describe(options.preset, preset)))
+    else:
+        train_preset(preset, options, command=command)
 
 
 def train_preset(

@@ -54,14 +54,14 @@ class ClipSettings:
 
 
 class WholeClips:
-    """Test clips, and what the model makes of them, worked out once for all that want it."""
+    """Test clips, their reconstructions and samples, each computed once, when first used."""
 
     def __init__(self, model: VideoGPT, reader: EpisodeReader, settings: ClipSettings) -> None:
         self.model, self.reader, self.settings = model, reader, settings
         self.rows, self.clips = self._draw("test", settings.num_clips)
 
     def reconstruction(self) -> dict[str, Any]:
-        """How well the tokenizer gives clips back."""
+        """How well the tokenizer reconstructs clips."""
         return measure_reconstruction(
             self.clips.frames,
             self.reconstructed,
@@ -72,7 +72,7 @@ class WholeClips:
         )
 
     def likelihood(self) -> dict[str, Any]:
-        """How well the prior foretells codes, and how much of that is what it is told."""
+        """How well the prior predicts codes, and how much its conditions help."""
         _, train = self._draw("train", NUM_TRAIN_CLIPS)
         everyone = np.arange(len(self.rows))
         prior = self.model.config.prior
@@ -83,7 +83,7 @@ class WholeClips:
                 kinds = self._tensors(self.clips, everyone)[2].cpu().numpy()  # classes
             others = next_of_another(kinds)
             if others is not None:
-                exchanged = self._nats(others, "told of another clip")
+                exchanged = self._nats(others, "likelihood, exchanged conditions")
         return measure_likelihood(
             self._nats(everyone, "likelihood"),
             self.codes,
@@ -130,7 +130,7 @@ class WholeClips:
 
     @cached_property
     def reconstructed(self) -> np.ndarray:
-        """The test clips as the tokenizer gives them back, uint8 (n, T, H, W, C)."""
+        """The test clips' reconstructions, uint8 (n, T, H, W, C)."""
         parts = []
         for rows in self._batches(len(self.codes), "reconstructions"):
             codes = torch.from_numpy(self.codes[rows]).to(self._device)
@@ -147,12 +147,12 @@ class WholeClips:
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def _nats(self, told: np.ndarray, what: str) -> np.ndarray:
-        """-log p of each token of each clip (n, N), under the conditions of clip told[i]."""
+    def _nats(self, given: np.ndarray, what: str) -> np.ndarray:
+        """-log p of each token of each clip (n, N), under the conditions of clip given[i]."""
         nats = []
         for rows in self._batches(len(self.rows), what):
             codes = torch.from_numpy(self.codes[rows]).to(self._device)
-            conditions = self.model.conditions(*self._tensors(self.clips, told[rows]))
+            conditions = self.model.conditions(*self._tensors(self.clips, given[rows]))
             logits = self.model.prior(codes, conditions)
             each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
             nats.append(each.cpu().double().numpy())
