@@ -36,7 +36,7 @@ def choose_starts(
     """
     if starts_at == "reset":
         num_frames = 1
-    lengths = reader.index["episode_length"]
+    lengths = reader.index["episode_length"].astype(int)
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
     if not members:
         raise UserError(
@@ -48,11 +48,9 @@ def choose_starts(
     # Of a joined set, those whose pose is known.
     told = (i for i in order if not np.isnan(reader.steps(int(i))["pose"]).any())
     chosen = np.array(list(islice(told, num_starts)) or order[:num_starts])
-    moments = []
-    for i in chosen:
-        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
-        moment = int(rng.integers(num_frames - 1, latest + 1))
-        moments.append(0 if starts_at == "reset" else moment)
+    latest = np.where(starts_at == "reset", 0, lengths[chosen] - SHOWN_AFTER_START)
+    latest = latest.clip(num_frames - 1)
+    moments = [int(rng.integers(num_frames - 1, last + 1)) for last in latest]
     steps = [reader.steps(int(i)) for i in chosen]
     longest = max(moments)
     prefixes = [
