@@ -57,22 +57,18 @@ def choose_starts(
         np.concatenate([step["action"][:moment], step["action"][:1].repeat(longest - moment, 0)])
         for step, moment in zip(steps, moments, strict=True)
     ]
-    firsts = [moment + 1 - num_frames for moment in moments]
+    spans = [(moment + 1 - num_frames, moment + 1) for moment in moments]
 
-    def cut(name: str, more: int) -> np.ndarray:
-        parts = zip(steps, firsts, moments, strict=True)
-        return np.stack([step[name][first : moment + more] for step, first, moment in parts])
+    def cut(name: str, num_less: int = 0) -> np.ndarray:
+        parts = zip(steps, spans, strict=True)
+        return np.stack([step[name][first : end - num_less] for step, (first, end) in parts])
 
+    frames = [reader.frames(int(i), *span) for i, span in zip(chosen, spans, strict=True)]
     return Starts(
-        frames=np.stack(
-            [
-                reader.frames(int(i), first, moment + 1)
-                for i, first, moment in zip(chosen, firsts, moments, strict=True)
-            ]
-        ),
-        actions=cut("action", 0),
-        variables=cut("variables", 1),
-        poses=cut("pose", 1),
+        frames=np.stack(frames),
+        actions=cut("action", 1),
+        variables=cut("variables"),
+        poses=cut("pose"),
         seeds=reader.index["seed"][chosen].astype(np.int64),
         prefix_lengths=np.asarray(moments, np.int64),
         prefixes=np.stack(prefixes),
