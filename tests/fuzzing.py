@@ -311,11 +311,11 @@ def read_checkpoint(folder: str) -> None:
 def read_published(folder: str) -> None:
     import torch
 
-    from worldmodel.checkpoint import load_videogpt
+    from worldmodel.videogpt.checkpoint import load_videogpt
 
     torch.set_num_threads(1)
     loaded = load_videogpt(str(Path(folder) / "checkpoint"))
-    codes = loaded.model.encode(torch.from_numpy(loaded.clips.frames[:1]))
+    codes = loaded.model.encode(torch.from_numpy(loaded.starts.frames[:1]))
     loaded.model.decode(codes)
 
 

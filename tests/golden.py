@@ -67,17 +67,18 @@ def batched(name: str) -> dict[str, Any]:
 
 def trained(folder: Path) -> dict[str, Any]:
     """Ten steps of each stage: sums over all weights, which no renaming changes."""
-    from worldmodel.train import Train, train
+    from worldmodel import train as dreams
+    from worldmodel.videogpt import train as clips
 
     plain, posed = folder / "plain", folder / "posed"
     write_toy_data(plain)
     write_toy_data(posed, posed=True)
-    runs = {
-        "dream": Train("tiny", plain),
-        "posed dream": Train("tiny", posed),
-        "posed dream, sharp": Train("tiny", posed, stage="decoder", decoder_steps=10),
-        "videogpt": Train("tiny-videogpt", plain, conditions="actions"),
-        "videogpt on frames": Train("tiny-videogpt", plain, conditions="frames"),
+    runs: dict[str, Any] = {
+        "dream": dreams.Train("tiny", plain),
+        "posed dream": dreams.Train("tiny", posed),
+        "posed dream, sharp": dreams.Train("tiny", posed, stage="decoder", decoder_steps=10),
+        "videogpt": clips.Train("tiny-videogpt", plain, conditions="actions"),
+        "videogpt on frames": clips.Train("tiny-videogpt", plain, conditions="frames"),
     }
     told = {}
     for name, options in runs.items():
@@ -88,7 +89,8 @@ def trained(folder: Path) -> dict[str, Any]:
             "device": "cpu",
             "precision": "fp32",
         }
-        train(Train(**{**vars(options), **settings, "out": out}))
+        product: Any = clips if name.startswith("videogpt") else dreams
+        product.train(product.Train(**{**vars(options), **settings, "out": out}))
         told[name] = sums(out / "weights.safetensors")
     return told
 
@@ -104,7 +106,8 @@ def sums(path: Path) -> dict[str, float]:
 
 def reported(folder: Path) -> dict[str, Any]:
     """The reports of what `trained` has left."""
-    from worldmodel.evaluate import Evaluate, evaluate
+    from worldmodel import evaluate as dreams
+    from worldmodel.videogpt import evaluate as clips
 
     small: dict[str, Any] = {
         "clips": 4,
@@ -117,7 +120,9 @@ def reported(folder: Path) -> dict[str, Any]:
     told = {}
     for name, data in (("dream", "plain"), ("posed dream", "posed"), ("videogpt", "plain")):
         out = folder / f"report of {name}"
-        evaluate(Evaluate(str(folder / name), folder / data, out, **small), command="")
+        product, options = (clips, {"clips": 4}) if name == "videogpt" else (dreams, small)
+        asked = product.Evaluate(str(folder / name), folder / data, out, **options)
+        product.evaluate(asked, command="")
         report = json.loads((out / "report.json").read_text())
         told[name] = dict(numbers(report, ""))
     return told

@@ -12,11 +12,11 @@ from conftest import one_line_error
 
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import to_text
-from worldmodel.train import train_preset
 from worldmodel.videogpt import ablate as ablate_command
 from worldmodel.videogpt.ablate import Ablate, ablate
 from worldmodel.videogpt.ablation import ABLATIONS
 from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.training import train_preset
 from worldmodel.videogpt.vqvae import VideoVQVAE
 
 TINY = Ablate(

@@ -1,4 +1,4 @@
-"""Several processes, parts of a batch and activations computed again: all train as one does."""
+"""Several processes, and parts of a batch: all train as one process does."""
 
 import json
 import os
@@ -14,35 +14,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from toy_training import Options, ToyStage, run
+from toy_training import Options, run
 
-from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import PRESETS
-from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
-from worldmodel.training.devices import make_fabric
-from worldmodel.training.schedule import Timing
-from worldmodel.training.sharding import repeated_blocks
-from worldmodel.training.trainer import train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROOT = Path(__file__).parents[1]
 # Trained by two processes, in one start of them.
 SHARED: dict[str, dict] = {
-    "ddp": {"strategy": "ddp"},
-    "ddp-accumulate": {"strategy": "ddp", "accumulate": 2},
-    "fsdp": {"strategy": "fsdp"},
-    "fsdp-accumulate": {"strategy": "fsdp", "accumulate": 2},
-    "fsdp-checkpoint": {"strategy": "fsdp", "checkpoint_activations": True},
-    "fsdp-bf16": {"strategy": "fsdp", "precision": "bf16"},
-    "fsdp-killed": {"strategy": "fsdp", "killed_at": 6},
-    "fsdp-goes-on": {"strategy": "fsdp"},  # where one process was killed
-    "fsdp-dropout": {"strategy": "fsdp", "dropout": 0.3},
-    "fsdp-dropout-killed": {"strategy": "fsdp", "dropout": 0.3, "killed_at": 6},
+    "ddp": {},
+    "accumulate": {"accumulate": 2},
+    "bf16": {"precision": "bf16"},
+    "killed": {"killed_at": 6},
+    "resumes": {},  # where one process was killed
+    "dropout": {"dropout": 0.3},
+    "dropout-killed": {"dropout": 0.3, "killed_at": 6},
 }
-AS_ONE = ["ddp", "ddp-accumulate", "fsdp", "fsdp-accumulate", "fsdp-checkpoint", "fsdp-goes-on"]
 
 
 def torchrun(arguments: list[str]) -> None:
@@ -62,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each training of `SHARED`, by two processes, and "alone", by one."""
     folder = tmp_path_factory.mktemp("distributed")
     run(Options(out=str(folder / "alone")))
-    run(Options(out=str(folder / "fsdp-goes-on"), killed_at=6))
+    run(Options(out=str(folder / "resumes"), killed_at=6))
     shared = [Options(out=str(folder / name), **options) for name, options in SHARED.items()]
     again = [replace(o, killed_at=None) for o in shared if o.dropout and o.killed_at]
     train_together([*shared, *again])
@@ -78,11 +66,6 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "toy.state.safetensors")
 
 
-def held(out: Path) -> dict[str, float]:
-    """What the second process had in memory; it never validates."""
-    return json.loads((out / "held-1.json").read_text())
-
-
 def assert_as_one(one: Path, other: Path) -> None:
     """The same losses at every step, the same weights and moments in the end."""
     assert len(curves(one)) > 12
@@ -96,34 +79,25 @@ def assert_as_one(one: Path, other: Path) -> None:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("name", AS_ONE)
+@pytest.mark.parametrize("name", ["ddp", "accumulate", "resumes"])
 def test_two_processes_train_as_one(name: str, folder: Path):
     assert_as_one(folder / "alone", folder / name)
 
 
-@pytest.mark.parametrize("change", [{"accumulate": 4}, {"checkpoint_activations": True}])
-def test_parts_and_second_passes_change_nothing(change: dict, folder: Path, tmp_path: Path):
-    stage = run(Options(out=str(tmp_path), **change))
+def test_parts_of_a_batch_change_nothing(folder: Path, tmp_path: Path):
+    run(Options(out=str(tmp_path), accumulate=4))
     assert_as_one(folder / "alone", tmp_path)
-    assert stage.held["passes"] > (1.9 if "checkpoint_activations" in change else 0)
 
 
-def test_sliced_training_in_bf16_is_that_of_one_process(folder: Path, tmp_path: Path):
+def test_two_processes_in_bf16_train_as_one(folder: Path, tmp_path: Path):
     run(Options(out=str(tmp_path), precision="bf16"))
-    for a, b in zip(curves(tmp_path), curves(folder / "fsdp-bf16"), strict=True):
+    for a, b in zip(curves(tmp_path), curves(folder / "bf16"), strict=True):
         assert b == pytest.approx(a, rel=0.05, abs=0.02)
-    tensors = state(folder / "fsdp-bf16")
+    tensors = state(folder / "bf16")
     assert {v.dtype for v in tensors.values()} == {torch.float32, torch.int64}
 
 
-def test_slices_leave_no_process_the_whole(folder: Path):
-    whole, slices = held(folder / "ddp"), held(folder / "fsdp")
-    assert slices["trained"] < 0.5 * whole["trained"]
-    assert slices["aside"] == 0
-    assert held(folder / "fsdp-checkpoint")["passes"] > 1.9 * slices["passes"]
-
-
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp-accumulate"])
+@pytest.mark.parametrize("name", ["ddp", "accumulate"])
 def test_every_process_is_left_with_the_weights(name: str, folder: Path):
     saved = state(folder / name)
     for rank in range(2):
@@ -132,19 +106,19 @@ def test_every_process_is_left_with_the_weights(name: str, folder: Path):
             assert torch.equal(tensor, saved[f"model.{key}"]), key
 
 
-def test_one_process_goes_on_where_slices_were_killed(folder: Path):
-    killed = folder / "fsdp-killed"
+def test_one_process_resumes_where_two_were_killed(folder: Path):
+    killed = folder / "killed"
     assert curves(killed)[-1]["step"] == 5
     run(Options(out=str(killed)))
     assert_as_one(folder / "alone", killed)
 
 
-def test_killed_slices_go_on_to_the_bit(folder: Path):
-    whole, killed = folder / "fsdp-dropout", folder / "fsdp-dropout-killed"
+def test_two_killed_processes_resume_to_the_bit(folder: Path):
+    whole, killed = folder / "dropout", folder / "dropout-killed"
     assert curves(whole) == curves(killed)
     for name, tensor in state(whole).items():
         assert torch.equal(tensor, state(killed)[name]), name
-    assert curves(whole) != curves(folder / "fsdp")  # there was dropout
+    assert curves(whole) != curves(folder / "ddp")  # there was dropout
 
 
 @settings(max_examples=20, deadline=None)
@@ -164,53 +138,24 @@ def test_a_codebook_moves_once_for_all_parts_of_a_batch(num_parts: int, size: in
         assert torch.equal(in_parts.state_dict()[name], buffer), name
 
 
-def test_blocks_are_the_layers_of_the_models():
-    preset = PRESETS["dream-doom"]
-    actions = ActionSpec("discrete", (2,), meanings=("stay", "right"))
-    with torch.device("meta"):
-        prior = replace(preset.prior, head_layers=2)
-        model = WorldModel(WorldModelConfig(actions, ("column",), preset.tokenizer, prior))
-    layers = [*model.prior.blocks, *model.prior.head.blocks]
-    assert len(layers) == prior.layers + 2
-    assert repeated_blocks(model.prior) == layers
-    blocks = repeated_blocks(model.tokenizer)
-    assert {type(block).__name__ for block in blocks} == {"ResidualBlock"}
-    assert len(blocks) == 2 * preset.tokenizer.residual_layers
-
-
 def test_what_cannot_be_shared_is_said_in_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match="--strategy fsdp shares the work of several"):
-        make_fabric(device="cpu", precision="fp32", strategy="fsdp")
-    with pytest.raises(UserError, match="unknown strategy 'tp': auto, ddp or fsdp"):
-        make_fabric(device="cpu", precision="fp32", strategy="tp")
     with pytest.raises(UserError, match="a batch of 8 can't be cut evenly into 3 parts"):
         run(Options(out=str(tmp_path), accumulate=3))
 
 
-def test_a_module_that_cannot_compute_again_is_named(tmp_path: Path):
-    stage = ToyStage(Options(out=""))
-    del stage.module.checkpoint_activations
-    fabric = make_fabric(device="cpu", precision="fp32", strategy="auto")
-    with pytest.raises(UserError, match="leave --checkpoint-activations out"):
-        train_stage(stage, fabric, tmp_path, Timing(), seed=0, checkpoint_activations=True)
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_compiled_they_train_as_one(folder: Path, tmp_path: Path):
-    names = ("ddp", "fsdp")
-    train_together([Options(str(tmp_path / n), strategy=n, compiled=True) for n in names])
-    for name in names:
-        assert_as_one(folder / "alone", tmp_path / name)
+    train_together([Options(str(tmp_path), compiled=True)])
+    assert_as_one(folder / "alone", tmp_path)
 
 
 @pytest.mark.slow
-def test_a_killed_world_model_goes_on_in_slices(toy_data: Path, tmp_path: Path):
+def test_a_killed_world_model_resumes_in_two_processes(toy_data: Path, tmp_path: Path):
     command = ["-m", "worldmodel.train", "tiny", "--device", "cpu", "--precision", "fp32"]
     command += ["--data", str(toy_data), "--tokenizer-steps", "12", "--prior-steps", "12"]
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     subprocess.run([sys.executable, *command, "--out", str(alone)], check=True, cwd=ROOT)
-    command += ["--out", str(killed), "--strategy", "fsdp", "--save-minutes", "0"]
+    command += ["--out", str(killed), "--save-minutes", "0"]
     for stage in ("tokenizer", "prior"):
         kill_when(killed / "training" / f"{stage}.state.safetensors", command)
     torchrun(command)

@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.errors import UserError
-from worldmodel.evaluation.features import (
+from worldmodel.metrics.features import (
     STYLEGAN_V,
     TORCHSCRIPT_SHA256,
     VIDEOGPT,
     FeatureNetwork,
     Protocol,
-    load_c3d,
     load_i3d,
 )
-from worldmodel.evaluation.frechet import frechet_distance
-from worldmodel.videogpt.c3d import C3D
-from worldmodel.videogpt.i3d import I3D, pad_same
+from worldmodel.metrics.frechet import frechet_distance
+from worldmodel.metrics.i3d import I3D, pad_same
+from worldmodel.videogpt.c3d import C3D, load_c3d
 
 
 def random_clips(seed: int, *, num_clips: int = 1, colours: int = 3) -> np.ndarray:

@@ -11,10 +11,10 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
-from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.horizon import measure_dreams_fvd
 from worldmodel.interface.sampling import Sampling
+from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED

@@ -71,6 +71,13 @@ def test_collect_knows_no_model():
                 assert module.split(".")[1] in known, f"{path} imports {module}"
 
 
+def test_the_dream_knows_nothing_of_videogpt_as_published():
+    for path in (ROOT / "worldmodel").rglob("*.py"):
+        if "videogpt" not in path.relative_to(ROOT).parts:
+            wrong = {m for m in imported_modules(path) if m.startswith("worldmodel.videogpt")}
+            assert not wrong, f"{path} imports {wrong}"
+
+
 def test_pixels_change_type_in_one_place_only():
     for path in (ROOT / "worldmodel").rglob("*.py"):
         if path.name not in ("frames.py", "metrics.py"):

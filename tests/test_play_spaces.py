@@ -23,12 +23,11 @@ from play.headless import walk
 from play.pilot import Moment, Pilot, ReplayPilot
 from play.replay import read_session
 from play.worlds import choose_world, load_policy
-from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import read_info
 from worldmodel.data.merge import merge
 from worldmodel.errors import UserError
-from worldmodel.training.projects import project_of
+from worldmodel.train import Train, train
 
 
 class FightEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -232,9 +231,7 @@ def test_controls_go_through_the_data_to_the_dream(toy_data: Path, tmp_path: Pat
             writer.append(old.episode(i))
     assert read_info(data).controls == controls
     out = tmp_path / "run"
-    project = project_of(PRESETS["tiny"], EpisodeReader(data))
-    project.new_model()  # as good as trained for this
-    project.save(out, {})
+    train(Train("tiny", data, out, tokenizer_steps=1, prior_steps=1, device="cpu"))
     pilot = Pilot(gymnasium.make("VideoGPTDream-v0", checkpoint=str(out)), seed=0)
     assert pilot.env.unwrapped.controls == controls  # type: ignore[attr-defined]
     assert pilot.step(pilot.controls.resolve(("d",))).action == 1

@@ -34,7 +34,8 @@ from worldmodel.prior.memory import empty_memory
 from worldmodel.prior.past import Here, Past
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
-from worldmodel.train import Train, train, train_preset
+from worldmodel.train import Train, train
+from worldmodel.training.dream import train_preset
 from worldmodel.training.prior_losses import Sketched, prior_losses
 
 PLANE = PoseSpec(("x", "y"), "angle")
@@ -317,7 +318,7 @@ def test_a_world_whose_pose_is_not_used_is_learned_without(posed_data: Path, tmp
     preset = replace(tiny, prior=replace(tiny.prior, map_width=0))
     options = Train(preset="tiny", data=posed_data, out=tmp_path / "run", device="cpu")
     train_preset(preset, replace(options, precision="fp32"))
-    train_preset(preset, replace(options, precision="fp32", stage="decoder", decoder_steps=2))
+    train_preset(preset, replace(options, precision="fp32", stage="decoder"))
     checkpoint = load_checkpoint(str(tmp_path / "run"))
     assert checkpoint.starts.poses.shape[-1] == 0
     env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(tmp_path / "run"))

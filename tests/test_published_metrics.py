@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 
 from worldmodel.errors import UserError
-from worldmodel.evaluation.features import TGANV2, VIDEOGPT, FeatureNetwork
-from worldmodel.evaluation.frechet import frechet_distance
+from worldmodel.evaluation.fvd import fvd_blocks, measure_fvd
 from worldmodel.evaluation.report import to_json
 from worldmodel.evaluation.tables import to_lines
-from worldmodel.videogpt.published import (
-    fvd_blocks,
-    inception_score_blocks,
+from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork
+from worldmodel.metrics.frechet import frechet_distance
+from worldmodel.metrics.statistics import next_of_another
+from worldmodel.videogpt.c3d import TGANV2
+from worldmodel.videogpt.inception import inception_score_blocks, measure_inception_score
+from worldmodel.videogpt.measures import (
     likelihood_blocks,
-    measure_fvd,
-    measure_inception_score,
     measure_likelihood,
     measure_reconstruction,
     reconstruction_blocks,
 )
-from worldmodel.videogpt.whole_clips import next_of_another
 
 COLOURS = FeatureNetwork(
     "mean colours",

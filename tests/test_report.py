@@ -27,14 +27,15 @@ from worldmodel.evaluation.foretelling import foretell_outcomes
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, Settings
 from worldmodel.evaluation.inverse_dynamics import inverse_dynamics_of
 from worldmodel.evaluation.outcomes import measure_outcomes
-from worldmodel.evaluation.page import to_html
 from worldmodel.evaluation.parts import DREAM_PARTS
 from worldmodel.evaluation.report import (
     FORMAT_VERSION,
     report_blocks,
+    to_html,
     to_json,
     to_markdown,
 )
+from worldmodel.evaluation.sections import DREAM_SECTIONS
 from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 from worldmodel.evaluation.tables import interval, to_text
 from worldmodel.interface.sampling import SamplingOptions
@@ -123,11 +124,11 @@ def test_names_of_strangers_are_text_not_tags(report: dict) -> None:
     hostile |= {"checkpoint": evil, "env_id": f"{evil}\n# heading"}
     errors = hostile["parts"]["outcomes"]["numbers"]["dreamed"]["variable_mae"]
     errors[evil] = errors.pop("column")
-    page = Page(to_html(hostile))
+    page = Page(to_html(hostile, DREAM_SECTIONS))
     assert "script" not in page.tags
-    assert page.links == Page(to_html(report)).links
+    assert page.links == Page(to_html(report, DREAM_SECTIONS)).links
     assert page.text.count("<script>") >= 4  # two titles, who acted, a variable
-    markdown = to_markdown(hostile)
+    markdown = to_markdown(hostile, DREAM_SECTIONS)
     assert "<script" not in markdown
     assert "\n# heading" not in markdown
     rows = [line for line in markdown.splitlines() if "alert" in line and line.startswith("|")]
@@ -137,7 +138,7 @@ def test_names_of_strangers_are_text_not_tags(report: dict) -> None:
 
 def test_a_terminal_shows_columns_and_no_markdown(report: dict) -> None:
     hostile = report | {"checkpoint": "\x1b[2J**bold**"}
-    text = to_text(report_blocks(hostile))
+    text = to_text(report_blocks(hostile, DREAM_SECTIONS))
     assert not [line for line in text.splitlines() if line.startswith(("|", "#"))]
     assert "`" not in text
     assert "\x1b" not in text
@@ -378,7 +379,8 @@ def test_a_second_network_learns_from_random_players_where_there_are_some_and_ot
     shown = copy.deepcopy(report)
     shown["parts"]["actions"]["numbers"] = to_json(numbers)
     title = "taught by random players, accuracy"
-    assert (title in to_markdown(shown)) == (title in to_html(shown)) == is_measured
+    for shows in (to_markdown, to_html):
+        assert (title in shows(shown, DREAM_SECTIONS)) == is_measured
     assert (numbers["taught_by_random"] is not None) == is_measured
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
     assert len(set(kept.values())) == 1 + is_measured

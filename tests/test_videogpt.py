@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,33 +20,33 @@ from safetensors.torch import load_file, save_file
 
 from collect.pushing import Collect as CollectPushing
 from collect.vizdoom import SCENARIOS, Collect
-from worldmodel import evaluate as evaluate_command
-from worldmodel import sample as sample_command
-from worldmodel import train as train_command
-from worldmodel.checkpoint import (
-    VideoGPTCheckpoint,
-    load_checkpoint,
-    load_videogpt,
-    save_checkpoint,
-)
+from worldmodel import evaluate as dream_evaluate
+from worldmodel import sample as dream_sample
+from worldmodel import train as dream_train
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import Command
 from worldmodel.data.episodes import read_info
 from worldmodel.errors import UserError
-from worldmodel.evaluate import Evaluate, evaluate
 from worldmodel.interface.actions import NO_ACTION, ActionSpec
-from worldmodel.interface.sampling import Sampling, SamplingOptions
+from worldmodel.interface.sampling import Sampling
+from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import GAP, RED
-from worldmodel.sample import Sample, sample
-from worldmodel.train import Train, train
-from worldmodel.training import run
-from worldmodel.training.describe import describe
-from worldmodel.training.projects import VideoGPTProject
+from worldmodel.training.describe import describe as describe_dream
+from worldmodel.videogpt import evaluate as evaluate_command
+from worldmodel.videogpt import sample as sample_command
+from worldmodel.videogpt import train as train_command
+from worldmodel.videogpt import training
+from worldmodel.videogpt.checkpoint import VideoGPTCheckpoint, load_videogpt
 from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
+from worldmodel.videogpt.describe import describe
+from worldmodel.videogpt.evaluate import Evaluate, evaluate
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.sample import Sample, sample
 from worldmodel.videogpt.stages import VideoPriorStage, sample_clips
+from worldmodel.videogpt.train import Train, train
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
@@ -69,7 +71,10 @@ LARGE = {"bair", "robonet", "vizdoom-hgs", "vizdoom-battle2", "ucf101", "ucf101-
     ],
 )
 def test_every_preset_is_described_without_data(name: str):
-    described = json.loads(json.dumps(describe(name, PRESETS.get(name) or PUBLISHED[name])))
+    dream, published = PRESETS.get(name), PUBLISHED.get(name)
+    found = describe_dream(name, dream) if dream else describe(name, PUBLISHED[name])
+    assert (dream is None) != (published is None)
+    described = json.loads(json.dumps(found))
     assert described["parameters"]["vqvae"] == sum(described["parts"]["vqvae"].values())
     assert described["parameters"]["prior"] == sum(described["parts"]["prior"].values())
     assert described["tokens"] == math.prod(described["latent_shape"]) * (
@@ -147,7 +152,7 @@ def test_a_run_leaves_a_checkpoint_curves_and_pictures(published_run: Path):
     checkpoint = load_videogpt(str(published_run))
     assert checkpoint.world.env_id == "MovingSquare"
     assert checkpoint.model.config.prior.given_frames == 1
-    assert checkpoint.clips.frames.shape[1:] == (4, 64, 64, 3)
+    assert checkpoint.starts.frames.shape[1:] == (4, 64, 64, 3)
     pictures = {path.name.split("-")[0] for path in (published_run / "training").glob("*.png")}
     assert pictures == {"tokenizer", "prior"}
     lines = (published_run / "training" / "prior.jsonl").read_text().splitlines()
@@ -181,7 +186,7 @@ def test_a_checkpoint_comes_back_as_it_was(published_run: Path, tmp_path: Path):
     for name, tensor in checkpoint.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], tensor), name
     assert again.model.config == checkpoint.model.config
-    np.testing.assert_array_equal(again.clips.actions, checkpoint.clips.actions)
+    np.testing.assert_array_equal(again.starts.actions, checkpoint.starts.actions)
 
 
 def test_dreams_and_clips_are_not_taken_for_each_other(published_run: Path, tiny_run: Path):
@@ -189,6 +194,40 @@ def test_dreams_and_clips_are_not_taken_for_each_other(published_run: Path, tiny
         load_checkpoint(str(published_run))
     with pytest.raises(UserError, match="is a dream"):
         load_videogpt(str(tiny_run))
+
+
+def test_the_wrong_command_names_the_one_that_works(
+    published_run: Path, tiny_run: Path, toy_data: Path, tmp_path: Path
+):
+    clips, dream, film, run = (
+        str(published_run),
+        str(tiny_run),
+        tmp_path / "x y.png",
+        tmp_path / "r",
+    )
+    to_dream = dream_train.Train("tiny", toy_data, run, init=clips)
+    to_clips = replace(TINY, data=toy_data, out=run, init=dream)
+    wrong = [
+        (lambda: dream_sample.sample(dream_sample.Sample(clips, film)), Sample),
+        (lambda: sample(Sample(dream, film)), dream_sample.Sample),
+        (lambda: dream_evaluate.evaluate(dream_evaluate.Evaluate(clips, toy_data)), Evaluate),
+        (lambda: dream_evaluate.score(dream_evaluate.Evaluate(clips, score=toy_data)), Evaluate),
+        (lambda: evaluate(Evaluate(dream, toy_data)), dream_evaluate.Evaluate),
+        (lambda: dream_train.train(dream_train.Train("bair", toy_data, run)), Train),
+        (lambda: train(Train("tiny", toy_data, run)), dream_train.Train),
+        (lambda: dream_train.train(to_dream), Train),
+        (lambda: train(to_clips), dream_train.Train),
+    ]
+    for work, options in wrong:
+        with pytest.raises(UserError) as refused:
+            work()
+        named = re.search("`(.*)`", str(refused.value))
+        assert named is not None
+        python, dash_m, module, *arguments = shlex.split(named[1])
+        assert (python, dash_m, module) == ("python", "-m", options.__module__)
+        given = vars(tyro.cli(options, args=arguments))
+        assert given.get("data", toy_data) == toy_data
+        assert given["out"] in (None, film, run)
 
 
 def _changed_config(folder: Path, change) -> None:
@@ -245,7 +284,7 @@ def test_compact_checkpoints_are_smaller_and_nearly_the_same(published_run: Path
 
 def test_the_same_seed_draws_the_same_clips(published_run: Path):
     checkpoint: VideoGPTCheckpoint = load_videogpt(str(published_run))
-    clips = checkpoint.clips
+    clips = checkpoint.starts
     frames, actions, classes = (
         torch.from_numpy(array[:2]) for array in (clips.frames, clips.actions, clips.classes)
     )
@@ -266,7 +305,7 @@ def test_a_picture_of_samples_shows_the_given_frames_in_red(published_run: Path,
     is_red = (picture[::66] == RED).all(-1)  # the first line of each row of clips
     assert is_red[:, :64].all()
     assert not is_red[:, 64 + GAP :].any()
-    clips = load_videogpt(str(published_run)).clips.frames
+    clips = load_videogpt(str(published_run)).starts.frames
     for row, start in enumerate((0, 0, 1, 1)):
         first = picture[row * (64 + GAP) :][:64, :64]
         np.testing.assert_array_equal(first[2:-2, 2:-2], clips[start, 0, 2:-2, 2:-2])
@@ -277,7 +316,7 @@ def test_one_action_sequence_makes_many_worlds(published_run: Path, tmp_path: Pa
     options = Sample(str(published_run), out, starts=(0, 1), futures=1, action="stay:2,right")
     sample(options)
     assert out.exists()
-    taken = sample_command._sequence(ActionSpec("discrete", (2,)), "0:2,1", 4)
+    taken = action_sequence(ActionSpec("discrete", (2,)), "0:2,1", 4)
     assert taken.tolist() == [0, 0, 1, 1]
 
 
@@ -312,9 +351,7 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
         ({"action": "right:x"}, "'x' is no number of steps"),
         ({"action": "right:0"}, "'0' is no number of steps"),
         ({"starts": (99,)}, "there is no start 99"),
-        ({"steps": 5}, "makes clips of 4 frames"),
         ({"class_name": "cat"}, "takes no class"),
-        ({"sampling": SamplingOptions(guidance=0.5)}, "--guidance is for dreams"),
     ],
 )
 def test_bad_samples_get_one_clear_line(published_run: Path, changes, complaint, monkeypatch):
@@ -374,7 +411,7 @@ def test_the_loss_of_training_is_the_likelihood_that_is_measured(
         ({"parts": "inception"}, "--c3d-weights"),
         ({"parts": "horizon"}, "unknown part 'horizon'; the known ones are: reconstruction"),
         ({"i3d_weights": Path("nowhere.pt")}, "nowhere.pt"),
-        ({"sampling": SamplingOptions(guidance=0.5)}, "--guidance is for dreams"),
+        ({"data": None}, "--data is needed"),
     ],
 )
 def test_bad_measures_get_one_clear_line(
@@ -398,12 +435,8 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        (
-            {"preset": "nowhere"},
-            "the known ones are: auto, dream-doom, dream-battle2, dream-pushing, tiny",
-        ),
+        ({"preset": "nowhere"}, "the known ones are: moving-mnist, bair, robonet"),
         ({"conditions": "weather"}, "unknown condition 'weather'"),
-        ({"preset": "tiny", "conditions": "none"}, "goes with VideoGPT as published"),
         ({"conditions": "class"}, "the data have none"),
         ({"preset": "bair", "data": None}, "`python -m worldmodel.data bair SRC --out data/bair`"),
         (
@@ -467,23 +500,24 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
 
 def test_sizes_that_the_data_change_are_told(toy_data: Path):
     preset = PUBLISHED["ucf101-128"]
-    project = VideoGPTProject(preset, EpisodeReader(toy_data))
-    (note,) = run._notes(preset, project, Train(preset="ucf101-128"))
+    config = training.config_of(preset, EpisodeReader(toy_data))
+    (note,) = training._notes(preset, config, Train(preset="ucf101-128"))
     assert "meant for clips of 16x128x128x3 and latents of 4x32x32" in note
     assert "clips of 16x64x64x3, so latents are 4x16x16" in note
 
 
 @pytest.mark.slow
-def test_two_processes_with_sharded_weights_train_as_one(toy_data: Path, tmp_path: Path):
-    """The real models, given frames and all, through the real command under FSDP."""
-    command = ["-m", "worldmodel.train", "tiny-videogpt", "--data", str(toy_data)]
+def test_two_processes_train_as_one(toy_data: Path, tmp_path: Path):
+    """The real models, given frames and all, through the real command; activations computed again
+    in the backward pass change nothing either."""
+    command = ["-m", "worldmodel.videogpt.train", "tiny-videogpt", "--data", str(toy_data)]
     command += ["--device", "cpu", "--precision", "fp32", "--conditions", "actions,frames"]
     command += ["--tokenizer-steps", "2", "--prior-steps", "2"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     subprocess.run([sys.executable, *command, "--out", alone], check=True, capture_output=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
-        [sys.executable, *torchrun, *command, "--strategy", "fsdp", "--out", together],
+        [sys.executable, *torchrun, *command, "--checkpoint-activations", "--out", together],
         check=True,
         capture_output=True,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},

@@ -1,28 +1,26 @@
 """A stage that trains in a blink, for the tests of training in several processes.
 
-    torchrun --nproc-per-node=2 tests/toy_training.py '[{"out": "/tmp/a", "strategy": "fsdp"}]'
+    torchrun --nproc-per-node=2 tests/toy_training.py '[{"out": "/tmp/a", "accumulate": 2}]'
 
 trains it once for each entry, one after the other: starting processes takes longer than that.
 """
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from worldmodel.configs.recipe import StageRecipe
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.schedule import Timing
-from worldmodel.training.trainer import KeepsNothing, train_stage
+from worldmodel.training.trainer import Stage, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
-WIDTH = 7  # odd, so that two processes don't get equal slices
+WIDTH = 7
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,8 @@ class Options:
     """What one training is like; it stops as if killed before step `killed_at`."""
 
     out: str
-    strategy: str = "auto"
     precision: str = "fp32"
     accumulate: int = 1
-    checkpoint_activations: bool = False
     compiled: bool = False
     dropout: float = 0.0
     killed_at: int | None = None
@@ -44,26 +40,23 @@ class Killed(Exception):
 
 
 class Block(nn.Module):
-    """A residual block that is told part of what it computes, as those of the priors are."""
+    """A residual block."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
         self.linear = nn.Linear(WIDTH, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        self.num_passes = 0
 
-    def forward(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        self.num_passes += 1
-        return x + self.dropout(activation(self.linear(self.norm(x))))
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(torch.relu(self.linear(self.norm(x))))
 
 
 class Net(nn.Module):
-    """What FSDP has to cope with: blocks, weights beside them, odd memory orders, no numbers."""
+    """What DDP has to cope with: blocks, weights beside them, odd memory orders, no numbers."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.checkpoint_activations = False
         self.stem = nn.Conv2d(2, WIDTH, 2).to(memory_format=torch.channels_last)  # type: ignore
         self.position = nn.Parameter(torch.randn(5, WIDTH))
         self.absent = nn.Parameter(torch.zeros(0, WIDTH))  # as where there are no game variables
@@ -82,18 +75,14 @@ class Net(nn.Module):
         x = x + self.codebook(x.flatten(0, 1))[0].unflatten(0, x.shape[:2])
         x = x + x.new_zeros(1, 1, 0) @ self.absent
         for block in self.blocks:
-            if self.checkpoint_activations:
-                x = checkpoint(block, x, torch.relu, use_reentrant=False)
-            else:
-                x = block(x, torch.relu)
+            x = block(x)
         return self.out(x.mean(1))
 
 
-class ToyStage(KeepsNothing):
+class ToyStage(Stage):
     """Learns the largest of eight numbers."""
 
     name = "toy"
-    inputs = ""
 
     def __init__(self, options: Options) -> None:
         torch.manual_seed(0)
@@ -102,7 +91,6 @@ class ToyStage(KeepsNothing):
             steps=12, batch_size=8, num_frames=1, learning_rate=1e-2, warmup=3
         )
         self.killed_at, self.num_calls = options.killed_at, 0
-        self.held: dict[str, float] = {}
 
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
@@ -110,11 +98,6 @@ class ToyStage(KeepsNothing):
         self.num_calls += 1
         if self.num_calls == self.killed_at:
             raise Killed
-        self.held = {
-            "trained": sum(local(p).numel() for p in module.parameters()),
-            "aside": sum(p.untyped_storage().nbytes() for p in self.module.parameters()),
-            "passes": max(getattr(m, "num_passes", 0) for m in module.modules()) / self.num_calls,
-        }
         x, y = draw(rng, self.recipe.batch_size)
         error = module(x[share]) - y[share]
         return {"loss": error.square().mean(), "bias": error.mean()}
@@ -133,13 +116,9 @@ def draw(rng: np.random.Generator, num_clips: int) -> tuple[Tensor, Tensor]:
     return x, x.flatten(1).amax(1, keepdim=True)
 
 
-def local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore
-
-
-def run(options: Options) -> ToyStage:
-    """Train as told; leave the weights of every process and what it held beside the state."""
-    fabric = make_fabric(device="cpu", precision=options.precision, strategy=options.strategy)
+def run(options: Options) -> None:
+    """Train as the options say; leave the weights of every process beside the state."""
+    fabric = make_fabric(device="cpu", precision=options.precision)
     fabric.launch()
     stage, out = ToyStage(options), Path(options.out)
     try:
@@ -151,14 +130,11 @@ def run(options: Options) -> ToyStage:
             seed=0,
             compiled=options.compiled,
             accumulate=options.accumulate,
-            checkpoint_activations=options.checkpoint_activations,
         )
     except Killed:
-        return stage
-    rank = fabric.global_rank
-    (out / f"held-{rank}.json").write_text(json.dumps(stage.held))
-    torch.save(stage.module.state_dict(), out / f"left-{rank}.pt")
-    return stage
+        fabric.barrier()  # the first process may still be saving what the next one reads
+        return
+    torch.save(stage.module.state_dict(), out / f"left-{fabric.global_rank}.pt")
 
 
 if __name__ == "__main__":

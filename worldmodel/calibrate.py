@@ -126,10 +126,7 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
         locks.enter_context(held)
     elif options.out is not None:
         locks.enter_context(locked(out))
-    try:
-        device = usable_device(options.device, or_auto=True)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    device = usable_device(options.device, or_auto=True)
     checkpoint = load_checkpoint(str(folder), device=device)
     chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
     sampling = chosen.applied_to(checkpoint.world.sampling)

@@ -1,9 +1,8 @@
-"""A checkpoint: one self-contained folder that a dream lives from, or that gives clips.
+"""A checkpoint: one self-contained folder with a model and all that it takes to use it.
 
     config.json          sizes, actions, variables, and the environment that was learned
     weights.safetensors  the tokenizer's and the prior's weights
-    starts.safetensors   real moments to begin from, from the data's test split; of VideoGPT as
-                         published: whole clips, whose first frames, actions or class are given
+    starts.safetensors   recorded moments to begin from, from the data's test split
     README.md            the model card, with the measured numbers
 
 Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
@@ -11,23 +10,15 @@ Checkpoints are data: nothing is unpickled, and every size is checked before it 
 
 from worldmodel.checkpoint.contents import (
     FILES,
-    VIDEOGPT,
+    AnyCheckpoint,
     Checkpoint,
-    GivenClips,
     Lineage,
     Starts,
-    VideoGPTCheckpoint,
     World,
 )
 from worldmodel.checkpoint.digests import file_digest, weights_digest
-from worldmodel.checkpoint.reading import (
-    find_checkpoint,
-    is_videogpt,
-    load_checkpoint,
-    load_videogpt,
-    read_lineage,
-    read_world,
-)
+from worldmodel.checkpoint.files import check_kind, find_checkpoint, read_lineage, read_world
+from worldmodel.checkpoint.reading import load_checkpoint
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
 from worldmodel.checkpoint.writing import (
     finish_save,
@@ -38,23 +29,20 @@ from worldmodel.checkpoint.writing import (
 
 __all__ = [
     "FILES",
-    "VIDEOGPT",
+    "AnyCheckpoint",
     "Checkpoint",
-    "GivenClips",
     "Lineage",
     "Starts",
     "StartsAt",
-    "VideoGPTCheckpoint",
     "World",
+    "check_kind",
     "choose_starts",
     "file_digest",
     "find_checkpoint",
     "finish_save",
     "folder_for_another",
     "is_or_was_saved",
-    "is_videogpt",
     "load_checkpoint",
-    "load_videogpt",
     "read_lineage",
     "read_world",
     "save_checkpoint",

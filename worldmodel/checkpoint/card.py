@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from worldmodel.checkpoint.contents import Checkpoint, VideoGPTCheckpoint
+from worldmodel.checkpoint.contents import AnyCheckpoint, Checkpoint
 
 NOT_MEASURED = "Not measured yet."
 FRONT = """---
@@ -30,10 +30,6 @@ env = gymnasium.make("VideoGPTDream-v0", checkpoint={name!r})
 
 Play it: `python -m play --env {name}`
 """
-CLIPS = """
-VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It draws whole clips:
-`python -m worldmodel.sample {name} --out clips.png`
-"""
 # By the beginning of an environment's id: whose content its frames show.
 CONTENT = {
     "Doom": "They show ViZDoom's scenarios (MIT) with the graphics of Freedoom (BSD-3-Clause).",
@@ -45,29 +41,70 @@ UNKNOWN_CONTENT = (
 
 
 def model_card(
-    checkpoint: Checkpoint | VideoGPTCheckpoint,
-    *,
-    name: str,
-    made: str = "",
-    numbers: str = NOT_MEASURED,
+    checkpoint: Checkpoint, *, name: str, made: str = "", numbers: str = NOT_MEASURED
 ) -> str:
-    """The text of README.md.
+    """The text of a dream's README.md.
 
     Args:
         name: of the model; never a path.
         made: how it was made, where that is not by training; a sentence.
         numbers: Markdown, what was measured on these weights.
     """
-    is_dream = isinstance(checkpoint, Checkpoint)
-    title = f"# {'A dream' if is_dream else 'VideoGPT'} of {_plain(checkpoint.world.env_id)}"
-    use = (DREAM if is_dream else CLIPS).format(name=name)
+    config = checkpoint.model.config
+    variables = ", ".join(config.variable_names)
+    return card_text(
+        checkpoint,
+        title="A dream",
+        use=DREAM.format(name=name),
+        facts=[f"- game variables: {plain(variables)}"] if variables else [],
+        frames=("frames", config.tokenizer.frame_shape),
+        moments="moments",
+        made=made,
+        numbers=numbers,
+    )
+
+
+def card_text(
+    checkpoint: AnyCheckpoint,
+    *,
+    title: str,
+    use: str,
+    facts: list[str],
+    frames: tuple[str, tuple[int, ...]],
+    moments: str,
+    made: str = "",
+    numbers: str = NOT_MEASURED,
+) -> str:
+    """The text of a README.md, for any kind of model.
+
+    Args:
+        title: what it is, in front of the environment's id.
+        use: how it is used.
+        facts: lines of their own in the list of facts.
+        frames: what the model is of, and the shape of one.
+        moments: what the recorded starts are called.
+        made, numbers: as of `model_card`.
+    """
+    model, world = checkpoint.model, checkpoint.world
+    sizes = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in model.named_children()
+    }
+    what, shape = frames
+    lines = [
+        f"- {sum(sizes.values()):.1f}M parameters: "
+        + ", ".join(f"{name} {size:.1f}M" for name, size in sizes.items()),
+        f"- actions: {plain(str(model.config.actions))}",
+        *facts,
+        f"- {what}: {'x'.join(map(str, shape))}, {world.fps:g} frames/s",
+    ]
     parts = [
-        FRONT + title,
+        f"{FRONT}# {title} of {plain(world.env_id)}",
         use.strip(),
         made,
-        "\n".join(_facts(checkpoint)),
+        "\n".join(lines),
         "## The recorded moments inside",
-        _moments(checkpoint),
+        _moments(checkpoint, moments),
         "## Measured",
         numbers.strip(),
         "Made for research and play; what the model shows is no claim about the game.",
@@ -94,48 +131,20 @@ def numbers_of(report: Path) -> str:
     return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
 
 
-def _facts(checkpoint: Checkpoint | VideoGPTCheckpoint) -> list[str]:
-    model, config = checkpoint.model, checkpoint.model.config
-    sizes = {
-        name: sum(p.numel() for p in part.parameters()) / 1e6
-        for name, part in model.named_children()
-    }
-    lines = [
-        f"- {sum(sizes.values()):.1f}M parameters: "
-        + ", ".join(f"{name} {size:.1f}M" for name, size in sizes.items()),
-        f"- actions: {_plain(str(config.actions))}",
-    ]
-    if isinstance(checkpoint, Checkpoint):
-        names = checkpoint.model.config.variable_names
-        shape = checkpoint.model.config.tokenizer.frame_shape
-    else:
-        names = ()
-        shape = checkpoint.model.config.tokenizer.clip_shape
-        if classes := checkpoint.model.config.class_names:
-            lines.append(f"- classes: {len(classes)}")
-    if names:
-        lines.append(f"- game variables: {_plain(', '.join(names))}")
-    what = "frames" if isinstance(checkpoint, Checkpoint) else "clips"
-    return [*lines, f"- {what}: {'x'.join(map(str, shape))}, {checkpoint.world.fps:g} frames/s"]
-
-
-def _moments(checkpoint: Checkpoint | VideoGPTCheckpoint) -> str:
+def _moments(checkpoint: AnyCheckpoint, what: str) -> str:
     """Where the starts are from: they are recordings, and somebody's."""
-    is_dream = isinstance(checkpoint, Checkpoint)
-    count = len(checkpoint.starts if is_dream else checkpoint.clips)
     env_id, data = checkpoint.world.env_id, checkpoint.lineage.get("data", {})
-    what = "moments" if is_dream else "clips"
     text = (
-        f"starts.safetensors holds {count} {what} recorded from {_plain(env_id)}, of the test "
-        "split of the data that the model was trained on"
+        f"starts.safetensors holds {len(checkpoint.starts)} {what} recorded from {plain(env_id)}, "
+        "of the test split of the data that the model was trained on"
     )
     if "num_episodes" in data:
         by = ", ".join(data.get("recorded_by", []))
-        text += f": {data['num_episodes']} episodes" + (f" by {_plain(by)}" if by else "")
+        text += f": {data['num_episodes']} episodes" + (f" by {plain(by)}" if by else "")
     content = [said for begin, said in CONTENT.items() if env_id.startswith(begin)]
     return f"{text}. {content[0] if content else UNKNOWN_CONTENT}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line without HTML or Markdown's own signs: names may be a stranger's."""
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split()).replace("<", "&lt;"))

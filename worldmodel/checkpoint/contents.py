@@ -2,14 +2,13 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from worldmodel.dream import WorldModel
 from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
-from worldmodel.videogpt.model import VideoGPT
 
 FORMAT_VERSION = 6
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
@@ -22,13 +21,12 @@ ADDED_SINCE = {
     6: frozenset(),
 }
 POSES_SINCE = 5
-VIDEOGPT = "videogpt"  # what config.json calls a model as published
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 UNFINISHED = "unfinished.tmp"  # a folder in a checkpoint's, with the files of a save under way
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
 # Until version 5 the ranges of the variables were the prior's own.
 _MOVED = re.compile(r"(^|prior\.)(variable_(mean|std|low|high))$")
-# What the files were made from, as JSON: see `Checkpoint`.
+# What the files were made from, as JSON: see `AnyCheckpoint`.
 Lineage = dict[str, Any]
 
 
@@ -93,60 +91,31 @@ class Starts:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A world model, the world it learned, and moments to begin from.
+class AnyCheckpoint:
+    """What every checkpoint holds: a model, the world it learned, and recorded moments from it.
 
     Attributes:
+        kind: of the model, "model" in config.json; None: a dream.
+        model: a module with a config that has actions.
+        starts: a dataclass of arrays.
         lineage: what it was made from, so that nobody has to guess by the times of files:
             "trained" names the training state that it was exported from, "calibrated",
             "averaged_from" and "shipped_from" what was done since. Empty in older checkpoints.
     """
 
+    kind: ClassVar[str | None] = None
+    model: Any
+    world: World
+    starts: Any
+    lineage: Lineage = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint(AnyCheckpoint):
+    """A dream, the world it learned, and moments to begin from."""
+
     model: WorldModel
-    world: World
     starts: Starts
-    lineage: Lineage = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GivenClips:
-    """S real clips, from which a model as published takes what it is given.
-
-    Attributes:
-        frames: uint8 (S, T, H, W, C).
-        actions: (S, T-1, *shape), between the frames.
-        classes: int64 (S,), positions in the class names; zeros where there are none.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    classes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __post_init__(self) -> None:
-        if self.frames.ndim != 5 or len(self.frames) == 0:
-            raise ValueError("starts: there are no clips")
-        num_clips, num_frames = self.frames.shape[:2]
-        if self.actions.shape[:2] != (num_clips, num_frames - 1):
-            raise ValueError("starts: there should be one action between two frames")
-        if self.classes.shape != (num_clips,):
-            raise ValueError("starts: there should be one class a clip")
-
-
-@dataclass(frozen=True)
-class VideoGPTCheckpoint:
-    """VideoGPT as published, where its data came from, and clips to take conditions from.
-
-    Attributes:
-        lineage: as of `Checkpoint`.
-    """
-
-    model: VideoGPT
-    world: World
-    clips: GivenClips
-    lineage: Lineage = field(default_factory=dict)
 
 
 def present_name(name: str) -> str:

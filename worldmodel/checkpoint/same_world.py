@@ -1,20 +1,18 @@
 """A checkpoint and a data set must be of the same world."""
 
-from worldmodel.checkpoint import Checkpoint, VideoGPTCheckpoint
-from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.checkpoint import Checkpoint
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.videogpt.configs import VideoGPTConfig
 
 
 def check_same_world(
-    checkpoint: Checkpoint | VideoGPTCheckpoint,
+    checkpoint: Checkpoint,
     reader: EpisodeReader,
     name: str,
     *,
     same_environment: bool,
 ) -> None:
-    """Raises UserError where frames, actions, or variables or classes differ.
+    """Raises UserError where frames, actions, variables or pose differ.
 
     Args:
         name: of the checkpoint, for the message.
@@ -22,25 +20,29 @@ def check_same_world(
             one can be measured in its like.
     """
     config, info = checkpoint.model.config, reader.info
-    if isinstance(config, VideoGPTConfig):
-        shape = config.tokenizer.clip_shape[1:]
-        others = (("classes", config.class_names, info.class_names),)
-    else:
-        shape = config.tokenizer.frame_shape
-        others = (("variables", config.variable_names, info.variable_names),)
-    environments = (
-        "environment",
-        (checkpoint.world.env_id, checkpoint.world.env_kwargs),
-        (info.env_id, info.env_kwargs),
-    )
-    if isinstance(config, WorldModelConfig) and config.pose and info.pose:
-        others = (*others, ("pose", config.pose, info.pose))
-    for what, learned, recorded in (
-        ("frames", shape, info.frame_shape),
+    pairs: list[tuple[str, object, object]] = [
+        ("frames", config.tokenizer.frame_shape, info.frame_shape),
         ("actions", config.actions, info.actions),
-        *others,
-        *([environments] if same_environment else []),
-    ):
+        ("variables", config.variable_names, info.variable_names),
+    ]
+    if config.pose and info.pose:
+        pairs.append(("pose", config.pose, info.pose))
+    if same_environment:
+        world = checkpoint.world
+        pairs.append(
+            ("environment", (world.env_id, world.env_kwargs), (info.env_id, info.env_kwargs))
+        )
+    check_same(pairs, reader, name)
+
+
+def check_same(pairs: list[tuple[str, object, object]], reader: EpisodeReader, name: str) -> None:
+    """Raises UserError where what a checkpoint has learned isn't what the data hold.
+
+    Args:
+        pairs: what it is, learned, recorded.
+        name: of the checkpoint, for the message.
+    """
+    for what, learned, recorded in pairs:
         if learned != recorded:
             raise UserError(
                 f"{name} has learned other {what} than {reader.folder} holds: "

@@ -36,7 +36,7 @@ def choose_starts(
     """
     if starts_at == "reset":
         num_frames = 1
-    lengths = reader.index["episode_length"]
+    lengths = reader.index["episode_length"].astype(int)
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
     if not members:
         raise UserError(
@@ -48,31 +48,27 @@ def choose_starts(
     # Of a joined set, those whose pose is known.
     told = (i for i in order if not np.isnan(reader.steps(int(i))["pose"]).any())
     chosen = np.array(list(islice(told, num_starts)) or order[:num_starts])
-    moments = []
-    for i in chosen:
-        latest = max(num_frames - 1, int(lengths[i]) - SHOWN_AFTER_START)
-        moment = int(rng.integers(num_frames - 1, latest + 1))
-        moments.append(0 if starts_at == "reset" else moment)
+    latest = np.where(starts_at == "reset", 0, lengths[chosen] - SHOWN_AFTER_START)
+    latest = latest.clip(num_frames - 1)
+    moments = [int(rng.integers(num_frames - 1, last + 1)) for last in latest]
     steps = [reader.steps(int(i)) for i in chosen]
     longest = max(moments)
-    prefixes = []
-    for step, moment in zip(steps, moments, strict=True):
-        padding = np.repeat(step["action"][:1], longest - moment, 0)
-        prefixes.append(np.concatenate([step["action"][:moment], padding]))
-    firsts = [moment + 1 - num_frames for moment in moments]
-    placed = list(zip(steps, firsts, moments, strict=True))
+    prefixes = [
+        np.concatenate([step["action"][:moment], step["action"][:1].repeat(longest - moment, 0)])
+        for step, moment in zip(steps, moments, strict=True)
+    ]
+    spans = [(moment + 1 - num_frames, moment + 1) for moment in moments]
+
+    def cut(name: str, num_less: int = 0) -> np.ndarray:
+        parts = zip(steps, spans, strict=True)
+        return np.stack([step[name][first : end - num_less] for step, (first, end) in parts])
+
+    frames = [reader.frames(int(i), *span) for i, span in zip(chosen, spans, strict=True)]
     return Starts(
-        frames=np.stack(
-            [
-                reader.frames(int(i), first, moment + 1)
-                for i, first, moment in zip(chosen, firsts, moments, strict=True)
-            ]
-        ),
-        actions=np.stack([step["action"][first:moment] for step, first, moment in placed]),
-        variables=np.stack(
-            [step["variables"][first : moment + 1] for step, first, moment in placed]
-        ),
-        poses=np.stack([step["pose"][first : moment + 1] for step, first, moment in placed]),
+        frames=np.stack(frames),
+        actions=cut("action", 1),
+        variables=cut("variables"),
+        poses=cut("pose"),
         seeds=reader.index["seed"][chosen].astype(np.int64),
         prefix_lengths=np.asarray(moments, np.int64),
         prefixes=np.stack(prefixes),

@@ -15,9 +15,7 @@ from worldmodel.checkpoint.contents import (
     FORMAT_VERSION,
     SCALE_SUFFIX,
     UNFINISHED,
-    VIDEOGPT,
-    Checkpoint,
-    VideoGPTCheckpoint,
+    AnyCheckpoint,
     World,
 )
 from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
@@ -35,9 +33,7 @@ COMPACT_FROM = 4096  # smaller tensors stay as they are
 _MOVED = ("README.md", *HELD_TOGETHER, "config.json")
 
 
-def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
-) -> None:
+def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact: bool) -> None:
     """Write a checkpoint. A stop while it is written leaves the old one; after a stop while the
     files change places `finish_save` brings the new one. Never a mixture: config.json names the
     digests of the others.
@@ -105,22 +101,19 @@ def finish_save(folder: Path) -> None:
     sync(folder)
 
 
-def _write_files(
-    folder: Path, checkpoint: Checkpoint | VideoGPTCheckpoint, *, card: str, compact: bool
-) -> None:
+def _write_files(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact: bool) -> None:
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
     save_tensors(folder / "weights.safetensors", _compact(weights) if compact else weights)
-    is_dream = isinstance(checkpoint, Checkpoint)
-    starts = checkpoint.starts if is_dream else checkpoint.clips
+    starts = vars(checkpoint.starts)
     save_tensors(
         folder / "starts.safetensors",
-        {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in vars(starts).items()},
+        {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in starts.items()},
     )
     with written_whole(folder / "README.md") as path:
         path.write_text(card, encoding="utf-8")
     config = {
         "format_version": FORMAT_VERSION,
-        **({} if is_dream else {"model": VIDEOGPT}),
+        **({} if checkpoint.kind is None else {"model": checkpoint.kind}),
         **asdict(checkpoint.model.config),
         "actions": checkpoint.model.config.actions.to_json(),
         "world": _world_to_json(checkpoint.world),

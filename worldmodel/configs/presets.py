@@ -32,7 +32,6 @@ class Preset:
 
 RECORD_HGS = "python -m collect.vizdoom --scenario hgs --episodes 1000 --length 100"
 RECORD_BATTLE2 = "python -m collect.vizdoom --scenario battle2 --episodes 1000 --length 100"
-_IMPORT = "python -m worldmodel.data"
 HGS_ACTIONS = ActionSpec("discrete", (4,), meanings=("noop", "left", "right", "forward"))
 BATTLE2_ACTIONS = ActionSpec(
     "multi_discrete", (3, 3, 2, 2, 11), meanings=("walk", "strafe", "attack", "sprint", "turn")

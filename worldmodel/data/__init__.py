@@ -1,6 +1,6 @@
 """Episodes on disk: writing, reading, splits, and clips drawn from them."""
 
-from worldmodel.data.clips import Clips, ClipSampler
+from worldmodel.data.clips import Clips, ClipSampler, spread_windows
 from worldmodel.data.episodes import DatasetInfo, Episode
 from worldmodel.data.reader import SPLITS, EpisodeReader, Split, split_of
 from worldmodel.data.writer import EpisodeWriter
@@ -15,4 +15,5 @@ __all__ = [
     "EpisodeWriter",
     "Split",
     "split_of",
+    "spread_windows",
 ]

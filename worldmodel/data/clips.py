@@ -198,3 +198,22 @@ class ClipSampler:
             for name, array in self.reader.steps(i).items():
                 parts.setdefault(name, []).append(array)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def spread_windows(
+    rng: np.random.Generator, episodes: np.ndarray, num_windows: np.ndarray, count: int
+) -> np.ndarray:
+    """Different windows, taken from all episodes in turn, at random places in each.
+
+    Returns:
+        int64 (at most count, 2): rows for `ClipSampler.read`.
+    """
+    starts = [rng.permutation(int(n)) for n in num_windows]
+    order = rng.permutation(len(episodes))
+    rows = [
+        (episodes[e], starts[e][turn])
+        for turn in range(int(num_windows.max()))
+        for e in order
+        if turn < len(starts[e])
+    ]
+    return np.asarray(rows[:count], np.int64)

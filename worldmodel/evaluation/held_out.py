@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldmodel import randomness
 from worldmodel.command import progress_bar, track
-from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split, spread_windows
 from worldmodel.dream import WorldModel
 from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
 from worldmodel.evaluation.foretelling import (
@@ -385,22 +385,3 @@ def wander(
     for t in range(1, num_steps):
         actions[stays[:, t], t] = actions[stays[:, t], t - 1]
     return actions
-
-
-def spread_windows(
-    rng: np.random.Generator, episodes: np.ndarray, num_windows: np.ndarray, count: int
-) -> np.ndarray:
-    """Different windows, taken from all episodes in turn, at random places in each.
-
-    Returns:
-        int64 (at most count, 2): rows for `ClipSampler.read`.
-    """
-    starts = [rng.permutation(int(n)) for n in num_windows]
-    order = rng.permutation(len(episodes))
-    rows = [
-        (episodes[e], starts[e][turn])
-        for turn in range(int(num_windows.max()))
-        for e in order
-        if turn < len(starts[e])
-    ]
-    return np.asarray(rows[:count], np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from worldmodel.command import track
 from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
-from worldmodel.evaluation.features import FeatureNetwork
+from worldmodel.evaluation.fvd import measure_fvd
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.media.film import (
     framed,
@@ -19,6 +19,7 @@ from worldmodel.media.film import (
     sheet,
     side_by_side,
 )
+from worldmodel.metrics.features import FeatureNetwork
 from worldmodel.metrics.pictures import (
     SSIM_WINDOW,
     psnr_difference,
@@ -27,7 +28,6 @@ from worldmodel.metrics.pictures import (
     ssim,
 )
 from worldmodel.metrics.statistics import Interval, mean_interval
-from worldmodel.videogpt.published import measure_fvd
 
 STEPS_AHEAD = (1, 2, 4, 8, 16, 32)
 FILMED_CLIPS = 6

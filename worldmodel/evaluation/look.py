@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from worldmodel.command import track
-from worldmodel.evaluation.frechet import frechet_distance
 from worldmodel.evaluation.held_out import HeldOut, draw_frames
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
 from worldmodel.media.frames import to_float
+from worldmodel.metrics.frechet import frechet_distance
 from worldmodel.metrics.perceptual import EfficientNetLite
 from worldmodel.metrics.pictures import fine_energy
 from worldmodel.metrics.statistics import mean_interval

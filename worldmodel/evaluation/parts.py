@@ -1,68 +1,33 @@
-"""The parts of a report: what each measures, and what its numbers hang on."""
+"""The parts of a dream's report: what each measures, and what its numbers depend on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.by_policy import measure_by_policy
-from worldmodel.evaluation.features import FeatureNetwork
 from worldmodel.evaluation.following import measure_actions
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.evaluation.horizon import measure_dreams_fvd, measure_horizon
 from worldmodel.evaluation.likelihood import measure_likelihood
 from worldmodel.evaluation.look import measure_look
+from worldmodel.evaluation.measuring import Part
 from worldmodel.evaluation.outcomes import measure_outcomes
 from worldmodel.evaluation.place import measure_place
 from worldmodel.evaluation.returns import measure_returns
+from worldmodel.evaluation.sections import DREAM_SECTIONS
 from worldmodel.evaluation.stability import measure_stability
 from worldmodel.evaluation.surprise import measure_surprise
 from worldmodel.evaluation.tokens import measure_tokenizer
+from worldmodel.metrics.features import FeatureNetwork
 from worldmodel.metrics.perceptual import GET, LITE2, is_installed, load_network
-from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
-# With weights of others only.
-I3D_PART, C3D_PART = "fvd", "inception"
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _DREAMING = (*_SAMPLING, "guidance")
 _DREAMING_ALONG = ("clips", *_DREAMING, "batch_size")
 _DREAMS = ("clips", "horizon", *_DREAMING, "batch_size")  # a batch shares its random numbers
-DREAM_PARTS = (
-    "tokenizer",
-    "likelihood",
-    "horizon",
-    "actions",
-    "place",
-    "returns",
-    "look",
-    "policies",
-    "stability",
-    "outcomes",
-    "surprise",
-)
-CLIP_PARTS = ("reconstruction", "likelihood", "samples")  # of VideoGPT as published
-
-
-@dataclass(frozen=True)
-class Part:
-    """What can be measured.
-
-    Attributes:
-        measure: gives the numbers, and writes the pictures.
-        options: names of the options that the numbers hang on, beside weights and data.
-        network: whose features it takes, if any.
-        lacking: why it can't be measured here; "": it can.
-    """
-
-    measure: Callable[[], dict[str, Any]]
-    options: tuple[str, ...]
-    network: FeatureNetwork | None = None
-    lacking: str = ""
+DREAM_PARTS = tuple(name for name in DREAM_SECTIONS if name != "fvd")  # whose weights are here
 
 
 def dream_parts(
@@ -75,7 +40,7 @@ def dream_parts(
     stability_steps: int,
     i3d: FeatureNetwork | None,
 ) -> dict[str, Part]:
-    """Of a dream; the test clips are read, and dreamed, once for all parts that want them."""
+    """All parts; the test clips are read, and dreamed, once for all that need them."""
 
     @cache
     def held_out() -> HeldOut:
@@ -120,33 +85,5 @@ def dream_parts(
         "surprise": Part(lambda: measure_surprise(held_out(), out), _DREAMS),
     }
     if i3d is not None:
-        parts[I3D_PART] = Part(lambda: measure_dreams_fvd(held_out(), i3d), _DREAMS, i3d)
-    return parts
-
-
-def clip_parts(
-    model: VideoGPT,
-    reader: EpisodeReader,
-    out: Path,
-    settings: ClipSettings,
-    *,
-    i3d: FeatureNetwork | None,
-    c3d: FeatureNetwork | None,
-) -> dict[str, Part]:
-    """Of VideoGPT as published; the test clips are read, and sampled, once for all parts."""
-
-    @cache
-    def whole() -> WholeClips:
-        return WholeClips(model, reader, settings)
-
-    samples = ("clips", *_SAMPLING, "batch_size")
-    parts = {
-        "reconstruction": Part(lambda: whole().reconstruction(), ("clips", "seed")),
-        "likelihood": Part(lambda: whole().likelihood(), ("clips", "seed")),
-        "samples": Part(lambda: whole().samples(out), samples),
-    }
-    if i3d is not None:
-        parts[I3D_PART] = Part(lambda: whole().fvd(i3d), samples, i3d)
-    if c3d is not None:
-        parts[C3D_PART] = Part(lambda: whole().inception_score(c3d), samples, c3d)
+        parts["fvd"] = Part(lambda: measure_dreams_fvd(held_out(), i3d), _DREAMS, i3d)
     return parts

@@ -1,18 +1,21 @@
-"""The report: numbers with where they come from, as JSON, Markdown and an HTML page."""
+"""A report: numbers with where they come from, as JSON, Markdown and an HTML page.
+
+A product has its own sections (`Sections`); how they are kept, written and shown is the same.
+"""
 
 import json
 import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from worldmodel.errors import UserError
-from worldmodel.evaluation.page import to_html
-from worldmodel.evaluation.sections import sections
-from worldmodel.evaluation.tables import Blocks, to_lines
+from worldmodel.evaluation.tables import Blocks, Table, to_lines
 from worldmodel.metrics.statistics import Interval
 from worldmodel.storage.files import parse_json, read_bytes, written_whole
 
@@ -27,9 +30,59 @@ _DAMAGE = (
     RecursionError,
     TemplateError,
 )
+# Everything from checkpoints and data is escaped: they may come from strangers.
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.tests["table"] = lambda block: isinstance(block, Table)
 
 
-def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class Picture:
+    """A file beside the report, and what it shows."""
+
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number of the summary."""
+
+    what: str
+    value: str
+    beside: str  # what to compare it with
+
+
+def _none(numbers: dict[str, Any]) -> list[Headline]:
+    return []
+
+
+@dataclass(frozen=True)
+class Section:
+    """How a part of a report is shown.
+
+    Attributes:
+        blocks: makes its tables of the part's numbers.
+        reading: how to read them.
+        pictures: that measuring the part leaves in the report's folder.
+        headlines: its numbers that come first.
+    """
+
+    blocks: Callable[[dict[str, Any]], Blocks]
+    reading: str
+    pictures: tuple[Picture, ...] = ()
+    headlines: Callable[[dict[str, Any]], list[Headline]] = _none
+
+
+Sections = dict[str, Section]  # by part, in the order of the report
+
+
+def read_report(path: Path, digest: str, sections: Sections) -> tuple[dict[str, Any], str]:
     """The report at `path` if it is about the weights `digest`, else a new one without parts.
 
     Returns:
@@ -54,8 +107,8 @@ def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
             return new, "it was written by another version of this command"
         if report["weights_sha256"] != digest:
             return new, "it is about other weights"
-        to_markdown(report)
-        to_html(report)
+        to_markdown(report, sections)
+        to_html(report, sections)
     except _DAMAGE as error:
         raise UserError(
             f"{path} is damaged or no report of this command ({type(error).__name__}): remove it, "
@@ -64,14 +117,14 @@ def read_report(path: Path, digest: str) -> tuple[dict[str, Any], str]:
     return report, ""
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+def write_report(folder: Path, report: dict[str, Any], sections: Sections) -> dict[str, Any]:
     """Write report.json, report.md and report.html, each whole or not at all; returns what JSON
     holds."""
     plain = to_json(report)
     for name, text in (
         ("report.json", json.dumps(plain, indent=2, allow_nan=False) + "\n"),
-        ("report.md", to_markdown(plain)),
-        ("report.html", to_html(plain)),
+        ("report.md", to_markdown(plain, sections)),
+        ("report.html", to_html(plain, sections)),
     ):
         with written_whole(folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
@@ -79,19 +132,22 @@ def write_report(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_kept(
-    report: dict[str, Any], name: str, settings: dict[str, Any], data_sha256: str, folder: Path
+    part: dict[str, Any] | None,
+    section: Section,
+    settings: dict[str, Any],
+    data_sha256: str,
+    folder: Path,
 ) -> bool:
-    """Whether a part stands in the report as measured with these settings and data, and its
-    pictures in the folder.
+    """Whether a part of a report was measured with these settings and data, and its pictures are
+    in the folder.
 
     The commit doesn't matter: code that changes numbers changes FORMAT_VERSION.
     """
-    part = report["parts"].get(name)
     return (
         part is not None
         and part["settings"] == to_json(settings)
         and part["data"]["sha256"] == data_sha256
-        and all((folder / picture.file).exists() for picture in sections(report)[name].pictures)
+        and all((folder / picture.file).exists() for picture in section.pictures)
     )
 
 
@@ -108,15 +164,28 @@ def to_json(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def to_markdown(report: dict[str, Any]) -> str:
+def to_markdown(report: dict[str, Any], sections: Sections) -> str:
     """Tables of a report that went through `to_json`."""
-    return "\n".join([*to_lines(report_blocks(report)), ""])
+    return "\n".join([*to_lines(report_blocks(report, sections)), ""])
 
 
-def report_blocks(report: dict[str, Any]) -> Blocks:
+def to_html(report: dict[str, Any], sections: Sections) -> str:
+    """A report that went through `to_json` as one page that opens from disk, without a network and
+    without scripts; pictures lie beside it."""
+    measured = {name: section for name, section in sections.items() if name in report["parts"]}
+    headlines = [
+        headline
+        for name, section in measured.items()
+        for headline in section.headlines(report["parts"][name]["numbers"])
+    ]
+    template = _templates.get_template("report.html.jinja")
+    return template.render(report=report, headlines=headlines, sections=measured)
+
+
+def report_blocks(report: dict[str, Any], sections: Sections) -> Blocks:
     """Everything in a report that went through `to_json`, headings as in Markdown."""
     blocks: Blocks = [f"# {report.get('checkpoint', '')}: {report.get('env_id', '')}"]
-    for name, section in sections(report).items():
+    for name, section in sections.items():
         if name in report["parts"]:
             part = report["parts"][name]
             blocks += [f"## {name.capitalize()}", *section.blocks(part["numbers"]), _source(part)]

@@ -14,8 +14,7 @@ from worldmodel import randomness
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import HeldOut
 from worldmodel.media.film import coloured, save_png, sheet
-from worldmodel.metrics.statistics import auroc_interval, mean_interval
-from worldmodel.videogpt.whole_clips import next_of_another
+from worldmodel.metrics.statistics import auroc_interval, mean_interval, next_of_another
 
 WEAK_NOISE, STRONG_NOISE = 0.05, 0.2  # standard deviations, pixels in [0, 1]
 MEAN_FRAMES = 8  # about a second of Doom

@@ -196,3 +196,13 @@ def auroc_interval(
     pairs = (times @ positives) * (times @ negatives)
     draws = ((times @ wins) * times).sum(1)[pairs > 0] / pairs[pairs > 0]
     return interval(value, draws, groups)
+
+
+def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
+    """For each place the next one, going round, of another kind; None where all are of one."""
+    if len(np.unique(kinds)) < 2:
+        return None
+    places = np.arange(len(kinds))
+    return np.stack(
+        [next(j for j in np.roll(places, -i - 1) if kinds[j] != kinds[i]) for i in places]
+    )

@@ -32,6 +32,7 @@ from worldmodel.metrics.perceptual import (
 from worldmodel.metrics.pictures import fine_energy, psnr
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import OwnDreams
+from worldmodel.training.trainer import Stage
 
 PERCEPTUAL_WEIGHT = 1.0  # beside the normalised squared error
 ADVERSARIAL_WEIGHT = 0.5  # times the ratio of the gradients' lengths at the picture
@@ -125,7 +126,7 @@ class Sharpening(nn.Module):
         }
 
 
-class DecoderStage:
+class DecoderStage(Stage):
     """Trains the sharp decoder; tokenizer and prior stand still.
 
     The adversary is weighed, and its spectral norms are estimated, on each process's share of a

@@ -1,19 +1,15 @@
-"""A stage's module and its optimiser at work: on one device, copied to several, or sliced."""
+"""A stage's module and its optimisers at work, in one process or in several."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from worldmodel import randomness
 from worldmodel.configs.recipe import StageRecipe
-from worldmodel.training.sharding import Sliced
 from worldmodel.vqvae.codebook import Codebook
 
 # Of a module, the generator of a whole batch and the clips of it to work through: named means.
@@ -31,8 +27,7 @@ class Learner:
         compiled: whether to compile the module.
 
     Attributes:
-        state: the module whose state is to be saved, with sliced weights under FSDP.
-        optimizers: of its weights.
+        optimizers: of the module's weights.
     """
 
     def __init__(
@@ -45,23 +40,16 @@ class Learner:
         compiled: bool,
     ) -> None:
         self.fabric, self.shares = fabric, shares
-        self._sliced: Sliced | None = None
-        self.state = module
-        if isinstance(fabric.strategy, ModelParallelStrategy):
-            self._sliced = Sliced(module)
-            self.state = self._sliced.module
-        for part in self.state.modules():
+        for part in module.modules():
             if isinstance(part, Codebook):
                 part.num_parts = len(shares)
-        trained = cast(nn.Module, torch.compile(self.state)) if compiled else self.state
+        trained = cast(nn.Module, torch.compile(module)) if compiled else module
         self._wrapped = fabric.setup_module(trained)
-        self.optimizers = make_optimizers(self.state, recipe)
+        self.optimizers = make_optimizers(module, recipe)
         self._wrapped_optimizers = [
             cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
             for optimizer in self.optimizers
         ]
-        if self._sliced is not None:
-            self._sliced.empty()
 
     def gradients(
         self, losses: Losses, batch: tuple[int, str, int]
@@ -79,26 +67,17 @@ class Learner:
         self._wrapped.train()
         totals: dict[str, Tensor] = {}
         for share in self.shares:
-            # Copies need the sum once a step. Slices are summed part by part: otherwise every
-            # process would have to hold the whole gradient.
-            waits = share != self.shares[-1] and isinstance(self.fabric.strategy, DDPStrategy)
+            waits = share != self.shares[-1]  # processes need the sum once a step
             # The same again in a run that was stopped and resumed.
             randomness.seed_torch(*batch, "dropout", share.start)
-            with self.fabric.no_backward_sync(self._wrapped) if waits else nullcontext():
+            with self.fabric.no_backward_sync(self._wrapped, enabled=waits):
                 numbers = losses(self._wrapped, randomness.generator(*batch), share)
                 self.fabric.backward(numbers["loss"] / len(self.shares))
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.shares)
-        if len(self.optimizers) == 1:
-            norm = self.fabric.clip_gradients(
-                self._wrapped,
-                self._wrapped_optimizers[0],
-                max_norm=LARGEST_NORM,
-                error_if_nonfinite=False,
-            )
-        else:  # Fabric would look at what one of them moves
-            norm = nn.utils.clip_grad_norm_(self.state.parameters(), LARGEST_NORM)
-        return totals, float(cast(Tensor, norm))
+        # In the optimisers' order, as Fabric does it: the rounding of the norm depends on it.
+        moved = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        return totals, float(nn.utils.clip_grad_norm_(moved, LARGEST_NORM))
 
     def step(self, rate: float) -> None:
         """Move the weights along the gradient.
@@ -111,24 +90,6 @@ class Learner:
                 group["lr"] = rate
             wrapped.step()
             wrapped.zero_grad()
-
-    @contextmanager
-    def whole(self, *, here: bool) -> Iterator[None]:
-        """The module given to this learner has its weights, in the processes that want it.
-
-        All processes have to enter: under FSDP the weights come from all of them.
-        """
-        if self._sliced is None:
-            yield
-            return
-        self._sliced.fill(here=here)
-        yield
-        self._sliced.empty()
-
-    def finish(self) -> None:
-        """Leave the module whole in every process; training is over."""
-        if self._sliced is not None:
-            self._sliced.fill(here=True)
 
 
 def make_optimizers(module: nn.Module, recipe: StageRecipe) -> list[torch.optim.Optimizer]:

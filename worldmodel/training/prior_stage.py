@@ -21,6 +21,7 @@ from worldmodel.prior.past import Older, Past
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
 from worldmodel.training.prior_losses import Sketched, prior_losses
+from worldmodel.training.trainer import Stage
 
 NUM_VALIDATION_CLIPS = 64
 PREVIEW_ROWS = 4
@@ -59,7 +60,7 @@ class Example:
     begin: int
 
 
-class PriorStage:
+class PriorStage(Stage):
     """Trains the prior; the tokenizer stands still.
 
     Where poses are told, three kinds of clips are mixed: recorded pasts; recorded pasts that can't

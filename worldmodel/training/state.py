@@ -15,7 +15,6 @@ from worldmodel.checkpoint.contents import present_name
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.storage.tensors import opened_tensors, save_tensors
 from worldmodel.training.schedule import Progressed
-from worldmodel.training.sharding import sliced_like, whole_tensor
 
 NOTHING: Mapping[str, Tensor] = {}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -28,16 +27,13 @@ def save_state(
     progressed: Progressed,
     inputs: str = "",
     kept: Mapping[str, Tensor] = NOTHING,
-    *,
-    written: bool = True,
 ) -> None:
     """Write weights, optimisers and progress as one file, whole or not at all.
 
-    The file is the same whatever number of processes trained, and however.
+    The file is the same however many processes trained.
 
     Args:
         kept: by the stage, as of `Stage.kept`.
-        written: by this process. All processes have to call, to give their slices.
     """
     state = {f"model.{name}": value for name, value in module.state_dict().items()}
     first = 0  # number of an optimiser's first parameter among those of all
@@ -46,13 +42,8 @@ def save_state(
             for name, value in entries.items():
                 state[f"optimizer.{first + index}.{name}"] = torch.as_tensor(value)
         first += len(_parameters(optimizer))
-    tensors = {f"kept.{name}": value.contiguous() for name, value in kept.items()}
-    for name, value in state.items():
-        gathered = whole_tensor(value)
-        if written:
-            tensors[name] = gathered.detach().cpu().contiguous()
-    if not written:
-        return
+    state |= {f"kept.{name}": value for name, value in kept.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
     try:
         save_tensors(path, tensors, metadata)
@@ -107,7 +98,7 @@ def load_state(
 
 
 def load_optimizers(path: Path, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Load the optimisers' state that `save_state` wrote, or this process's slices of it.
+    """Load the optimisers' state that `save_state` wrote.
 
     Raises:
         UserError: the file is damaged or holds another model.
@@ -116,17 +107,16 @@ def load_optimizers(path: Path, optimizers: Sequence[torch.optim.Optimizer]) -> 
         return
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     owners = [
-        (which, index, parameter)
+        (which, index)
         for which, optimizer in enumerate(optimizers)
-        for index, parameter in enumerate(_parameters(optimizer))
+        for index in range(len(_parameters(optimizer)))
     ]
     with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118
             if name.startswith("optimizer."):
                 _, number, entry = name.split(".")
-                which, index, parameter = owners[int(number)]
-                value = sliced_like(file.get_tensor(name), parameter)
-                states[which].setdefault(index, {})[entry] = value
+                which, index = owners[int(number)]
+                states[which].setdefault(index, {})[entry] = file.get_tensor(name)
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -1,6 +1,7 @@
 """The first thing to train: the tokenizer, on frames."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,30 +12,22 @@ from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.media.film import save_png, sheet
-from worldmodel.media.frames import (
-    clips_to_float,
-    clips_to_uint8,
-    to_float,
-    to_uint8,
-)
+from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.metrics.pictures import psnr
-from worldmodel.training.trainer import KeepsNothing
-from worldmodel.videogpt.vqvae import VideoVQVAE
-from worldmodel.vqvae.vqvae import VQVAE
+from worldmodel.training.trainer import Stage
 
 NUM_VALIDATION_FRAMES = 512
 PREVIEW_FRAMES = 16
 
 
-class TokenizerStage(KeepsNothing):
-    """Trains a VQ-VAE: on single frames for dreams, on whole clips as published."""
+class TokenizerStage(Stage):
+    """Trains a VQ-VAE on single frames."""
 
     name = "tokenizer"
-    inputs = ""  # frames only
 
     def __init__(
         self,
-        module: VQVAE | VideoVQVAE,
+        module: Any,
         reader: EpisodeReader,
         recipe: StageRecipe,
         *,
@@ -60,7 +53,7 @@ class TokenizerStage(KeepsNothing):
     ) -> dict[str, Tensor]:
         rows = self.clips.draw(rng, self.recipe.batch_size)[share]
         clips = torch.from_numpy(self.clips.read(rows).frames)
-        out = module(self._to_float(clips.to(self.device)))
+        out = module(self.to_float(clips.to(self.device)))
         return {"loss": out.loss, "nmse": out.nmse, "commitment": out.commitment_loss}
 
     @torch.no_grad()
@@ -68,8 +61,8 @@ class TokenizerStage(KeepsNothing):
         """PSNR in dB of the mean squared error, and how many codes are in use."""
         squared_error, num_values, used = 0.0, 0, set()
         for clips in self.validation_clips.split(max(1, 64 // self.recipe.num_frames)):
-            codes = self.module.encode(self._to_float(clips.to(self.device)))
-            again = self._to_uint8(self.module.decode(codes)).cpu()
+            codes = self.module.encode(self.to_float(clips.to(self.device)))
+            again = self.to_uint8(self.module.decode(codes)).cpu()
             squared_error += float((again.double() - clips.double()).square().sum()) / 255**2
             num_values += clips.numel()
             used |= set(codes.unique().tolist())
@@ -86,19 +79,15 @@ class TokenizerStage(KeepsNothing):
         num_clips = max(1, PREVIEW_FRAMES // self.recipe.num_frames)
         clips = self.validation_clips[:: max(1, len(self.validation_clips) // num_clips)]
         clips = clips[:num_clips]
-        codes = self.module.encode(self._to_float(clips.to(self.device)))
-        again = self._to_uint8(self.module.decode(codes)).cpu()
+        codes = self.module.encode(self.to_float(clips.to(self.device)))
+        again = self.to_uint8(self.module.decode(codes)).cpu()
         rows = [clips.flatten(0, 1).numpy(), again.flatten(0, 1).numpy()]
         save_png(path, sheet(rows, scale=2))
 
-    def _to_float(self, clips: Tensor) -> Tensor:
-        """As the module takes them: (B, C, T, H, W), or single frames (B T, C, H, W)."""
-        if isinstance(self.module, VideoVQVAE):
-            return clips_to_float(clips)
+    def to_float(self, clips: Tensor) -> Tensor:
+        """Clips (B, T, H, W, C) as the module takes them: single frames (B T, C, H, W)."""
         return to_float(clips.flatten(0, 1))
 
-    def _to_uint8(self, out: Tensor) -> Tensor:
+    def to_uint8(self, out: Tensor) -> Tensor:
         """What the module gives, as clips (B, T, H, W, C)."""
-        if isinstance(self.module, VideoVQVAE):
-            return clips_to_uint8(out)
         return to_uint8(out).unflatten(0, (-1, self.recipe.num_frames))

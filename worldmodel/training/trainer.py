@@ -1,8 +1,9 @@
 """The training loop that all stages share: time-boxed, resumable, and reported as it runs."""
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -25,58 +26,41 @@ from worldmodel.training.state import load_optimizers, load_state, save_state
 LOG_EVERY = 20  # steps
 
 
-@runtime_checkable
-class Stage(Protocol):
-    """One of the things to train."""
+class Stage(ABC):
+    """One of the things to train.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        inputs: of which tokenizer the codes are that this stage learns; "" where it learns none.
+        module: with the weights to train.
+    """
 
-    @property
-    def inputs(self) -> str:
-        """Of which tokenizer the codes are that this stage learns; "" where it learns none."""
-        ...
-
-    @property
-    def module(self) -> nn.Module: ...
-
-    @property
-    def recipe(self) -> StageRecipe: ...
+    name: str
+    inputs: str = ""
+    module: Any
+    recipe: StageRecipe
 
     @property
     def kept(self) -> dict[str, Tensor]:
         """What has to be saved besides the module, on the CPU; loaded in place."""
-        ...
+        return {}
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int) -> None:  # noqa: B027  most stages have nothing to prepare
         """Called before each step."""
-        ...
 
+    @abstractmethod
     def losses(
         self, module: nn.Module, rng: np.random.Generator, share: slice
     ) -> dict[str, Tensor]:
         """Named means over a share of one batch, drawn from `rng` as a whole; training
         minimises "loss"."""
-        ...
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Named numbers on the validation split."""
-        ...
 
+    @abstractmethod
     def preview(self, path: Path) -> None:
         """Draw what the model does on validation clips."""
-        ...
-
-
-class KeepsNothing:
-    """What a stage that keeps nothing besides its module says of it."""
-
-    @property
-    def kept(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, step: int) -> None:
-        pass
 
 
 def train_stage(
@@ -88,7 +72,6 @@ def train_stage(
     seed: int,
     compiled: bool = False,
     accumulate: int = 1,
-    checkpoint_activations: bool = False,
 ) -> bool:
     """Train `stage` until its schedule or `timing.max_minutes` ends; resume where it was.
 
@@ -99,18 +82,15 @@ def train_stage(
             run sees what an uninterrupted one would have.
         accumulate: parts in which each process works through its share of a batch; as many
             times less memory for activations, and the same step.
-        checkpoint_activations: compute them again in the backward pass, a block at a time.
 
     Returns:
         Whether the whole schedule is done.
 
     Raises:
-        UserError: the saved state is damaged or of another model, a batch can't be cut
-            like that, or the module can't do what is asked.
+        UserError: the saved state is damaged or of another model, or a batch can't be cut
+            like that.
     """
     shares = _shares(stage.recipe.batch_size, fabric, accumulate)
-    if checkpoint_activations:
-        _recompute_activations(stage)
     state_path = _state_path(stage, folder)
     progressed = load_state(state_path, stage.module, stage.inputs, stage.kept)
     if progressed.share(stage.recipe, timing) >= 1:
@@ -121,7 +101,6 @@ def train_stage(
     fabric.barrier()
     if asked:
         raise KeyboardInterrupt
-    learner.finish()
     return progressed.share(stage.recipe, timing) >= 1
 
 
@@ -136,10 +115,11 @@ def _learn(
 ) -> bool:
     """Train, saving and validating, until the time is up; returns whether Ctrl-C ended it."""
     recipe, fabric = stage.recipe, learner.fabric
+    is_first = fabric.global_rank == 0
     pace = Pace(stage.name, recipe, timing, progressed.step)
     seconds_before, clock = progressed.seconds, Clock(timing)
     with (
-        Curves(folder, stage.name, progressed.step, shown=fabric.global_rank == 0) as curves,
+        Curves(folder, stage.name, progressed.step, shown=is_first) as curves,
         Interruption() as interruption,
     ):
         while True:
@@ -159,14 +139,17 @@ def _learn(
                 curves.show(done, progressed, means["loss"])
                 if progressed.step % LOG_EVERY == 1:
                     curves.write(progressed, {**means, "learning_rate": rate})
-            if (estimate := pace.estimate(progressed.step, moment.seconds)) and curves.shown:
+            if (estimate := pace.estimate(progressed.step, moment.seconds)) and is_first:
                 say(estimate)
-            if last or moment.save:
-                _save(stage, learner, progressed, folder)
+            if (last or moment.save) and is_first:
+                path = _state_path(stage, folder)
+                save_state(
+                    path, stage.module, learner.optimizers, progressed, stage.inputs, stage.kept
+                )
                 clock.saves()
-            if (last or moment.validate) and not asked:
+            if (last or moment.validate) and not asked and is_first:
                 with clock.paused():
-                    _validate(stage, learner, progressed, folder, curves)
+                    _validate(stage, progressed, folder, curves)
             if last:
                 return asked
 
@@ -185,43 +168,17 @@ def _step(
     return numbers
 
 
-def _save(stage: Stage, learner: Learner, progressed: Progressed, folder: Path) -> None:
-    save_state(
-        _state_path(stage, folder),
-        learner.state,
-        learner.optimizers,
-        progressed,
-        stage.inputs,
-        stage.kept,
-        written=learner.fabric.global_rank == 0,
-    )
-
-
-def _validate(
-    stage: Stage, learner: Learner, progressed: Progressed, folder: Path, curves: Curves
-) -> None:
-    main_process = learner.fabric.global_rank == 0
-    with learner.whole(here=main_process):
-        if main_process:
-            stage.module.eval()
-            numbers = stage.validate()
-            curves.write(progressed, numbers, prefix="validation/")
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            say(f"{stage.name} at step {progressed.step}, held-out episodes: {measured}")
-            stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
+def _validate(stage: Stage, progressed: Progressed, folder: Path, curves: Curves) -> None:
+    stage.module.eval()
+    numbers = stage.validate()
+    curves.write(progressed, numbers, prefix="validation/")
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    say(f"{stage.name} at step {progressed.step}, held-out episodes: {measured}")
+    stage.preview(folder / f"{stage.name}-{progressed.step:07d}.png")
 
 
 def _state_path(stage: Stage, folder: Path) -> Path:
     return folder / f"{stage.name}.state.safetensors"
-
-
-def _recompute_activations(stage: Stage) -> None:
-    if not hasattr(stage.module, "checkpoint_activations"):
-        raise UserError(
-            f"this {stage.name} can't compute its activations again: leave "
-            "--checkpoint-activations out, and cut the memory with --accumulate"
-        )
-    stage.module.checkpoint_activations = True  # type: ignore[assignment]
 
 
 def _shares(batch_size: int, fabric: Fabric, accumulate: int) -> list[slice]:

@@ -2,9 +2,9 @@
 
     python -m worldmodel.videogpt.ablate table5 --data data/bair --out reports/ablation
 
-Each row of a table is trained under the same budget and measured on the test split; the paper's
-figures stand beside ours, in a table and a plot. Rows that several tables share are trained once,
-and after an interruption the same command resumes.
+Each row of a table is trained with the same budget and measured on the test split; a table and a
+plot show the paper's figures next to ours. Rows that several tables share are trained once, and
+after an interruption the same command resumes.
 """
 
 import hashlib
@@ -20,14 +20,12 @@ from worldmodel.checkpoint.device import usable_device
 from worldmodel.command import check_numbers, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.evaluation.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.evaluation.report import to_json
 from worldmodel.evaluation.tables import Blocks, to_text
 from worldmodel.interface.sampling import Sampling
+from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.train import Train, train_preset
-from worldmodel.training.projects import VideoGPTProject
 from worldmodel.training.schedule import Progressed, duration
 from worldmodel.training.state import load_state
 from worldmodel.videogpt.ablation import (
@@ -38,8 +36,11 @@ from worldmodel.videogpt.ablation import (
     to_blocks,
     to_markdown,
 )
+from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
+from worldmodel.videogpt.train import Train
+from worldmodel.videogpt.training import config_of, train_preset
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 MOST_BYTES = 2**24  # of a table's JSON
@@ -103,26 +104,26 @@ def ablate(options: Ablate) -> Blocks:
     base = _base(options)
     ablation = ABLATIONS[options.table]
     reader = EpisodeReader(options.data)
-    projects = [_project_of(row, base, options, reader) for row in ablation.rows]
+    models = {row.name: _model_of(row, base, options, reader) for row in ablation.rows}
     network = None
     if options.i3d_weights is not None:
         network = load_i3d(
             options.i3d_weights,
             VIDEOGPT,
-            device=_device(options),
+            device=usable_device(options.device, or_auto=True),
             trust_weights=options.trust_weights,
         )
     with_prior = ablation.trains_prior and options.stage == "both"
     with locked(options.out):
         _refuse_others(options)
-        say(_plan(options, len(projects), with_prior=with_prior))
-        return _ablate(options, reader, projects, network, with_prior=with_prior)
+        say(_plan(options, len(models), with_prior=with_prior))
+        return _ablate(options, reader, models, network, with_prior=with_prior)
 
 
 def _ablate(
     options: Ablate,
     reader: EpisodeReader,
-    projects: list[VideoGPTProject],
+    models: dict[str, tuple[PublishedPreset, VideoGPTConfig]],
     network: FeatureNetwork | None,
     *,
     with_prior: bool,
@@ -131,9 +132,9 @@ def _ablate(
     ablation, data_digest = ABLATIONS[options.table], reader.digest()
     results: dict[str, Any] = {}
     report: dict[str, Any] = {}
-    for row, project in zip(ablation.rows, projects, strict=True):
-        folder = _train(row, project, options, data_digest, with_prior=with_prior)
-        results[row.name] = _measured(project, folder, options, network, with_prior=with_prior)
+    for name, (preset, config) in models.items():
+        folder = _train(name, preset, config, options, data_digest, with_prior=with_prior)
+        results[name] = _measured(config, reader, folder, options, network, with_prior=with_prior)
         report = to_json(
             {
                 "table": options.table,
@@ -222,12 +223,13 @@ def _base(options: Ablate) -> PublishedPreset:
     return replace(base, **recipes)
 
 
-def _project_of(
+def _model_of(
     row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
-) -> VideoGPTProject:
+) -> tuple[PublishedPreset, VideoGPTConfig]:
     """What a row trains. Raises UserError where the base or the data don't allow for it."""
     try:
-        return VideoGPTProject(row.change(base), reader)
+        preset = row.change(base)
+        return preset, config_of(preset, reader)
     except ValueError as error:
         raise UserError(
             f'{options.table} has a row "{row.name}", which can\'t be made of --preset '
@@ -236,12 +238,17 @@ def _project_of(
 
 
 def _train(
-    row: Row, project: VideoGPTProject, options: Ablate, data_digest: str, *, with_prior: bool
+    name: str,
+    preset: PublishedPreset,
+    config: VideoGPTConfig,
+    options: Ablate,
+    data_digest: str,
+    *,
+    with_prior: bool,
 ) -> Path:
     """Train a row as far as its budget goes; returns the run's folder."""
-    preset, config = project.preset, project.config
     minutes = None if options.steps else options.max_minutes
-    # Runs are told apart by all that training depends on, or one would pass for another.
+    # A run's name holds everything that training depends on, so that none is mistaken for another.
     shared = {
         "data": data_digest,
         "seed": options.seed,
@@ -253,7 +260,7 @@ def _train(
     prior = {"prior": asdict(config.prior), "recipe": asdict(preset.prior_recipe)}
     tokenizer_key = _digest(shared)
     folder = options.out / "runs" / f"{tokenizer_key}-{_digest({**shared, 'of_prior': prior})}"
-    say(f"{options.table}, {row.name}: {folder}")
+    say(f"{options.table}, {name}: {folder}")
     training = Train(
         preset=options.preset,
         data=options.data,
@@ -279,7 +286,8 @@ def _train(
 
 
 def _measured(
-    project: VideoGPTProject,
+    config: VideoGPTConfig,
+    reader: EpisodeReader,
     folder: Path,
     options: Ablate,
     network: FeatureNetwork | None,
@@ -287,7 +295,7 @@ def _measured(
     with_prior: bool,
 ) -> dict[str, Any]:
     """The numbers of a trained row."""
-    model = VideoGPT(project.config)
+    model = VideoGPT(config)
     training = folder / "training"
     steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
     if with_prior:
@@ -295,7 +303,8 @@ def _measured(
         path = training / "prior.state.safetensors"
         steps["prior"] = load_state(path, model.prior, inputs)
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
-    clips = WholeClips(model.to(_device(options)).eval(), project.reader, settings)
+    model.to(usable_device(options.device, or_auto=True)).eval()
+    clips = WholeClips(model, reader, settings)
     numbers: dict[str, Any] = {
         "parameters": _sizes(model, steps),
         "steps": {stage: progressed.step for stage, progressed in steps.items()},
@@ -306,14 +315,6 @@ def _measured(
     if network is not None:
         numbers["fvd"] = clips.fvd(network, with_samples=with_prior)
     return numbers
-
-
-def _device(options: Ablate) -> str:
-    """Raises UserError where it is not to be had."""
-    try:
-        return usable_device(options.device, or_auto=True)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:

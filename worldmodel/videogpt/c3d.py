@@ -3,16 +3,32 @@
 Tran et al. 2015, as pfnet-research/tgan2 runs it, whose code gave VideoGPT its scores (Sec. 4.5).
 """
 
+import hashlib
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.errors import UserError
+from worldmodel.metrics.features import FeatureNetwork, Protocol, describe, read_weights, to_signed
+
 NUM_FRAMES = 16
 SIZE = 112
 MEAN_SHAPE = (3, NUM_FRAMES, 128, 171)  # of the clips that it was trained on, blue first
 CORNER = 8  # of the square of the mean that is taken off
+URL = "https://github.com/rezoo/tgan2/releases/tag/v1.0"
+MEAN = "mean2.npz"  # beside the weights
+GET = (
+    f"get conv3d_deepnetA_ucf.npz and {MEAN} from {URL} into one folder (their sha256 "
+    "isn't known here) and give the first as --c3d-weights"
+)
+TGANV2 = Protocol("TGANv2", 20480, 16)  # 10 times 2048 samples
 # name: (channels in, channels out)
 CONVOLUTIONS = {
     "conv1a": (3, 64),
@@ -56,3 +72,84 @@ class C3D(nn.Module):
                 # Chainer, where the weights come from, pools what is left at the edge too.
                 x = F.max_pool3d(x, kernel, ceil_mode=True)
         return self.fc8(self.fc7(self.fc6(x.flatten(1)).relu()).relu())
+
+
+def load_c3d(path: Path | None, *, device: str | torch.device = "cpu") -> FeatureNetwork:
+    """The C3D of the inception score: logits of the 101 classes of UCF-101.
+
+    Frames are resized to 112x112 as TGANv2's code does, whatever their size.
+
+    Args:
+        path: TGANv2's conv3d_deepnetA_ucf.npz, with mean2.npz in the same folder.
+
+    Raises:
+        UserError: a file is missing, or not what it should be.
+    """
+    if path is None:
+        raise UserError(f"the inception score needs the weights of C3D: {GET}")
+    digest = hashlib.sha256(read_weights(path, GET)).hexdigest()
+    read_weights(path.with_name(MEAN), GET)
+    mean = _read_arrays(path.with_name(MEAN), {"mean": MEAN_SHAPE})["mean"]
+    network = C3D(mean).eval().requires_grad_(False)
+    names = {_chainer_name(name): tuple(t.shape) for name, t in network.state_dict().items()}
+    arrays = _read_arrays(path, names)
+    network.load_state_dict(
+        {name: torch.from_numpy(arrays[_chainer_name(name)]) for name in network.state_dict()}
+    )
+    network.to(device)
+
+    def logits(clips: Tensor) -> Tensor:
+        # 128 twice, not 127.5: as TGANv2's code scales them back.
+        return network(to_signed(clips, SIZE, align_corners=True) * 128 + 128)
+
+    def features(clips: np.ndarray) -> np.ndarray:
+        if clips.shape[1] != NUM_FRAMES:
+            raise UserError(f"C3D needs clips of {NUM_FRAMES} frames, not {clips.shape[1]}")
+        return describe(logits, clips, device)
+
+    return FeatureNetwork("C3D, logits of UCF-101", "Inception score", TGANV2, digest, features)
+
+
+def _chainer_name(name: str) -> str:
+    layer, _, kind = name.partition(".")
+    return f"{layer}/{'W' if kind == 'weight' else 'b'}"
+
+
+def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz as float32, whose sizes are those of `shapes`."""
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, shape in shapes.items():
+                arrays[name] = _read_array(archive, name, shape)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        ValueError,
+        EOFError,
+        OSError,
+        NotImplementedError,  # an unknown way of compressing
+        RuntimeError,  # an encrypted archive
+    ) as error:
+        raise UserError(f"{path} is damaged or another file: {error}; {GET}") from None
+    return arrays
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One .npy, whose header is believed only where it says what is expected."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{name} has the version {version} of the format")
+        stored, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape)
+        if dtype.kind != "f" or by_column or math.prod(stored) != size:
+            raise ValueError(f"{name} should be floats of shape {shape}, not {dtype} of {stored}")
+        data = file.read(size * dtype.itemsize)
+    if len(data) != size * dtype.itemsize:
+        raise ValueError(f"{name} is cut off")
+    array = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return array

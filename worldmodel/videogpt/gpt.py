@@ -40,7 +40,7 @@ from worldmodel.videogpt.gpt_layers import (
 
 
 class Conditions(NamedTuple):
-    """What a prior is told of each clip beside its codes.
+    """What a prior is conditioned on, besides a clip's codes.
 
     Attributes:
         vector: flat actions and a one-hot class; None where the config has neither.
@@ -194,7 +194,7 @@ class GPT(nn.Module):
         """Take in the first n < N codes at once.
 
         Returns:
-            The logits of the code after them, and the cache to go on with.
+            The logits of the code after them, and the cache for the next one.
         """
         batch_size, num_given = given.shape
         given_frames = self._given(conditions)

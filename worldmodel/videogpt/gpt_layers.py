@@ -22,7 +22,7 @@ AttendToPast = Callable[[Tensor], Tensor]
 
 
 class BlockConditions(NamedTuple):
-    """What one block is told of a clip, once for all its tokens.
+    """A clip's conditions as one block uses them, computed once for all its tokens.
 
     Attributes:
         affines: of the block's norms.
@@ -80,7 +80,7 @@ class PriorBlock(nn.Module):
         attend: AttendToPast,
         dropout: float,
     ) -> Float[Tensor, "B P D"]:
-        """`conditions` and `step` in one: sharded weights (FSDP) are whole in here only."""
+        """`conditions` and `step` in one, for training: what is computed again is one call."""
         return self.step(x, self.conditions(vector, given), attend, dropout)
 
     def step(

@@ -45,7 +45,7 @@ class VideoGPT(nn.Module):
         actions: Shaped[Tensor, "B T-1 *shape"],
         classes: Int[Tensor, " B"],
     ) -> Conditions:
-        """What the prior is told of B clips, as far as its config asks for it.
+        """The conditions of B clips that the config asks for.
 
         Args:
             clips: whole clips, of which the given frames are taken.

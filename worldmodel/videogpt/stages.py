@@ -1,4 +1,4 @@
-"""The second thing to train of VideoGPT as published: the prior, on the codes of whole clips."""
+"""The two stages of training VideoGPT as published: the tokenizer, and the prior on its codes."""
 
 import math
 from pathlib import Path
@@ -15,14 +15,28 @@ from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
-from worldmodel.training.trainer import KeepsNothing
+from worldmodel.media.frames import clips_to_float, clips_to_uint8
+from worldmodel.training.tokenizer_stage import TokenizerStage
+from worldmodel.training.trainer import Stage
 from worldmodel.videogpt.model import VideoGPT
 
 NUM_VALIDATION_TOKENS = 2**16
 PREVIEW_ROWS = 2
 
 
-class VideoPriorStage(KeepsNothing):
+class ClipTokenizerStage(TokenizerStage):
+    """Trains a VQ-VAE on whole clips."""
+
+    def to_float(self, clips: Tensor) -> Tensor:
+        """Clips (B, T, H, W, C) as the module takes them, (B, C, T, H, W)."""
+        return clips_to_float(clips)
+
+    def to_uint8(self, out: Tensor) -> Tensor:
+        """What the module gives, as clips (B, T, H, W, C)."""
+        return clips_to_uint8(out)
+
+
+class VideoPriorStage(Stage):
     """Trains the prior on the codes of clips; the tokenizer stands still.
 
     Codes of a clip depend on all its frames, so each clip is encoded when it is drawn.

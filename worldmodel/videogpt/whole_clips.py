@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from worldmodel import randomness
 from worldmodel.command import track
-from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
-from worldmodel.evaluation.features import FeatureNetwork
-from worldmodel.evaluation.held_out import spread_windows
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split, spread_windows
+from worldmodel.evaluation.fvd import measure_fvd
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import (
     coloured,
@@ -27,14 +26,11 @@ from worldmodel.media.film import (
     stacked,
     with_given,
 )
-from worldmodel.metrics.statistics import code_counts
+from worldmodel.metrics.features import FeatureNetwork
+from worldmodel.metrics.statistics import code_counts, next_of_another
+from worldmodel.videogpt.inception import measure_inception_score
+from worldmodel.videogpt.measures import measure_likelihood, measure_reconstruction
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.published import (
-    measure_fvd,
-    measure_inception_score,
-    measure_likelihood,
-    measure_reconstruction,
-)
 from worldmodel.videogpt.stages import clip_tensors, sample_clips
 
 NUM_SHOWN = 8  # clips in the film of samples
@@ -58,14 +54,14 @@ class ClipSettings:
 
 
 class WholeClips:
-    """Test clips, and what the model makes of them, worked out once for all that want it."""
+    """Test clips, their reconstructions and samples, each computed once, when first used."""
 
     def __init__(self, model: VideoGPT, reader: EpisodeReader, settings: ClipSettings) -> None:
         self.model, self.reader, self.settings = model, reader, settings
         self.rows, self.clips = self._draw("test", settings.num_clips)
 
     def reconstruction(self) -> dict[str, Any]:
-        """How well the tokenizer gives clips back."""
+        """How well the tokenizer reconstructs clips."""
         return measure_reconstruction(
             self.clips.frames,
             self.reconstructed,
@@ -76,7 +72,7 @@ class WholeClips:
         )
 
     def likelihood(self) -> dict[str, Any]:
-        """How well the prior foretells codes, and how much of that is what it is told."""
+        """How well the prior predicts codes, and how much its conditions help."""
         _, train = self._draw("train", NUM_TRAIN_CLIPS)
         everyone = np.arange(len(self.rows))
         prior = self.model.config.prior
@@ -87,7 +83,7 @@ class WholeClips:
                 kinds = self._tensors(self.clips, everyone)[2].cpu().numpy()  # classes
             others = next_of_another(kinds)
             if others is not None:
-                exchanged = self._nats(others, "told of another clip")
+                exchanged = self._nats(others, "likelihood, exchanged conditions")
         return measure_likelihood(
             self._nats(everyone, "likelihood"),
             self.codes,
@@ -134,7 +130,7 @@ class WholeClips:
 
     @cached_property
     def reconstructed(self) -> np.ndarray:
-        """The test clips as the tokenizer gives them back, uint8 (n, T, H, W, C)."""
+        """The test clips' reconstructions, uint8 (n, T, H, W, C)."""
         parts = []
         for rows in self._batches(len(self.codes), "reconstructions"):
             codes = torch.from_numpy(self.codes[rows]).to(self._device)
@@ -151,12 +147,12 @@ class WholeClips:
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def _nats(self, told: np.ndarray, what: str) -> np.ndarray:
-        """-log p of each token of each clip (n, N), under the conditions of clip told[i]."""
+    def _nats(self, given: np.ndarray, what: str) -> np.ndarray:
+        """-log p of each token of each clip (n, N), under the conditions of clip given[i]."""
         nats = []
         for rows in self._batches(len(self.rows), what):
             codes = torch.from_numpy(self.codes[rows]).to(self._device)
-            conditions = self.model.conditions(*self._tensors(self.clips, told[rows]))
+            conditions = self.model.conditions(*self._tensors(self.clips, given[rows]))
             logits = self.model.prior(codes, conditions)
             each = F.cross_entropy(logits.mT, codes.flatten(1), reduction="none")
             nats.append(each.cpu().double().numpy())
@@ -196,13 +192,3 @@ class WholeClips:
         num_batches = math.ceil(count / self.settings.batch_size)
         parts = np.array_split(np.arange(count), num_batches)
         return track(parts, what)
-
-
-def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
-    """For each place the next one, going round, of another kind; None where all are of one."""
-    if len(np.unique(kinds)) < 2:
-        return None
-    places = np.arange(len(kinds))
-    return np.stack(
-        [next(j for j in np.roll(places, -i - 1) if kinds[j] != kinds[i]) for i in places]
-    )

@@ -127,6 +127,5 @@ def digest_of(module: nn.Module) -> str:
     """sha256 of everything that a module's state holds, as hex."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():
-        # A copy: NumPy would keep the storage of the weights from being resized.
-        digest.update(tensor.detach().cpu().clone().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Networks that describe clips, for FVD and the inception score. Their weights are the user's.
+"""The network that describes clips for FVD. Its weights are the user's.
 
     python -m worldmodel.evaluate CHECKPOINT --data DIR --i3d-weights i3d_torchscript.pt
 
@@ -19,8 +19,6 @@ import hashlib
 import io
 import math
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,24 +32,18 @@ from torch.nn import functional as F
 
 from worldmodel.errors import UserError
 from worldmodel.media.frames import to_float
-from worldmodel.videogpt import c3d, i3d
+from worldmodel.metrics import i3d
 
 I3D_SIZE = 224
 MAX_BYTES = 2**29  # of any file of weights: C3D's have 300 MiB
 TORCHSCRIPT_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt"
 # 51,235,320 bytes. Not seen here: as LatentSync, flateon/FVD-I3D-torchscript and others record it.
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
-C3D_URL = "https://github.com/rezoo/tgan2/releases/tag/v1.0"
-C3D_MEAN = "mean2.npz"  # beside the weights
 DEFAULT_EPS = 1e-5  # of VideoGPT's I3D
 
 GET_I3D = (
     f"get StyleGAN-V's i3d_torchscript.pt from {TORCHSCRIPT_URL} (sha256 {TORCHSCRIPT_SHA256}), "
     "or an I3D of Kinetics-400 as safetensors, and give it as --i3d-weights"
-)
-GET_C3D = (
-    f"get conv3d_deepnetA_ucf.npz and {C3D_MEAN} from {C3D_URL} into one folder (their sha256 "
-    "isn't known here) and give the first as --c3d-weights"
 )
 
 
@@ -71,7 +63,6 @@ class Protocol:
 
 VIDEOGPT = Protocol("VideoGPT", 256, 16)  # FVD, Sec. 4.3; one sample a clip
 STYLEGAN_V = Protocol("StyleGAN-V", 2048, 16)  # FVD
-TGANV2 = Protocol("TGANv2", 20480, 16)  # inception score: 10 times 2048 samples
 FVD_PROTOCOLS = {"videogpt": VIDEOGPT, "stylegan-v": STYLEGAN_V}
 
 
@@ -117,7 +108,7 @@ def load_i3d(
     """
     if path is None:
         raise UserError(f"FVD needs the weights of an I3D: {GET_I3D}")
-    data = _read(path, GET_I3D)
+    data = read_weights(path, GET_I3D)
     digest = hashlib.sha256(data).hexdigest()
     if path.suffix == ".safetensors":
         if protocol is STYLEGAN_V:
@@ -127,14 +118,14 @@ def load_i3d(
         network = _read_i3d(path).to(device)
 
         def logits(clips: Tensor) -> Tensor:
-            return network(_to_signed(clips, I3D_SIZE, align_corners=False))
+            return network(to_signed(clips, I3D_SIZE, align_corners=False))
     else:
         archive = _run_archive(path, data, digest, trust_weights, device)
         own = protocol is STYLEGAN_V  # the archive's own resizing and scaling
 
         def logits(clips: Tensor) -> Tensor:
             x = clips.movedim(-1, 1).float()
-            x = x if own else _to_signed(clips, I3D_SIZE, align_corners=False)
+            x = x if own else to_signed(clips, I3D_SIZE, align_corners=False)
             return archive(x, rescale=own, resize=own, return_features=True)
 
     def features(clips: np.ndarray) -> np.ndarray:
@@ -142,48 +133,12 @@ def load_i3d(
             raise UserError(
                 f"I3D needs clips of {i3d.LEAST_FRAMES} frames at least, not {clips.shape[1]}"
             )
-        return _describe(logits, clips, device)
+        return describe(logits, clips, device)
 
     return FeatureNetwork("I3D, logits of Kinetics-400", "FVD", protocol, digest, features)
 
 
-def load_c3d(path: Path | None, *, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """The C3D of the inception score: logits of the 101 classes of UCF-101.
-
-    Frames are resized to 112x112 as TGANv2's code does, whatever their size.
-
-    Args:
-        path: TGANv2's conv3d_deepnetA_ucf.npz, with mean2.npz in the same folder.
-
-    Raises:
-        UserError: a file is missing, or not what it should be.
-    """
-    if path is None:
-        raise UserError(f"the inception score needs the weights of C3D: {GET_C3D}")
-    digest = hashlib.sha256(_read(path, GET_C3D)).hexdigest()
-    _read(path.with_name(C3D_MEAN), GET_C3D)
-    mean = _read_arrays(path.with_name(C3D_MEAN), {"mean": c3d.MEAN_SHAPE})["mean"]
-    network = c3d.C3D(mean).eval().requires_grad_(False)
-    names = {_chainer_name(name): tuple(t.shape) for name, t in network.state_dict().items()}
-    arrays = _read_arrays(path, names)
-    network.load_state_dict(
-        {name: torch.from_numpy(arrays[_chainer_name(name)]) for name in network.state_dict()}
-    )
-    network.to(device)
-
-    def logits(clips: Tensor) -> Tensor:
-        # 128 twice, not 127.5: as TGANv2's code scales them back.
-        return network(_to_signed(clips, c3d.SIZE, align_corners=True) * 128 + 128)
-
-    def features(clips: np.ndarray) -> np.ndarray:
-        if clips.shape[1] != c3d.NUM_FRAMES:
-            raise UserError(f"C3D needs clips of {c3d.NUM_FRAMES} frames, not {clips.shape[1]}")
-        return _describe(logits, clips, device)
-
-    return FeatureNetwork("C3D, logits of UCF-101", "Inception score", TGANV2, digest, features)
-
-
-def _describe(
+def describe(
     logits: Callable[[Tensor], Tensor], clips: np.ndarray, device: str | torch.device
 ) -> np.ndarray:
     coloured = np.broadcast_to(clips, (*clips.shape[:-1], 3))  # grey becomes three equal colours
@@ -192,7 +147,7 @@ def _describe(
     return found.double().cpu().numpy()
 
 
-def _to_signed(clips: Tensor, size: int, *, align_corners: bool) -> Float[Tensor, "B C T S S"]:
+def to_signed(clips: Tensor, size: int, *, align_corners: bool) -> Float[Tensor, "B C T S S"]:
     """uint8 (B, T, H, W, C) to [-1, 1], resized bilinearly."""
     frames = 2 * to_float(clips)
     resized = F.interpolate(
@@ -201,7 +156,7 @@ def _to_signed(clips: Tensor, size: int, *, align_corners: bool) -> Float[Tensor
     return resized.unflatten(0, clips.shape[:2]).transpose(1, 2)
 
 
-def _read(path: Path, how_to_get: str) -> bytes:
+def read_weights(path: Path, how_to_get: str) -> bytes:
     if not path.is_file():
         raise UserError(f"there is no file {path}: {how_to_get}")
     if path.stat().st_size > MAX_BYTES:
@@ -218,7 +173,7 @@ def _run_archive(
             f"{path} is not StyleGAN-V's i3d_torchscript.pt: its sha256 is {digest}, not "
             f"{TORCHSCRIPT_SHA256}; a TorchScript archive is code: give --trust-weights if you "
             "trust it; a pickled state dict must become safetensors first (see the docstring of "
-            "worldmodel.evaluation.features)"
+            "worldmodel.metrics.features)"
         )
     try:
         with warnings.catch_warnings():
@@ -260,48 +215,3 @@ def _read_i3d(path: Path) -> nn.Module:
     network = i3d.I3D(eps)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
-
-
-def _chainer_name(name: str) -> str:
-    layer, _, kind = name.partition(".")
-    return f"{layer}/{'W' if kind == 'weight' else 'b'}"
-
-
-def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz as float32, whose sizes are those of `shapes`."""
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name, shape in shapes.items():
-                arrays[name] = _read_array(archive, name, shape)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        ValueError,
-        EOFError,
-        OSError,
-        NotImplementedError,  # an unknown way of compressing
-        RuntimeError,  # an encrypted archive
-    ) as error:
-        raise UserError(f"{path} is damaged or another file: {error}; {GET_C3D}") from None
-    return arrays
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One .npy, whose header is believed only where it says what is expected."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"{name} has the version {version} of the format")
-        stored, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-        size = math.prod(shape)
-        if dtype.kind != "f" or by_column or math.prod(stored) != size:
-            raise ValueError(f"{name} should be floats of shape {shape}, not {dtype} of {stored}")
-        data = file.read(size * dtype.itemsize)
-    if len(data) != size * dtype.itemsize:
-        raise ValueError(f"{name} is cut off")
-    array = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return array

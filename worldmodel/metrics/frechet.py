@@ -1,4 +1,4 @@
-"""Fréchet distance of features, in float64, and the inception score.
+"""Fréchet distance of features, in float64.
 
 The Fréchet distance of samples is biased: the fewer the clips, the larger it comes out. Two
 samples of one 400-dimensional Gaussian are about 300 apart with 256 each and 40 with 2048 each, in
@@ -9,8 +9,6 @@ distance of real clips from real clips.
 from typing import NamedTuple
 
 import numpy as np
-
-INDEFINITE = 1e-6  # of the largest eigenvalue: what is further below 0 isn't rounding
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
@@ -33,40 +31,6 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     return _distance(_fit(features_a), _fit(features_b))
 
 
-def frechet_from_moments(
-    mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
-) -> float:
-    """Squared Fréchet distance of two Gaussians, of means (d,) and covariances (d, d).
-
-    Raises:
-        ValueError: a covariance has a negative eigenvalue.
-    """
-    return _distance(_Gaussian(mean_a, _root(covariance_a)), _Gaussian(mean_b, _root(covariance_b)))
-
-
-def inception_score(probabilities: np.ndarray, *, num_splits: int = 10) -> tuple[float, float]:
-    """exp E KL(p(class | clip) || p(class)): mean and standard deviation over splits.
-
-    Each split has its own p(class), so that the score grows with the clips of a split, up to the
-    number of classes (Salimans et al. 2016).
-
-    Args:
-        probabilities: (n, K), rows sum to 1; split in the order they come in.
-
-    Raises:
-        ValueError: there are fewer rows than splits.
-    """
-    if len(probabilities) < num_splits:
-        raise ValueError(f"{len(probabilities)} clips can't be cut into {num_splits} splits")
-    scores = []
-    for part in np.array_split(probabilities.astype(np.float64), num_splits):
-        marginal = np.broadcast_to(part.mean(0), part.shape)
-        seen = part > 0  # 0 log 0 = 0
-        divergence = (part[seen] * np.log(part[seen] / marginal[seen])).sum() / len(part)
-        scores.append(np.exp(divergence))
-    return float(np.mean(scores)), float(np.std(scores))
-
-
 class _Gaussian(NamedTuple):
     mean: np.ndarray  # (d,)
     root: np.ndarray  # (d, r), root @ root.T is the covariance
@@ -77,13 +41,6 @@ def _fit(features: np.ndarray) -> _Gaussian:
     mean = features.mean(0)
     _, scales, axes = np.linalg.svd(features - mean, full_matrices=False)
     return _Gaussian(mean, axes.T * (scales / np.sqrt(len(features) - 1)))
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    values, axes = np.linalg.eigh(covariance.astype(np.float64))
-    if values[0] < -INDEFINITE * abs(values).max():
-        raise ValueError(f"a covariance has the negative eigenvalue {values[0]:.3g}")
-    return axes * np.sqrt(values.clip(0))
 
 
 def _distance(a: _Gaussian, b: _Gaussian) -> float:

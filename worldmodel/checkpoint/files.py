@@ -1,0 +1,283 @@
+"""A checkpoint's files, whatever its model: read as data, each size checked before it is used."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import Tensor
+
+from worldmodel.checkpoint.contents import (
+    ADDED_SINCE,
+    FILES,
+    SCALE_SUFFIX,
+    UNFINISHED,
+    Lineage,
+    World,
+    present_name,
+)
+from worldmodel.errors import UserError, one_line, os_error
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.sampling import Sampling
+from worldmodel.interface.world import Environment
+from worldmodel.pretrained import PRETRAINED, shipped_names
+from worldmodel.storage.files import read_json
+from worldmodel.storage.parsed import parsed
+from worldmodel.storage.tensors import opened_tensors
+
+VIDEOGPT = "videogpt"  # "model" in config.json; a dream's has none
+KINDS = {
+    None: "a dream, not VideoGPT as published",
+    VIDEOGPT: "VideoGPT as published, which makes whole clips and can't be stepped",
+}
+MAX_PARAMETERS = 2 * 10**9
+MAX_STARTS_BYTES = 2**30
+MAX_CONFIG_BYTES = 2**22
+# Of the names of safetensors, what a weight of the model's type may be stored as.
+STORED_AS = {
+    torch.float32: ("F32", "F16", "BF16", "F64", "I8"),
+    torch.int64: ("I64",),
+}
+
+
+def find_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
+
+    Raises:
+        UserError: there is none; the message lists the shipped ones.
+    """
+    if name in shipped_names():
+        return PRETRAINED / name
+    folder = Path(name)
+    try:
+        is_checkpoint = (folder / "config.json").is_file()
+        is_there = folder.exists()
+        is_half_saved = (folder / UNFINISHED / "config.json").is_file()
+    except PermissionError:
+        raise _forbidden(folder) from None
+    except (OSError, ValueError) as error:  # too long a name, or one with a null character
+        reason = os_error(error) if isinstance(error, OSError) else error
+        raise UserError(f"no checkpoint can have this name: {reason}") from None
+    if is_checkpoint:
+        return folder
+    if is_half_saved:
+        raise UserError(
+            f"{name} holds half of a checkpoint: a save was stopped while its files changed "
+            "places. Run the command that wrote it again: it finishes the save"
+        )
+    if is_there:
+        raise UserError(f"{name} holds no checkpoint: it has no config.json")
+    known = ", ".join(shipped_names()) or "none"
+    hint = f"the shipped ones are: {known}; otherwise give a folder or a Hugging Face Hub id"
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise UserError(f"unknown checkpoint {name!r}; {hint}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
+    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+        raise UserError(
+            f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}); {hint}"
+        ) from None
+
+
+def check_kind(folder: Path, name: str, wanted: str | None, command: str) -> None:
+    """Raises UserError where a checkpoint is of another kind of model.
+
+    Args:
+        name: of the checkpoint, for the message.
+        wanted: as of `AnyCheckpoint.kind`.
+        command: that does for the other kind what was asked for.
+    """
+    kind = VIDEOGPT if _read_config_json(folder).get("model") == VIDEOGPT else None
+    if kind != wanted:
+        raise UserError(f"{name} is {KINDS[kind]}: use `{command}`")
+
+
+def read_world(name: str) -> World:
+    """What a checkpoint has learned, without its weights.
+
+    Raises:
+        UserError: it is missing, or its config.json is damaged.
+    """
+    folder = find_checkpoint(name)
+    with reading(folder):
+        return read_common(folder)[1]
+
+
+def read_lineage(folder: Path) -> Lineage | None:
+    """What the checkpoint in a folder was made from; empty for an older one, None where there is
+    no whole checkpoint.
+
+    Raises:
+        UserError: its config.json is damaged.
+    """
+    if not all((folder / file).is_file() for file in FILES):
+        return None
+    with reading(folder):
+        return checked_lineage(_read_config_json(folder))
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a checkpoint becomes a UserError. "Get it again" is said
+    only of content that was read and is wrong."""
+    try:
+        for file in FILES:
+            if not (folder / file).is_file():
+                raise UserError(f"{folder} is not whole: it lacks {file}")
+        yield
+    except UserError:
+        raise
+    except PermissionError:
+        raise _forbidden(folder) from None
+    except OSError as error:
+        raise UserError(f"{folder} can't be read: {os_error(error)}") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,  # a list where an object should be
+        OverflowError,
+        SafetensorError,
+    ) as error:
+        lacks = isinstance(error, KeyError)
+        reason = f"it lacks {one_line(error)}" if lacks else one_line(error)
+        raise UserError(f"{folder} is damaged: {reason}; get it again") from None
+
+
+def _forbidden(folder: Path) -> UserError:
+    return UserError(f"{folder} may not be read: its permissions, or its files', forbid it")
+
+
+def _read_config_json(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    data = read_json(path, most_bytes=MAX_CONFIG_BYTES)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} should hold a JSON object")
+    return data
+
+
+def read_common(folder: Path) -> tuple[dict[str, Any], World]:
+    """The JSON object of a config, and the world in it."""
+    data = _read_config_json(folder)
+    version = data.get("format_version")
+    if not isinstance(version, int) or version not in ADDED_SINCE:
+        raise UserError(
+            f"{folder / 'config.json'}: format version {one_line(repr(version), most=40)} is none "
+            f"of those read here, {', '.join(map(str, ADDED_SINCE))}"
+        )
+    world = data["world"]
+    try:
+        return data, World(
+            **vars(parsed(Environment, world)),
+            sampling=Sampling(  # older checkpoints have none
+                temperature=world.get("temperature", World.sampling.temperature),
+                guidance=world.get("guidance", World.sampling.guidance),
+            ),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+
+
+def checked_lineage(data: dict[str, Any]) -> Lineage:
+    """What a checkpoint says it was made from; of this, all that is read later is checked."""
+    lineage = data.get("lineage", {})
+    if not isinstance(lineage, dict):
+        raise TypeError("lineage must be an object")
+    for name in ("trained", "data"):
+        if not isinstance(lineage.get(name, {}), dict):
+            raise TypeError(f"lineage: {name} must be an object")
+    learned = lineage.get("data", {})
+    if type(learned.get("num_episodes", 0)) is not int:
+        raise TypeError("lineage: num_episodes must be a whole number")
+    names = learned.get("recorded_by", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("lineage: recorded_by must be a list of names")
+    return lineage
+
+
+def read_weights(
+    path: Path, make_model: Callable[[], torch.nn.Module], added: frozenset[str] = frozenset()
+) -> dict[str, Tensor]:
+    """Every tensor that such a model has, with the shape that the config gives it and finite in
+    the model's own type; those `added` since the file was written are zeros.
+    """
+    try:
+        with torch.device("meta"):  # shapes only: a hostile config takes no memory
+            expected = make_model().state_dict()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: no model has the sizes that its config says: {reason}") from None
+    if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
+        raise UserError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
+    weights = {}
+    with opened_tensors(path) as file:
+        names = {
+            present_name(name): name
+            for name in file.keys()  # noqa: SIM118
+            if not name.endswith(SCALE_SUFFIX)
+        }
+        if odd := set(names) ^ (set(expected) - added):
+            listed = ", ".join(one_line(name, most=80) for name in sorted(odd)[:3])
+            raise UserError(f"{path}: config and tensors disagree about {listed}")
+        for name, wanted in expected.items():
+            if name in added:
+                weights[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
+            else:
+                weights[name] = _read_weight(path, file, names[name], wanted)
+    return weights
+
+
+def _read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
+    stored = file.get_slice(name)
+    shape, kind = tuple(stored.get_shape()), stored.get_dtype()
+    if shape != tuple(wanted.shape):
+        raise UserError(f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}")
+    if kind not in STORED_AS[wanted.dtype]:
+        raise UserError(
+            f"{path}: {name} is stored as {kind}, not as {' or '.join(STORED_AS[wanted.dtype])}"
+        )
+    tensor = file.get_tensor(name)
+    if kind == "I8":
+        scale_name = name + SCALE_SUFFIX
+        scale = file.get_slice(scale_name)
+        if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1] or scale.get_dtype() != "F32":
+            raise UserError(f"{path}: {name} should have one scale a row")
+        tensor = tensor.float() * file.get_tensor(scale_name)
+    tensor = tensor.to(wanted.dtype)  # checked after it: 1e300 is finite in another type only
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {name} holds numbers that are not finite")
+    return tensor
+
+
+def check_tokenizer_buffers(path: Path, weights: dict[str, Tensor]) -> None:
+    if not weights["tokenizer.data_variance"] > 0:
+        raise UserError(f"{path}: tokenizer.data_variance must be above 0")
+    for name, tensor in weights.items():
+        if name.endswith((".count", ".num_updates")) and (tensor < 0).any():
+            raise UserError(f"{path}: {name} must not be below 0")
+
+
+def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.ndarray]:
+    """Arrays of these names and types, of at most 1 GiB together."""
+    if path.stat().st_size > MAX_STARTS_BYTES:
+        raise UserError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
+    with opened_tensors(path, "np") as file:
+        names = set(file.keys())
+        if odd := names ^ set(wanted):
+            listed = ", ".join(one_line(name, most=80) for name in sorted(odd)[:3])
+            raise UserError(f"{path}: it should hold {', '.join(wanted)}; see {listed}")
+        arrays = {name: file.get_tensor(name) for name in wanted}
+    for name, dtype in wanted.items():
+        if arrays[name].dtype != dtype:
+            raise UserError(f"{path}: {name} should be {np.dtype(dtype)}, not {arrays[name].dtype}")
+    return arrays
+
+
+def check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
+    if not spec.contains(actions):
+        raise UserError(f"{path}: {name} are outside the action space")

@@ -1,0 +1,139 @@
+"""What a step of training costs, worked out without data, and how a description is shown."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from worldmodel.configs.recipe import StageRecipe
+
+# Of the operations that PyTorch's counter leaves out. Masked products count like others.
+ATTENTION_FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+        sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+# Parts of configs that have lines of their own.
+SHOWN_ELSEWHERE = {"clip_shape", "frame_shape", "num_actions", "on_class", "given_frames"}
+BYTES_A_PARAMETER = 16  # in fp32: weight, gradient, and the two moments of Adam
+
+
+def to_lines(described: dict[str, Any]) -> list[str]:
+    """A description for people."""
+    shape = "x".join(str(size) for size in described["latent_shape"])
+    lines = [
+        f"preset       {described['preset']}: {described['source']}",
+        f"data         {described['data']}",
+        f"frames       {'x'.join(str(size) for size in described['clip_shape'])}",
+        f"latents      {shape}, {described['codebooks']} codebook"
+        f"{'s' * (described['codebooks'] > 1)} of {described['codes']} codes",
+        f"tokens       {described['tokens']} {described['tokens_of']}, "
+        f"{described['tokens_a_frame']:g} a frame",
+        f"conditions   {described['conditions']}",
+        "",
+    ]
+    for stage in ("vqvae", "prior"):
+        recipe, cost = described["recipe"][stage], described["step"][stage]
+        lines += [
+            f"{stage:12} {_short(described['parameters'][stage])} parameters: "
+            + ", ".join(f"{k} {_short(n)}" for k, n in described["parts"][stage].items()),
+            "  config     "
+            + ", ".join(
+                f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in described["config"][stage].items()
+                if k not in SHOWN_ELSEWHERE
+            ),
+            f"  a step     {recipe['batch_size']} clips, {_short(cost['flops'])} FLOPs, "
+            f"{cost['memory_bytes'] / 2**30:.2f} GiB "
+            f"({cost['activation_bytes_a_clip'] / 2**30:.2f} GiB a clip)",
+            f"  training   {recipe['steps']} steps at {recipe['learning_rate']:g}, "
+            f"{_short(recipe['steps'] * cost['flops'])} FLOPs in all",
+        ]
+    return lines
+
+
+def latents(tokenizer: Any) -> dict[str, Any]:
+    """Sizes of the latents of a tokenizer with this config."""
+    books = tokenizer.num_codebooks
+    return {
+        "latent_shape": [*tokenizer.grid, books] if books > 1 else list(tokenizer.grid),
+        "codebooks": books,
+        "codes": tokenizer.num_codes,
+    }
+
+
+def costs(
+    stages: dict[str, tuple[nn.Module, StageRecipe, Callable[[], Tensor]]],
+) -> dict[str, Any]:
+    """Parameters of each stage's module, and costs of its steps, in JSON's types.
+
+    FLOPs are those of matrix products and convolutions, forward and backward, two for a
+    multiplication and addition. Memory is that of weights, gradients and Adam's moments in fp32,
+    and of the activations kept for the backward pass; a codebook's distances come on top.
+
+    Args:
+        stages: module, recipe, and the loss of one clip.
+    """
+    steps = {}
+    for stage, (module, recipe, loss) in stages.items():
+        flops, activations = _cost_of_a_clip(loss)
+        steps[stage] = {
+            "flops": recipe.batch_size * flops,
+            "flops_a_clip": flops,
+            "memory_bytes": BYTES_A_PARAMETER * _count(module) + recipe.batch_size * activations,
+            "activation_bytes_a_clip": activations,
+        }
+    return {
+        "parameters": {stage: _count(module) for stage, (module, *_) in stages.items()},
+        "parts": {stage: _parts(module) for stage, (module, *_) in stages.items()},
+        "step": steps,
+        "recipe": {stage: vars(recipe) for stage, (_, recipe, _) in stages.items()},
+    }
+
+
+def _cost_of_a_clip(loss: Callable[[], Tensor]) -> tuple[int, int]:
+    """FLOPs forward and backward, and bytes kept in between, each tensor counted once."""
+    kept: dict[int, tuple[Any, int]] = {}  # holding the storage keeps its address its own
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = (storage, storage.nbytes())
+        return tensor
+
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS)
+    with FakeTensorMode(allow_non_fake_inputs=True), counter:  # only shapes are worked out
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = loss()
+        value.backward()
+    return counter.get_total_flops(), sum(num_bytes for _, num_bytes in kept.values())
+
+
+def _parts(module: nn.Module) -> dict[str, int]:
+    """Parameters of each part that has any, the module's own ones last."""
+    parts = {name: _count(part) for name, part in module.named_children()}
+    parts["its own"] = sum(p.numel() for p in module.parameters(recurse=False))
+    return {name: count for name, count in parts.items() if count}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _short(number: float) -> str:
+    """Three digits and a letter: 51.1M."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"

@@ -1,0 +1,116 @@
+"""Options that all trainings share, and the presets' names; without torch, for `--help`."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import tyro
+
+from worldmodel.command import run_command
+from worldmodel.errors import UserError
+
+Options = TypeVar("Options", bound="TrainOptions")
+# Each product knows the names of the other's presets, to say where they are trained.
+AUTO = "auto"
+DREAM_PRESETS = (AUTO, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
+PUBLISHED_PRESETS = (
+    "moving-mnist",
+    "bair",
+    "robonet",
+    "vizdoom-hgs",
+    "vizdoom-battle2",
+    "ucf101",
+    "ucf101-128",
+    "tgif",
+    "tiny-videogpt",
+)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a tokenizer on recorded episodes, then a prior on its codes."""
+
+    preset: tyro.conf.Positional[str]
+    """Sizes and recipe."""
+    data: Path | None = None
+    """Folder of episodes; by default the preset's own."""
+    out: Path | None = None
+    """Folder of the run, which becomes a checkpoint; by default runs/PRESET."""
+    stage: Literal["both", "tokenizer", "prior", "decoder"] = "both"
+    """What to train: both is the tokenizer, then the prior."""
+    init: str | None = None
+    """Checkpoint to start from instead of random weights: a shipped name, a folder, or a Hugging
+    Face Hub id. With --stage prior its tokenizer stays as it is."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Floating-point precision of the computation; weights stay fp32. auto: bf16 where the hardware
+    supports it."""
+    max_minutes: float | None = None
+    """Stop each stage after so many minutes; the same command resumes."""
+    tokenizer_minutes: float | None = None
+    """Minutes of training, over all calls, in which the tokenizer's learning rate falls to zero;
+    by default it falls over --tokenizer-steps."""
+    prior_minutes: float | None = None
+    """The same for the prior."""
+    tokenizer_steps: int | None = None
+    """Steps of the tokenizer's schedule; by default the preset's."""
+    prior_steps: int | None = None
+    """Steps of the prior's schedule; by default the preset's."""
+    batch_size: int | None = None
+    """Clips in a step of any stage, over all processes; by default the preset's."""
+    learning_rate: float | None = None
+    """Peak learning rate of the stages; by default the preset's."""
+    describe: bool = False
+    """Only print the preset's parts, parameters, latents, and what a step costs in fp32 with the
+    whole batch at once."""
+    json: bool = False
+    """With --describe: print JSON."""
+    seed: int = 0
+    """Seed of the initial weights and of the batches."""
+    compile: bool = False
+    """Compile the model first: takes about a minute, then steps are faster."""
+    save_minutes: float = 2.0
+    """Minutes between saves of the training state."""
+    validate_minutes: float = 5.0
+    """Minutes between validations, each with a preview picture."""
+    memory_gb: float = 8.0
+    """Frames are kept unpacked in memory up to this size, otherwise read from disk as needed."""
+
+
+def main_of(
+    kind: type[Options], train: Callable[..., None], module: str, description: str | None
+) -> None:
+    """What a command of training does: read the options, train, say how to resume."""
+    options = tyro.cli(kind, prog=f"python -m {module}", description=description)
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    run_command(
+        lambda: train(options, command=command),
+        stopped=f"stopped; to resume from the state saved last: {command}",
+    )
+
+
+def check_preset(
+    options: TrainOptions, known: tuple[str, ...], others: tuple[str, ...], module: str
+) -> None:
+    """Raises UserError for a preset that is not among the known ones.
+
+    Args:
+        others: presets of the other product, which is trained by `module`.
+    """
+    if options.preset in others:
+        raise UserError(f"{options.preset} is trained by `{command_of(module, options)}`")
+    if options.preset not in known:
+        raise UserError(
+            f"unknown preset {options.preset!r}; the known ones are: {', '.join(known)}"
+        )
+
+
+def command_of(module: str, options: TrainOptions) -> str:
+    """The same training by another command, in its main options."""
+    named = {"data": options.data, "out": options.out, "init": options.init}
+    given = [part for k, v in named.items() if v is not None for part in (f"--{k}", str(v))]
+    return shlex.join(["python", "-m", module, options.preset, *given])

@@ -1,0 +1,164 @@
+"""A checkpoint of VideoGPT as published: the files of any checkpoint, with whole clips inside."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from worldmodel import randomness
+from worldmodel.checkpoint import AnyCheckpoint, find_checkpoint
+from worldmodel.checkpoint.card import card_text
+from worldmodel.checkpoint.digests import check_digests
+from worldmodel.checkpoint.files import (
+    VIDEOGPT,
+    check_actions,
+    check_kind,
+    check_tokenizer_buffers,
+    checked_lineage,
+    read_arrays,
+    read_common,
+    read_weights,
+    reading,
+)
+from worldmodel.checkpoint.same_world import check_same
+from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig, VideoVQVAEConfig
+from worldmodel.videogpt.model import VideoGPT
+from worldmodel.videogpt.stages import clip_tensors
+
+NUM_CLIPS = 16  # that a checkpoint holds
+USE = """
+VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It draws whole clips:
+`python -m worldmodel.videogpt.sample {name} --out clips.png`
+"""
+
+
+@dataclass(frozen=True)
+class GivenClips:
+    """S recorded clips, whose first frames, actions or class a model is given.
+
+    Attributes:
+        frames: uint8 (S, T, H, W, C).
+        actions: (S, T-1, *shape), between the frames.
+        classes: int64 (S,), positions in the class names; zeros where there are none.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or len(self.frames) == 0:
+            raise ValueError("starts: there are no clips")
+        num_clips, num_frames = self.frames.shape[:2]
+        if self.actions.shape[:2] != (num_clips, num_frames - 1):
+            raise ValueError("starts: there should be one action between two frames")
+        if self.classes.shape != (num_clips,):
+            raise ValueError("starts: there should be one class a clip")
+
+
+@dataclass(frozen=True)
+class VideoGPTCheckpoint(AnyCheckpoint):
+    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+
+    kind: ClassVar[str | None] = VIDEOGPT
+    model: VideoGPT
+    starts: GivenClips
+
+
+def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTCheckpoint:
+    """Load VideoGPT as published whole, in evaluation mode.
+
+    Raises:
+        UserError: it is missing, truncated, its files disagree, or it is a dream.
+    """
+    folder = find_checkpoint(name)
+    futures = f"python -m worldmodel.sample {shlex.quote(name)} --out futures.gif"
+    check_kind(folder, name, VIDEOGPT, futures)
+    with reading(folder):
+        data, world = read_common(folder)
+        config = _config(data)
+        weights = read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
+        check_tokenizer_buffers(folder / "weights.safetensors", weights)
+        clips = _read_clips(folder / "starts.safetensors", config)
+        check_digests(folder, data)
+        lineage = checked_lineage(data)
+        model = VideoGPT(config)
+        model.load_state_dict(weights)
+    return VideoGPTCheckpoint(model.to(device).eval(), world, clips, lineage)
+
+
+def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
+    """Clips of the test split, of different episodes as far as there are enough.
+
+    Raises:
+        UserError: no test episode is long enough.
+    """
+    sampler = ClipSampler(reader, "test", num_frames, memory_limit_bytes=0)
+    rng = randomness.generator(0, "conditions of a checkpoint")
+    episodes = rng.permutation(sampler.episodes)[:NUM_CLIPS]
+    room = reader.index["episode_length"][episodes] + 1 - num_frames
+    rows = np.stack([episodes, rng.integers(room + 1)], 1)
+    frames, actions, classes = clip_tensors(sampler.read(rows), reader, torch.device("cpu"))
+    return GivenClips(frames.numpy(), actions.numpy(), classes.numpy())
+
+
+def model_card(checkpoint: VideoGPTCheckpoint, *, name: str) -> str:
+    """The text of README.md; `name` is the model's, never a path."""
+    config = checkpoint.model.config
+    return card_text(
+        checkpoint,
+        title="VideoGPT",
+        use=USE.format(name=name),
+        facts=[f"- classes: {len(config.class_names)}"] if config.class_names else [],
+        frames=("clips", config.tokenizer.clip_shape),
+        moments="clips",
+    )
+
+
+def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name: str) -> None:
+    """Raises UserError where frames, actions or classes of the data are others than the model's.
+
+    Args:
+        name: of the checkpoint, for the message.
+    """
+    config, info = checkpoint.model.config, reader.info
+    pairs: list[tuple[str, object, object]] = [
+        ("frames", config.tokenizer.clip_shape[1:], info.frame_shape),
+        ("actions", config.actions, info.actions),
+        ("classes", config.class_names, info.class_names),
+    ]
+    check_same(pairs, reader, name)
+
+
+def _config(data: dict[str, Any]) -> VideoGPTConfig:
+    tokenizer = dict(data["tokenizer"])
+    for name in ("clip_shape", "downsampling"):
+        tokenizer[name] = tuple(tokenizer[name])
+    return VideoGPTConfig(
+        tokenizer=VideoVQVAEConfig(**tokenizer),
+        prior=GPTConfig(**data["prior"]),
+        actions=ActionSpec.from_json(data["actions"]),
+        class_names=tuple(str(name) for name in data["class_names"]),
+    )
+
+
+def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+    types = {"frames": np.uint8, "actions": config.actions.dtype, "classes": np.int64}
+    clips = GivenClips(**read_arrays(path, types))
+    wanted = config.tokenizer.clip_shape
+    if clips.frames.shape[1:] != wanted:
+        raise UserError(f"{path}: clips should be of shape {wanted}")
+    check_actions(path, "actions", clips.actions, config.actions)
+    num_classes = max(1, len(config.class_names))
+    if not ((clips.classes >= 0) & (clips.classes < num_classes)).all():
+        raise UserError(f"{path}: classes should be whole numbers below {num_classes}")
+    return clips
