@@ -295,7 +295,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
     done = play(*walk)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"error: --keys {keys}: keys[0]: sets '0' must be an integer from 0 to 3"
+        "error: --keys: keys[0].sets[0] must be an integer from 0 to 3, not 4"
     ]
 
 
