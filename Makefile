@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ENV ?= dream-doom
 
-.PHONY: setup play test test-slow check smoke bench clean
+.PHONY: setup play test test-slow check docs smoke bench clean
 
 setup: $(VENV)/installed
 
@@ -30,6 +30,10 @@ check: setup
 	$(VENV)/bin/pyright
 	$(RUN) -m pytest -n auto --dist loadfile
 
+docs: setup
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
 # Collect, train and play on the real ViZDoom, all tiny: minutes, and nothing worth seeing.
 smoke: setup
 	rm -rf runs/smoke
@@ -51,4 +55,4 @@ bench: setup
 	$(RUN) -m benchmarks.pushing_step
 
 clean:
-	rm -rf $(VENV) runs/smoke
+	rm -rf $(VENV) runs/smoke site

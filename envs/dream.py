@@ -30,23 +30,24 @@ from worldmodel.prior import fast_head
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     """A world model that is stepped like the environment it learned.
 
-    Observations, actions and the names in `info` are those of the recorded environment. The
-    reward is the model's expectation; the end, and the changes of the game variables, are
-    drawn. `info["surprise"]` says how unexpected the new frame was to the model, in nats a
-    token; where the world tells a pose, `info["pose"]` says where the player is, and so do the
-    numbers of the pose under their names. The same seed, start and actions give the same frames on
-    one machine, however many threads torch has, for a dream takes one; other processors may round
-    differently.
+    Observations, actions and the names in `info` are those of the recorded environment. The reward
+    is the model's expectation; the end and the changes of the game variables are sampled.
+    `info["surprise"]` is how unexpected the new frame was to the model, in nats a token. In worlds
+    with a pose, `info["pose"]` is the player's, and each of its numbers is in `info` by its name.
+    The same seed, start and actions give the same frames on one machine, however many threads torch
+    has (a dream uses one); other processors may round differently.
 
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         horizon: steps until `truncated`; None: never.
-        temperature, top_k, top_p, guidance: how tokens are drawn, as in `Sampling`; temperature
-            and guidance by default as the checkpoint says.
+        temperature: of the sampling of tokens; None: the checkpoint's own.
+        top_k: sample each token from its k most likely values.
+        top_p: sample each token from the fewest values that together have this probability.
+        guidance: as in `Sampling`; None: the checkpoint's own.
         device: of torch, for example "cpu" or "cuda".
-        starts: where dreams begin: folder of recorded episodes, at moments of its training
-            split; or moments of one's own, all of one length; None: the checkpoint's own few.
-        starts_at: "anywhere" in those episodes, or where they were "reset".
+        starts: where dreams begin: a folder of recorded episodes, of whose training split moments are
+            taken; or your own moments, all of one length; None: the checkpoint's own few.
+        starts_at: "anywhere" in those episodes, or at their "reset".
         render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
 
     Raises:

@@ -46,9 +46,10 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         source: "observation", "render", or "auto".
         frame_skip: foreign steps that each action lasts; their rewards are added up.
         variables: names of numbers in the foreign `info`.
-        pose, heading, full_turn: names of those that tell where the player is, as in
-            `worldmodel.interface.pose.PoseSpec`; by default what the foreign environment's own
-            `pose` says.
+        pose: names of those that are the player's position, as in `PoseSpec`; by default what the
+            foreign environment's own `pose` says.
+        heading: the name of the one that is the player's heading.
+        full_turn: what a full turn adds to the heading.
         action_limit: for boxes without bounds, see `flat_actions`.
         render_mode: None or "rgb_array", the whole picture.
 

@@ -47,8 +47,8 @@ class DreamState:
 class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     """N dreams that one model makes together.
 
-    Each is what `DreamEnv` with its seed would be, up to the rounding of a batch. Memory grows
-    by a dream's keys and values, some 2 MB each.
+    Each is what `DreamEnv` with its seed would be, up to floating-point rounding. Each takes some 2 MB
+    of memory for its keys and values. Arguments that are not listed are those of `DreamEnv`.
 
     Args:
         num_envs: N.
@@ -57,8 +57,6 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             info are in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
             `reset(options={"reset_mask": ...})`.
         render_mode: None, or "rgb_array": the frames, RGB.
-        checkpoint, horizon, temperature, top_k, top_p, guidance, device, starts, starts_at: as
-            `DreamEnv`.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged; or another argument is out of
