@@ -45,8 +45,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_p: sample each token from the fewest values that together have this probability.
         guidance: as in `Sampling`; None: the checkpoint's own.
         device: of torch, for example "cpu" or "cuda".
-        starts: where dreams begin: a folder of recorded episodes, of whose training split moments are
-            taken; or your own moments, all of one length; None: the checkpoint's own few.
+        starts: where dreams begin: a folder of recorded episodes, at moments of its training
+            split; or your own moments, all of one length; None: the checkpoint's own few.
         starts_at: "anywhere" in those episodes, or at their "reset".
         render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
 

@@ -47,8 +47,8 @@ class DreamState:
 class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     """N dreams that one model makes together.
 
-    Each is what `DreamEnv` with its seed would be, up to floating-point rounding. Each takes some 2 MB
-    of memory for its keys and values. Arguments that are not listed are those of `DreamEnv`.
+    Each is what `DreamEnv` with its seed would be, up to floating-point rounding. Each takes some
+    2 MB of memory for its keys and values. Arguments that are not listed are those of `DreamEnv`.
 
     Args:
         num_envs: N.

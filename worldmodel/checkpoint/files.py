@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from worldmodel.storage.files import read_json
 from worldmodel.storage.parsed import parsed
 from worldmodel.storage.tensors import opened_tensors
 
+Config = TypeVar("Config")
 VIDEOGPT = "videogpt"  # "model" in config.json; a dream's has none
 KINDS = {
     None: "a dream, not VideoGPT as published",
@@ -181,6 +183,11 @@ def read_common(folder: Path) -> tuple[dict[str, Any], World]:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
+
+
+def read_config(kind: type[Config], data: dict[str, Any]) -> Config:
+    """A model's config from the JSON object of a checkpoint."""
+    return parsed(kind, {f.name: data[f.name] for f in fields(kind) if f.name in data})
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:

@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +17,13 @@ from worldmodel.checkpoint.files import (
     find_checkpoint,
     read_arrays,
     read_common,
+    read_config,
     read_weights,
     reading,
 )
-from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
-from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 LARGEST_EXTENT = 1e12  # of a level, and its distance from 0
 SMALLEST_SPREAD = 1e-6  # that is divided by; training goes no lower than 1e-3
@@ -42,7 +40,7 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     check_kind(folder, name, Checkpoint.kind, clips)
     with reading(folder):
         data, world = read_common(folder)
-        config, added = _dream_config(data), ADDED_SINCE[data["format_version"]]
+        config, added = read_config(WorldModelConfig, data), ADDED_SINCE[data["format_version"]]
         weights = read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
         _check_dream_buffers(folder / "weights.safetensors", weights)
         starts = _read_starts(folder / "starts.safetensors", config, data["format_version"])
@@ -51,19 +49,6 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         model = WorldModel(config)
         model.load_state_dict(weights)
     return Checkpoint(model.to(device).eval(), world, starts, lineage)
-
-
-def _dream_config(data: dict[str, Any]) -> WorldModelConfig:
-    tokenizer = dict(data["tokenizer"])
-    tokenizer["frame_shape"] = tuple(tokenizer["frame_shape"])
-    return WorldModelConfig(
-        actions=ActionSpec.from_json(data["actions"]),
-        variable_names=tuple(str(name) for name in data["variable_names"]),
-        tokenizer=VQVAEConfig(**tokenizer),
-        prior=FrameGPTConfig(**data["prior"]),
-        pose=PoseSpec.from_json(data["pose"]) if "pose" in data else NO_POSE,
-        sharp_frames=data.get("sharp_frames", 0),
-    )
 
 
 def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:

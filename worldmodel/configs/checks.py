@@ -1,49 +1,29 @@
 """Bounds on configs, which may come from a stranger."""
 
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated
 
-LARGEST_SIZE = 2**16  # of any one number in a config, which may come from a stranger
+from pydantic import Field, Strict
+
+LARGEST = 2**16  # of any one number
 MOST_LAYERS = 256
 MOST_CODEBOOKS = 64  # each is built, which takes time even without memory
 
-
-def check_fields(config: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
-    """Raises ValueError unless every field is of its type, every number positive and not absurd."""
-    for name, wanted in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(wanted) is Literal:
-            if value not in get_args(wanted):
-                raise ValueError(f"{name} must be {' or '.join(get_args(wanted))}, not {value!r}")
-        elif get_origin(wanted) is tuple:
-            if not isinstance(value, tuple) or len(value) != len(get_args(wanted)):
-                raise ValueError(f"{name} must be {len(get_args(wanted))} numbers, not {value!r}")
-            for number, kind in zip(value, get_args(wanted), strict=True):
-                _check_number(name, number, kind, name in may_be_zero)
-        else:
-            _check_number(name, value, wanted, name in may_be_zero)
-
-
-def _check_number(name: str, number: object, kind: type, may_be_zero: bool) -> None:
-    if type(number) is not kind and (kind is not float or type(number) is not int):
-        words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise ValueError(f"{name} must be {words[kind]}, not {number!r}")
-    assert isinstance(number, int | float)
-    largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
-    largest = MOST_CODEBOOKS if name == "num_codebooks" else largest
-    if not 0 <= number <= largest:
-        raise ValueError(f"{name} must be from 0 to {largest}, not {number!r}")
-    if number == 0 and not may_be_zero:
-        raise ValueError(f"{name} must not be 0")
+Size = Annotated[int, Field(ge=1, le=LARGEST), Strict()]
+SizeOrZero = Annotated[int, Field(ge=0, le=LARGEST), Strict()]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS), Strict()]
+Codebooks = Annotated[int, Field(ge=1, le=MOST_CODEBOOKS), Strict()]
+Share = Annotated[float, Field(ge=0, lt=1), Strict()]
+Switch = Annotated[bool, Strict()]
+Weight = Annotated[float, Field(ge=0, le=LARGEST), Strict()]
+Names = Annotated[tuple[str, ...], Field(max_length=LARGEST)]
 
 
 def check_products(products: dict[str, tuple[int, int]]) -> None:
-    """Raises ValueError where the sizes together ask for more than is had or waited for."""
+    """Raises ValueError where sizes that are fine by themselves ask for too much together.
+
+    Args:
+        products: what they make, how many of it, and how many at most.
+    """
     for what, (number, most) in products.items():
         if number > most:
             raise ValueError(f"these sizes make {number} {what}, more than {most}")
-
-
-def check_names(**names: tuple[str, ...]) -> None:
-    for what, given in names.items():
-        if len(given) > LARGEST_SIZE:
-            raise ValueError(f"{what} must be at most {LARGEST_SIZE}, not {len(given)}")

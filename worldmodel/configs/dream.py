@@ -2,21 +2,32 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
-from worldmodel.configs.checks import check_fields, check_names, check_products
+from pydantic import ConfigDict, Field, Strict
+
+from worldmodel.configs.checks import (
+    Codebooks,
+    Layers,
+    Names,
+    Size,
+    SizeOrZero,
+    Switch,
+    Weight,
+    check_products,
+)
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 
-# Of products, which small numbers make large: a file of a megabyte can ask for 16 GiB. What ships
-# is below a thousandth of each.
+# Bounds on products: a file of a megabyte can ask for 16 GiB. What ships is below a thousandth.
 MOST_WINDOW = 1024  # frames
 MOST_SHARP_FRAMES = 16
 MOST_CODES_KEPT = 2**15  # older frames are kept as int16
-MOST_TOKENS_A_FRAME = 2**12  # drawn one after the other
-MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has their square
-MOST_REMEMBERED = 2**28  # numbers, the keys and values of one dream: 1 GiB
-MOST_ACTIVATIONS = 2**28  # numbers, of one frame in a layer of the tokenizer
-MOST_WORK = 2**36  # multiplications a step of one dream: half a minute of one core
+MOST_TOKENS_A_FRAME = 2**12  # sampled one by one
+MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has the square of it
+MOST_REMEMBERED = 2**28  # numbers in the keys and values of one dream: 1 GiB
+MOST_ACTIVATIONS = 2**28  # numbers in a layer of the tokenizer, for one frame
+MOST_WORK = 2**36  # multiplications in a step of one dream: half a minute of one core
 
 
 @dataclass(frozen=True)
@@ -36,19 +47,20 @@ class VQVAEConfig:
         commitment: beta, the weight of the commitment loss.
     """
 
-    frame_shape: tuple[int, int, int] = (64, 64, 3)
-    downsampling: int = 8
-    hidden_units: int = 192
-    residual_units: int = 128
-    residual_layers: int = 4
-    attention_heads: int = 0
-    num_codes: int = 256
-    code_dim: int = 64
-    num_codebooks: int = 1
-    commitment: float = 0.25
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    frame_shape: tuple[Size, Size, Size] = (64, 64, 3)
+    downsampling: Size = 8
+    hidden_units: Size = 192
+    residual_units: Size = 128
+    residual_layers: Layers = 4
+    attention_heads: SizeOrZero = 0
+    num_codes: Size = 256
+    code_dim: Size = 64
+    num_codebooks: Codebooks = 1
+    commitment: Weight = 0.25
 
     def __post_init__(self) -> None:
-        check_fields(self, may_be_zero=("attention_heads", "commitment"))
         height, width, _ = self.frame_shape
         if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
             raise ValueError(f"downsampling must be a power of two, not {self.downsampling}")
@@ -81,30 +93,31 @@ class FrameGPTConfig:
         width: D of the backbone.
         layers, heads: of the backbone.
         merge: the backbone sees blocks of merge x merge tokens as one position.
-        window: frames that a frame can look back on, itself included.
-        head_width, head_layers, head_heads: of the head that draws a frame's tokens.
+        window: frames that a frame attends to, itself included.
+        head_width, head_layers, head_heads: of the head that samples a frame's tokens.
         num_bins: most values that a predicted reward or change of a variable can take.
-        map_width: of the network that turns the next pose into what is seen there, in worlds that
-            tell one; 0: the pose is not used.
-        tells_age: whether the prior is told for how long the frames before were dreamed.
-        recalled: older frames, from before the window, that a frame can look at; 0: none.
+        map_width: of the network that turns the next pose into what is seen there, in worlds with
+            a pose; 0: the pose is not used.
+        tells_age: whether the prior is given how many steps ago each past frame's dream began.
+        recalled: older frames, from before the window, that a frame attends to; 0: none.
     """
 
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
-    merge: int = 2
-    window: int = 12
-    head_width: int = 256
-    head_layers: int = 1
-    head_heads: int = 4
-    num_bins: int = 32
-    map_width: int = 0
-    tells_age: bool = False
-    recalled: int = 0
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    width: Size = 256
+    layers: Layers = 6
+    heads: Size = 4
+    merge: Size = 2
+    window: Size = 12
+    head_width: Size = 256
+    head_layers: Layers = 1
+    head_heads: Size = 4
+    num_bins: Size = 32
+    map_width: SizeOrZero = 0
+    tells_age: Switch = False
+    recalled: SizeOrZero = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, may_be_zero=("map_width", "tells_age", "recalled"))
         if self.width % (8 * self.heads):
             raise ValueError(
                 f"a width of {self.width} can't be shared by {self.heads} heads of a size "
@@ -121,15 +134,14 @@ class WorldModelConfig:
     """A tokenizer, a prior, and the world that they model."""
 
     actions: ActionSpec
-    variable_names: tuple[str, ...]
+    variable_names: Names
     tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
     pose: PoseSpec = NO_POSE
-    sharp_frames: int = 0  # whose codes the sharp decoder sees; 0: there is none
+    # Frames whose codes the sharp decoder sees; 0: there is no sharp decoder.
+    sharp_frames: Annotated[int, Field(ge=0, le=MOST_SHARP_FRAMES), Strict()] = 0
 
     def __post_init__(self) -> None:
-        if type(self.sharp_frames) is not int or not 0 <= self.sharp_frames <= MOST_SHARP_FRAMES:
-            raise ValueError(f"sharp_frames must be from 0 to {MOST_SHARP_FRAMES}")
         if self.sharp_frames == 1:
             raise ValueError("sharp_frames must be 0, or at least 2")
         if any(side % self.prior.merge for side in self.tokenizer.grid):
@@ -140,7 +152,6 @@ class WorldModelConfig:
             raise ValueError("a prior with a pose needs a map_width above 0")
         if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_KEPT:
             raise ValueError(f"a prior that recalls frames knows at most {MOST_CODES_KEPT} codes")
-        check_names(variable_names=self.variable_names)
         tokenizer, prior = self.tokenizer, self.prior
         check_products(
             {
@@ -177,12 +188,12 @@ class WorldModelConfig:
 
     @property
     def tokens_a_frame(self) -> int:
-        """Codes that are drawn, one after the other."""
+        """Codes of a frame, which are sampled one by one."""
         return math.prod(self.tokenizer.grid) * self.tokenizer.num_codebooks
 
     @property
     def num_pose_uniforms(self) -> int:
-        """Random numbers that drawing the next pose takes."""
+        """Random numbers that sampling the next pose takes."""
         return 1 + len(self.used_pose) if self.used_pose else 0
 
     @property
@@ -198,7 +209,7 @@ class WorldModelConfig:
 
     @property
     def work(self) -> int:
-        """About how many multiplications a step of one dream takes, besides its convolutions."""
+        """About how many multiplications a step of one dream takes, without convolutions."""
         prior, tokens, num_variables = self.prior, self.tokens_a_frame, len(self.variable_names)
         seen = prior.window * self.positions
         backbone = prior.layers * prior.width * (12 * prior.width + 2 * seen) * self.positions
@@ -206,7 +217,7 @@ class WorldModelConfig:
         backbone += 4 * prior.recalled * self.positions * prior.width**2
         backbone += prior.map_width * (2 * prior.map_width + self.positions * prior.width)
         logits = prior.head_width * self.tokenizer.num_codes
-        # Each variable is drawn knowing those before it, all rows at once: V times V rows of V
+        # Each variable is sampled given those before it, all rows at once: V times V rows of V
         # features and of V x bins logits.
         outcomes = 6 * num_variables**4 * prior.num_bins
         return backbone + tokens * (prior.head_layers * in_a_layer + logits) + outcomes

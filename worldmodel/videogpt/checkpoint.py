@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from worldmodel.checkpoint.files import (
     checked_lineage,
     read_arrays,
     read_common,
+    read_config,
     read_weights,
     reading,
 )
 from worldmodel.checkpoint.same_world import check_same
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
-from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig, VideoVQVAEConfig
+from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.stages import clip_tensors
 
@@ -85,7 +85,7 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
     check_kind(folder, name, VIDEOGPT, futures)
     with reading(folder):
         data, world = read_common(folder)
-        config = _config(data)
+        config = read_config(VideoGPTConfig, data)
         weights = read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
         check_tokenizer_buffers(folder / "weights.safetensors", weights)
         clips = _read_clips(folder / "starts.safetensors", config)
@@ -137,18 +137,6 @@ def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name:
         ("classes", config.class_names, info.class_names),
     ]
     check_same(pairs, reader, name)
-
-
-def _config(data: dict[str, Any]) -> VideoGPTConfig:
-    tokenizer = dict(data["tokenizer"])
-    for name in ("clip_shape", "downsampling"):
-        tokenizer[name] = tuple(tokenizer[name])
-    return VideoGPTConfig(
-        tokenizer=VideoVQVAEConfig(**tokenizer),
-        prior=GPTConfig(**data["prior"]),
-        actions=ActionSpec.from_json(data["actions"]),
-        class_names=tuple(str(name) for name in data["class_names"]),
-    )
 
 
 def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:

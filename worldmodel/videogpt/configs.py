@@ -2,9 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from worldmodel.configs.checks import check_fields, check_names, check_products
+from pydantic import ConfigDict
+
+from worldmodel.configs.checks import (
+    Codebooks,
+    Layers,
+    Names,
+    Share,
+    Size,
+    SizeOrZero,
+    Switch,
+    Weight,
+    check_products,
+)
 from worldmodel.interface.actions import ActionSpec
 
 MOST_TOKENS_A_CLIP = 2**18
@@ -28,19 +40,20 @@ class VideoVQVAEConfig:
         commitment: beta, the weight of the commitment loss.
     """
 
-    clip_shape: tuple[int, int, int, int] = (16, 64, 64, 3)
-    downsampling: tuple[int, int, int] = (2, 2, 2)
-    hidden_units: int = 240
-    residual_units: int = 128
-    residual_layers: int = 4
-    attention_heads: int = 2
-    num_codes: int = 1024
-    code_dim: int = 256
-    num_codebooks: int = 1
-    commitment: float = 0.25
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    clip_shape: tuple[Size, Size, Size, Size] = (16, 64, 64, 3)
+    downsampling: tuple[Size, Size, Size] = (2, 2, 2)
+    hidden_units: Size = 240
+    residual_units: Size = 128
+    residual_layers: Layers = 4
+    attention_heads: SizeOrZero = 2
+    num_codes: Size = 1024
+    code_dim: Size = 256
+    num_codebooks: Codebooks = 1
+    commitment: Weight = 0.25
 
     def __post_init__(self) -> None:
-        check_fields(self, may_be_zero=("attention_heads", "commitment"))
         for size, stride in zip(self.clip_shape, self.downsampling, strict=False):
             if stride & (stride - 1) or size % stride:
                 raise ValueError(
@@ -84,24 +97,23 @@ class GPTConfig:
         resnet_depth, resnet_units: of the 3D ResNet over given frames, 18 or 34 layers deep.
     """
 
-    width: int = 512
-    feedforward: int = 2048
-    layers: int = 16
-    heads: int = 4
-    dropout: float = 0.2
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    width: Size = 512
+    feedforward: Size = 2048
+    layers: Layers = 16
+    heads: Size = 4
+    dropout: Share = 0.2
     attention: Literal["dense", "sparse"] = "sparse"
-    num_actions: int = 0
-    on_class: bool = False
-    given_frames: int = 0
-    resnet_depth: int = 34
-    resnet_units: int = 512
+    num_actions: SizeOrZero = 0
+    on_class: Switch = False
+    given_frames: SizeOrZero = 0
+    resnet_depth: Size = 34
+    resnet_units: Size = 512
 
     def __post_init__(self) -> None:
-        check_fields(self, may_be_zero=("dropout", "num_actions", "on_class", "given_frames"))
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} can't be shared by {self.heads} heads")
-        if self.dropout >= 1:
-            raise ValueError(f"dropout must be below 1, not {self.dropout}")
         if self.given_frames and self.resnet_depth not in (18, 34):
             raise ValueError(f"resnet_depth must be 18 or 34, not {self.resnet_depth}")
 
@@ -119,10 +131,9 @@ class VideoGPTConfig:
     tokenizer: VideoVQVAEConfig
     prior: GPTConfig
     actions: ActionSpec
-    class_names: tuple[str, ...] = ()
+    class_names: Names = ()
 
     def __post_init__(self) -> None:
-        check_names(class_names=self.class_names)
         if self.prior.on_class and not self.class_names:
             raise ValueError("the prior is conditioned on classes, but the data have none")
         if max(self.prior.given_frames, self.prior.num_actions) > self.tokenizer.clip_shape[0]:
