@@ -109,7 +109,7 @@ def test_killed_and_resumed_gives_the_same_set(tmp_path: Path):
     process = subprocess.Popen(
         _command(out, *arguments), cwd=ROOT, env=_environment(), stderr=subprocess.DEVNULL
     )
-    while not (out / "shard-00000.h5.tmp").exists():
+    while not list(out.glob("episode-*.h5")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 
 from worldmodel.data import SPLITS, ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
-from worldmodel.data.importers.moving_digits import (
+from worldmodel.data.importers.moving import (
     SPEED,
     bouncing,
+    open_sequences,
+    read_idx,
     sklearn_digits,
 )
-from worldmodel.data.importers.moving_mnist import open_sequences, read_idx
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from worldmodel.data import ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
-from worldmodel.data.importers.split_lists import official_splits
 from worldmodel.data.importers.video_file import read_video
+from worldmodel.data.importers.videos import official_splits
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -734,7 +734,7 @@ def test_links_are_followed_and_everything_else_is_counted(tmp_path, run, capsys
         "left out     no video by the ending of its name: 1, A/c.xyz",
     ]
     assert capsys.readouterr().out.splitlines()[1:] == lines
-    assert read_left_out(tmp_path / "set") == lines
+    assert read_left_out(tmp_path / "set").lines() == lines
     assert origins(assert_sound(tmp_path / "set", 2)) == ["A/a.gif", "A/b.gif"]
 
 
