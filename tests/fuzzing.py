@@ -232,9 +232,9 @@ def make_moving(folder: Path) -> None:
 def make_minari(folder: Path) -> None:
     from test_minari import ID, write
 
-    from collect.minari import export_set
+    from collect.minari import Export
 
-    export_set(write(folder / "data"), ID, folder / "minari")
+    Export(write(folder / "data"), ID, folder / "minari").run()
     shutil.rmtree(folder / "data")
 
 
@@ -394,10 +394,9 @@ def read_moving(folder: str) -> None:
 
 
 def read_minari(folder: str) -> None:
-    from collect.minari import import_set
+    from collect.minari import Import
 
-    import_set(str(next(Path(folder).glob("minari/*/*"))), Path(folder) / "out")
-    _check_imported(Path(folder) / "out")
+    _imported(Import(str(next(Path(folder).glob("minari/*/*"))), Path(folder) / "out"))
 
 
 def read_policy(folder: str) -> None:

@@ -297,7 +297,7 @@ def test_interrupted_and_resumed_gives_the_same_set(tmp_path, how):
     ("arguments", "message"),
     [
         (("--scenario", "e1m1"), "unknown scenario 'e1m1'; the known ones are: hgs"),
-        (("--episodes", 0), "--episodes must be at least 1"),
+        (("--episodes", 0), "--episodes must be from 1 to"),
         (("--policy", "no/such.zip"), "there is no policy file no/such.zip"),
     ],
 )

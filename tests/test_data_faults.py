@@ -345,7 +345,7 @@ def test_rows_that_are_claimed_but_not_stored_are_not_zeros(tmp_path):
         index = array_of(file, "index")[:]
         index["episode_length"][0] = 10**6
         array_of(file, "index")[:] = index
-    with pytest.raises(UserError, match="more than the file can hold|are not in the file"):
+    with pytest.raises(UserError, match=r"more than the file can hold|are not in the file"):
         EpisodeReader(tmp_path)
 
 
