@@ -215,7 +215,7 @@ def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
 def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
     """The same for the arrays of `STEP_ARRAYS`, by name: all of an episode but its frames."""
     num_steps = len(steps["reward"])
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
         "action": (info.actions.dtype, (num_steps, *info.actions.shape)),
         "reward": ("float32", (num_steps,)),
         "terminated": ("bool", (num_steps,)),

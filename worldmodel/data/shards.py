@@ -136,7 +136,8 @@ def write_shard(
         for episode in episodes:
             name = episode.policy.encode()
             values = (episode.episode_id, step, frame, episode.length, episode.seed, name)
-            rows.append(row := np.array(values, INDEX_DTYPE)[()])
+            row: np.void = np.array([values], INDEX_DTYPE)[0]
+            rows.append(row)
             for name, array in arrays.items():
                 start, stop = rows_of(row, name)
                 array.resize(stop, axis=0)

@@ -11,8 +11,6 @@ made of MNIST's training digits. Both are read by path.
 """
 
 import gzip
-import math
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -53,13 +51,6 @@ IMAGE_FILES: dict[OfficialSplit, str] = {
     "train": "train-images-idx3-ubyte",
     "test": "t10k-images-idx3-ubyte",
 }
-# Read here and not by NumPy, whose parser of headers raises all kinds of errors on damaged ones.
-NPY_MAGIC = b"\x93NUMPY\x01\x00"
-NPY_PRELUDE = struct.Struct("<8sH")  # magic, size of the header that follows
-NPY_HEADER = re.compile(
-    rb"\{'descr': '[|<>=]u1', 'fortran_order': (?P<fortran>False|True), "
-    rb"'shape': \((?P<shape>\d{1,9}(, \d{1,9}){3})\), \} *\n"
-)
 IDX_MAGIC = 0x803  # unsigned bytes in three dimensions
 IDX_HEADER = struct.Struct(">4I")
 MAX_IMAGES = 200_000  # MNIST has 70,000, and QMNIST 120,000
@@ -140,7 +131,9 @@ class ImportMovingMNIST(_Options):
         test_path, image_paths = find_files(self.source)
         parts, total, env_kwargs = [], 0, {}
         if image_paths:
-            images = {split: read_idx(path) for split, path in image_paths.items()}
+            images: dict[OfficialSplit, np.ndarray] = {
+                split: read_idx(path) for split, path in image_paths.items()
+            }
             parts.append(self.sources(images))
             total, env_kwargs = self.episodes, self.env_kwargs()
         if test_path is not None:
@@ -266,31 +259,19 @@ def open_sequences(path: Path) -> UInt8[np.ndarray, "T N 64 64"]:
         UserError: it is not such a file; nothing in it is unpickled.
     """
     try:
-        with path.open("rb") as file:
-            prelude = file.read(NPY_PRELUDE.size)
-            if len(prelude) < NPY_PRELUDE.size or not prelude.startswith(NPY_MAGIC):
-                raise UserError(f"{path} is no .npy file of version 1: {TEST_FILE} is one")
-            *_, header_size = NPY_PRELUDE.unpack(prelude)
-            header = file.read(header_size)
-        says = NPY_HEADER.fullmatch(header)
-        shape = [int(size) for size in says["shape"].split(b", ")] if says else [0] * 4
-        num_frames, num_sequences, *frame_size = shape
-        is_expected = num_frames == TEST_FRAMES and frame_size == [FRAME_SIZE, FRAME_SIZE]
-        if says is None or not is_expected or num_sequences < 1:
-            raise UserError(
-                f"{path} says that it holds {header[:150].decode(errors='replace').strip()!r}, but "
-                f"{TEST_FILE} holds uint8 '|u1' ({TEST_FRAMES}, 10000, {FRAME_SIZE}, {FRAME_SIZE})"
-            )
-        offset = NPY_PRELUDE.size + header_size
-        num_bytes = path.stat().st_size - offset
-        if num_bytes != math.prod(shape):
-            raise UserError(
-                f"{path} is damaged: {num_bytes} bytes follow its header, not {math.prod(shape)}"
-            )
-        order = "F" if says["fortran"] == b"True" else "C"
-        return np.memmap(path, np.uint8, "r", offset, tuple(shape), order)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy's parser raises all kinds of them
+        raise UserError(f"{path} cannot be read as {TEST_FILE}: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive, not {TEST_FILE}")
+    num_frames, num_sequences, *size = array.shape if array.ndim == 4 else [0] * 4
+    is_expected = num_frames == TEST_FRAMES and size == [FRAME_SIZE, FRAME_SIZE]
+    if array.dtype != np.uint8 or not is_expected or num_sequences < 1:
+        raise UserError(
+            f"{path} holds {array.dtype} {array.shape}, but {TEST_FILE} holds uint8 "
+            f"({TEST_FRAMES}, 10000, {FRAME_SIZE}, {FRAME_SIZE})"
+        )
+    return array
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "_ 28 28"]:

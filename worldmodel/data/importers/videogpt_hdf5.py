@@ -88,7 +88,9 @@ def survey(source: Path) -> tuple[tuple[int, int, int], dict[OfficialSplit, np.n
     """
     with open_hdf5(source) as file:
         pixels = {split: _pixels(file, split) for split in SPLITS}
-        edges = {split: find_videos(file, split, len(pixels[split])) for split in SPLITS}
+        edges: dict[OfficialSplit, np.ndarray] = {
+            split: find_videos(file, split, len(pixels[split])) for split in SPLITS
+        }
         train, test = (pixels[split].shape[1:] for split in SPLITS)
         if train != test:
             raise UserError(f"{source}: frames of train_data are {train}, of test_data {test}")

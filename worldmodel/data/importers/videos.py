@@ -119,7 +119,8 @@ class ImportVideos:
 
         def sources() -> Iterator[Source]:
             for name, split in splits.items():
-                number = classes.index(class_of[name]) if class_of[name] else None
+                own_class = class_of[name]
+                number = None if own_class is None else classes.index(own_class)
                 yield Source(
                     partial(self._read, name, number, fps, resampled), _origin(name), split
                 )
