@@ -218,13 +218,15 @@ def _recording(
         return Lack("without a variable that the first episode has", name)
     with _readable(data), np.errstate(over="ignore"):  # too large is not finite
         frames = np.asarray(stored["observations"])
-        flat = [actions.from_own(action) for action in stored["actions"]]
+        taken = np.asarray([actions.from_own(a) for a in stored["actions"]], info.actions.dtype)
+        taken = taken.reshape(-1, *info.actions.shape)
+        rewards = np.asarray(stored["rewards"]).astype(np.float32)
         columns = [infos[name].astype(np.float32) for name in info.variable_names]
         recording = Recording(
             frames=frames[..., None] if frames.ndim == 3 else frames,
-            actions=np.asarray(flat, info.actions.dtype).reshape(-1, *info.actions.shape),
+            actions=taken,
             variables=np.stack(columns, 1) if columns else None,
-            rewards=np.asarray(stored["rewards"]).astype(np.float32),
+            rewards=rewards,
             terminated=np.asarray(stored["terminations"], bool),
             truncated=np.asarray(stored["truncations"], bool),
             lacks=tuple(
@@ -232,9 +234,9 @@ def _recording(
                 for other in sorted(infos.keys() - set(info.variable_names))
             ),
         )
-        if not all(np.isfinite(array).all() for array in (recording.rewards, *columns)):
+        if not all(np.isfinite(array).all() for array in (rewards, *columns)):
             return Lack("with a reward or variable that is not finite", name)
-        if not info.actions.contains(recording.actions):
+        if not info.actions.contains(taken):
             return Lack("with an action out of bounds", name)
     return recording
 

@@ -69,6 +69,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Collect:
         policy=str(policy),
         trust=True,
         evaluate_episodes=3,
+        workers=1,
     )
     collect(options)
     return options

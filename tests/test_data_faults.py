@@ -1,6 +1,5 @@
 """Damaged files, killed writers, full disks."""
 
-import contextlib
 import os
 import random
 import resource
@@ -41,8 +40,8 @@ from data_samples import INFO, sample_episode
 from worldmodel.data import EpisodeWriter
 from worldmodel.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails with an OSError instead
-resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=400) as writer:
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=70) as writer:
     try:
         for i in range(10_000):
             writer.append(sample_episode(i, 40))
@@ -215,17 +214,17 @@ def test_a_finished_shard_holds_no_reserved_space(tmp_path):
 
 READ_MANY = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 from worldmodel.data import EpisodeReader
 reader = EpisodeReader(sys.argv[1])
 print(len(reader), sum(len(reader.frames(i)) for i in range(len(reader))))
 """
 
 
-def test_two_thousand_shards_need_few_open_files(tmp_path):
+def test_many_shards_need_few_open_files(tmp_path):
     write_samples(tmp_path, range(1))
     shard = tmp_path / "shard-00000.h5"
-    for number in range(1, 2000):
+    for number in range(1, 300):
         shutil.copy(shard, tmp_path / f"shard-{number:05d}.h5")
     done = subprocess.run(
         [sys.executable, "-c", READ_MANY, str(tmp_path)],
@@ -233,7 +232,7 @@ def test_two_thousand_shards_need_few_open_files(tmp_path):
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    assert done.stdout == "2000 8000\n", done.stderr
+    assert done.stdout == "300 1200\n", done.stderr
 
 
 def test_a_limit_of_open_files_is_not_called_damage(tmp_path):
@@ -260,19 +259,18 @@ def test_a_second_writer_is_refused_in_the_same_process_too(tmp_path):
     assert len(EpisodeReader(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("at", [2440, 2472, 2500, 2539])
-def test_a_shard_that_makes_hdf5_take_all_memory_is_refused(tmp_path, at):
+def test_a_shard_that_makes_hdf5_take_all_memory_is_refused(tmp_path):
     with EpisodeWriter(tmp_path, INFO) as writer:
         writer.append(sample_episode(0, 40))
-    content = (tmp_path / "shard-00000.h5").read_bytes()
-    damaged = (content[:at] + content[at + 8 :])[:65_536]
-    (tmp_path / "shard-00000.h5.tmp").write_bytes(damaged)
-    finished = tmp_path / "shard-00000.h5"
-    shutil.copy(tmp_path / "shard-00000.h5.tmp", finished)
-    assert verify(tmp_path).problems
-    finished.unlink()
-    with contextlib.suppress(UserError), EpisodeWriter(tmp_path, INFO) as resumed:
-        assert resumed.done <= {0}
+    shard = tmp_path / "shard-00000.h5"
+    content = shard.read_bytes()
+    damaged = content[:710] + content[718:]
+    shard.write_bytes(damaged.ljust(2**21, b"\0"))  # HDF5 looks first whether a file is too short
+    (problem,) = [line for line in verify(tmp_path).problems if "shard-00000.h5" in line]
+    assert "takes more than 640 MiB of memory" in problem
+    shard.rename(tmp_path / "shard-00000.h5.tmp")
+    with pytest.raises(UserError, match="takes more than 640 MiB of memory"):
+        EpisodeWriter(tmp_path, INFO)
 
 
 def test_a_chunk_that_unpacks_to_more_than_it_may_hold_is_refused(tmp_path):
