@@ -379,15 +379,3 @@ def test_flipped_bytes_give_images_or_a_data_error(tmp_path, flips):
         (tmp_path / name).write_bytes(_flipped(data, flips))
         with contextlib.suppress(UserError):
             assert read_idx(tmp_path / name).shape[1:] == (28, 28)
-
-
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(flips=FLIPS)
-def test_flipped_bytes_give_sequences_or_a_data_error(tmp_path, flips):
-    path = tmp_path / "mnist_test_seq.npy"
-    np.save(path, SEQUENCES[:, :1])
-    path.write_bytes(_flipped(path.read_bytes(), flips))
-    with contextlib.suppress(UserError):
-        assert open_sequences(path).shape == (20, 1, 64, 64)

@@ -1,6 +1,5 @@
 """Folders of videos become episodes: in order, in colour, with classes, in the official splits."""
 
-import contextlib
 import io
 import os
 import re
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 from conftest import one_line_error
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -495,30 +494,6 @@ def test_many_sources_are_described_briefly(tmp_path, run, capsys):
     ]
     with Image.open(tmp_path / "set" / "contact-sheet.png") as sheet:
         assert sheet.size == (10 * (8 + 2), 12 * (8 + 2))
-
-
-@pytest.fixture(scope="module", params=[".avi", ".mp4", ".gif", ".webm"])
-def tiny_file(request, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tiny") / f"video{request.param}"
-    write_video(path, counting(4))
-    return path
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), min_size=1, max_size=9)
-)
-def test_flipped_bytes_give_frames_or_a_data_error(tiny_file, tmp_path, flips):
-    data = bytearray(tiny_file.read_bytes())
-    for at, bits in flips:
-        data[at % len(data)] ^= bits
-    path = tmp_path / f"flipped{tiny_file.suffix}"
-    path.write_bytes(data)
-    with contextlib.suppress(UserError):
-        film = read_video(path, size=8, rate=25, max_frames=10)
-        assert film.frames.shape[1:] == (8, 8, 3)
 
 
 @settings(max_examples=30, deadline=None)

@@ -155,21 +155,14 @@ def _shown(
     So a video of this very rate gives each of its frames once.
     """
     count = 0
-
-    def until(frame: av.VideoFrame, begin_s: float, end_s: float) -> Iterator[av.VideoFrame]:
-        nonlocal count
+    for shown, following in itertools.pairwise(itertools.chain(frames, [None])):
+        assert shown is not None
+        frame, begin_s, duration_s = shown
+        end_s = begin_s + duration_s if following is None else following[1]
         tolerance_s = min(1 / rate, end_s - begin_s) / 2 - ROUNDING_S
         while count / rate + tolerance_s < end_s:
             yield frame
             count += 1
-
-    last = None
-    for frame, time_s, duration_s in frames:
-        if last is not None:
-            yield from until(last[0], last[1], time_s)
-        last = frame, time_s, duration_s
-    if last is not None:
-        yield from until(last[0], last[1], last[1] + last[2])
 
 
 @contextmanager
