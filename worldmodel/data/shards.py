@@ -40,7 +40,7 @@ ROWS_PER_CHUNK = 1024
 FRAME_ARRAYS = ("frames", "variables", "pose")  # T+1 rows an episode; the others have T
 MOST_CHUNK_BYTES = 2**26  # of an array, unpacked
 MOST_EPISODES = 2**20  # in a shard
-MENDED = "Copy the file again, or delete it and record its episodes again with the same command"
+ADVICE = "Copy the file again, or delete it and record its episodes again with the same command"
 INDEX_DTYPE = np.dtype(
     [
         ("episode_id", "<i8"),
@@ -183,8 +183,8 @@ def inspect(path: Path, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
     Raises:
         UserError: the file can't be read, is damaged, or of another layout.
     """
-    with open_hdf5(path) as file:
-        try:
+    try:
+        with open_hdf5(path) as file:
             chunks = {name: _chunks(file, name, *row) for name, row in layout.items()}
             index = own_array(file, "index")
             if index.dtype != INDEX_DTYPE or index.ndim != 1:
@@ -196,10 +196,12 @@ def inspect(path: Path, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
                 )
             _rows_a_chunk(index)
             return index[:], chunks
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # whatever h5py makes of a damaged file
-            raise UserError(f"{path} is damaged ({error}). {MENDED}") from None
+    except MemoryError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}. {ADVICE}") from None
+    except Exception as error:  # whatever h5py makes of a damaged file
+        raise UserError(f"{path} is damaged ({error}). {ADVICE}") from None
 
 
 def _chunks(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Chunks:
@@ -275,7 +277,7 @@ class Shard:
         """Raises UserError where a row of the index can't be used."""
         for row, problem in zip(self.index, self.problems, strict=True):
             if problem is not None:
-                raise UserError(f"{self.path}: episode {row['episode_id']}: {problem}. {MENDED}")
+                raise UserError(f"{self.path}: episode {row['episode_id']}: {problem}. {ADVICE}")
 
     def frames(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames [start, stop) of the i-th episode, uint8 (stop - start, H, W, C).
@@ -386,8 +388,8 @@ class Shard:
             except zlib.error as error:
                 raise UserError(
                     f"{self.path} is damaged: a chunk of {name!r} cannot be unpacked ({error}). "
-                    f"{MENDED}; `python -m worldmodel.data verify` says which episodes are affected"
+                    f"{ADVICE}; `python -m worldmodel.data verify` says which episodes are affected"
                 ) from None
         if len(content) != num_bytes or not is_whole:
-            raise UserError(f"{self.path} is damaged or truncated: {name!r} is not whole. {MENDED}")
+            raise UserError(f"{self.path} is damaged or truncated: {name!r} is not whole. {ADVICE}")
         return content

@@ -51,7 +51,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r", locking=False)
     except _H5PY_ERRORS as error:
         refused = isinstance(error, OSError) and error.errno is not None
-        what = "can't be read" if refused else "is no HDF5 file, or damaged: copy it again"
+        what = "can't be read" if refused else "is no HDF5 file, or damaged"
         raise UserError(f"{path} {what}: {_reason(error)}") from None
     with file:
         yield file

@@ -22,6 +22,7 @@ from worldmodel.data.importers.pipeline import (
     OfficialSplit,
     Recording,
     Source,
+    actions_within,
     import_found,
 )
 from worldmodel.data.importers.tfrecord import (
@@ -73,9 +74,7 @@ class ImportBair:
         folder = find_folder(self.source)
         left_out = LeftOut()
         records = {split: find_records(folder / split, left_out) for split in SPLITS}
-        # Either way, so that no action becomes zeros when it is encoded.
-        low = tuple(-limit for limit in self.action_limits)
-        actions = ActionSpec("box", low=low, high=self.action_limits, meanings=ACTION_MEANINGS)
+        actions = actions_within(self.action_limits, ACTION_MEANINGS)
         info = DatasetInfo(
             env_id="BAIR",
             # With the numbers, which decide ids: a folder that grew is another source.

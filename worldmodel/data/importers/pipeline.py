@@ -19,6 +19,7 @@ from worldmodel.data.left_out import LeftOut, read_left_out
 from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError, os_error, printable
+from worldmodel.interface.actions import ActionSpec
 
 OfficialSplit = Literal["train", "test"]
 # Reasons to leave something out.
@@ -172,6 +173,13 @@ def _episode(episode_id: int, source: Source, recording: Recording, info: Datase
         truncated=zeros_or(recording.truncated, (num_actions,), bool),
         variables=zeros_or(recording.variables, (num_actions + 1, 0), np.float32),
     )
+
+
+def actions_within(limits: tuple[float, ...], meanings: tuple[str, ...]) -> ActionSpec:
+    """Real numbers up to a limit each, either way, so that no action becomes zeros when it is
+    encoded."""
+    low = tuple(-limit for limit in limits)
+    return ActionSpec("box", low=low, high=limits, meanings=meanings[: len(limits)])
 
 
 def found_files(folder: Path, left_out: LeftOut) -> list[str]:

@@ -23,13 +23,13 @@ from worldmodel.data.importers.pipeline import (
     Found,
     Recording,
     Source,
+    actions_within,
     found_files,
     import_found,
 )
 from worldmodel.data.importers.video_file import decode_jpeg, decode_mp4
 from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
 from worldmodel.media.resize import area_resized
 from worldmodel.storage.hdf5 import (
     attribute,
@@ -96,24 +96,15 @@ class ImportRoboNet:
             )
         left_out = LeftOut()
         trajectories = find_trajectories(self.source, self.files, self.camera, left_out)
+        total = len(trajectories)
         largest = np.max([t.largest for t in trajectories], axis=0).tolist()
         limits = tuple(limit or 1.0 for limit in largest)  # 1 where nothing ever moved
         info = DatasetInfo(
             env_id="RoboNet",
             # With the number, which decides ids: a folder that grew is another source.
-            env_kwargs={
-                "camera": self.camera,
-                "files": self.files,
-                "num_trajectories": len(trajectories),
-            },
+            env_kwargs={"camera": self.camera, "files": self.files, "num_trajectories": total},
             frame_shape=(self.size, self.size, 3),
-            actions=ActionSpec(
-                "box",
-                # Either way, so that no action becomes zeros when it is encoded.
-                low=tuple(-limit for limit in limits),
-                high=limits,
-                meanings=ACTION_MEANINGS[: len(limits)],
-            ),
+            actions=actions_within(limits, ACTION_MEANINGS),
             variable_names=tuple(f"state_{i}" for i in range(trajectories[0].state_size)),
             fps=FPS,
             frame_skip=1,
@@ -125,7 +116,7 @@ class ImportRoboNet:
             )
             for t in trajectories
         )
-        import_found(self.out, Found(info, sources, len(trajectories), left_out))
+        import_found(self.out, Found(info, sources, total, left_out))
 
 
 def find_trajectories(source: Path, files: str, camera: int, left_out: LeftOut) -> list[Trajectory]:
@@ -187,13 +178,9 @@ def survey(path: Path, camera: int) -> Trajectory:
                 f"{path}: actions have {actions.shape[1]} numbers, not 4 or 5, or there is no state"
             )
         largest = np.abs(actions[: num_frames - 1]).max(0)
-        return Trajectory(
-            path,
-            num_frames,
-            num_pictures - num_frames,
-            largest.astype(np.float32),
-            states.shape[1],
-        )
+        num_beyond = num_pictures - num_frames
+        largest = largest.astype(np.float32)
+        return Trajectory(path, num_frames, num_beyond, largest, states.shape[1])
 
 
 def read_trajectory(path: Path, num_frames: int, camera: int, size: int) -> Recording:
@@ -241,14 +228,13 @@ def _pictures(file: h5py.File, camera: int, count: int) -> Iterator[UInt8[np.nda
     folder = f"env/cam{camera}_video"
     if has_own(own_group(file, folder), "frames"):
         film = _encoded(file, f"{folder}/frames")
-        order = slice(None) if _is_rgb(film) else slice(None, None, -1)
         for picture in decode_mp4(_bytes(film), f"{file.filename}: {film.name!r}", count):
-            yield picture[..., order]
+            yield picture if _is_rgb(film) else picture[..., ::-1]
         return
     for t in range(count):
         array = _encoded(file, f"{folder}/frame{t}")
-        order = slice(None, None, -1) if _is_rgb(array) else slice(None)
-        yield decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")[..., order]
+        picture = decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")
+        yield picture[..., ::-1] if _is_rgb(array) else picture
 
 
 def _is_rgb(array: h5py.Dataset) -> bool:
