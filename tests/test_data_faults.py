@@ -122,6 +122,15 @@ def test_an_episode_whose_file_is_damaged_is_recorded_again(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "meta.json", "shard-00000.h5"}
 
 
+def test_large_episodes_do_not_wait_for_many_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodel.data.writer.MOST_WAITING_BYTES", 200_000)
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        for i in range(4):
+            writer.append(sample_episode(i, 900))  # 130 kB of frames each
+        assert len(list(tmp_path.glob("shard-*.h5"))) == 2
+        assert not list(tmp_path.glob("episode-*"))
+
+
 def test_a_writer_killed_before_it_removed_what_it_had_packed(tmp_path):
     writer = EpisodeWriter(tmp_path, INFO)
     writer.append(sample_episode(0))

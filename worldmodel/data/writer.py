@@ -33,6 +33,7 @@ from worldmodel.data.shards import (
 from worldmodel.errors import UserError, os_error
 from worldmodel.storage.files import locked, sync
 
+MOST_WAITING_BYTES = 2**30  # of episodes that wait, uncompressed, to be packed
 SPARE_BYTES = 2**20  # of the disk, beside what is stored: for HDF5's own bookkeeping
 
 
@@ -42,7 +43,7 @@ class EpisodeWriter:
     Args:
         folder: made when missing. A set that is there already is continued.
         info: the set's description, written to meta.json; an existing meta.json is kept.
-        episodes_per_shard: how many episodes make a shard.
+        episodes_per_shard: how many episodes make a shard; fewer where they take a gigabyte.
         is_locked: whether the caller holds the folder's lock (`worldmodel.storage.files.locked`).
 
     Attributes:
@@ -100,7 +101,7 @@ class EpisodeWriter:
             raise UserError(f"episode {episode.episode_id}: {'; '.join(problems)}")
         with self._writing():
             self._store(episode)
-            if len(self._waiting) >= self.episodes_per_shard:
+            if self._is_shard_full():
                 self._write_shard()
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class EpisodeWriter:
                         kept = self._store(episode)
             if path != kept:
                 path.unlink()
-        if len(self._waiting) >= self.episodes_per_shard:
+        if self._is_shard_full():
             with self._writing():
                 self._write_shard()
 
@@ -171,12 +172,19 @@ class EpisodeWriter:
         self.done.add(episode.episode_id)
         return path
 
+    def _waiting_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._waiting)
+
+    def _is_shard_full(self) -> bool:
+        is_full = len(self._waiting) >= self.episodes_per_shard
+        return is_full or self._waiting_bytes() >= MOST_WAITING_BYTES
+
     def _write_shard(self) -> None:
         """Pack the waiting episodes into a shard."""
         if not self._waiting:
             return
         path = self.folder / f"shard-{self._next_shard:05d}.h5"
-        num_bytes = sum(waiting.stat().st_size for waiting in self._waiting)
+        num_bytes = self._waiting_bytes()
         self._check_space(num_bytes)
         unfinished = path.with_suffix(".new")
         episodes = (Shard(waiting, self.info).episode(0) for waiting in self._waiting)
