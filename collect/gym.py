@@ -75,24 +75,24 @@ def main() -> None:
 
 
 def collect(options: Collect) -> None:
-    """Do what `Collect` says.
-
-    Raises:
-        UserError: an option, the environment, the policy file or the folder is not usable (nothing
-            was written), or a worker failed. Finished episodes are kept.
-    """
-    env_kwargs = {
+    """Do what `Collect` says. Raises UserError as `record_set` does."""
+    env_kwargs: dict[str, Any] = {
         "env_id": options.env_id,
         "env_kwargs": _json_object(options.env_kwargs),
         "size": options.size,
         "source": options.source,
         "frame_skip": options.frame_skip,
         "variables": _names(options.variables),
-        **_pose_arguments(options),
         "action_limit": options.action_limit,
     }
-    seen = look_at(env_kwargs)
-    if not seen.repeats_itself:
+    if options.pose:  # else left out, as in sets without a pose
+        env_kwargs["pose"] = _names(options.pose)
+        env_kwargs["heading"] = options.heading
+        env_kwargs["full_turn"] = options.full_turn
+    elif options.heading is not None:
+        raise UserError("--heading goes with --pose x,y")
+    most_steps, repeats_itself = look_at(env_kwargs)
+    if not repeats_itself:
         say(
             f"note: {options.env_id} gives other frames when it is played again from a seed: it "
             "can be recorded, but its dream and the real one beside it will part"
@@ -106,27 +106,18 @@ def collect(options: Collect) -> None:
             "length": Measure(lambda episode, info: float(episode.length)),
         },
         training=None,
-        longest_game=seen.most_steps or options.length,
-        repeats_itself=seen.repeats_itself,
+        longest_game=most_steps or options.length,
+        repeats_itself=repeats_itself,
     )
     record_set(options, world)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a look at an environment shows.
-
-    Attributes:
-        most_steps: of an episode; None: the environment sets no limit.
-        repeats_itself: the same seed and actions gave the same frames twice.
-    """
-
-    most_steps: int | None
-    repeats_itself: bool
-
-
-def look_at(env_kwargs: dict[str, Any]) -> Seen:
+def look_at(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
     """Make a Pixels environment and play it twice, a little.
+
+    Returns:
+        Most steps of an episode, None where the environment sets no limit; and whether the same
+        seed and actions gave the same frames twice.
 
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
@@ -143,24 +134,23 @@ def look_at(env_kwargs: dict[str, Any]) -> Seen:
     if unknown := {*pixels.variable_names, *pixels.pose.names} - names:
         raise UserError(
             f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "
-            f"{LOOKED_AT_STEPS} steps; it has: "
-            f"{', '.join(sorted(names)) or 'none'}"
+            f"{LOOKED_AT_STEPS} steps; it has: {', '.join(sorted(names)) or 'none'}"
         )
-    return Seen(pixels.most_steps, np.array_equal(once, again))
+    return pixels.most_steps, np.array_equal(once, again)
 
 
 def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
     """Frames of a few steps from a seed, and the names of the numbers in the foreign info."""
     env.action_space.seed(randomness.integer(0, "first look"))
     frame, _ = env.reset(seed=0)
-    frames, infos, is_over = [frame], [env.foreign_info], False
-    while len(frames) <= LOOKED_AT_STEPS and not is_over:
+    frames, names, is_over = [frame], set(), False
+    while True:
+        names |= {name for name, value in env.foreign_info.items() if _is_number(value)}
+        if len(frames) > LOOKED_AT_STEPS or is_over:
+            return frames, names
         frame, _, terminated, truncated, _ = env.step(env.action_space.sample())
         frames.append(frame)
-        infos.append(env.foreign_info)
         is_over = terminated or truncated
-    numbers = {name for info in infos for name, value in info.items() if _is_number(value)}
-    return frames, numbers
 
 
 def _is_number(value: Any) -> bool:
@@ -172,19 +162,6 @@ def _is_number(value: Any) -> bool:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _pose_arguments(options: Collect) -> dict[str, Any]:
-    """Of the environment; those that nobody gives are left out, as in sets without a pose."""
-    if not options.pose:
-        if options.heading is not None:
-            raise UserError("--heading goes with --pose x,y")
-        return {}
-    return {
-        "pose": _names(options.pose),
-        "heading": options.heading,
-        "full_turn": options.full_turn,
-    }
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -41,12 +41,7 @@ def main() -> None:
 
 
 def collect(options: Collect) -> None:
-    """Do what `Collect` says.
-
-    Raises:
-        UserError: an option, the policy file or the folder is not usable (nothing was written), or
-            a worker failed. Finished episodes are kept.
-    """
+    """Do what `Collect` says. Raises UserError as `record_set` does."""
     world = World(
         env_id="RobotPushing-v0",
         env_kwargs={"length": options.length},

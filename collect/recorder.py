@@ -7,6 +7,7 @@ seeds alone: not on the worker, on the episodes before it, or on an interruption
 import contextlib
 import copy
 import importlib.metadata
+import itertools
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import gymnasium
@@ -40,6 +40,7 @@ from worldmodel.interface.actions import ActionSpec
 
 JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
 GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
 
 
@@ -174,22 +175,23 @@ def play_episode(
         actor: of the job's behaviour; None where it has none.
         rescuer: the trained policy, for behaviours that are rescued; None: there is none.
     """
-    names, pose_names = variable_names(env), pose_of(env).names
+    names = variable_names(env)
+    told = (*names, *pose_of(env).names)
     player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
     # Copies: an environment may draw every frame into one array, or change the action it is given.
-    frames, infos = [np.array(frame)], [_numbers(info, names, pose_names)]
-    taken, rewards, ends = [], [], []
-    while len(taken) < job.max_length:
+    frames, numbers = [np.array(frame)], [[info[name] for name in told]]
+    taken, rewards, terminated, truncated = [], [], [False], [False]
+    while len(taken) < job.max_length and not (terminated[-1] or truncated[-1]):
         action = player.act(frame, float(info.get("health", FED)))
-        frame, reward, terminated, truncated, info = env.step(copy.copy(action))
+        frame, reward, is_over, is_cut, info = env.step(copy.copy(action))
         frames.append(np.array(frame))
-        infos.append(_numbers(info, names, pose_names))
+        numbers.append([info[name] for name in told])
         taken.append(action)
         rewards.append(reward)
-        ends.append((terminated, truncated))
-        if terminated or truncated:
-            break
+        terminated.append(is_over)
+        truncated.append(is_cut)
+    rows = np.asarray(numbers, np.float32).reshape(len(frames), len(told))
     return Episode(
         episode_id=job.episode_id,
         seed=job.env_seed,
@@ -197,18 +199,11 @@ def play_episode(
         frames=np.stack(frames),
         action=np.asarray(taken, actions.dtype),
         reward=np.asarray(rewards, np.float32),
-        terminated=np.asarray([end[0] for end in ends], bool),
-        truncated=np.asarray([end[1] for end in ends], bool),
-        variables=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, : len(names)],
-        pose=np.asarray(infos, np.float32).reshape(len(frames), -1)[:, len(names) :],
+        terminated=np.asarray(terminated[1:], bool),
+        truncated=np.asarray(truncated[1:], bool),
+        variables=rows[:, : len(names)],
+        pose=rows[:, len(names) :],
     )
-
-
-def _numbers(
-    info: dict[str, Any], names: tuple[str, ...], pose_names: tuple[str, ...]
-) -> list[float]:
-    """The variables, then the pose."""
-    return [info[name] for name in (*names, *pose_names)]
 
 
 class Workers:
@@ -244,19 +239,13 @@ class Workers:
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for connection in self._workers:
             connection.close()  # a worker ends when its pipe does
         for process in self._workers.values():
             process.join(GOODBYE_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
 
     def play(self, jobs: Iterable[Job]) -> Iterator[Episode]:
         """Play all jobs; episodes come in the order in which they are done.
@@ -266,29 +255,25 @@ class Workers:
         """
         waiting = iter(jobs)
         unfinished = dict.fromkeys(self._workers, 0)
+
+        def give(connection: Connection) -> None:
+            for job in itertools.islice(waiting, 1):
+                # A worker that has gone is noticed once its finished episodes are received.
+                with contextlib.suppress(OSError):
+                    connection.send(job)
+                unfinished[connection] += 1
+
         for connection in list(self._workers) * JOBS_AHEAD:
-            self._give(connection, waiting, unfinished)
-        while any(unfinished.values()):
-            busy = [connection for connection, count in unfinished.items() if count]
+            give(connection)
+        while busy := [connection for connection, count in unfinished.items() if count]:
             for connection in wait(busy):
                 assert isinstance(connection, Connection)
-                episode = self._receive(connection)
+                episode = self._received(connection)
                 unfinished[connection] -= 1
                 yield episode  # first: the worker may be gone, and this episode is whole
-                self._give(connection, waiting, unfinished)
+                give(connection)
 
-    def _give(
-        self, connection: Connection, waiting: Iterator[Job], unfinished: dict[Connection, int]
-    ) -> None:
-        job = next(waiting, None)
-        if job is None:
-            return
-        # A worker that has gone is told by `_receive`, once its finished episodes are read.
-        with contextlib.suppress(OSError):
-            connection.send(job)
-        unfinished[connection] += 1
-
-    def _receive(self, connection: Connection) -> Episode:
+    def _received(self, connection: Connection) -> Episode:
         try:
             answer = connection.recv()
         except (EOFError, OSError):
@@ -296,7 +281,7 @@ class Workers:
             process.join(GOODBYE_S)
             raise UserError(
                 f"a worker process died (exit code {process.exitcode}; -9 means that it was "
-                "killed, perhaps for want of memory)"
+                "killed, perhaps for lack of memory)"
             ) from None
         if isinstance(answer, str):
             raise UserError(f"a worker process failed:\n{answer}")
@@ -310,16 +295,14 @@ def _one_thread_each() -> Iterator[None]:
     Two busy workers of two threads each wait for one another: shrinking a screen took 13 ms in
     place of 0.14.
     """
-    before = {name: os.environ.get(name) for name in THREAD_COUNTS}
+    before = {name: os.environ[name] for name in THREAD_COUNTS if name in os.environ}
     os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in THREAD_COUNTS:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _work(
@@ -340,9 +323,8 @@ def _work(
         actors = _actors(env, policy_path, bots)
         while True:
             job: Job = connection.recv()
-            connection.send(
-                play_episode(env, job, actors[job.behaviour.actor], actions, actors.get("policy"))
-            )
+            actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
+            connection.send(play_episode(env, job, actor, actions, rescuer))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is done, or dead
     except Exception:
@@ -356,9 +338,8 @@ def _actors(
     env: gymnasium.Env[Any, Any], policy_path: Path | None, bots: dict[str, Bot]
 ) -> dict[str | None, Actor | None]:
     """By the `actor` of a behaviour."""
-    actors: dict[str | None, Actor | None] = {None: None}
-    for name, bot in bots.items():
-        actors[name] = bot(env)
+    actors: dict[str | None, Actor | None] = {name: bot(env) for name, bot in bots.items()}
+    actors[None] = None
     if policy_path is not None:
         # Here, for torch takes seconds to import, and random play does without.
         import torch
@@ -397,13 +378,8 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             rendering=str(getattr(env.unwrapped, "rendering", "")),
             controls=controls.to_json() if controls is not None else {},
             policies=policies,
-            versions={
-                "python": sys.version.split()[0],
-                **{
-                    name: importlib.metadata.version(name)
-                    for name in ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
-                },
-            },
+            versions={"python": sys.version.split()[0]}
+            | {name: importlib.metadata.version(name) for name in PACKAGES},
         )
     finally:
         env.close()

@@ -1,6 +1,6 @@
 """What every `python -m collect...` does: train or take a policy, measure it, record episodes.
 
-Stopped in whatever way, the same call goes on where it was.
+However it was stopped, the same command resumes.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from collect.training import Training
 from envs.making import made
 from worldmodel import randomness
-from worldmodel.command import progress_bar, say
+from worldmodel.command import check_numbers, progress_bar, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import episode_problems, read_info, write_info
-from worldmodel.data.left_out import begin_left_out, note_left_out, read_left_out
-from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
+from worldmodel.data.left_out import LeftOut
+from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
 from worldmodel.storage.files import locked, read_json, write_json
 
 # Sets begun before random players had separate streams for actions and holds can't be added to.
 STREAMS = 2
 UNTRAINED = ("random", "explore", "train")  # no file is given
-MOST = {"episodes": 10**9, "length": 10**6, "workers": 1024, "train-steps": 10**12}
+MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,29 @@ class World:
     @property
     def bots(self) -> dict[str, Bot]:
         """By the `actor` of a behaviour."""
-        bots = {
-            "bot": None if self.training is None else self.training.bot,
-            "explorer": self.explorer,
-        }
+        taught_by = None if self.training is None else self.training.bot
+        bots = {"bot": taught_by, "explorer": self.explorer}
         return {name: bot for name, bot in bots.items() if bot is not None}
+
+    def check_policy(self, path: Path, *, trusted: bool) -> None:
+        """Raises UserError unless the file is a policy for this world, and may be loaded."""
+        from envs.policy import load_policy
+
+        env = made(self.env_id, **self.env_kwargs)
+        try:
+            load_policy(path, env, trusted=trusted)
+        finally:
+            env.close()
+
+    def gives_again(self, episode: Episode) -> bool:
+        """Whether an episode's seed and actions give its frames, to the bit."""
+        env = made(self.env_id, **self.env_kwargs)
+        try:
+            frame, _ = env.reset(seed=episode.seed)
+            frames = [frame] + [env.step(action)[0] for action in episode.action]
+        finally:
+            env.close()
+        return np.array_equal(np.stack(frames), episode.frames)
 
 
 def record_set(options: Options, world: World) -> None:
@@ -104,38 +122,27 @@ def record_set(options: Options, world: World) -> None:
     """
     _check(options, world)
     if options.policy not in UNTRAINED:
-        _check_policy(Path(options.policy), world, trusted=options.trust)
+        world.check_policy(Path(options.policy), trusted=options.trust)
     with locked(options.out):
-        _record_set(options, world)
-
-
-def _record_set(options: Options, world: World) -> None:
-    has_episodes = (options.out / "meta.json").exists()
-    policy_path = options.out / "policy.zip"
-    if options.policy in ("random", "explore"):
-        policy_path = None
-    elif options.policy != "train":
-        policy_path = Path(options.policy)
-    elif not has_episodes:  # a policy that has recorded is trained no further
-        assert world.training is not None  # or it was refused
-        _train(options, world, world.training, policy_path)
-    elif policy_path.exists():
-        _check_policy(policy_path, world, trusted=options.trust)
-    recording = _recording(options, world, policy_path)
-    info = describe(world.env_id, world.env_kwargs, {"recording": recording})
-    if has_episodes:
-        _refuse_other_recording(options.out, info)
-    if policy_path is not None:
-        policy_path = _keep_policy(policy_path, options.out)
-    if has_episodes and world.repeats_itself:
-        _check_rendering(options.out, world, info)
-    with Workers(
-        options.workers, world.env_id, world.env_kwargs, policy_path, world.bots
-    ) as workers:
-        if options.evaluate_episodes:
-            info = _score(options, world, info, workers)
-        if not options.score_only:
-            _record(options, world, info, workers)
+        has_episodes = (options.out / "meta.json").exists()
+        policy_path = _policy_path(options, world, has_episodes)
+        sha256 = None if policy_path is None else _sha256(policy_path)
+        shares = world.shares if sha256 else _unaided(world.shares, options.policy)
+        recording = _described(options, world, shares, sha256)
+        info = describe(world.env_id, world.env_kwargs, {"recording": recording})
+        if has_episodes:
+            _refuse_other_recording(options.out, info)
+        if policy_path is not None:
+            policy_path = _kept(policy_path, options.out)
+        if has_episodes and world.repeats_itself:
+            _check_rendering(options.out, world, info)
+        with Workers(
+            options.workers, world.env_id, world.env_kwargs, policy_path, world.bots
+        ) as workers:
+            if options.evaluate_episodes:
+                info = _scored(options, world, shares, info, workers)
+            if not options.score_only:
+                _record(options, shares, info, workers)
 
 
 def _check(options: Options, world: World) -> None:
@@ -145,25 +152,38 @@ def _check(options: Options, world: World) -> None:
         raise UserError(
             "there is no exploring player here: --policy random, or the path of a policy"
         )
-    at_least_one = {name: getattr(options, name) for name in ("episodes", "length", "workers")}
-    if world.training is not None:
-        at_least_one["train-steps"] = world.training.num_steps
-    for name, value in at_least_one.items():
-        if not 1 <= value <= MOST[name]:
-            raise UserError(f"--{name} must be at least 1 and at most {MOST[name]:,}, not {value}")
-    for name in ("seed", "evaluate_episodes"):
-        if getattr(options, name) < 0:
-            shown = name.replace("_", "-")
-            raise UserError(f"--{shown} must not be negative, but is {getattr(options, name)}")
+    check_numbers(options, episodes=1, length=1, workers=1, seed=0, evaluate_episodes=0)
+    if options.workers > MOST_WORKERS:
+        raise UserError(f"--workers must be at most {MOST_WORKERS}, not {options.workers}")
+    if world.training is not None and world.training.num_steps < 1:
+        raise UserError(f"--train-steps must be at least 1, not {world.training.num_steps}")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file, not a folder")
+
+
+def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | None:
+    """The policy that plays, trained if there is none yet; None: nobody trained plays."""
+    if options.policy in ("random", "explore"):
+        return None
+    if options.policy != "train":
+        return Path(options.policy)
+    path = options.out / "policy.zip"
+    if path.exists():
+        world.check_policy(path, trusted=options.trust)
+    elif has_episodes:
+        raise UserError(
+            f"{options.out} holds episodes but no policy.zip to resume with: use the same --policy "
+            "as then, or choose another --out"
+        )
+    if not has_episodes:  # a policy that has recorded is trained no further
+        assert world.training is not None  # or it was refused
+        _train(options, world, world.training, path)
+    return path
 
 
 def _train(options: Options, world: World, training: Training, path: Path) -> None:
     from collect.policies import is_trained, train_ppo
 
-    if path.exists():
-        _check_policy(path, world, trusted=options.trust)
     if is_trained(path, training.num_steps, trusted=options.trust):
         return
     minutes = training.num_steps / training.steps_a_minute
@@ -173,8 +193,8 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
         "same command resumes"
     )
     with progress_bar() as progress:
-        bot = training.bot is not None
-        cloning = progress.add_task("learning from the bot", total=1, visible=bot)
+        has_bot = training.bot is not None
+        cloning = progress.add_task("learning from the bot", total=1, visible=has_bot)
         task = progress.add_task("training PPO", total=training.num_steps)
         train_ppo(
             world.env_id,
@@ -188,22 +208,10 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
         )
 
 
-def _check_policy(path: Path, world: World, *, trusted: bool) -> None:
-    """Raises UserError unless the file is a policy for the environment, and may be loaded."""
-    from envs.policy import load_policy
-
-    env = made(world.env_id, **world.env_kwargs)
-    try:
-        load_policy(path, env, trusted=trusted)
-    finally:
-        env.close()
-
-
-def _keep_policy(path: Path, folder: Path) -> Path:
+def _kept(path: Path, folder: Path) -> Path:
     """The policy as OUT/policy.zip, beside the episodes that it plays."""
     kept = folder / "policy.zip"
     if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / "policy.unfinished.zip"
         shutil.copyfile(path, unfinished)
         os.replace(unfinished, kept)
@@ -215,39 +223,35 @@ def _keep_policy(path: Path, folder: Path) -> Path:
     return kept
 
 
-def _recording(options: Options, world: World, policy_path: Path | None) -> dict[str, Any]:
+def _described(
+    options: Options, world: World, shares: dict[Behaviour, float], sha256: str | None
+) -> dict[str, Any]:
     """What meta.json says of who acted: all episodes of a set have this in common."""
-    if policy_path is not None and not policy_path.exists():
-        raise UserError(
-            f"{options.out} holds episodes but no policy.zip to go on with: use the same --policy "
-            "as then, or choose another --out"
-        )
     training = world.training if options.policy == "train" else None
     return {
         "seed": options.seed,
         "streams": STREAMS,
         "length": options.length,
         "train_steps": None if training is None else training.num_steps,
-        "policy_sha256": None if policy_path is None else _sha256(policy_path),
+        "policy_sha256": sha256,
         "behaviours": {
             behaviour.name: {
                 "share": share,
                 "random_start": behaviour.random_start,
                 "max_hold": behaviour.max_hold,
-                # Not said by sets from before there was such a thing.
+                # Sets from before there was such a thing don't say it.
                 **({"rest": behaviour.rest} if behaviour.rest else {}),
             }
-            for behaviour, share in _shares(world, options, policy_path is not None).items()
+            for behaviour, share in shares.items()
         },
     }
 
 
-def _shares(world: World, options: Options, with_policy: bool) -> dict[Behaviour, float]:
-    if with_policy:
-        return world.shares
-    actors = (None, "explorer") if options.policy == "explore" else (None,)
-    unaided = {b: share for b, share in world.shares.items() if b.actor in actors}
-    return {behaviour: share / sum(unaided.values()) for behaviour, share in unaided.items()}
+def _unaided(shares: dict[Behaviour, float], policy: str) -> dict[Behaviour, float]:
+    """The shares of those who act without a trained policy."""
+    actors = (None, "explorer") if policy == "explore" else (None,)
+    unaided = {who: share for who, share in shares.items() if who.actor in actors}
+    return {who: share / sum(unaided.values()) for who, share in unaided.items()}
 
 
 def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
@@ -264,7 +268,7 @@ def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
     if differences:
         raise UserError(
             f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
-            "to go on there, or choose another --out"
+            "to resume, or choose another --out"
         )
 
 
@@ -275,39 +279,33 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
         UserError: its seed and actions give other frames here: none recorded now would mix.
     """
     stored = read_info(folder)
-    episode = _any_episode(folder, stored)
-    if episode is not None and not _comes_out_again(episode, world):
-        raise UserError(
-            f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with other "
-            "frames here, from another version of the simulator, or drawn in another way. Choose "
-            "another --out"
-        )
+    for path in [*finished_shards(folder), *waiting_files(folder)]:
+        shard = Shard(path, stored)
+        if len(shard.index) and shard.problems[0] is None:
+            episode = shard.episode(0)
+            if world.gives_again(episode):
+                break
+            raise UserError(
+                f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with "
+                "other frames here, from another version of the simulator, or drawn in another "
+                "way. Choose another --out"
+            )
     if not stored.rendering:
         write_info(folder, replace(stored, rendering=info.rendering))
 
 
-def _any_episode(folder: Path, info: DatasetInfo) -> Episode | None:
-    """The first episode of a shard, finished or not; None when there is none yet."""
-    for path in [*finished_shards(folder), *unfinished_shards(folder)]:
-        shard = Shard(path, info)
-        if len(shard.index) and shard.problems[0] is None:
-            return shard.episode(0)
-    return None
+def _scored(
+    options: Options,
+    world: World,
+    shares: dict[Behaviour, float],
+    info: DatasetInfo,
+    workers: Workers,
+) -> DatasetInfo:
+    """Measure the policy, unless OUT/policy-score.json says that it was done; print and store.
 
-
-def _comes_out_again(episode: Episode, world: World) -> bool:
-    """Whether its seed and actions give its frames, to the bit."""
-    env = made(world.env_id, **world.env_kwargs)
-    try:
-        frame, _ = env.reset(seed=episode.seed)
-        frames = [frame] + [env.step(action)[0] for action in episode.action]
-    finally:
-        env.close()
-    return np.array_equal(np.stack(frames), episode.frames)
-
-
-def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) -> DatasetInfo:
-    """Measure the policy, unless OUT/policy-score.json says that it was done; print and store."""
+    Returns:
+        `info` with the scores.
+    """
     path = options.out / "policy-score.json"
     measured_on = {
         "policy_sha256": info.policies["recording"]["policy_sha256"],
@@ -316,9 +314,9 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
         "measures": list(world.measures),
         "env_kwargs": world.env_kwargs,
     }
-    scores = _stored_scores(path, measured_on)
-    if scores is None:
-        shares = _shares(world, options, measured_on["policy_sha256"] is not None)
+    stored = read_json(path, most_bytes=2**20) if path.exists() else None
+    scores = stored.pop("scores", None) if isinstance(stored, dict) else None
+    if not isinstance(scores, dict) or stored != measured_on:
         behaviours = [who for who in shares if who.random_start in (0, 1)]  # without the noisy ones
         with progress_bar() as progress:
             total = options.evaluate_episodes * len(behaviours)
@@ -335,51 +333,38 @@ def _score(options: Options, world: World, info: DatasetInfo, workers: Workers) 
             )
         write_json(path, {**measured_on, "scores": scores})
     print_scores(scores, world.measures, Console())
-    info = replace(info, policies={**info.policies, "scores": scores})
+    policies = {**info.policies, "scores": scores}
     if (options.out / "meta.json").exists():
-        write_info(options.out, replace(read_info(options.out), policies=info.policies))
-    return info
+        write_info(options.out, replace(read_info(options.out), policies=policies))
+    return replace(info, policies=policies)
 
 
-def _stored_scores(path: Path, measured_on: dict[str, Any]) -> dict[str, Any] | None:
-    """What was measured before on the same; None where nothing was."""
-    if not path.exists():
-        return None
-    stored = read_json(path, most_bytes=2**20)
-    if not isinstance(stored, dict) or not isinstance(stored.get("scores"), dict):
-        return None
-    scores = stored.pop("scores")
-    return scores if stored == measured_on else None
-
-
-def _record(options: Options, world: World, info: DatasetInfo, workers: Workers) -> None:
-    with (
-        EpisodeWriter(options.out, info, is_locked=True) as writer,
-        progress_bar() as progress,
-    ):
+def _record(
+    options: Options, shares: dict[Behaviour, float], info: DatasetInfo, workers: Workers
+) -> None:
+    with EpisodeWriter(options.out, info, is_locked=True) as writer, progress_bar() as progress:
         missing = [i for i in range(options.episodes) if i not in writer.done]
-        begin_left_out(options.out)  # those that were left out are played again, and again left out
-        task = progress.add_task(
-            "recording", total=options.episodes, completed=options.episodes - len(missing)
-        )
-        for episode in workers.play(_jobs(options, world, missing, info)):
+        num_done = options.episodes - len(missing)
+        task = progress.add_task("recording", total=options.episodes, completed=num_done)
+        left_out = LeftOut()  # anew: what was left out before is played, and left out, again
+        left_out.write(options.out)
+        for episode in workers.play(_jobs(options, shares, missing)):
             if problems := episode_problems(episode, info):
-                note_left_out(options.out, problems[0], f"episode {episode.episode_id}")
+                left_out.add(problems[0], f"episode {episode.episode_id}")
+                left_out.write(options.out)
             else:
                 writer.append(episode)
             progress.advance(task)
-    say(f"{options.out} holds {len(writer.done)} episodes")
-    left_out = read_left_out(options.out)
-    for line in left_out:
+    lines = left_out.lines()
+    for line in (f"{options.out} holds {len(writer.done)} episodes", *lines):
         say(line)
     if not writer.done:
-        raise UserError(f"{options.out} holds no episode: {'; '.join(left_out)}")
+        raise UserError(f"{options.out} holds no episode: {'; '.join(lines)}")
 
 
 def _jobs(
-    options: Options, world: World, episode_ids: list[int], info: DatasetInfo
+    options: Options, shares: dict[Behaviour, float], episode_ids: list[int]
 ) -> Iterator[Job]:
-    shares = _shares(world, options, info.policies["recording"]["policy_sha256"] is not None)
     for i in episode_ids:
         env_seed = randomness.integer(options.seed, "environment", i)
         player_seed = randomness.integer(options.seed, "player", i)

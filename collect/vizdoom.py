@@ -58,12 +58,7 @@ def main() -> None:
 
 
 def collect(options: Collect) -> None:
-    """Do what `Collect` says.
-
-    Raises:
-        UserError: an option, the policy file or the folder is not usable (nothing was written), or
-            a worker failed. Finished episodes are kept.
-    """
+    """Do what `Collect` says. Raises UserError as `record_set` does."""
     if options.scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
         raise UserError(f"unknown scenario {options.scenario!r}; the known ones are: {known}")
@@ -85,6 +80,7 @@ def _tics(game: Episode, info: DatasetInfo) -> float:
     return info.frame_skip * game.length
 
 
+SURVIVED = Measure(lambda game, info: float(game.truncated[-1]))
 SCENARIOS = {
     "hgs": World(
         env_id="DoomHealthGatheringSupreme-v0",
@@ -94,7 +90,7 @@ SCENARIOS = {
         measures={
             "tics": Measure(_tics, is_main=True),
             "medikits": Measure(lambda game, info: _gained(game, info, "pickups")),
-            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+            "survived": SURVIVED,
         },
         training=Training("frames", 500_000, 21_000, reward=pickup_reward),
     ),
@@ -104,7 +100,7 @@ SCENARIOS = {
         shares=WITH_POLICY,
         measures={
             "tics": Measure(_tics, is_main=True),
-            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+            "survived": SURVIVED,
         },
         training=Training("frames", 300_000, 21_000, reward=dodging_reward),
     ),
@@ -116,7 +112,7 @@ SCENARIOS = {
         measures={
             "kills": Measure(lambda game, info: _gained(game, info, "kills"), is_main=True),
             "tics": Measure(_tics),
-            "survived": Measure(lambda game, info: float(game.truncated[-1])),
+            "survived": SURVIVED,
         },
         training=Training("frames", 150_000, 12_000, reward=battle_reward, bot=Battle2Bot),
     ),

@@ -1,10 +1,12 @@
 """Small data sets that tests write and read."""
 
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 
-from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+from worldmodel.data import DatasetInfo, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.interface.actions import ActionSpec
 
 INFO = DatasetInfo(
@@ -58,3 +60,15 @@ def assert_same_episode(left: Episode, right: Episode) -> None:
     for name in ("frames", "action", "reward", "terminated", "truncated", "variables"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
         assert getattr(left, name).dtype == getattr(right, name).dtype
+
+
+def array_of(file: h5py.File, name: str) -> h5py.Dataset:
+    array = file[name]
+    assert isinstance(array, h5py.Dataset)
+    return array
+
+
+def imported(command: Any) -> int:
+    """Run an importer; returns how many episodes there are then."""
+    command.run()
+    return len(EpisodeReader(command.out))

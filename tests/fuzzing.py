@@ -130,10 +130,12 @@ def damaged(kind: Kind, sound: Path, folder: Path, seed: int) -> Path:
 def make_set(folder: Path) -> None:
     from data_samples import write_samples
 
-    from worldmodel.data.left_out import note_left_out
+    from worldmodel.data.left_out import LeftOut
 
     write_samples(folder / "set", range(6))
-    note_left_out(folder / "set", "not finite", "episode 9")
+    left_out = LeftOut()
+    left_out.add("not finite", "episode 9")
+    left_out.write(folder / "set")
 
 
 def make_unfinished_set(folder: Path) -> None:
@@ -144,8 +146,14 @@ def make_unfinished_set(folder: Path) -> None:
     writer = EpisodeWriter(folder / "set", INFO)
     for i in range(4):
         writer.append(sample_episode(i))
-    writer._abandon_shard()
     writer._lock.close()
+
+
+def make_old_unfinished_set(folder: Path) -> None:
+    from data_samples import write_samples
+
+    write_samples(folder / "set", range(4))
+    (folder / "set/shard-00000.h5").rename(folder / "set/shard-00000.h5.tmp")
 
 
 def make_training_state(folder: Path) -> None:
@@ -224,9 +232,9 @@ def make_moving(folder: Path) -> None:
 def make_minari(folder: Path) -> None:
     from test_minari import ID, write
 
-    from collect.minari import export_set
+    from collect.minari import Export
 
-    export_set(write(folder / "data"), ID, folder / "minari")
+    Export(write(folder / "data"), ID, folder / "minari").run()
     shutil.rmtree(folder / "data")
 
 
@@ -247,7 +255,7 @@ def read(name: str, folder: str) -> None:
         globals()[name](folder)
     finally:
         child = guarded._child
-        status = Path(f"/proc/{child._process.pid}/status") if child is not None else None
+        status = Path(f"/proc/{child.process.pid}/status") if child is not None else None
         if status is not None and status.exists():
             peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
             assert peak is None or int(peak[1]) < MOST_KIB, f"its child took {peak[1]} KiB"
@@ -256,7 +264,7 @@ def read(name: str, folder: str) -> None:
 def read_left_out(folder: str) -> None:
     from worldmodel.data import left_out
 
-    for line in left_out.read_left_out(Path(folder) / "set"):
+    for line in left_out.read_left_out(Path(folder) / "set").lines():
         assert line.isprintable()
 
 
@@ -361,10 +369,9 @@ def read_bair(folder: str) -> None:
 
 
 def read_robonet(folder: str) -> None:
-    from worldmodel.data.importers.robonet import import_robonet
+    from worldmodel.data.importers.robonet import ImportRoboNet
 
-    import_robonet(Path(folder), Path(folder) / "out", size=8)
-    _check_imported(Path(folder) / "out")
+    _imported(ImportRoboNet(source=Path(folder), out=Path(folder) / "out", size=8))
 
 
 def read_videogpt(folder: str) -> None:
@@ -381,16 +388,15 @@ def read_videos(folder: str) -> None:
 
 
 def read_moving(folder: str) -> None:
-    from worldmodel.data.importers.moving_mnist import open_sequences
+    from worldmodel.data.importers.moving import open_sequences
 
     assert open_sequences(Path(folder) / "mnist_test_seq.npy").dtype == np.uint8
 
 
 def read_minari(folder: str) -> None:
-    from collect.minari import import_set
+    from collect.minari import Import
 
-    import_set(str(next(Path(folder).glob("minari/*/*"))), Path(folder) / "out")
-    _check_imported(Path(folder) / "out")
+    _imported(Import(str(next(Path(folder).glob("minari/*/*"))), Path(folder) / "out"))
 
 
 def read_policy(folder: str) -> None:
@@ -421,7 +427,8 @@ KINDS: dict[str, Kind] = {
     "meta.json": Kind(make_set, "set/meta.json", "read_set", changed_json),
     "left-out.json": Kind(make_set, "set/left-out.json", "read_left_out", changed_json),
     "a finished shard": Kind(make_set, "set/shard-00000.h5", "read_set"),
-    "an unfinished shard": Kind(make_unfinished_set, "set/shard-00000.h5.tmp", "resume_set"),
+    "an episode": Kind(make_unfinished_set, "set/episode-2.h5", "resume_set"),
+    "an unfinished shard": Kind(make_old_unfinished_set, "set/shard-00000.h5.tmp", "resume_set"),
     "training state": Kind(make_training_state, "prior.state.safetensors", "read_training_state"),
     "session": Kind(make_session, "walk.json", "read_walk", changed_json),
     "session as lines": Kind(make_session, "walk.json", "read_walk"),

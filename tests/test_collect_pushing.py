@@ -21,7 +21,7 @@ LENGTH = 6
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Collect:
     out = tmp_path_factory.mktemp("pushing") / "set"
     options = Collect(
-        episodes=12, length=LENGTH, out=out, train_steps=1200, workers=2, evaluate_episodes=3
+        episodes=12, length=LENGTH, out=out, train_steps=1200, workers=1, evaluate_episodes=3
     )
     collect(options)
     return options

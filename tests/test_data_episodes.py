@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from data_samples import INFO, assert_same_episode, sample_episode, write_samples
+from data_samples import INFO, array_of, assert_same_episode, sample_episode, write_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ from worldmodel.data import (
     EpisodeWriter,
     split_of,
 )
-from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 
@@ -138,7 +137,7 @@ def test_an_invalid_episode_is_refused_and_nothing_written(tmp_path, changes, me
     ):
         writer.append(replace(sample_episode(1), **changes))
     assert len(EpisodeReader(tmp_path)) == 1
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("episode-*"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Damaged files, killed writers, full disks."""
 
-import contextlib
 import os
 import random
 import resource
@@ -16,10 +15,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from data_samples import INFO, assert_same_episode, sample_episode, write_samples
+from data_samples import INFO, array_of, assert_same_episode, sample_episode, write_samples
 
 from worldmodel.data import EpisodeReader, EpisodeWriter
-from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 
@@ -42,8 +40,8 @@ from data_samples import INFO, sample_episode
 from worldmodel.data import EpisodeWriter
 from worldmodel.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails with an OSError instead
-resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=10_000) as writer:
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+with EpisodeWriter(sys.argv[1], INFO, episodes_per_shard=70) as writer:
     try:
         for i in range(10_000):
             writer.append(sample_episode(i, 40))
@@ -93,7 +91,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
     finished = {int(line) for line in out.split()}
     assert finished
     with EpisodeWriter(tmp_path, INFO) as writer:
-        assert writer.done == finished
+        assert finished <= writer.done
         writer.append(sample_episode(10_000))
     reader = EpisodeReader(tmp_path)
     for i in range(len(reader) - 1):
@@ -107,44 +105,44 @@ def test_the_last_bytes_of_the_disk_are_not_touched(tmp_path, monkeypatch):
         writer.append(sample_episode(0))
 
 
-GO_ON = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from data_samples import INFO, sample_episode
-from worldmodel.data import EpisodeWriter
-with EpisodeWriter(sys.argv[1], INFO) as writer:
-    for i in range(20):
-        if i not in writer.done:
-            writer.append(sample_episode(i, 40))
-"""
-END_MARK = slice(40, 48)  # of the used part of an HDF5 file, in its superblock
-
-
-def test_a_writer_killed_before_hdf5_noted_where_the_file_ends(tmp_path):
+def test_an_episode_whose_file_is_damaged_is_recorded_again(tmp_path):
     writer = EpisodeWriter(tmp_path, INFO)
-    writer.append(sample_episode(0, 40))
-    unfinished = tmp_path / "shard-00000.h5.tmp"
-    end = unfinished.read_bytes()[END_MARK]
-    assert writer._file is not None
-    writer._write_rows(sample_episode(1, 40))
-    writer._file.flush()
-    killed = bytearray(unfinished.read_bytes())
-    assert killed[END_MARK] != end
-    killed[END_MARK] = end  # the last thing that a flush writes
-    writer._abandon_shard()
+    for i in range(4):
+        writer.append(sample_episode(i))
     writer._lock.close()  # as the system does for a killed process
-    unfinished.write_bytes(killed)
-    with _start(GO_ON, tmp_path, stderr=subprocess.PIPE) as process:
-        _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
-    assert verify(tmp_path).problems == []
+    with h5py.File(tmp_path / "episode-2.h5", "r+") as file:
+        array_of(file, "reward")[0] = np.nan
+    (tmp_path / "episode-9.new").write_bytes(b"half of an episode")
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        assert writer.done == {0, 1, 3}
+        writer.append(sample_episode(2))
     reader = EpisodeReader(tmp_path)
-    assert reader.index["episode_id"].tolist() == list(range(20))
-    for i in range(20):
-        assert_same_episode(reader.episode(i), sample_episode(i, 40))
+    for i in range(4):
+        assert_same_episode(reader.episode(i), sample_episode(i))
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "meta.json", "shard-00000.h5"}
 
 
-def test_an_unfinished_index_row_is_dropped(tmp_path):
+def test_large_episodes_do_not_wait_for_many_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodel.data.writer.MOST_WAITING_BYTES", 200_000)
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        for i in range(4):
+            writer.append(sample_episode(i, 900))  # 130 kB of frames each
+        assert len(list(tmp_path.glob("shard-*.h5"))) == 2
+        assert not list(tmp_path.glob("episode-*"))
+
+
+def test_a_writer_killed_before_it_removed_what_it_had_packed(tmp_path):
+    writer = EpisodeWriter(tmp_path, INFO)
+    writer.append(sample_episode(0))
+    left = (tmp_path / "episode-0.h5").read_bytes()
+    writer.close()
+    (tmp_path / "episode-0.h5").write_bytes(left)
+    write_samples(tmp_path, range(1, 2))
+    assert EpisodeReader(tmp_path).index["episode_id"].tolist() == [0, 1]
+    assert not list(tmp_path.glob("episode-*"))
+
+
+def test_an_unfinished_shard_of_an_earlier_version_is_continued(tmp_path):
     write_samples(tmp_path, range(3))
     shard = tmp_path / "shard-00000.h5"
     shard.rename(tmp_path / "shard-00000.h5.tmp")
@@ -153,6 +151,7 @@ def test_an_unfinished_index_row_is_dropped(tmp_path):
     with EpisodeWriter(tmp_path, INFO) as writer:
         assert writer.done == {0, 1, 2}
     assert len(EpisodeReader(tmp_path)) == 3
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_two_writers_do_not_mix(tmp_path):
@@ -176,7 +175,7 @@ def test_a_truncated_shard_is_refused(tmp_path):
     shard = tmp_path / "shard-00001.h5"
     os.truncate(shard, shard.stat().st_size // 2)
     for use in (EpisodeReader, lambda folder: EpisodeWriter(folder, INFO)):
-        with pytest.raises(UserError, match=r"shard-00001\.h5 is damaged.*[Cc]opy"):
+        with pytest.raises(UserError, match=r"shard-00001\.h5.* damaged.*[Cc]opy"):
             use(tmp_path)
 
 
@@ -193,13 +192,13 @@ def _link_elsewhere(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: f.__delitem__("reward"), "'reward' is missing"),
-        (lambda f: f.__delitem__("index"), "'index' is missing"),
+        (lambda f: f.__delitem__("reward"), "has no 'reward'"),
+        (lambda f: f.__delitem__("index"), "has no 'index'"),
         (
             lambda f: _replace_array(f, "action", ["a"] * 12, dtype=h5py.string_dtype()),
-            "objects or points to other files",
+            "'action' holds objects",
         ),
-        (_link_elsewhere, "'reward' is missing"),
+        (_link_elsewhere, "'reward' is a link to elsewhere"),
         (lambda f: _replace_array(f, "frames", np.zeros((99, 8, 8, 3), np.uint8)), "another data"),
         (lambda f: _replace_array(f, "frames", np.zeros((99, 8, 6, 3))), "another data set"),
         (lambda f: _replace_array(f, "variables", np.zeros((99, 3), np.float32)), "another data"),
@@ -224,17 +223,17 @@ def test_a_finished_shard_holds_no_reserved_space(tmp_path):
 
 READ_MANY = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 from worldmodel.data import EpisodeReader
 reader = EpisodeReader(sys.argv[1])
 print(len(reader), sum(len(reader.frames(i)) for i in range(len(reader))))
 """
 
 
-def test_two_thousand_shards_need_few_open_files(tmp_path):
+def test_many_shards_need_few_open_files(tmp_path):
     write_samples(tmp_path, range(1))
     shard = tmp_path / "shard-00000.h5"
-    for number in range(1, 2000):
+    for number in range(1, 300):
         shutil.copy(shard, tmp_path / f"shard-{number:05d}.h5")
     done = subprocess.run(
         [sys.executable, "-c", READ_MANY, str(tmp_path)],
@@ -242,7 +241,7 @@ def test_two_thousand_shards_need_few_open_files(tmp_path):
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    assert done.stdout == "2000 8000\n", done.stderr
+    assert done.stdout == "300 1200\n", done.stderr
 
 
 def test_a_limit_of_open_files_is_not_called_damage(tmp_path):
@@ -269,21 +268,18 @@ def test_a_second_writer_is_refused_in_the_same_process_too(tmp_path):
     assert len(EpisodeReader(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("at", [2440, 2472, 2500, 2539])
-def test_a_shard_that_makes_hdf5_take_all_memory_is_refused(tmp_path, at):
-    writer = EpisodeWriter(tmp_path, INFO)
-    writer.append(sample_episode(0, 40))
-    content = (tmp_path / "shard-00000.h5.tmp").read_bytes()
-    writer._abandon_shard()
-    writer._lock.close()
-    damaged = (content[:at] + content[at + 8 :])[:65_536]
-    (tmp_path / "shard-00000.h5.tmp").write_bytes(damaged)
-    finished = tmp_path / "shard-00000.h5"
-    shutil.copy(tmp_path / "shard-00000.h5.tmp", finished)
-    assert verify(tmp_path).problems
-    finished.unlink()
-    with contextlib.suppress(UserError), EpisodeWriter(tmp_path, INFO) as resumed:
-        assert resumed.done <= {0}
+def test_a_shard_that_makes_hdf5_take_all_memory_is_refused(tmp_path):
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        writer.append(sample_episode(0, 40))
+    shard = tmp_path / "shard-00000.h5"
+    content = shard.read_bytes()
+    damaged = content[:710] + content[718:]
+    shard.write_bytes(damaged.ljust(2**21, b"\0"))  # HDF5 looks first whether a file is too short
+    (problem,) = [line for line in verify(tmp_path).problems if "shard-00000.h5" in line]
+    assert "takes more than 640 MiB of memory" in problem
+    shard.rename(tmp_path / "shard-00000.h5.tmp")
+    with pytest.raises(UserError, match="takes more than 640 MiB of memory"):
+        EpisodeWriter(tmp_path, INFO)
 
 
 def test_a_chunk_that_unpacks_to_more_than_it_may_hold_is_refused(tmp_path):
@@ -356,7 +352,7 @@ def test_rows_that_are_claimed_but_not_stored_are_not_zeros(tmp_path):
         index = array_of(file, "index")[:]
         index["episode_length"][0] = 10**6
         array_of(file, "index")[:] = index
-    with pytest.raises(UserError, match=r"its rows of '\w+' are not in the file"):
+    with pytest.raises(UserError, match=r"more than the file can hold|are not in the file"):
         EpisodeReader(tmp_path)
 
 
@@ -364,5 +360,5 @@ def test_an_index_of_ten_billion_rows_is_refused(tmp_path):
     write_samples(tmp_path, range(1))
     with h5py.File(tmp_path / "shard-00000.h5", "r+") as file:
         array_of(file, "index").resize(10**10, axis=0)
-    with pytest.raises(UserError, match="the index claims 10000000000 episodes"):
+    with pytest.raises(UserError, match=r"'index' claims to be \(10000000000,\), more than"):
         EpisodeReader(tmp_path)

@@ -8,14 +8,13 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line_error, unprivileged
-from data_samples import INFO, assert_same_episode, sample_episode, write_samples
+from data_samples import INFO, array_of, assert_same_episode, sample_episode, write_samples
 from PIL import Image
 
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import main
 from worldmodel.data.episodes import UNFINISHED
 from worldmodel.data.merge import merge
-from worldmodel.data.shards import array_of
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
@@ -110,7 +109,7 @@ def test_an_unfinished_shard_is_named(tmp_path):
     (tmp_path / "shard-00001.h5").rename(tmp_path / "shard-00001.h5.tmp")
     report = verify(tmp_path)
     assert report.problems == []
-    assert "shard-00001.h5.tmp is unfinished" in report.lines[0]
+    assert "1 files were not read, the first shard-00001.h5.tmp" in report.lines[0]
 
 
 def test_a_shard_that_may_not_be_read_is_not_called_damaged(tmp_path):

@@ -4,48 +4,32 @@ import json
 
 import pytest
 
-from worldmodel.data.left_out import (
-    LEFT_OUT,
-    MOST_REASONS,
-    Tally,
-    begin_left_out,
-    note_left_out,
-    read_left_out,
-)
+from worldmodel.data.left_out import LEFT_OUT, MOST_REASONS, LeftOut, read_left_out
 from worldmodel.errors import UserError
 
 
 def test_counts_by_reason_with_the_first_name(tmp_path):
-    assert read_left_out(tmp_path) == []
+    assert read_left_out(tmp_path).lines() == []
     for name in ("a", "b", "b", "c"):  # b again, after a kill
-        note_left_out(tmp_path, "damaged", name)
-    note_left_out(tmp_path, "not finite", "episode 7")
-    assert read_left_out(tmp_path) == [
+        left_out = read_left_out(tmp_path)
+        left_out.add("damaged", name)
+        left_out.write(tmp_path)
+    left_out.add("not finite", "episode 7", count=5)
+    left_out.write(tmp_path)
+    assert read_left_out(tmp_path).lines() == [
         "left out     damaged: 3, the first a",
-        "left out     not finite: 1, episode 7",
+        "left out     not finite: 5, the first episode 7",
     ]
-
-
-def test_counting_begins_anew_but_for_some_reasons(tmp_path):
-    for name in "abc":
-        note_left_out(tmp_path, "damaged", name)
-        note_left_out(tmp_path, "too long", name)
-    tally = Tally()
-    tally.add("unlisted", "x")
-    tally.add("unlisted", "y", count=4)
-    begin_left_out(tmp_path, tally, but=["too long"])
-    assert read_left_out(tmp_path) == [
-        "left out     too long: 3, the first a",
-        "left out     unlisted: 5, the first x",
-    ]
-    begin_left_out(tmp_path)
+    LeftOut().write(tmp_path)
     assert not (tmp_path / LEFT_OUT).exists()
 
 
 def test_text_is_bounded_and_shows_as_text(tmp_path):
+    left_out = LeftOut()
     for i in range(MOST_REASONS + 50):
-        note_left_out(tmp_path, f"\x1b[31m reason {i:04} " + "x" * 500, f"{i}" + "\n\udcff" * 500)
-    lines = read_left_out(tmp_path)
+        left_out.add(f"\x1b[31m reason {i:04} " + "x" * 500, f"{i}" + "\n\udcff" * 500)
+    left_out.write(tmp_path)
+    lines = read_left_out(tmp_path).lines()
     assert len(lines) == MOST_REASONS + 1
     assert lines[-1].startswith("left out     other reasons: 50, the first 100 ? ? ")
     assert all(line.isprintable() and len(line) < 700 for line in lines)

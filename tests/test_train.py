@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_toy_data
-from data_samples import INFO, sample_episode
+from data_samples import INFO, array_of, sample_episode
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeWriter
-from worldmodel.data.shards import array_of
 from worldmodel.errors import UserError
 from worldmodel.storage.files import locked
 from worldmodel.train import Train, train

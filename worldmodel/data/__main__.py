@@ -15,8 +15,7 @@ import tyro
 
 from worldmodel.command import run_command
 from worldmodel.data.importers.bair import ImportBair
-from worldmodel.data.importers.moving_digits import ImportDigits
-from worldmodel.data.importers.moving_mnist import ImportMovingMNIST
+from worldmodel.data.importers.moving import ImportDigits, ImportMovingMNIST
 from worldmodel.data.importers.robonet import ImportRoboNet
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5
 from worldmodel.data.importers.videos import ImportVideos

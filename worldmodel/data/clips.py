@@ -1,5 +1,6 @@
 """Draw short windows of frames out of a set of episodes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,39 +77,27 @@ class ClipSampler:
             has_pose = [np.isfinite(reader.steps(int(i))["pose"][:1]).all() for i in members]
             members = members[np.asarray(has_pose, bool)]
         lengths = reader.index["episode_length"][members] + 1  # in frames
-        self.episodes = members[lengths >= num_frames]
-        if len(self.episodes) == 0:
-            longest = int(lengths.max()) if len(members) else 0
+        is_long = lengths >= num_frames
+        if not is_long.any():
+            by = "" if player is None else f" by {player.decode()}"
             raise UserError(
-                f"{reader.folder}: no episode of the {len(members)} in the {split} split"
-                f"{'' if player is None else f' by {player.decode()}'} has "
-                f"{num_frames} frames (the longest has {longest}): record more or longer "
-                "episodes, or take shorter clips"
+                f"{reader.folder}: no episode of the {len(members)} in the {split} split{by} has "
+                f"{num_frames} frames (the longest has {lengths.max(initial=0)}): record more or "
+                "longer episodes, or take shorter clips"
             )
-        lengths = lengths[lengths >= num_frames]
+        self.episodes, lengths = members[is_long], lengths[is_long]
         self._last_starts = lengths - num_frames
         self._beyond = max(0, num_frames - 2)  # a window there still holds one of its steps
         self.num_windows = int((self._last_starts + 1).sum())
         self._num_steps = int((lengths - 1).sum())
-
         # Where each episode of the whole set begins in the flat arrays below; -1: nowhere.
         self._frame_start = np.full(len(reader), -1)
         self._frame_start[self.episodes] = np.cumsum(lengths) - lengths
         self._step_start = np.full(len(reader), -1)
         self._step_start[self.episodes] = np.cumsum(lengths - 1) - (lengths - 1)
-        num_frames_held = int(lengths.sum())
-        if frames_of is None:
-            num_bytes = num_frames_held * int(np.prod(reader.info.frame_shape))
-            self.in_memory = num_bytes <= memory_limit_bytes
-            shape, dtype = reader.info.frame_shape, np.dtype(np.uint8)
-            self._frames_of = reader.frames
-        else:
-            self.in_memory = True
-            first = frames_of(int(self.episodes[0]))
-            shape, dtype = first.shape[1:], first.dtype
-            self._frames_of = frames_of
-        self._frames = np.empty((num_frames_held if self.in_memory else 0, *shape), dtype)
-        self._steps = self._load(split)
+        num_bytes = int(lengths.sum()) * math.prod(reader.info.frame_shape)
+        self.in_memory = frames_of is not None or num_bytes <= memory_limit_bytes
+        self._frames, self._steps = self._load(split, frames_of or reader.frames)
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
         """Windows drawn uniformly with replacement.
@@ -163,12 +152,9 @@ class ClipSampler:
         if self.in_memory:
             frames = self._frames[frame]
         else:
-            frames = np.stack(
-                [
-                    self.reader.frames(int(i), int(first), int(first) + self.num_frames)
-                    for i, first in zip(episode, start, strict=True)
-                ]
-            )
+            read = self.reader.frames
+            starts = zip(episode.tolist(), start.tolist(), strict=True)
+            frames = np.stack([read(i, first, first + self.num_frames) for i, first in starts])
         return Clips(
             frames=frames,
             action=self._steps["action"][step],
@@ -187,17 +173,23 @@ class ClipSampler:
         start = drawn - (ends - num_begins)[which] - beyond
         return np.stack([self.episodes[which], start.clip(0, self._last_starts[which])], axis=1)
 
-    def _load(self, split: Split) -> dict[str, np.ndarray]:
-        """Fill the frames when they are held; return everything else, flat."""
+    def _load(
+        self, split: Split, frames_of: Callable[[int], np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The frames, flat, or nothing where they are not held; and everything else, flat."""
+        frames = np.empty(0)
         parts: dict[str, list[np.ndarray]] = {}
         for i in track(self.episodes.tolist(), f"reading the {split} split"):
+            steps = self.reader.steps(i)
             if self.in_memory:
-                first = self._frame_start[i]
-                frames = self._frames_of(i)
-                self._frames[first : first + len(frames)] = frames
-            for name, array in self.reader.steps(i).items():
+                first, own = self._frame_start[i], frames_of(i)
+                if first == 0:  # of the first episode: now their shape is known
+                    num_held = self._num_steps + len(self.episodes)
+                    frames = np.empty((num_held, *own.shape[1:]), own.dtype)
+                frames[first : first + len(own)] = own
+            for name, array in steps.items():
                 parts.setdefault(name, []).append(array)
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return frames, {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def spread_windows(

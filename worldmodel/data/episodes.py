@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.shard_index import POLICY_NAME_BYTES
 from worldmodel.errors import UserError, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.checks import check_json, check_names
@@ -23,6 +22,7 @@ from worldmodel.storage.parsed import parsed
 
 FORMAT_VERSION = 1
 CLASS_VARIABLE = "class"
+POLICY_NAME_BYTES = 64
 STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "variables", "pose")
 MOST_FRAME_BYTES = 2**24  # a chunk of a shard holds several
 MOST_EPISODE_BYTES = 2**29  # of its frames; it is held in memory whole
@@ -209,54 +209,44 @@ def episode_problems(episode: Episode, info: DatasetInfo) -> list[str]:
         problems.append(
             f"policy {episode.policy!r} is not a printable name of 1 to {POLICY_NAME_BYTES} bytes"
         )
-    steps = {name: getattr(episode, name) for name in STEP_ARRAYS}
-    return problems + step_problems(steps, info)
+    return problems + step_problems({name: getattr(episode, name) for name in STEP_ARRAYS}, info)
 
 
 def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
-    """The same for everything of an episode but its frames.
-
-    Args:
-        steps: by the names of `Episode`, those in `STEP_ARRAYS`.
-    """
-    problems = []
+    """The same for the arrays of `STEP_ARRAYS`, by name: all of an episode but its frames."""
     num_steps = len(steps["reward"])
-    expected: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-        "action": (np.dtype(info.actions.dtype), (num_steps, *info.actions.shape)),
-        "reward": (np.dtype(np.float32), (num_steps,)),
-        "terminated": (np.dtype(bool), (num_steps,)),
-        "truncated": (np.dtype(bool), (num_steps,)),
-        "variables": (np.dtype(np.float32), (num_steps + 1, len(info.variable_names))),
-        "pose": (np.dtype(np.float32), (num_steps + 1, len(info.pose))),
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "action": (info.actions.dtype, (num_steps, *info.actions.shape)),
+        "reward": ("float32", (num_steps,)),
+        "terminated": ("bool", (num_steps,)),
+        "truncated": ("bool", (num_steps,)),
+        "variables": ("float32", (num_steps + 1, len(info.variable_names))),
+        "pose": ("float32", (num_steps + 1, len(info.pose))),
     }
-    for name, (dtype, shape) in expected.items():
-        array = steps[name]
-        if array.dtype != dtype or array.shape != shape:
-            problems.append(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
+    problems = [
+        f"{name} is {steps[name].dtype} {steps[name].shape}, not {np.dtype(dtype)} {shape}"
+        for name, (dtype, shape) in expected.items()
+        if steps[name].dtype != np.dtype(dtype) or steps[name].shape != shape
+    ]
     if num_steps < 1:
         problems.append("it has no action")
     if problems:  # what follows needs the shapes
         return problems
     if not info.actions.contains(steps["action"]):
         problems.append(f"an action is outside {info.actions}")
-    is_unknown = np.isnan(steps["pose"]).all()  # of an episode whose player nobody followed
-    for name in ("reward", "variables", *(() if is_unknown else ("pose",))):
+    pose_is_known = not np.isnan(steps["pose"]).all()
+    for name in ("reward", "variables", *(["pose"] if pose_is_known else [])):
         if not np.isfinite(steps[name]).all():
             problems.append(f"{name} holds a value that is not finite")
     for name in ("terminated", "truncated"):
         if steps[name][:-1].any():
             problems.append(f"{name} is set before the last step")
-    return problems + _class_problems(steps["variables"], info)
-
-
-def _class_problems(variables: np.ndarray, info: DatasetInfo) -> list[str]:
-    """A line when the set has classes and the episode isn't of one of them throughout."""
-    if not info.class_names:
-        return []
-    values = variables[:, info.variable_names.index(CLASS_VARIABLE)]
-    if (values == values[0]).all() and values[0] in range(len(info.class_names)):
-        return []
-    return [
-        f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
-        f"{len(info.class_names) - 1}"
-    ]
+    if info.class_names:
+        values = steps["variables"][:, info.variable_names.index(CLASS_VARIABLE)]
+        num_classes = len(info.class_names)
+        if (values != values[0]).any() or values[0] not in range(num_classes):
+            problems.append(
+                f"its class is {values.min():g} to {values.max():g}, not one whole number of 0 to "
+                f"{num_classes - 1}"
+            )
+    return problems

@@ -11,11 +11,10 @@ from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode, read_info
 from worldmodel.data.reader import EpisodeReader
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
-from worldmodel.interface.pose import NO_POSE
 
 
 def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tuple[int, int]:
-    """Write the episodes of all `folders` to `out`; go on there when stopped before.
+    """Write the episodes of all `folders` to `out`; resumes where it was stopped.
 
     Episodes keep their ids; one whose id is taken by an earlier folder gets a new one behind
     the highest. An episode that is the same as an earlier one, byte for byte, is left out:
@@ -23,8 +22,8 @@ def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tup
     its policies is kept under "merged".
 
     Args:
-        unknown_poses: sets that tell no pose may be joined to those that do; in their episodes it
-            is unknown.
+        unknown_poses: sets without poses may be joined to sets with poses; in their episodes the
+            pose is unknown.
 
     Returns:
         Number of episodes in `out`, and number left out.
@@ -32,6 +31,27 @@ def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tup
     Raises:
         UserError: the sets differ in kind, one is half imported, or `out` holds something else.
     """
+    readers = _opened(folders, out)
+    info = _merged_info(readers, unknown_poses=unknown_poses)
+    _refuse_foreign(out, info)
+    jobs = [(reader, i) for reader in readers for i in range(len(reader))]
+    seen: set[bytes] = set()
+    with EpisodeWriter(out, info) as writer:
+        for (reader, i), new_id in track(
+            list(zip(jobs, _new_ids(readers), strict=True)), "merging"
+        ):
+            episode = reader.episode(i)
+            content = _digest(episode)
+            if content not in seen and new_id not in writer.done:
+                pose = episode.pose
+                if pose.shape[1] < len(info.pose):
+                    pose = np.full((len(pose), len(info.pose)), np.nan, np.float32)
+                writer.append(replace(episode, episode_id=new_id, pose=pose))
+            seen.add(content)
+        return len(writer.done), len(jobs) - len(seen)
+
+
+def _opened(folders: list[Path], out: Path) -> list[EpisodeReader]:
     if len(folders) < 2:
         raise UserError("merge needs two data sets or more")
     if out.resolve() in [folder.resolve() for folder in folders]:
@@ -41,15 +61,17 @@ def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tup
             raise UserError(
                 f"the import of {folder} still runs or was stopped: finish it with the same command"
             )
-    readers = [EpisodeReader(folder) for folder in folders]
-    pose = next((reader.info.pose for reader in readers if reader.info.pose), NO_POSE)
-    infos = [
-        replace(reader.info, pose=pose) if unknown_poses and not reader.info.pose else reader.info
-        for reader in readers
-    ]
-    for reader, info in zip(readers[1:], infos[1:], strict=True):
-        differences = infos[0].differences(info)
-        if differences:
+    return [EpisodeReader(folder) for folder in folders]
+
+
+def _merged_info(readers: list[EpisodeReader], *, unknown_poses: bool) -> DatasetInfo:
+    """The description of the joined set. Raises UserError where the sets differ in kind."""
+    infos = [reader.info for reader in readers]
+    pose = next((info.pose for info in infos if info.pose), infos[0].pose)
+    if unknown_poses:
+        infos = [info if info.pose else replace(info, pose=pose) for info in infos]
+    for reader, info in zip(readers, infos, strict=True):
+        if differences := infos[0].differences(info):
             hint = ""
             if bool(infos[0].pose) != bool(info.pose):
                 hint = "; --unknown-poses joins sets of which only some tell a pose"
@@ -57,45 +79,6 @@ def merge(folders: list[Path], out: Path, *, unknown_poses: bool = False) -> tup
                 f"{readers[0].folder} and {reader.folder} cannot be joined: "
                 f"{'; '.join(differences)}{hint}"
             )
-    info = replace(_merged_info(readers), pose=infos[0].pose)
-    _refuse_foreign(out, info)
-    new_ids = _new_ids(readers)
-    seen: set[bytes] = set()
-    num_left_out = 0
-    with EpisodeWriter(out, info) as writer:
-        jobs = [(reader, i) for reader in readers for i in range(len(reader))]
-        for (reader, i), episode_id in track(
-            list(zip(jobs, new_ids, strict=True)),
-            "merging",
-        ):
-            episode = reader.episode(i)
-            content = _digest(episode)
-            if content in seen:
-                num_left_out += 1
-            elif episode_id not in writer.done:
-                told = episode.pose
-                if told.shape[1] < len(info.pose):
-                    told = np.full((len(told), len(info.pose)), np.nan, np.float32)
-                writer.append(replace(episode, episode_id=episode_id, pose=told))
-            seen.add(content)
-        return len(writer.done), num_left_out
-
-
-def _new_ids(readers: list[EpisodeReader]) -> list[int]:
-    """An id for each episode of each reader, in order; all different."""
-    old_ids = [int(row["episode_id"]) for reader in readers for row in reader.index]
-    next_free = max(old_ids) + 1
-    taken: set[int] = set()
-    new_ids = []
-    for old_id in old_ids:
-        if old_id in taken:
-            old_id, next_free = next_free, next_free + 1
-        taken.add(old_id)
-        new_ids.append(old_id)
-    return new_ids
-
-
-def _merged_info(readers: list[EpisodeReader]) -> DatasetInfo:
     parts = [
         {
             "folder": reader.folder.name,
@@ -106,10 +89,21 @@ def _merged_info(readers: list[EpisodeReader]) -> DatasetInfo:
         for reader in readers
     ]
     # The first may have been recorded before there were controls, or names for all values.
-    infos = [reader.info for reader in readers]
     controls = next((info.controls for info in infos if info.controls), {})
     actions = next((info.actions for info in infos if info.actions.choices), infos[0].actions)
     return replace(infos[0], controls=controls, actions=actions, policies={"merged": parts})
+
+
+def _new_ids(readers: list[EpisodeReader]) -> list[int]:
+    """An id for each episode of each reader, in order; all different."""
+    old_ids = [int(row["episode_id"]) for reader in readers for row in reader.index]
+    next_free = max(old_ids) + 1
+    new_ids: dict[int, None] = {}
+    for old_id in old_ids:
+        if old_id in new_ids:
+            old_id, next_free = next_free, next_free + 1
+        new_ids[old_id] = None
+    return list(new_ids)
 
 
 def _refuse_foreign(out: Path, info: DatasetInfo) -> None:

@@ -33,7 +33,8 @@ class EpisodeReader:
     Attributes:
         info: what meta.json says.
         index: a structured array of one row an episode: `episode_id`, `episode_start`,
-            `frame_start`, `episode_length` (actions), `seed`, `policy`, and `shard`.
+            `frame_start`, `episode_length` (actions), `seed`, `policy`, and where it is stored:
+            `shard` and its `place` there.
 
     Raises:
         UserError: there is no data set, or a shard is damaged or of another kind.
@@ -42,26 +43,22 @@ class EpisodeReader:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.info = read_info(self.folder)
-        paths = finished_shards(self.folder)
-        if not paths:
+        self.shards = tuple(Shard(path, self.info) for path in finished_shards(self.folder))
+        if not self.shards:
             raise UserError(
                 f"{self.folder} has no finished shard yet: run the command that records it "
                 "again, it resumes where it stopped"
             )
-        self.shards = tuple(Shard(path, self.info) for path in paths)
+        columns = [*INDEX_DTYPE.descr, ("shard", "<i8"), ("place", "<i8")]
         indices = []
         for number, shard in enumerate(self.shards):
             shard.check()
-            index = np.zeros(len(shard.index), [*INDEX_DTYPE.descr, ("shard", "<i8")])
-            for name in INDEX_DTYPE.names or ():
-                index[name] = shard.index[name]
-            index["shard"] = number
+            index = np.zeros(len(shard.index), columns)
+            index[list(INDEX_DTYPE.names or ())] = shard.index
+            index["shard"], index["place"] = number, np.arange(len(index))
             indices.append(index)
         everything = np.concatenate(indices)
-        order = np.argsort(everything["episode_id"], kind="stable")
-        self.index = everything[order]
-        # Where each episode stands in its own shard.
-        self._places = np.concatenate([np.arange(len(index)) for index in indices])[order]
+        self.index = everything[np.argsort(everything["episode_id"], kind="stable")]
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -84,7 +81,8 @@ class EpisodeReader:
 
     def episode(self, i: int) -> Episode:
         """The i-th episode, whole. Raises UserError where it can't be read or breaks a rule."""
-        return self._shard(i).episode(int(self._places[i]))
+        shard, place = self._where(i)
+        return shard.episode(place)
 
     def frames(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames [start, stop) of the i-th episode, uint8 (stop - start, H, W, C).
@@ -93,7 +91,8 @@ class EpisodeReader:
             IndexError: the episode has no such frames.
             UserError: they can't be read.
         """
-        return self._shard(i).frames(int(self._places[i]), start, stop)
+        shard, place = self._where(i)
+        return shard.frames(place, start, stop)
 
     def steps(self, i: int) -> dict[str, np.ndarray]:
         """Everything of the i-th episode but its frames, under the names of `Episode`.
@@ -101,7 +100,9 @@ class EpisodeReader:
         Raises:
             UserError: it can't be read, or breaks a rule of episodes.
         """
-        return self._shard(i).steps(int(self._places[i]))
+        shard, place = self._where(i)
+        return shard.steps(place)
 
-    def _shard(self, i: int) -> Shard:
-        return self.shards[int(self.index["shard"][i])]
+    def _where(self, i: int) -> tuple[Shard, int]:
+        row = self.index[i]
+        return self.shards[int(row["shard"])], int(row["place"])

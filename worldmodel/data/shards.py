@@ -1,16 +1,22 @@
-"""One HDF5 file of episodes: its layout, and reading it.
+"""One HDF5 file of episodes: its layout, writing it, and reading it.
 
 Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `terminated` and
-`truncated` have a row a step, from `episode_start` on; `frames`, `variables` and `pose` have one
-row more an episode, from `frame_start` on. An episode's frames begin on a chunk of their own, so
-appending never rewrites a chunk that holds a finished episode.
+`truncated` have one row per step, from `episode_start` on; `frames`, `variables` and `pose` have
+one row more per episode, from `frame_start` on. An episode's frames begin on a chunk of their own.
 
-A shard may come from a stranger: HDF5 looks at it in a guarded child (`shard_index`), and rows are
-read here, each chunk by itself, unpacked to no more than it may hold. No file stays open.
+A shard may come from a stranger, and HDF5 takes all memory, crashes or hangs on some damaged files.
+So HDF5 looks at a shard in a guarded child alone (`inspect`), and says where each chunk lies. The
+rows are then read without it, chunk by chunk, unpacked to no more than a chunk may hold.
 """
 
+import io
+import math
+import os
 import re
 import zlib
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,31 +25,47 @@ import numpy as np
 
 from worldmodel.data.episodes import (
     MOST_EPISODE_BYTES,
+    POLICY_NAME_BYTES,
     DatasetInfo,
     Episode,
     step_problems,
 )
-from worldmodel.data.shard_index import INDEX_DTYPE as INDEX_DTYPE
-from worldmodel.data.shard_index import Chunks, Layout, inspect
 from worldmodel.errors import UserError
 from worldmodel.storage.files import opened
 from worldmodel.storage.guarded import guarded_call
+from worldmodel.storage.hdf5 import open_hdf5, own_array
 
 FRAMES_PER_CHUNK = 4
 ROWS_PER_CHUNK = 1024
 FRAME_ARRAYS = ("frames", "variables", "pose")  # T+1 rows an episode; the others have T
+MOST_CHUNK_BYTES = 2**26  # of an array, unpacked
+MOST_EPISODES = 2**20  # in a shard
+ADVICE = "Copy the file again, or delete it and record its episodes again with the same command"
+INDEX_DTYPE = np.dtype(
+    [
+        ("episode_id", "<i8"),
+        ("episode_start", "<i8"),
+        ("frame_start", "<i8"),
+        ("episode_length", "<i8"),
+        ("seed", "<i8"),
+        ("policy", f"S{POLICY_NAME_BYTES}"),
+    ]
+)
+# Type and shape of one row, by the name of the array.
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]
 _NUMBERED = re.compile(r"shard-([0-9]{1,9})\.h5")
-MENDED = "Copy the file again, or delete it and record its episodes again with the same command"
 
 
 def finished_shards(folder: Path) -> list[Path]:
-    """The shards of a data set that are whole, in order."""
-    return sorted(path for path in folder.glob("shard-*.h5") if _NUMBERED.match(path.name))
+    """The shards of a data set, in order."""
+    return sorted(path for path in folder.glob("shard-*.h5") if _NUMBERED.fullmatch(path.name))
 
 
-def unfinished_shards(folder: Path) -> list[Path]:
-    """Those that are still being written, or whose writer was killed: one at most."""
-    return sorted(path for path in folder.glob("shard-*.h5.tmp") if _NUMBERED.match(path.name))
+def waiting_files(folder: Path) -> list[Path]:
+    """Files of finished episodes that are in no shard yet: one each; or an unfinished shard, as
+    earlier versions wrote them."""
+    one_each = sorted(folder.glob("episode-*.h5"), key=lambda path: (len(path.name), path.name))
+    return one_each + sorted(folder.glob("shard-*.h5.tmp"))
 
 
 def shard_number(path: Path) -> int:
@@ -54,7 +76,7 @@ def shard_number(path: Path) -> int:
 
 
 def row_layout(info: DatasetInfo) -> Layout:
-    """Type and shape of one row of each array. Without variables, or a pose, there is no such."""
+    """Type and shape of one row of each array; variables and pose only where there are any."""
     layout: Layout = {
         "frames": (np.dtype(np.uint8), info.frame_shape),
         "action": (np.dtype(info.actions.dtype), info.actions.shape),
@@ -69,36 +91,6 @@ def row_layout(info: DatasetInfo) -> Layout:
     return layout
 
 
-def create_shard(path: Path, info: DatasetInfo) -> None:
-    """Write an empty shard."""
-    with h5py.File(path, "w", locking=False) as file:
-        for name, (dtype, shape) in row_layout(info).items():
-            is_frames = name == "frames"
-            file.create_dataset(
-                name,
-                shape=(0, *shape),
-                maxshape=(None, *shape),
-                dtype=dtype,
-                chunks=(FRAMES_PER_CHUNK if is_frames else ROWS_PER_CHUNK, *shape),
-                # Only frames are packed: an unpacked chunk is rewritten in its place.
-                compression="gzip" if is_frames else None,
-                compression_opts=1 if is_frames else None,
-            )
-        file.create_dataset("index", (0,), INDEX_DTYPE, maxshape=(None,), chunks=(64,))
-
-
-def open_for_writing(path: Path) -> h5py.File:
-    """Open a shard that this process has made: HDF5 never opens another's file here."""
-    return h5py.File(path, "r+", locking=False)  # the folder is locked as a whole
-
-
-def array_of(file: h5py.File, name: str) -> h5py.Dataset:
-    """An array of a shard that was made here."""
-    array = file[name]
-    assert isinstance(array, h5py.Dataset)
-    return array
-
-
 def rows_of(row: np.void, name: str) -> tuple[int, int]:
     """First and one-past-last row of an episode in the array `name`."""
     length = int(row["episode_length"])
@@ -109,8 +101,157 @@ def rows_of(row: np.void, name: str) -> tuple[int, int]:
     return start, start + length
 
 
+def write_shard(
+    target: Path | io.BytesIO,
+    info: DatasetInfo,
+    episodes: Iterable[Episode],
+    *,
+    is_packed: bool = True,
+    reserved_bytes: int = 0,
+) -> None:
+    """Write episodes to a new shard.
+
+    Args:
+        is_packed: whether frames are compressed.
+        reserved_bytes: disk space to take before HDF5 writes: it must not meet a full disk itself,
+            for it crashes then.
+    """
+    with h5py.File(target, "w", locking=False) as file:
+        if reserved_bytes and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.id.get_vfd_handle(), 0, reserved_bytes)
+        arrays = {}
+        for name, (dtype, shape) in row_layout(info).items():
+            is_frames = name == "frames"
+            arrays[name] = file.create_dataset(
+                name,
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                dtype=dtype,
+                chunks=(FRAMES_PER_CHUNK if is_frames else ROWS_PER_CHUNK, *shape),
+                compression="gzip" if is_frames and is_packed else None,
+                compression_opts=1 if is_frames and is_packed else None,
+            )
+        rows = []
+        step = frame = 0
+        for episode in episodes:
+            name = episode.policy.encode()
+            values = (episode.episode_id, step, frame, episode.length, episode.seed, name)
+            row: np.void = np.array([values], INDEX_DTYPE)[0]
+            rows.append(row)
+            for name, array in arrays.items():
+                start, stop = rows_of(row, name)
+                array.resize(stop, axis=0)
+                array[start:stop] = getattr(episode, name)
+            step += episode.length
+            frame += math.ceil((episode.length + 1) / FRAMES_PER_CHUNK) * FRAMES_PER_CHUNK
+        index = np.array(rows, INDEX_DTYPE)
+        file.create_dataset("index", data=index, maxshape=(None,), chunks=(64,))
+        file.flush()
+        num_bytes = file.id.get_filesize()
+    if isinstance(target, Path):
+        os.truncate(target, num_bytes)  # give back what was reserved
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Where an array's chunks lie.
+
+    Attributes:
+        num_rows: that the array claims to have.
+        rows_a_chunk: of each chunk, the last one included.
+        is_packed: whether chunks are deflated.
+        numbers: int64, sorted: chunk k holds the rows from k * rows_a_chunk on.
+        offsets, sizes: int64, in bytes, in the file.
+        raw: bool: whether a chunk is stored as it is although the array is packed.
+    """
+
+    num_rows: int
+    rows_a_chunk: int
+    is_packed: bool
+    numbers: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    raw: np.ndarray
+
+
+def inspect(path: Path, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
+    """The index of a shard, and where each array's chunks lie. Runs in a guarded child.
+
+    Returns:
+        INDEX_DTYPE (num_episodes,), whose rows are not checked yet; and the chunks by name.
+
+    Raises:
+        UserError: the file can't be read, is damaged, or of another layout.
+    """
+    try:
+        with open_hdf5(path) as file:
+            chunks = {name: _chunks(file, name, *row) for name, row in layout.items()}
+            index = own_array(file, "index")
+            if index.dtype != INDEX_DTYPE or index.ndim != 1:
+                columns = ", ".join(INDEX_DTYPE.names or ())
+                raise UserError(f"{path}: the index has other columns than {columns}")
+            if len(index) > MOST_EPISODES:
+                raise UserError(
+                    f"{path}: the index claims {len(index)} episodes, more than {MOST_EPISODES}"
+                )
+            _rows_a_chunk(index)
+            return index[:], chunks
+    except MemoryError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}. {ADVICE}") from None
+    except Exception as error:  # whatever h5py makes of a damaged file
+        raise UserError(f"{path} is damaged ({error}). {ADVICE}") from None
+
+
+def _chunks(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Chunks:
+    array = own_array(file, name)
+    if array.dtype != dtype or array.shape[1:] != shape:
+        raise UserError(
+            f"{file.filename}: rows of {name!r} are {array.dtype} {array.shape[1:]}, but meta.json "
+            f"says {dtype} {shape}: this shard belongs to another data set"
+        )
+    rows_a_chunk = _rows_a_chunk(array)
+    if array.compression not in (None, "gzip") or array.shuffle or array.fletcher32:
+        raise UserError(f"{file.filename}: {name!r} is packed in a way that is not read here")
+    stored = []
+    array.id.chunk_iter(stored.append)
+    stored.sort(key=lambda chunk: chunk.chunk_offset[0])
+    chunks = Chunks(
+        num_rows=len(array),
+        rows_a_chunk=rows_a_chunk,
+        is_packed=array.compression is not None,
+        numbers=np.asarray([chunk.chunk_offset[0] // rows_a_chunk for chunk in stored], np.int64),
+        offsets=np.asarray([chunk.byte_offset for chunk in stored], np.int64),
+        sizes=np.asarray([chunk.size for chunk in stored], np.int64),
+        raw=np.asarray([chunk.filter_mask != 0 for chunk in stored], bool),
+    )
+    order = np.argsort(chunks.offsets)
+    ends = (chunks.offsets + chunks.sizes)[order]
+    if (
+        any(any(chunk.chunk_offset[1:]) for chunk in stored)
+        or (np.diff(chunks.numbers) < 1).any()
+        or (chunks.offsets[order][1:] < ends[:-1]).any()
+    ):
+        raise UserError(f"{file.filename} is damaged: chunks of {name!r} overlap")
+    return chunks
+
+
+def _rows_a_chunk(array: h5py.Dataset) -> int:
+    """Raises UserError where an array has no chunks, too large ones, or ones that cut rows."""
+    where = f"{array.file.filename}: {array.name!r}"
+    if array.chunks is None or array.chunks[1:] != array.shape[1:]:
+        raise UserError(f"{where} is not stored in chunks of rows")
+    num_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    if num_bytes > MOST_CHUNK_BYTES:
+        raise UserError(
+            f"{where}: a chunk would take {num_bytes} bytes, more than {MOST_CHUNK_BYTES}"
+        )
+    return array.chunks[0]
+
+
 class Shard:
-    """A shard for reading, looked at once; it may be pickled, and read from any process.
+    """A shard for reading. No file stays open: it may be pickled, and read from any process.
 
     Attributes:
         index: INDEX_DTYPE (num_episodes,).
@@ -126,8 +267,9 @@ class Shard:
         self.layout = row_layout(info)
         with opened(path):
             pass  # as this process may, not as the child
+        # Absolute: the child stays in the folder where it was started.
         self.index, self._chunks = guarded_call(
-            f"{inspect.__module__}:{inspect.__name__}", str(path), self.layout, subject=path
+            f"{__name__}:inspect", path.absolute(), self.layout, subject=path
         )
         self.problems = self._row_problems()
 
@@ -135,7 +277,7 @@ class Shard:
         """Raises UserError where a row of the index can't be used."""
         for row, problem in zip(self.index, self.problems, strict=True):
             if problem is not None:
-                raise UserError(f"{self.path}: episode {row['episode_id']}: {problem}. {MENDED}")
+                raise UserError(f"{self.path}: episode {row['episode_id']}: {problem}. {ADVICE}")
 
     def frames(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames [start, stop) of the i-th episode, uint8 (stop - start, H, W, C).
@@ -164,69 +306,50 @@ class Shard:
             )
         return arrays
 
-    def episode(self, i: int) -> Episode:
+    def episode(self, i: int, *, is_checked: bool = True) -> Episode:
         """The i-th episode, whole.
 
         Raises:
-            UserError: it can't be read, or breaks a rule of episodes.
+            UserError: it can't be read, or breaks a rule of episodes while `is_checked`.
         """
-        return self._episode(i, self.steps(i))
-
-    def unchecked_episode(self, i: int) -> Episode:
-        """The same, whatever its values. Raises UserError where it can't be read."""
-        return self._episode(i, self._steps(i))
-
-    def _episode(self, i: int, steps: dict[str, np.ndarray]) -> Episode:
         row = self.index[i]
         return Episode(
             episode_id=int(row["episode_id"]),
             seed=int(row["seed"]),
             policy=row["policy"].decode(errors="replace"),
             frames=self.frames(i),
-            **steps,
+            **(self.steps(i) if is_checked else self._steps(i)),
         )
 
     def _steps(self, i: int) -> dict[str, np.ndarray]:
         row = self.index[i]
-        arrays = {
+        num_frames = int(row["episode_length"]) + 1
+        nothing = {name: np.zeros((num_frames, 0), np.float32) for name in ("variables", "pose")}
+        stored = {
             name: self._read(name, *rows_of(row, name)) for name in self.layout if name != "frames"
         }
-        num_frames = int(row["episode_length"]) + 1
-        for name in ("variables", "pose"):
-            arrays.setdefault(name, np.zeros((num_frames, 0), np.float32))
-        return arrays
+        return nothing | stored
 
     def _row_problems(self) -> list[str | None]:
-        lengths = self.index["episode_length"]
         problems: list[str | None] = [None] * len(self.index)
         for name, chunks in self._chunks.items():
-            starts = self.index["frame_start" if name in FRAME_ARRAYS else "episode_start"]
-            extra = int(name in FRAME_ARRAYS)
-            most = chunks.num_rows
-            empty = (lengths < 1) | (starts < 0)
-            # Compared without a sum, which could overflow.
-            behind = ~empty & ((lengths > most - extra) | (starts > most - extra - lengths))
-            sound = ~(empty | behind)
-            stops = np.where(sound, starts + lengths + extra, 1)
-            first, last = (
-                np.where(sound, starts, 0) // chunks.rows_a_chunk,
-                (stops - 1) // chunks.rows_a_chunk,
-            )
-            stored = np.searchsorted(chunks.numbers, last, "right") - np.searchsorted(
-                chunks.numbers, first, "left"
-            )
             dtype, shape = self.layout[name]
-            row_bytes = dtype.itemsize * int(np.prod(shape))
-            too_large = sound & (lengths + extra > MOST_EPISODE_BYTES // max(1, row_bytes))
-            lacking = sound & (stored != last - first + 1)
-            for mask, problem in (
-                (empty, "its index row is empty or negative"),
-                (behind, f"its index row points behind the end of {name!r}"),
-                (lacking, f"its rows of {name!r} are not in the file"),
-                (too_large, f"it would take more than {MOST_EPISODE_BYTES >> 20} MiB"),
-            ):
-                for i in np.flatnonzero(mask):
-                    problems[i] = problems[i] or problem
+            row_bytes = max(1, dtype.itemsize * math.prod(shape))
+            stored = chunks.numbers.tolist()
+            for i, row in enumerate(self.index):
+                start, stop = rows_of(row, name)
+                first, last = start // chunks.rows_a_chunk, (stop - 1) // chunks.rows_a_chunk
+                if row["episode_length"] < 1 or start < 0:
+                    problem = "its index row is empty or negative"
+                elif stop > chunks.num_rows:
+                    problem = f"its index row points behind the end of {name!r}"
+                elif bisect_left(stored, last + 1) - bisect_left(stored, first) != last - first + 1:
+                    problem = f"its rows of {name!r} are not in the file"
+                elif (stop - start) * row_bytes > MOST_EPISODE_BYTES:
+                    problem = f"it would take more than {MOST_EPISODE_BYTES >> 20} MiB"
+                else:
+                    continue
+                problems[i] = problems[i] or problem
         return problems
 
     def _read(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -238,38 +361,35 @@ class Shard:
             for number in range(start // size, -(-stop // size)):
                 k = int(np.searchsorted(chunks.numbers, number))
                 first, last = max(start, number * size), min(stop, (number + 1) * size)
-                of_chunk = self._unpacked(file, name, chunks, k).reshape(-1, *shape)
-                rows[first - start : last - start] = of_chunk[
-                    first - number * size : last - number * size
-                ]
+                chunk = np.frombuffer(self._unpacked(file, name, chunks, k), rows.dtype)
+                of_chunk = chunk.reshape(-1, *shape)[first - number * size : last - number * size]
+                rows[first - start : last - start] = of_chunk
         if dtype.kind == "b":
             if rows.max(initial=0) > 1:
                 raise UserError(f"{self.path}: {name!r} holds what is neither true nor false")
             return rows.view(bool)
         return rows
 
-    def _unpacked(self, file: BinaryIO, name: str, chunks: Chunks, k: int) -> np.ndarray:
-        """The k-th stored chunk of an array, flat."""
+    def _unpacked(self, file: BinaryIO, name: str, chunks: Chunks, k: int) -> bytes:
+        """The k-th stored chunk of an array."""
         dtype, shape = self.layout[name]
-        num_bytes = chunks.rows_a_chunk * int(np.prod(shape)) * dtype.itemsize
+        num_bytes = chunks.rows_a_chunk * math.prod(shape) * dtype.itemsize
         size = int(chunks.sizes[k])
         if size > 2 * num_bytes + 1024:  # deflate never grows so much
             raise UserError(f"{self.path} is damaged: a chunk of {name!r} takes {size} bytes")
         file.seek(int(chunks.offsets[k]))
         content = file.read(size)
+        is_whole = True
         if chunks.is_packed and not chunks.raw[k]:
             unpacker = zlib.decompressobj()
             try:
                 content = unpacker.decompress(content, num_bytes)
-                rest = unpacker.decompress(unpacker.unconsumed_tail, 1)
+                is_whole = not unpacker.decompress(unpacker.unconsumed_tail, 1) and unpacker.eof
             except zlib.error as error:
                 raise UserError(
                     f"{self.path} is damaged: a chunk of {name!r} cannot be unpacked ({error}). "
-                    f"{MENDED}; `python -m worldmodel.data verify` says which episodes are affected"
+                    f"{ADVICE}; `python -m worldmodel.data verify` says which episodes are affected"
                 ) from None
-            is_whole = unpacker.eof and not rest
-        else:
-            is_whole = True
         if len(content) != num_bytes or not is_whole:
-            raise UserError(f"{self.path} is damaged or truncated: {name!r} is not whole. {MENDED}")
-        return np.frombuffer(content, np.uint8 if dtype.kind == "b" else dtype)
+            raise UserError(f"{self.path} is damaged or truncated: {name!r} is not whole. {ADVICE}")
+        return content

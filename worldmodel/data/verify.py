@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from PIL import Image
 
 from worldmodel.command import track
@@ -17,16 +20,18 @@ from worldmodel.data.episodes import (
     episode_problems,
     read_info,
 )
-from worldmodel.data.floor_plan import draw_floor_plan
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.reader import SPLITS, split_of
-from worldmodel.data.shards import Shard, finished_shards, unfinished_shards
+from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
+from worldmodel.interface.pose import PoseSpec
 
 SHEET_ROWS = 12
 SHEET_COLUMNS = 10
 SHEET_GAP = 2  # pixels
 MOST_POLICIES = 20  # are described one by one
+PLAN_BINS = 160  # of the floor plan, along its longer side
+PLAN_INCHES = 6.0
 
 
 @dataclass
@@ -43,13 +48,13 @@ class Report:
 
 
 @dataclass
-class _Tally:
-    """Counts over the episodes read so far; all but `ids` over the sound ones."""
+class _Summary:
+    """What is kept of the episodes read so far; all but `ids` of the sound ones."""
 
     ids: Counter[int] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-    lengths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # by policy
-    returns: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    # Length and return of each episode, by policy.
+    policies: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     contents: Counter[bytes] = field(default_factory=Counter)
     terminated: int = 0
     truncated: int = 0
@@ -61,10 +66,10 @@ class _Tally:
 
     def add(self, episode: Episode, info: DatasetInfo) -> None:
         if info.class_names:
-            self.classes[int(_class_values(episode, info)[0])] += 1
+            column = info.variable_names.index(CLASS_VARIABLE)
+            self.classes[int(episode.variables[0, column])] += 1
         self.splits[split_of(episode.episode_id)] += 1
-        self.lengths[episode.policy].append(episode.length)
-        self.returns[episode.policy].append(float(episode.reward.sum()))
+        self.policies[episode.policy].append((episode.length, float(episode.reward.sum())))
         self.contents[hashlib.blake2b(episode.frames.tobytes(), digest_size=16).digest()] += 1
         self.terminated += bool(episode.terminated[-1])
         self.truncated += bool(episode.truncated[-1])
@@ -80,70 +85,56 @@ class _Tally:
 
 
 def _scattered(name: str) -> bytes:
-    """By this the few that are drawn come from all over the names."""
+    """An order in which the few policies that are drawn come from all over the names."""
     return hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest()
 
 
 def verify(folder: str | Path) -> Report:
     """Read every byte of the data set in `folder` and check it.
 
-    Writes `contact-sheet.png` there, if the folder allows it: a row an episode, frames spread
-    evenly over its length; and where a pose is told `floor-plan.png`: where players were.
+    Draws `contact-sheet.png` there, if the folder can be written to: a row an episode, frames
+    spread evenly over its length; and for sets with a pose `floor-plan.png`: where players were.
 
     Raises:
         UserError: there is no data set at all.
     """
     folder = Path(folder)
     info = read_info(folder)
-    report, tally = Report(), _Tally()
+    report, summary = Report(), _Summary()
     shards = finished_shards(folder)
     if not shards:
         report.problems.append(f"{folder} has no finished shard: record it with the same command")
     if (folder / UNFINISHED).exists():
         report.problems.append(
-            f"{folder} is not whole: its import still runs or was stopped; the same command goes on"
+            f"{folder} is not whole: its import still runs or was stopped; the same command resumes"
         )
     for path in track(shards, "checking shards"):
-        _check_shard(path, info, tally, report)
-    for episode_id, count in sorted(tally.ids.items()):
+        _check_shard(path, info, summary, report)
+    for episode_id, count in sorted(summary.ids.items()):
         if count > 1:
             report.problems.append(f"episode {episode_id} is stored {count} times")
-    for path in unfinished_shards(folder):
+    if waiting := waiting_files(folder):
         report.lines.append(
-            f"{path.name} is unfinished and was not read: recording is still going on, or the "
-            "same command finishes it"
+            f"unfinished   {len(waiting)} files were not read, the first {waiting[0].name}: "
+            "recording still runs, or the same command finishes it"
         )
     try:
-        report.lines += read_left_out(folder)
+        report.lines += read_left_out(folder).lines()
     except UserError as error:
         report.problems.append(str(error))
-    if _has_twin_streams(info):
+    recording = info.policies.get("recording")
+    if isinstance(recording, dict) and "streams" not in recording:
         report.lines.append(
             "note         recorded before version 0.2: random players' actions are correlated with "
             "how long they held them"
         )
-    if tally.actions:
-        report.lines += _describe(info, tally)
-        sheet = folder / "contact-sheet.png"
-        try:
-            draw_contact_sheet(tally.sheet).save(sheet)
-            report.lines.append(f"drawn in     {sheet}")
-            if info.pose and tally.poses:
-                plan = folder / "floor-plan.png"
-                draw_floor_plan(plan, info.pose, np.concatenate(tally.poses))
-                report.lines.append(f"drawn in     {plan}")
-        except OSError as error:  # data that may only be read
-            report.lines.append(f"not drawn    {error}")
+    if summary.actions:
+        report.lines += _describe(info, summary)
+        report.lines += _draw(folder, info, summary)
     return report
 
 
-def _has_twin_streams(info: DatasetInfo) -> bool:
-    """Whether actions and holds of random players came from twin generators (until 0.1)."""
-    recording = info.policies.get("recording")
-    return isinstance(recording, dict) and "streams" not in recording
-
-
-def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -> None:
+def _check_shard(path: Path, info: DatasetInfo, summary: _Summary, report: Report) -> None:
     try:
         shard = Shard(path, info)
     except UserError as error:
@@ -152,7 +143,7 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
     steps_end = frames_end = 0  # the episodes lie in order and do not overlap
     for i, (row, problem) in enumerate(zip(shard.index, shard.problems, strict=True)):
         name = f"{path}: episode {row['episode_id']}"
-        tally.ids[int(row["episode_id"])] += 1
+        summary.ids[int(row["episode_id"])] += 1
         if problem is not None:
             report.problems.append(f"{name}: {problem}")
             continue
@@ -161,74 +152,60 @@ def _check_shard(path: Path, info: DatasetInfo, tally: _Tally, report: Report) -
         steps_end = row["episode_start"] + row["episode_length"]
         frames_end = row["frame_start"] + row["episode_length"] + 1
         try:
-            episode = shard.unchecked_episode(i)
+            episode = shard.episode(i, is_checked=False)
         except UserError as error:
             report.problems.append(f"episode {row['episode_id']}: {error}")
             continue
         broken_rules = episode_problems(episode, info)
         report.problems += [f"{name}: {line}" for line in broken_rules]
         if not broken_rules:
-            tally.add(episode, info)
+            summary.add(episode, info)
 
 
-def _class_values(episode: Episode, info: DatasetInfo) -> np.ndarray:
-    return episode.variables[:, info.variable_names.index(CLASS_VARIABLE)]
-
-
-def _describe(info: DatasetInfo, tally: _Tally) -> list[str]:
-    lengths = [n for of_policy in tally.lengths.values() for n in of_policy]
-    num_steps = sum(lengths)
+def _describe(info: DatasetInfo, summary: _Summary) -> list[str]:
+    episodes = [one for of_policy in summary.policies.values() for one in of_policy]
+    lengths = np.asarray([length for length, _ in episodes])
+    num_cut = len(lengths) - summary.terminated - summary.truncated
     lines = [
         f"environment  {info.env_id} {info.env_kwargs or ''}".rstrip(),
-        f"frames       {num_steps + len(lengths)} of {'x'.join(map(str, info.frame_shape))}, "
+        f"frames       {lengths.sum() + len(lengths)} of {'x'.join(map(str, info.frame_shape))}, "
         f"{info.fps:g} a second",
-        f"episodes     {len(lengths)}: " + ", ".join(f"{tally.splits[s]} {s}" for s in SPLITS),
-        f"ends         {tally.terminated} terminated, {tally.truncated} truncated, "
-        f"{len(lengths) - tally.terminated - tally.truncated} cut by the recorder",
+        f"episodes     {len(lengths)}: " + ", ".join(f"{summary.splits[s]} {s}" for s in SPLITS),
+        f"ends         {summary.terminated} terminated, {summary.truncated} truncated, {num_cut} "
+        "cut by the recorder",
     ]
-    repeated = sum(count - 1 for count in tally.contents.values())
-    if repeated:
+    if repeated := sum(count - 1 for count in summary.contents.values()):
         lines.append(f"repeated     {repeated} episodes show the same frames as another one")
     if info.class_names:
-        counts = [tally.classes[i] for i in range(len(info.class_names))]
+        counts = [summary.classes[i] for i in range(len(info.class_names))]
         lines.append(
             f"classes      {len(counts)}, from {info.class_names[0]} to {info.class_names[-1]}: "
             f"{min(counts)} to {max(counts)} episodes each"
         )
-    if len(tally.lengths) > MOST_POLICIES or 1 < len(tally.lengths) == len(lengths):
-        names = sorted(tally.lengths)
+    policies = sorted(summary.policies)
+    if len(policies) > MOST_POLICIES or 1 < len(policies) == len(lengths):
         lines.append(
-            f"policies     {len(names)}, from {names[0]} to {names[-1]}: {min(lengths)} to "
-            f"{max(lengths)} steps (mean {np.mean(lengths):.1f})"
+            f"policies     {len(policies)}, from {policies[0]} to {policies[-1]}: {lengths.min()} "
+            f"to {lengths.max()} steps (mean {lengths.mean():.1f})"
         )
     else:
-        lines += [_describe_policy(tally, policy) for policy in sorted(tally.lengths)]
-    return (
-        lines
-        + _describe_actions(info, np.concatenate(tally.actions))
-        + [
-            f"variable     {name}: {low:g} to {high:g}"
-            for name, low, high in zip(
-                info.variable_names,
-                np.min([span[0] for span in tally.variables], axis=0),
-                np.max([span[1] for span in tally.variables], axis=0),
-                strict=True,
+        for policy in policies:
+            steps, returns = np.asarray(summary.policies[policy]).T
+            lines.append(
+                f"policy       {policy}: {len(steps)} episodes of {steps.min():.0f} to "
+                f"{steps.max():.0f} steps (mean {steps.mean():.1f}), returns {returns.min():g} to "
+                f"{returns.max():g} (mean {returns.mean():.2f})"
             )
-        ]
-        + [
-            f"pose         {name}: {values.min():g} to {values.max():g}"
-            for name, values in zip(info.pose.names, np.concatenate(tally.poses).T, strict=True)
-        ]
-    )
-
-
-def _describe_policy(tally: _Tally, policy: str) -> str:
-    lengths, returns = tally.lengths[policy], np.asarray(tally.returns[policy])
-    return (
-        f"policy       {policy}: {len(lengths)} episodes of {min(lengths)} to "
-        f"{max(lengths)} steps (mean {np.mean(lengths):.1f}), returns "
-        f"{returns.min():g} to {returns.max():g} (mean {returns.mean():.2f})"
-    )
+    spans = np.asarray(summary.variables)
+    lows, highs = spans[:, 0].min(0), spans[:, 1].max(0)
+    lines += _describe_actions(info, np.concatenate(summary.actions))
+    for name, low, high in zip(info.variable_names, lows, highs, strict=True):
+        lines.append(f"variable     {name}: {low:g} to {high:g}")
+    if info.pose and summary.poses:
+        poses = np.concatenate(summary.poses)
+        for name, values in zip(info.pose.names, poses.T, strict=True):
+            lines.append(f"pose         {name}: {values.min():g} to {values.max():g}")
+    return lines
 
 
 def _describe_actions(info: DatasetInfo, actions: np.ndarray) -> list[str]:
@@ -247,6 +224,21 @@ def _describe_actions(info: DatasetInfo, actions: np.ndarray) -> list[str]:
     return lines
 
 
+def _draw(folder: Path, info: DatasetInfo, summary: _Summary) -> list[str]:
+    """Draw the pictures; returns a line for each."""
+    sheet, plan = folder / "contact-sheet.png", folder / "floor-plan.png"
+    lines = []
+    try:
+        draw_contact_sheet(summary.sheet).save(sheet)
+        lines.append(f"drawn in     {sheet}")
+        if info.pose and summary.poses:
+            draw_floor_plan(plan, info.pose, np.concatenate(summary.poses))
+            lines.append(f"drawn in     {plan}")
+    except OSError as error:  # data that may only be read
+        lines.append(f"not drawn    {error}")
+    return lines
+
+
 def draw_contact_sheet(frames_of_policy: dict[str, list[np.ndarray]]) -> Image.Image:
     """Episodes as rows, policies taking turns; each a uint8 (columns, H, W, C), C 1 or 3."""
     turns = [
@@ -260,3 +252,30 @@ def draw_contact_sheet(frames_of_policy: dict[str, list[np.ndarray]]) -> Image.I
     sheet = np.concatenate(rows, axis=0)
     channels = sheet.shape[-1]
     return Image.fromarray(sheet[..., :3] if channels >= 3 else sheet[..., 0])
+
+
+def draw_floor_plan(path: Path, spec: PoseSpec, poses: np.ndarray) -> None:
+    """Draw from above how often players were where, by their first two coordinates.
+
+    Args:
+        path: of a .png.
+        poses: (N, P), N at least 1.
+
+    Raises:
+        OSError: the picture can't be written.
+    """
+    x, y = poses[:, 0], poses[:, min(1, poses.shape[1] - 1)]
+    spans = max(float(np.ptp(x)), 1e-6), max(float(np.ptp(y)), 1e-6)
+    bins = [max(1, round(PLAN_BINS * span / max(spans))) for span in spans]
+    figure = Figure(figsize=(PLAN_INCHES, PLAN_INCHES), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins)
+    shown = np.where(counts > 0, counts, np.nan).T
+    mesh = axes.pcolormesh(x_edges, y_edges, shown, norm=LogNorm(), cmap="viridis")
+    figure.colorbar(mesh, ax=axes, shrink=0.7, label="frames")
+    axes.set_aspect("equal")
+    axes.set_xlabel(spec.names[0])
+    axes.set_ylabel(spec.names[min(1, len(spec) - 1)])
+    axes.set_title(f"where players were, {len(poses):,} frames")
+    figure.savefig(path, dpi=120)

@@ -31,17 +31,15 @@ def sheet(rows: Sequence[np.ndarray], *, scale: int = 1) -> np.ndarray:
     Returns:
         uint8 (height, width, 3), white lines between the frames.
     """
-    num_frames, height, width, channels = rows[0].shape
-    picture = np.full(
-        (len(rows) * (height + GAP) - GAP, num_frames * (width + GAP) - GAP, channels),
-        255,
-        np.uint8,
-    )
-    for i, clip in enumerate(rows):
-        for t, frame in enumerate(clip):
-            top, left = i * (height + GAP), t * (width + GAP)
-            picture[top : top + height, left : left + width] = frame
+    picture = _joined([_joined(list(clip), 1, gap=GAP) for clip in rows], 0, gap=GAP)
     return enlarged(picture, scale)
+
+
+def _joined(parts: Sequence[np.ndarray], axis: int, *, gap: int = 2 * GAP) -> np.ndarray:
+    """Pictures or films one after another along an axis, white between them."""
+    shape = [gap if i == axis else size for i, size in enumerate(parts[0].shape)]
+    white = np.full(shape, 255, np.uint8)
+    return np.concatenate([piece for part in parts for piece in (white, part)][1:], axis)
 
 
 def enlarged(pictures: np.ndarray, scale: int) -> np.ndarray:
@@ -96,15 +94,12 @@ def side_by_side(clips: Mapping[str, np.ndarray], *, scale: int = 4) -> np.ndarr
         scale: pixels of the film for a pixel of a clip.
     """
     parts = [titled(enlarged(clip, scale), title) for title, clip in clips.items()]
-    gap = np.full((*parts[0].shape[:2], 2 * GAP, 3), 255, np.uint8)
-    row = [part for clip in parts for part in (gap, clip)][1:]
-    return np.concatenate(row, 2)
+    return _joined(parts, 2)
 
 
 def stacked(films: Sequence[np.ndarray]) -> np.ndarray:
     """Films of the same size and length under each other."""
-    gap = np.full((len(films[0]), 2 * GAP, films[0].shape[2], 3), 255, np.uint8)
-    return np.concatenate([part for film in films for part in (gap, film)][1:], 1)
+    return _joined(films, 1)
 
 
 def grid(films: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -112,11 +107,7 @@ def grid(films: Sequence[np.ndarray], columns: int) -> np.ndarray:
     num_rows = math.ceil(len(films) / columns)
     blank = np.full_like(films[0], 255)
     cells = [*films, *[blank] * (num_rows * columns - len(films))]
-    gap = np.full((*films[0].shape[:2], 2 * GAP, 3), 255, np.uint8)
-    rows = []
-    for i in range(num_rows):
-        row = [part for f in cells[i * columns : (i + 1) * columns] for part in (gap, f)]
-        rows.append(np.concatenate(row[1:], 2))
+    rows = [_joined(cells[i * columns : (i + 1) * columns], 2) for i in range(num_rows)]
     return stacked(rows)
 
 

@@ -130,50 +130,39 @@ def parse_json(content: bytes | str) -> Any:
     Raises:
         ValueError: says what is wrong.
     """
-
-    def no_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not a number that JSON has")
-
-    def whole(digits: str) -> int:
-        if len(digits.lstrip("-")) > MOST_DIGITS:
-            raise ValueError(f"a whole number of {len(digits)} digits")
-        return int(digits)
-
-    def real(digits: str) -> float:
-        if not math.isfinite(value := float(digits)):
-            raise ValueError("a number that is too large")
-        return value
-
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        data = json.loads(text, parse_constant=no_constant, parse_int=whole, parse_float=real)
+        data = json.loads(text, parse_constant=_constant, parse_int=_whole, parse_float=_real)
+        json.dumps(data, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise ValueError("it is not text in UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    _check_nesting_and_text(data)
-    return data
-
-
-def _check_nesting_and_text(data: Any) -> None:
-    """Raises ValueError for what is nested too deeply, or holds half of a surrogate pair."""
-    level: list[Any] = [data]
+    level = [data] if isinstance(data, dict | list) else []
     for _ in range(MOST_NESTED):
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, str) and not value.isascii():
-                try:
-                    value.encode()
-                except UnicodeEncodeError:
-                    raise ValueError("a text holds half of a surrogate pair") from None
-            elif isinstance(value, list):
-                inner += value
-            elif isinstance(value, dict):
-                inner += value.keys()
-                inner += value.values()
-        if not (level := inner):
-            return
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return data
     raise ValueError("it is nested too deeply")
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _whole(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError("a number that is too large")
+    return value
 
 
 @contextmanager

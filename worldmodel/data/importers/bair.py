@@ -4,17 +4,27 @@ The set of Ebert et al. 2017, "Self-Supervised Visual Planning with Temporal Ski
 43,264 trajectories for training and 256 for testing, as TFRecords.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 from jaxtyping import Float32, UInt8
 
 from worldmodel.data.episodes import DatasetInfo
+from worldmodel.data.importers.pipeline import (
+    Found,
+    OfficialSplit,
+    Recording,
+    Source,
+    actions_within,
+    import_found,
+)
 from worldmodel.data.importers.tfrecord import (
     bytes_of,
     floats_of,
@@ -22,25 +32,19 @@ from worldmodel.data.importers.tfrecord import (
     read_record,
     record_spans,
 )
-from worldmodel.data.importers.writing import (
-    OfficialSplit,
-    Recording,
-    Source,
-    import_sources,
-    print_result,
-)
-from worldmodel.data.left_out import Tally
+from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 
 FOLDER = "softmotion30_44k"
+SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
 NUM_FRAMES = 30
 FRAME_SHAPE = (64, 64, 3)
 ACTION_MEANINGS = ("dx", "dy", "count 1", "count 2")
 # Reasons to leave something out.
 OTHER_NAME = "not named traj_*_to_*.tfrecords"
 MISSING = "missing from files that should hold them by their names; were they cut?"
-FPS = 5.0  # the set doesn't tell; a pace to watch it at
+FPS = 5.0  # the set doesn't say; a pace to watch it at
 
 # A file, the record's number in it, and where the record lies.
 Record = tuple[Path, int, tuple[int, int]]
@@ -61,71 +65,39 @@ class ImportBair:
     the set reach about 0.065), and two small whole numbers."""
 
     def run(self) -> None:
-        """Raises UserError when the folder or a record is not as it should be."""
-        num_stored = import_bair(
-            self.source, self.out, camera=self.camera, action_limits=self.action_limits
+        """Raises UserError where the folder, a file, a record or an action is not as it should be.
+
+        All headers are read before anything is stored.
+        """
+        if not all(0 < limit < math.inf for limit in self.action_limits):
+            raise UserError(f"--action-limits must be finite and above 0, not {self.action_limits}")
+        folder = find_folder(self.source)
+        left_out = LeftOut()
+        records = {split: find_records(folder / split, left_out) for split in SPLITS}
+        actions = actions_within(self.action_limits, ACTION_MEANINGS)
+        info = DatasetInfo(
+            env_id="BAIR",
+            # With the numbers, which decide ids: a folder that grew is another source.
+            env_kwargs={"camera": self.camera} | {f"num_{k}": len(v) for k, v in records.items()},
+            frame_shape=FRAME_SHAPE,
+            actions=actions,
+            variable_names=("x", "y", "z"),
+            fps=FPS,
+            frame_skip=1,
         )
-        print_result(
-            self.out,
-            f"{self.out} holds {num_stored} episodes of {NUM_FRAMES} frames and "
-            f"{NUM_FRAMES - 1} actions; each trajectory's last action leads out of it and was "
-            "dropped",
+
+        def sources() -> Iterator[Source]:
+            for split in SPLITS:
+                for record in records[split]:
+                    read = partial(read_trajectory, record, self.camera, actions)
+                    yield Source(read, f"{FOLDER}/{split}", split)
+
+        total = sum(map(len, records.values()))
+        remark = (
+            f" of {NUM_FRAMES} frames and {NUM_FRAMES - 1} actions; each trajectory's last action "
+            "leads out of it and was dropped"
         )
-
-
-def import_bair(
-    source: Path,
-    out: Path,
-    *,
-    camera: Literal["main", "aux1"] = "aux1",
-    action_limits: tuple[float, ...] = (0.1, 0.1, 10.0, 10.0),
-) -> int:
-    """Store the trajectories as episodes, train and test as they are; resumes where it stopped.
-
-    Trajectories that a file should hold by its name, and doesn't, are counted as left out.
-
-    Returns:
-        How many episodes the data set holds now.
-
-    Raises:
-        UserError: there is no such folder, a file is empty, damaged or cut off, a record is not
-            one of this set, or an action is beyond the limits. All headers are read before
-            anything is stored.
-    """
-    if not all(0 < limit < float("inf") for limit in action_limits):
-        raise UserError(f"--action-limits must be finite and above 0, not {action_limits}")
-    folder = find_folder(source)
-    left_out = Tally()
-    records = {split: find_records(folder / split, left_out) for split in ("train", "test")}
-    info = DatasetInfo(
-        env_id="BAIR",
-        # The numbers are told, for ids follow from them: a folder that grew is another source.
-        env_kwargs={"camera": camera} | {f"num_{k}": len(v) for k, v in records.items()},
-        frame_shape=FRAME_SHAPE,
-        actions=ActionSpec(
-            "box",
-            # Either way, so that no action becomes zeros when it is encoded.
-            low=tuple(-limit for limit in action_limits),
-            high=tuple(action_limits),
-            meanings=ACTION_MEANINGS,
-        ),
-        variable_names=("x", "y", "z"),
-        fps=FPS,
-        frame_skip=1,
-    )
-
-    def sources() -> Iterator[Source]:
-        splits: tuple[OfficialSplit, ...] = ("train", "test")
-        for split in splits:
-            for record in records[split]:
-                yield Source(
-                    split,
-                    f"{FOLDER}/{split}",
-                    lambda record=record: read_trajectory(record, camera, info.actions),
-                )
-
-    total = sum(map(len, records.values()))
-    return import_sources(out, info, sources(), total=total, left_out=left_out)
+        import_found(self.out, Found(info, sources(), total, left_out), remark=remark)
 
 
 def find_folder(source: Path) -> Path:
@@ -142,7 +114,7 @@ def find_folder(source: Path) -> Path:
     raise UserError(f"{source} holds no folders train and test: give the folder {FOLDER}")
 
 
-def find_records(folder: Path, left_out: Tally | None = None) -> list[Record]:
+def find_records(folder: Path, left_out: LeftOut) -> list[Record]:
     """All records of a folder's files, in the order of the trajectories' numbers.
 
     Args:
@@ -151,7 +123,6 @@ def find_records(folder: Path, left_out: Tally | None = None) -> list[Record]:
     Raises:
         UserError: there are none, or a file is empty, damaged or cut off.
     """
-    left_out = left_out or Tally()
     files: list[tuple[int, int, Path]] = []
     for path in sorted(folder.iterdir()):
         match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})\.tfrecords", path.name)
@@ -201,7 +172,7 @@ def read_trajectory(record: Record, camera: str, actions: ActionSpec) -> Recordi
     return Recording(frames, moves, positions)
 
 
-def _image(features: dict[str, memoryview], name: str) -> UInt8[np.ndarray, "64 64 3"]:
+def _image(features: dict[str, Any], name: str) -> UInt8[np.ndarray, "64 64 3"]:
     """A picture; whatever its name says, it is not encoded."""
     pixels = bytes_of(features, name)
     if len(pixels) != np.prod(FRAME_SHAPE):
@@ -211,5 +182,5 @@ def _image(features: dict[str, memoryview], name: str) -> UInt8[np.ndarray, "64 
     return np.frombuffer(pixels, np.uint8).reshape(FRAME_SHAPE)
 
 
-def _rows(features: dict[str, memoryview], name: str, size: int) -> Float32[np.ndarray, "30 n"]:
+def _rows(features: dict[str, Any], name: str, size: int) -> Float32[np.ndarray, "30 n"]:
     return np.stack([floats_of(features, f"{t}/{name}", size) for t in range(NUM_FRAMES)])

@@ -32,39 +32,58 @@ def is_cut_off(path: Path) -> bool:
     return False
 
 
-def _riff_is_cut(file: BinaryIO, size: int) -> bool:
-    """AVI: one RIFF list, or several beyond a gigabyte."""
-    position = 0
+def _leads_beyond(
+    file: BinaryIO, size: int, length_of: Callable[[bytes], int | None], *, start: int = 0
+) -> bool:
+    """Whether a chain of parts is longer than its file.
+
+    Args:
+        length_of: gives the length of a part by its first 24 bytes, of which the end of the file
+            may leave fewer; None: it doesn't say, or there are no more.
+        start: of the first part.
+    """
+    position = start
     for _ in range(MOST_PARTS):
         file.seek(position)
-        head = file.read(8)
-        length = int.from_bytes(head[4:], "little")
-        # Nobody came back to write the length: a recording that was stopped hard, or a pipe.
-        if len(head) < 8 or head[:4] != b"RIFF" or length in (0, 2**32 - 1):
-            return False
-        position += 8 + length + length % 2
-        if position > size + AVI_TOLERANCE:
-            return True
-    return False
-
-
-def _boxes_are_cut(file: BinaryIO, size: int) -> bool:
-    """MP4 and QuickTime: boxes, each its length and its name."""
-    position = 0
-    for _ in range(MOST_PARTS):
-        file.seek(position)
-        head = file.read(16)
-        if len(head) < 8 or not head[4:8].isalnum():
-            return False  # the end, or padding behind it
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:], "big")
-        if length < 8:  # 0: to the end of the file
+        length = length_of(file.read(24))
+        if length is None:
             return False
         position += length
         if position > size:
             return True
     return False
+
+
+def _riff_length(head: bytes) -> int | None:
+    """AVI: one RIFF list, or several beyond a gigabyte."""
+    length = int.from_bytes(head[4:8], "little")
+    # Nobody came back to write the length: a recording that was stopped hard, or a pipe.
+    if len(head) < 8 or head[:4] != b"RIFF" or length in (0, 2**32 - 1):
+        return None
+    return 8 + length + length % 2
+
+
+def _box_length(head: bytes) -> int | None:
+    """MP4 and QuickTime: boxes, each its length and its name."""
+    if len(head) < 8 or not head[4:8].isalnum():
+        return None  # the end, or padding behind it
+    length = int.from_bytes(head[:4], "big")
+    if length == 1:
+        length = int.from_bytes(head[8:16], "big")
+    return None if length < 8 else length  # 0: to the end of the file
+
+
+def _object_length(head: bytes) -> int | None:
+    """WMV: objects, each a name of 16 bytes and its length."""
+    length = int.from_bytes(head[16:24], "little")
+    return None if length < 24 else length
+
+
+def _tag_length(head: bytes) -> int | None:
+    """FLV: tags, each followed by its length in 4 bytes."""
+    if len(head) < 8:
+        return None if len(head) in (0, 4) else 8  # some writers leave out the last length
+    return 4 + 11 + int.from_bytes(head[5:8], "big")
 
 
 def _segment_is_cut(file: BinaryIO, size: int) -> bool:
@@ -123,34 +142,6 @@ def _skip_colours(file: BinaryIO, flags: int) -> None:
         file.seek(3 << (flags & 7) + 1, 1)
 
 
-def _objects_are_cut(file: BinaryIO, size: int) -> bool:
-    """WMV: objects, each a name of 16 bytes and its length."""
-    position = 0
-    for _ in range(MOST_PARTS):
-        file.seek(position + 16)
-        length = int.from_bytes(file.read(8), "little")
-        if length < 24:
-            return False
-        position += length
-        if position > size:
-            return True
-    return False
-
-
-def _tags_are_cut(file: BinaryIO, size: int) -> bool:
-    """FLV: tags, each followed by its length in 4 bytes."""
-    position = 9
-    for _ in range(MOST_PARTS):
-        file.seek(position + 5)
-        head = file.read(3)
-        if len(head) < 3:
-            return size - position not in (0, 4)  # some writers leave out the last length
-        position += 4 + 11 + int.from_bytes(head, "big")
-        if position > size:
-            return True
-    return False
-
-
 def _pages_are_cut(file: BinaryIO, size: int) -> bool:
     """Ogg: pages, each with a table of its parts."""
     file.seek(max(0, size - OGG_TAIL))
@@ -178,16 +169,27 @@ def _packets_are_cut(file: BinaryIO, size: int) -> bool:
     return size % (192 if _has_times(file.read(200)) else 188) != 0
 
 
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+# How a kind of file begins, and how to tell whether one is cut off.
 _KINDS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool]], ...] = (
-    (lambda head: head[:4] == b"RIFF", _riff_is_cut),
+    (
+        lambda head: head[:4] == b"RIFF",
+        lambda file, size: _leads_beyond(file, size + AVI_TOLERANCE, _riff_length),
+    ),
     (lambda head: head[:4] == EBML_HEADER, _segment_is_cut),
     (lambda head: head[:3] == b"GIF", _gif_is_cut),
-    (lambda head: head[:16] == ASF_HEADER, _objects_are_cut),
-    (lambda head: head[:3] == b"FLV", _tags_are_cut),
+    (
+        lambda head: head[:16] == ASF_HEADER,
+        lambda file, size: _leads_beyond(file, size, _object_length),
+    ),
+    (
+        lambda head: head[:3] == b"FLV",
+        lambda file, size: _leads_beyond(file, size, _tag_length, start=9),
+    ),
     (lambda head: head[:4] == b"OggS", _pages_are_cut),
     (_is_transport_stream, _packets_are_cut),
     (
-        lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"),
-        _boxes_are_cut,
+        lambda head: head[4:8] in _MP4_BOXES,
+        lambda file, size: _leads_beyond(file, size, _box_length),
     ),
 )

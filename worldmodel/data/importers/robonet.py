@@ -19,8 +19,19 @@ from jaxtyping import Float32, Float64, UInt8
 
 from worldmodel.command import track
 from worldmodel.data.episodes import DatasetInfo
-from worldmodel.data.importers.found_files import found_files
-from worldmodel.data.importers.hdf5 import (
+from worldmodel.data.importers.pipeline import (
+    Found,
+    Recording,
+    Source,
+    actions_within,
+    found_files,
+    import_found,
+)
+from worldmodel.data.importers.video_file import decode_jpeg, decode_mp4
+from worldmodel.data.left_out import LeftOut
+from worldmodel.errors import UserError
+from worldmodel.media.resize import area_resized
+from worldmodel.storage.hdf5 import (
     attribute,
     check_words,
     guarded,
@@ -30,26 +41,33 @@ from worldmodel.data.importers.hdf5 import (
     own_group,
     read_rows,
 )
-from worldmodel.data.importers.pictures import decode_jpeg, decode_mp4
-from worldmodel.data.importers.writing import (
-    Recording,
-    Source,
-    import_sources,
-    print_result,
-)
-from worldmodel.data.left_out import Tally
-from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
-from worldmodel.media.resize import area_resized
 
 # Called in another process.
 SURVEY = f"{__name__}:survey"
 READ_TRAJECTORY = f"{__name__}:read_trajectory"
 ACTION_MEANINGS = ("dx", "dy", "dz", "turn", "gripper")  # some robots have no fifth
-FPS = 5.0  # the set doesn't tell; a pace to watch it at
+FPS = 5.0  # the set doesn't say; a pace to watch it at
 NO_ACTION_OR_STATE = "pictures without an action or a state"  # a reason to leave them out
 MAX_FRAMES = 10_000  # of a trajectory, which has about 30: it is held whole
 MAX_ENCODED_BYTES = 2**28  # of one film or picture
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a file holds, all but its pictures.
+
+    Attributes:
+        num_frames: of the shortest of its parts.
+        num_beyond: pictures behind these, without an action or a state.
+        largest: of each number of an action, either way.
+        state_size: how many numbers a state has.
+    """
+
+    path: Path
+    num_frames: int
+    num_beyond: int
+    largest: Float32[np.ndarray, " A"]
+    state_size: int
 
 
 @dataclass(frozen=True)
@@ -68,78 +86,40 @@ class ImportRoboNet:
     """Height and width of the stored frames; each pixel is the mean of the area it covers."""
 
     def run(self) -> None:
-        """Raises UserError when the folder or a file is not as it should be."""
-        num_stored = import_robonet(
-            self.source, self.out, files=self.files, camera=self.camera, size=self.size
+        """Raises UserError where an option, the folder or a file is not as it should be.
+
+        All but the pictures is read before anything is stored.
+        """
+        if self.camera < 0 or not 1 <= self.size <= 4096:
+            raise UserError(
+                f"--camera {self.camera} is negative, or --size {self.size} not from 1 to 4096"
+            )
+        left_out = LeftOut()
+        trajectories = find_trajectories(self.source, self.files, self.camera, left_out)
+        total = len(trajectories)
+        largest = np.max([t.largest for t in trajectories], axis=0).tolist()
+        limits = tuple(limit or 1.0 for limit in largest)  # 1 where nothing ever moved
+        info = DatasetInfo(
+            env_id="RoboNet",
+            # With the number, which decides ids: a folder that grew is another source.
+            env_kwargs={"camera": self.camera, "files": self.files, "num_trajectories": total},
+            frame_shape=(self.size, self.size, 3),
+            actions=actions_within(limits, ACTION_MEANINGS),
+            variable_names=tuple(f"state_{i}" for i in range(trajectories[0].state_size)),
+            fps=FPS,
+            frame_skip=1,
         )
-        print_result(self.out, f"{self.out} holds {num_stored} episodes")
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """What a file says about itself before its pictures are decoded.
-
-    Attributes:
-        num_frames: T+1, as far as pictures, states and actions all reach.
-        num_beyond: how many pictures lie behind that.
-        largest: the size of each number of an action, at most.
-        state_size: how many numbers a state has.
-    """
-
-    path: Path
-    num_frames: int
-    num_beyond: int
-    largest: Float32[np.ndarray, " A"]
-    state_size: int
-
-
-def import_robonet(
-    source: Path, out: Path, *, files: str = "*.hdf5", camera: int = 0, size: int = 64
-) -> int:
-    """Store the trajectories as episodes, split by hash; resumes where it stopped.
-
-    Returns:
-        How many episodes the data set holds now.
-
-    Raises:
-        UserError: there are no files, one is damaged, lacks the camera, or has another number
-            of actions or states than the first. All but the pictures is read before anything is
-            stored.
-    """
-    if camera < 0 or not 1 <= size <= 4096:
-        raise UserError(f"--camera {camera} is negative, or --size {size} not from 1 to 4096")
-    left_out = Tally()
-    trajectories = find_trajectories(source, files, camera, left_out)
-    limits = np.max([t.largest for t in trajectories], axis=0).tolist()
-    limits = [limit or 1.0 for limit in limits]  # where nothing ever moved
-    info = DatasetInfo(
-        env_id="RoboNet",
-        # The number is told, for ids follow from it: a folder that grew is another source.
-        env_kwargs={"camera": camera, "files": files, "num_trajectories": len(trajectories)},
-        frame_shape=(size, size, 3),
-        actions=ActionSpec(
-            "box",
-            # Either way, so that no action becomes zeros when it is encoded.
-            low=tuple(-limit for limit in limits),
-            high=tuple(limits),
-            meanings=ACTION_MEANINGS[: len(limits)],
-        ),
-        variable_names=tuple(f"state_{i}" for i in range(trajectories[0].state_size)),
-        fps=FPS,
-        frame_skip=1,
-    )
-    sources = (
-        Source(
-            None,
-            "robonet",
-            partial(guarded, READ_TRAJECTORY, trajectory.path, trajectory.num_frames, camera, size),
+        sources = (
+            Source(
+                partial(guarded, READ_TRAJECTORY, t.path, t.num_frames, self.camera, self.size),
+                "robonet",
+            )
+            for t in trajectories
         )
-        for trajectory in trajectories
-    )
-    return import_sources(out, info, sources, total=len(trajectories), left_out=left_out)
+        import_found(self.out, Found(info, sources, total, left_out))
 
 
-def find_trajectories(source: Path, files: str, camera: int, left_out: Tally) -> list[Trajectory]:
+def find_trajectories(source: Path, files: str, camera: int, left_out: LeftOut) -> list[Trajectory]:
     """All files of these names in a folder, surveyed.
 
     Args:
@@ -198,13 +178,9 @@ def survey(path: Path, camera: int) -> Trajectory:
                 f"{path}: actions have {actions.shape[1]} numbers, not 4 or 5, or there is no state"
             )
         largest = np.abs(actions[: num_frames - 1]).max(0)
-        return Trajectory(
-            path,
-            num_frames,
-            num_pictures - num_frames,
-            largest.astype(np.float32),
-            states.shape[1],
-        )
+        num_beyond = num_pictures - num_frames
+        largest = largest.astype(np.float32)
+        return Trajectory(path, num_frames, num_beyond, largest, states.shape[1])
 
 
 def read_trajectory(path: Path, num_frames: int, camera: int, size: int) -> Recording:
@@ -252,14 +228,13 @@ def _pictures(file: h5py.File, camera: int, count: int) -> Iterator[UInt8[np.nda
     folder = f"env/cam{camera}_video"
     if has_own(own_group(file, folder), "frames"):
         film = _encoded(file, f"{folder}/frames")
-        order = slice(None) if _is_rgb(film) else slice(None, None, -1)
         for picture in decode_mp4(_bytes(film), f"{file.filename}: {film.name!r}", count):
-            yield picture[..., order]
+            yield picture if _is_rgb(film) else picture[..., ::-1]
         return
     for t in range(count):
         array = _encoded(file, f"{folder}/frame{t}")
-        order = slice(None, None, -1) if _is_rgb(array) else slice(None)
-        yield decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")[..., order]
+        picture = decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")
+        yield picture[..., ::-1] if _is_rgb(array) else picture
 
 
 def _is_rgb(array: h5py.Dataset) -> bool:

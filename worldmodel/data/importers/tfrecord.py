@@ -4,23 +4,48 @@ A record is its length (8 bytes), a checksum of the length (4), its bytes, a che
 (4), all little-endian. An Example maps names to lists of bytes or of float32.
 """
 
-import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
-from jaxtyping import Float32, UInt32
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import DecodeError
+from jaxtyping import Float32
 
 from worldmodel.errors import UserError
 
 MAX_RECORD_BYTES = 2**26  # a record is read whole: 90 times one of BAIR's
 _CUT_OFF = "it is cut off"
-_LANES = 4096  # numpy works on so many parts of a record at once: the fastest of those tried
-# CRC-32C: the polynomial, and four bytes that bring a checksum from 0 to its start, all ones.
-_POLYNOMIAL = 0x82F63B78
-_START = struct.pack("<I", 0x641F6454)
-_LENGTH, _FIXED64, _FIXED32, _VARINT = 2, 1, 5, 0  # wire types of protocol buffers
+# What is read of TensorFlow's example.proto and feature.proto; on the wire a map is its entries.
+_EXAMPLE_PROTO = """
+    name: "example.proto" package: "tf" syntax: "proto3"
+    message_type { name: "Bytes"
+        field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+    message_type { name: "Floats"
+        field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+    message_type { name: "Feature"
+        field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".tf.Bytes" }
+        field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".tf.Floats" } }
+    message_type { name: "Entry"
+        field { name: "key" number: 1 type: TYPE_STRING }
+        field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".tf.Feature" } }
+    message_type { name: "Features" field { name: "feature" number: 1
+        label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".tf.Entry" } }
+    message_type { name: "Example"
+        field { name: "features" number: 1 type: TYPE_MESSAGE type_name: ".tf.Features" } }
+"""
+
+
+def _example_class() -> Any:
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
+
+
+Example = _example_class()
 
 
 def record_spans(path: Path) -> list[tuple[int, int]]:
@@ -40,7 +65,7 @@ def record_spans(path: Path) -> list[tuple[int, int]]:
             if len(header) < 12:
                 raise UserError(f"{where}: {_CUT_OFF}. Fetch the file again")
             length, checksum = struct.unpack("<QI", header)
-            if _masked(crc32c(header[:8])) != checksum:
+            if _checksum(header[:8]) != checksum:
                 raise UserError(
                     f"{where}: the checksum of its length is wrong. The file is damaged or no "
                     "TFRecord file: fetch it again"
@@ -65,137 +90,37 @@ def read_record(path: Path, span: tuple[int, int]) -> bytes:
         record, checksum = file.read(length), file.read(4)
     if len(record) < length or len(checksum) < 4:
         raise UserError(f"{_CUT_OFF}. Fetch the file again")
-    if _masked(crc32c(record)) != int.from_bytes(checksum, "little"):
+    if _checksum(record) != int.from_bytes(checksum, "little"):
         raise UserError("its checksum is wrong: the file is damaged, fetch it again")
     return record
 
 
-def parse_example(record: bytes) -> dict[str, memoryview]:
-    """The features of a tf.train.Example by name, for `bytes_of` and `floats_of`.
-
-    Raises:
-        UserError: it isn't one.
-    """
-    features = {}
-    for all_features in _parts(memoryview(record), 1):
-        for entry in _parts(all_features, 1):
-            try:
-                name = bytes(next(_parts(entry, 1), b"")).decode()
-            except UnicodeDecodeError:
-                raise UserError("a feature's name is not UTF-8") from None
-            features[name] = next(_parts(entry, 2), memoryview(b""))
-    return features
+def parse_example(record: bytes) -> dict[str, Any]:
+    """The features of a tf.train.Example, by name. Raises UserError when it isn't one."""
+    try:
+        example = Example.FromString(record)
+    except DecodeError as error:
+        raise UserError(f"it is not a tf.train.Example: {error}") from None
+    return {entry.key: entry.value for entry in example.features.feature}
 
 
-def bytes_of(features: dict[str, memoryview], name: str) -> memoryview:
+def bytes_of(features: Mapping[str, Any], name: str) -> bytes:
     """The bytes under a name. Raises UserError when there aren't any, or several."""
-    values = [v for part in _parts(_feature(features, name), 1) for v in _parts(part, 1)]
+    values = features[name].bytes_list.value if name in features else ()
     if len(values) != 1:
         raise UserError(f"{name!r} holds {len(values)} byte strings, not one")
     return values[0]
 
 
-def floats_of(features: dict[str, memoryview], name: str, count: int) -> Float32[np.ndarray, " n"]:
+def floats_of(features: Mapping[str, Any], name: str, count: int) -> Float32[np.ndarray, " n"]:
     """The `count` numbers under a name. Raises UserError when there are more or fewer."""
-    packed = b"".join(
-        value
-        for part in _parts(_feature(features, name), 2)
-        # Written one by one or, by most, packed into one.
-        for value in _parts(part, 1, wires=(_LENGTH, _FIXED32))
-    )
-    if len(packed) != 4 * count:
-        raise UserError(f"{name!r} holds {len(packed) / 4:g} numbers, not {count}")
-    return np.frombuffer(packed, "<f4").astype(np.float32)
+    values = features[name].float_list.value if name in features else ()
+    if len(values) != count:
+        raise UserError(f"{name!r} holds {len(values)} numbers, not {count}")
+    return np.array(values, np.float32)
 
 
-def _feature(features: dict[str, memoryview], name: str) -> memoryview:
-    if name not in features:
-        raise UserError(f"it has no {name!r}")
-    return features[name]
-
-
-def _parts(
-    message: memoryview, number: int, wires: tuple[int, ...] = (_LENGTH,)
-) -> Iterator[memoryview]:
-    """The parts of a protobuf message under a field number; all others are passed over."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        wire = tag & 7
-        if wire == _VARINT:
-            _, position = _varint(message, position)
-            continue
-        if wire == _LENGTH:
-            size, position = _varint(message, position)
-        elif wire in (_FIXED64, _FIXED32):
-            size = 8 if wire == _FIXED64 else 4
-        else:
-            raise UserError("it is not a tf.train.Example")
-        if size > len(message) - position:
-            raise UserError("it is not a tf.train.Example: a part is longer than the whole")
-        if tag >> 3 == number and wire in wires:
-            yield message[position : position + size]
-        position += size
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number in 7 bits a byte, and the position behind it."""
-    value = 0
-    for i, byte in enumerate(message[position : position + 10]):
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            return value, position + i + 1
-    raise UserError("it is not a tf.train.Example: a number does not end")
-
-
-def _masked(checksum: int) -> int:
-    """As TFRecord stores checksums: turned by 15 bits, plus a constant."""
+def _checksum(data: bytes) -> int:
+    """CRC-32C as TFRecord stores it: turned by 15 bits, plus a constant."""
+    checksum = google_crc32c.value(data)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def crc32c(data: bytes) -> int:
-    """The CRC-32C of RFC 3720, at about 250 MB a second.
-
-    The checksum is linear, so the data is cut into lanes whose checksums numpy finds together;
-    they are joined in pairs. Zeros in front change nothing, so all lanes are as long.
-    """
-    data = _START + data
-    num_lanes = min(_LANES, 1 << max(0, len(data).bit_length() - 8))
-    steps = -(-len(data) // (2 * num_lanes))
-    lanes = np.frombuffer(data.rjust(2 * num_lanes * steps, b"\0"), "<u2").reshape(num_lanes, steps)
-    table = _table()
-    checksums = np.zeros(num_lanes, np.uint32)
-    for pairs_of_bytes in np.ascontiguousarray(lanes.T):
-        checksums = table[(checksums ^ pairs_of_bytes) & 0xFFFF] ^ (checksums >> 16)
-    while len(checksums) > 1:
-        checksums = _apply(_zeros(steps), checksums[0::2]) ^ checksums[1::2]
-        steps *= 2
-    return int(checksums[0]) ^ 0xFFFFFFFF
-
-
-@functools.cache
-def _table() -> UInt32[np.ndarray, "65536"]:
-    """What 16 bits of data do to a checksum."""
-    table = np.arange(2**16, dtype=np.uint32)
-    for _ in range(16):
-        table = (table >> 1) ^ (table & 1) * np.uint32(_POLYNOMIAL)
-    return table
-
-
-@functools.lru_cache(64)
-def _zeros(num_pairs: int) -> UInt32[np.ndarray, "32"]:
-    """What pairs of zero bytes do to each of a checksum's bits."""
-    if num_pairs == 1:
-        bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-        return _table()[bits & 0xFFFF] ^ (bits >> 16)
-    half = _zeros(num_pairs // 2)
-    both = _apply(half, half)
-    return _apply(_zeros(1), both) if num_pairs % 2 else both
-
-
-def _apply(
-    operator: UInt32[np.ndarray, "32"], checksums: UInt32[np.ndarray, " n"]
-) -> UInt32[np.ndarray, " n"]:
-    """An operator, given by what becomes of each bit, on many checksums."""
-    bits = checksums[:, None] >> np.arange(32, dtype=np.uint32) & 1
-    return np.bitwise_xor.reduce(bits * operator, axis=1)

@@ -1,7 +1,11 @@
-"""Read a video that may come from anyone, frame after frame: never by seeking, which in an AVI
-with B-frames gives wrong frames."""
+"""Read videos and pictures that may come from anyone, their sizes checked before.
 
+Videos are read frame after frame: seeking gives wrong frames in an AVI with B-frames.
+"""
+
+import io
 import itertools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +15,17 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
+from av.sidedata.sidedata import Type
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
+from PIL import Image
 
 from worldmodel.data.importers.film_ends import is_cut_off
-from worldmodel.data.importers.pictures import turned
 from worldmodel.errors import UserError, os_error
 from worldmodel.media.resize import square
 
-MAX_PIXELS = 8192 * 4320  # of a frame: 8K
+MAX_PIXELS = 8192 * 4320  # of a frame of a video: 8K
+MAX_SMALL_PIXELS = 2**22  # of what is packed in another file; a hundred bytes can claim any size
 # FFmpeg itself refuses larger frames before it takes memory for them.
 CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 # And no play lists: those would have it open other files, or the network.
@@ -149,21 +155,14 @@ def _shown(
     So a video of this very rate gives each of its frames once.
     """
     count = 0
-
-    def until(frame: av.VideoFrame, begin_s: float, end_s: float) -> Iterator[av.VideoFrame]:
-        nonlocal count
+    for shown, following in itertools.pairwise(itertools.chain(frames, [None])):
+        assert shown is not None
+        frame, begin_s, duration_s = shown
+        end_s = begin_s + duration_s if following is None else following[1]
         tolerance_s = min(1 / rate, end_s - begin_s) / 2 - ROUNDING_S
         while count / rate + tolerance_s < end_s:
             yield frame
             count += 1
-
-    last = None
-    for frame, time_s, duration_s in frames:
-        if last is not None:
-            yield from until(last[0], last[1], time_s)
-        last = frame, time_s, duration_s
-    if last is not None:
-        yield from until(last[0], last[1], last[1] + last[2])
 
 
 @contextmanager
@@ -223,3 +222,58 @@ def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iter
                 )
             num_decoded += 1
             yield frame
+
+
+def decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """A JPEG as RGB. Raises UserError when it is damaged, another format, or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+                if picture.width * picture.height > MAX_SMALL_PIXELS:
+                    raise UserError(
+                        f"{name}: a picture of {picture.width}x{picture.height} is too large"
+                    )
+                return np.asarray(picture.convert("RGB"))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"{name}: a picture is too large: {error}") from None
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{name} is no JPEG, or damaged: {error}") from None
+
+
+def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The first `count` frames of an mp4 film as RGB, or all if it has fewer.
+
+    Raises:
+        UserError: it is damaged, another format, holds no film, or its frames are too large.
+    """
+    try:
+        # The format is not guessed: some are lists of other files.
+        with av.open(io.BytesIO(data), "r", format="mp4", metadata_errors="replace") as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None or stream.codec_context is None:
+                raise UserError(f"{name} holds no film, or one of an unknown kind")
+            stream.codec_context.options = {"max_pixels": str(MAX_SMALL_PIXELS)}
+            stream.codec_context.thread_count = 1  # each would take memory, for a tiny film
+            for frame in itertools.islice(container.decode(stream), count):
+                yield turned(frame.to_ndarray(format="rgb24"), frame)
+    except FFmpegError as error:
+        raise UserError(f"{name} is no mp4, damaged, or too large: {error}") from None
+
+
+def turned(picture: UInt8[np.ndarray, "H W 3"], frame: av.VideoFrame) -> np.ndarray:
+    """A picture made of a frame, turned and mirrored as players do.
+
+    A telephone writes films as its sensor lies, and notes how it was held.
+    """
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return picture
+    note = frame.side_data[Type.DISPLAYMATRIX]  # pyright: ignore[reportGeneralTypeIssues]
+    # The pixel in column x and row y is shown in column ax + cy and row bx + dy.
+    a, b, _, c, d = np.frombuffer(bytes(note), np.int32)[:5].tolist()
+    column_sign, row_sign = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture = picture.transpose(1, 0, 2)
+        column_sign, row_sign = c, b
+    picture = picture[:: -1 if row_sign < 0 else 1, :: -1 if column_sign < 0 else 1]
+    return np.ascontiguousarray(picture)

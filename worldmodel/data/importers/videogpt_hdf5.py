@@ -16,28 +16,23 @@ import tyro
 from jaxtyping import Int64
 
 from worldmodel.data.episodes import DatasetInfo
-from worldmodel.data.importers.hdf5 import (
-    guarded,
-    open_hdf5,
-    own_array,
-    read_rows,
-)
-from worldmodel.data.importers.writing import (
+from worldmodel.data.importers.pipeline import (
+    Found,
     OfficialSplit,
     Recording,
     Source,
-    import_sources,
-    print_result,
+    import_found,
 )
-from worldmodel.data.left_out import Tally
+from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
+from worldmodel.storage.hdf5 import guarded, open_hdf5, own_array, read_rows
 
 # Called in another process.
 SURVEY = f"{__name__}:survey"
 READ_FRAMES = f"{__name__}:read_frames"
 SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
-SINGLE_FRAME = "videos of a single frame"  # a reason to leave them out
+SINGLE_FRAME = "videos of a single frame"  # are left out: nothing happens in them
 
 
 @dataclass(frozen=True)
@@ -49,53 +44,40 @@ class ImportVideoGPTHDF5:
     out: Path
     """Folder of the data set."""
     fps: float = 10.0
-    """Frames a second; the file doesn't tell."""
+    """Frames a second; the file doesn't say."""
 
     def run(self) -> None:
-        """Raises UserError when the file is not as it should be."""
-        num_stored = import_videogpt_hdf5(self.source, self.out, fps=self.fps)
-        print_result(self.out, f"{self.out} holds {num_stored} episodes")
+        """Raises UserError where the file is damaged, or its arrays don't fit together.
 
-
-def import_videogpt_hdf5(source: Path, out: Path, *, fps: float = 10.0) -> int:
-    """Store the videos as episodes, train and test as they are; resumes where it stopped.
-
-    Videos of a single frame are left out: nothing happens in them.
-
-    Returns:
-        How many episodes the data set holds now.
-
-    Raises:
-        UserError: the file is damaged, or its arrays don't fit together. All but the pixels is
-            checked before anything is stored.
-    """
-    frame_shape, edges = guarded(SURVEY, source)
-    whole = {split: np.flatnonzero(np.diff(edges[split]) > 1) for split in SPLITS}
-    num_whole = sum(map(len, whole.values()))
-    if num_whole == 0:
-        raise UserError(f"{source} holds no video of two frames or more")
-    left_out = Tally()
-    for split in SPLITS:
-        for i in np.flatnonzero(np.diff(edges[split]) == 1):
-            left_out.add(SINGLE_FRAME, f"{split} {i}")
-
-    def sources() -> Iterator[Source]:
+        All but the pixels is checked before anything is stored.
+        """
+        frame_shape, edges = guarded(SURVEY, self.source)
+        left_out, videos = LeftOut(), {}
         for split in SPLITS:
-            for i in whole[split]:
-                start, stop = edges[split][i : i + 2].tolist()
-                yield Source(split, split, partial(_read, source, split, start, stop))
+            lengths = np.diff(edges[split])
+            videos[split] = [edges[split][i : i + 2].tolist() for i in np.flatnonzero(lengths > 1)]
+            for i in np.flatnonzero(lengths == 1):
+                left_out.add(SINGLE_FRAME, f"{split} {i}")
+        total = sum(map(len, videos.values()))
+        if total == 0:
+            raise UserError(f"{self.source} holds no video of two frames or more")
+        info = DatasetInfo(
+            env_id=self.source.stem,
+            # With the numbers, which decide ids: a file that grew is another source.
+            env_kwargs={f"num_{split}": len(videos[split]) for split in SPLITS},
+            frame_shape=frame_shape,
+            actions=NO_ACTION,
+            variable_names=(),
+            fps=self.fps,
+            frame_skip=1,
+        )
 
-    info = DatasetInfo(
-        env_id=source.stem,
-        # The numbers are told, for ids follow from them: a file that grew is another source.
-        env_kwargs={f"num_{split}": len(whole[split]) for split in SPLITS},
-        frame_shape=frame_shape,
-        actions=NO_ACTION,
-        variable_names=(),
-        fps=fps,
-        frame_skip=1,
-    )
-    return import_sources(out, info, sources(), total=num_whole, left_out=left_out)
+        def sources() -> Iterator[Source]:
+            for split in SPLITS:
+                for start, stop in videos[split]:
+                    yield Source(partial(_read, self.source, split, start, stop), split, split)
+
+        import_found(self.out, Found(info, sources(), total, left_out))
 
 
 def survey(source: Path) -> tuple[tuple[int, int, int], dict[OfficialSplit, np.ndarray]]:
@@ -105,12 +87,16 @@ def survey(source: Path) -> tuple[tuple[int, int, int], dict[OfficialSplit, np.n
         UserError: the file is damaged, or its arrays don't fit together.
     """
     with open_hdf5(source) as file:
-        pixels: dict[OfficialSplit, h5py.Dataset] = {}
-        edges: dict[OfficialSplit, np.ndarray] = {}
-        for split in SPLITS:
-            pixels[split] = _pixels(file, split)
-            edges[split] = find_videos(file, split, len(pixels[split]))
-        return _common_shape(source, pixels), edges
+        pixels = {split: _pixels(file, split) for split in SPLITS}
+        edges: dict[OfficialSplit, np.ndarray] = {
+            split: find_videos(file, split, len(pixels[split])) for split in SPLITS
+        }
+        train, test = (pixels[split].shape[1:] for split in SPLITS)
+        if train != test:
+            raise UserError(f"{source}: frames of train_data are {train}, of test_data {test}")
+        if min(train) < 1 or train[2] not in (1, 3):
+            raise UserError(f"{source}: frames are {train}, not (H, W, 1) or (H, W, 3)")
+        return train, edges
 
 
 def read_frames(source: Path, split: OfficialSplit, start: int, stop: int) -> np.ndarray:
@@ -125,15 +111,6 @@ def _read(source: Path, split: OfficialSplit, start: int, stop: int) -> Recordin
 
 def _pixels(file: h5py.File, split: OfficialSplit) -> h5py.Dataset:
     return own_array(file, f"{split}_data", dtype=np.uint8, ndims=(4,))
-
-
-def _common_shape(source: Path, pixels: dict[OfficialSplit, h5py.Dataset]) -> tuple[int, int, int]:
-    shapes = [pixels[split].shape[1:] for split in SPLITS]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{source}: frames of train_data are {shapes[0]}, of test_data {shapes[1]}")
-    if min(shapes[0]) < 1 or shapes[0][2] not in (1, 3):
-        raise UserError(f"{source}: frames are {shapes[0]}, not (H, W, 1) or (H, W, 3)")
-    return shapes[0]
 
 
 def find_videos(

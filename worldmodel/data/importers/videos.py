@@ -7,6 +7,8 @@ UCF-101 for example: python -m worldmodel.data videos UCF-101 --size 128 --out d
 import hashlib
 import math
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,25 +20,21 @@ import numpy as np
 import tyro
 
 from worldmodel.command import check_numbers, say
-from worldmodel.data.episodes import (
-    CLASS_VARIABLE,
-    POLICY_NAME_BYTES,
-    DatasetInfo,
-)
-from worldmodel.data.importers.found_files import found_files
-from worldmodel.data.importers.split_lists import official_splits
-from worldmodel.data.importers.video_file import frame_rate, read_video
-from worldmodel.data.importers.writing import (
-    LeftOut,
+from worldmodel.data.episodes import CLASS_VARIABLE, POLICY_NAME_BYTES, DatasetInfo
+from worldmodel.data.importers.pipeline import (
+    Found,
+    Lack,
     OfficialSplit,
     Recording,
     Source,
-    import_sources,
-    print_result,
+    found_files,
+    import_found,
 )
-from worldmodel.data.left_out import Tally, read_left_out
+from worldmodel.data.importers.video_file import frame_rate, read_video
+from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
+from worldmodel.storage.files import read_bytes
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
@@ -45,6 +43,7 @@ KINDS = (
     "wmv"
 )
 SUFFIXES = frozenset(f".{kind}" for kind in KINDS.split())
+MAX_LIST_BYTES = 2**26
 SAME_RATE = 1e-3  # rates so near are called the same, as 30 and 29.97
 # Reasons to leave something out.
 NO_VIDEO = "no video by the ending of its name"
@@ -83,24 +82,20 @@ class ImportVideos:
     """Leave damaged videos out instead of stopping at the first."""
 
     @property
-    def too_short(self) -> str:
-        """Why a video is left out."""
-        return f"fewer than {self.min_frames} frames"
-
-    @property
     def too_long(self) -> str:
         """Why the end of a video is left out."""
         return f"what follows the first {self.max_frames} frames of a video"
 
     def run(self) -> None:
-        """Raises UserError when an option, a list or a video is not usable."""
-        _check(self)
-        left_out = Tally()
-        videos = find_videos(self.source, left_out)
-        splits = _splits(self, list(videos), left_out)
-        classes = sorted({name for name in videos.values() if name is not None})
-        positions = {name: i for i, name in enumerate(classes)}
-        fps = _first_rate(self, splits) if self.fps is None else self.fps
+        """Raises UserError where an option, a list or a video is not usable."""
+        check_numbers(self, size=1, every=1, min_frames=2, max_frames=self.min_frames)
+        if self.size > LARGEST_SIDE:
+            raise UserError(f"--size must be at most {LARGEST_SIDE}, not {self.size}")
+        left_out = LeftOut()
+        class_of = find_videos(self.source, left_out)
+        splits = self._splits(list(class_of), left_out)
+        classes = sorted({name for name in class_of.values() if name is not None})
+        fps = self._first_rate(splits) if self.fps is None else self.fps
         resampled: dict[str, float] = {}
         info = DatasetInfo(
             env_id=self.source.resolve().name,
@@ -124,23 +119,14 @@ class ImportVideos:
 
         def sources() -> Iterator[Source]:
             for name, split in splits.items():
-                position = positions.get(videos[name] or "")  # no folder has an empty name
-                read = partial(_read, self, name, position, fps, resampled)
-                yield Source(split, _origin(name), read)
+                own_class = class_of[name]
+                number = None if own_class is None else classes.index(own_class)
+                yield Source(
+                    partial(self._read, name, number, fps, resampled), _origin(name), split
+                )
 
-        num_stored = import_sources(
-            self.out,
-            info,
-            sources(),
-            total=len(splits),
-            left_out=left_out,
-            partial=[self.too_long],
-        )
-        said = f"{self.out} holds {num_stored} episodes"
-        if num_stored == 0:
-            reasons = "; ".join(" ".join(line.split()) for line in read_left_out(self.out))
-            raise UserError(f"{said}, nothing to learn from: {reasons}")
-        print_result(self.out, said)
+        found = Found(info, sources(), len(splits), left_out, partial=(self.too_long,))
+        import_found(self.out, found)
         if resampled:
             name, rate = next(iter(resampled.items()))
             say(
@@ -149,8 +135,61 @@ class ImportVideos:
                 "another rate"
             )
 
+    def _splits(self, names: list[str], left_out: LeftOut) -> dict[str, OfficialSplit | None]:
+        """The videos to import, in order, with their splits. Adds the others to `left_out`."""
+        if not self.train_list and not self.test_list:
+            return dict.fromkeys(names)
+        lists: dict[OfficialSplit, Sequence[Path]] = {
+            "train": self.train_list,
+            "test": self.test_list,
+        }
+        listed, missing = official_splits(names, lists)
+        if not listed:
+            raise UserError(f"no video in {self.source} stands in the lists")
+        for name in names:
+            if name not in listed:
+                left_out.add(UNLISTED, name)
+        for name in missing:
+            left_out.add(MISSING, name)
+        return {name: listed[name] for name in names if name in listed}
 
-def find_videos(source: Path, left_out: Tally) -> dict[str, str | None]:
+    def _first_rate(self, names: Mapping[str, object]) -> float:
+        """Frames a second of the first video that can be read."""
+        for name in names:
+            try:
+                return frame_rate(self.source / name)
+            except UserError as error:
+                if not self.skip_damaged:
+                    raise UserError(f"{error}{SKIP_HINT}") from None
+        raise UserError(f"no video in {self.source} can be read")
+
+    def _read(
+        self, name: str, class_number: int | None, fps: float, resampled: dict[str, float]
+    ) -> Recording | Lack:
+        """A video as an episode, or why it is left out. Notes it in `resampled` if it was."""
+        try:
+            film = read_video(
+                self.source / name,
+                size=self.size,
+                rate=fps / self.every,
+                max_frames=self.max_frames,
+            )
+        except UserError as error:
+            if not self.skip_damaged:
+                raise UserError(f"{error}{SKIP_HINT}") from None
+            return Lack(DAMAGED, name)
+        if len(film.frames) < self.min_frames:
+            return Lack(f"fewer than {self.min_frames} frames", name)
+        if not math.isclose(film.rate, fps, rel_tol=SAME_RATE):
+            resampled[name] = film.rate
+        variables = None
+        if class_number is not None:
+            variables = np.full((len(film.frames), 1), class_number, np.float32)
+        lacks = (Lack(self.too_long, name),) if film.is_cut else ()
+        return Recording(film.frames, variables=variables, lacks=lacks)
+
+
+def find_videos(source: Path, left_out: LeftOut) -> dict[str, str | None]:
     """Path below `source` and class of each video, in the order of the paths.
 
     Args:
@@ -180,72 +219,6 @@ def find_videos(source: Path, left_out: Tally) -> dict[str, str | None]:
     return {name: name.split("/")[0] if has_classes else None for name in names}
 
 
-def _check(options: ImportVideos) -> None:
-    check_numbers(options, size=1, every=1, min_frames=2, max_frames=options.min_frames)
-    if options.size > LARGEST_SIDE:
-        raise UserError(f"--size must be at most {LARGEST_SIDE}, not {options.size}")
-
-
-def _splits(
-    options: ImportVideos, names: Sequence[str], left_out: Tally
-) -> dict[str, OfficialSplit | None]:
-    """The videos to import, in order, with their splits. Adds the others to `left_out`."""
-    if not options.train_list and not options.test_list:
-        return dict.fromkeys(names)
-    listed, missing = official_splits(
-        names, {"train": options.train_list, "test": options.test_list}
-    )
-    if not listed:
-        raise UserError(f"no video in {options.source} stands in the lists")
-    for name in names:
-        if name not in listed:
-            left_out.add(UNLISTED, name)
-    for name in missing:
-        left_out.add(MISSING, name)
-    return {name: listed[name] for name in names if name in listed}
-
-
-def _first_rate(options: ImportVideos, names: Mapping[str, object]) -> float:
-    """Frames a second of the first video that can be read."""
-    for name in names:
-        try:
-            return frame_rate(options.source / name)
-        except UserError as error:
-            if not options.skip_damaged:
-                raise UserError(f"{error}{SKIP_HINT}") from None
-    raise UserError(f"no video in {options.source} can be read")
-
-
-def _read(
-    options: ImportVideos,
-    name: str,
-    position: int | None,
-    fps: float,
-    resampled: dict[str, float],
-) -> Recording | LeftOut:
-    """A video as an episode, or why it is left out. Notes it in `resampled` if it was."""
-    try:
-        film = read_video(
-            options.source / name,
-            size=options.size,
-            rate=fps / options.every,
-            max_frames=options.max_frames,
-        )
-    except UserError as error:
-        if not options.skip_damaged:
-            raise UserError(f"{error}{SKIP_HINT}") from None
-        return LeftOut(DAMAGED, name)
-    if len(film.frames) < options.min_frames:
-        return LeftOut(options.too_short, name)
-    if not math.isclose(film.rate, fps, rel_tol=SAME_RATE):
-        resampled[name] = film.rate
-    variables = None
-    if position is not None:
-        variables = np.full((len(film.frames), 1), position, np.float32)
-    lacks = LeftOut(options.too_long, name) if film.is_cut else None
-    return Recording(film.frames, variables=variables, lacks=lacks)
-
-
 def _origin(name: str) -> str:
     """The end of a path, in as many bytes as may be stored."""
     readable = os.fsencode(name).decode(errors="replace")
@@ -255,3 +228,62 @@ def _origin(name: str) -> str:
 def _digest(splits: Mapping[str, OfficialSplit | None]) -> str:
     lines = "".join(f"{name}\t{split}\n" for name, split in splits.items())
     return hashlib.blake2b(os.fsencode(lines), digest_size=8).hexdigest()
+
+
+def official_splits(
+    names: Sequence[str], lists: Mapping[OfficialSplit, Sequence[Path]]
+) -> tuple[dict[str, OfficialSplit], list[str]]:
+    """Look up in which list each video stands.
+
+    A line is a path or a URL, then perhaps a class number (UCF-101) or, behind a tab, a
+    description (TGIF). A path means the video whose path ends like it, as far as both go; a
+    URL the video of its file name.
+
+    Args:
+        names: paths of the videos that there are, with forward slashes.
+        lists: files of each split.
+
+    Returns:
+        The split of each name that is listed; and the listed ones that are not among the names.
+
+    Raises:
+        UserError: a list can't be read, means several videos by one line, or one video stands
+            in lists of both splits.
+    """
+    of_file_name: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        of_file_name[name.rsplit("/", 1)[-1]].append(name)
+    splits: dict[str, OfficialSplit] = {}
+    missing: list[str] = []
+    for split, paths in lists.items():
+        for path in paths:
+            for entry in _entries(path):
+                candidates = of_file_name.get(entry.name, [])
+                found = [name for name in candidates if _ends_alike(entry, name)]
+                if not found:
+                    missing.append(str(entry))
+                elif len(found) > 1:
+                    raise UserError(f"{path}: {entry} may mean {found[0]} or {found[1]}")
+                elif splits.setdefault(found[0], split) != split:
+                    raise UserError(f"{found[0]} is listed for training and for the test")
+    return splits, missing
+
+
+def _entries(path: Path) -> Iterator[PurePosixPath]:
+    content = read_bytes(path, most_bytes=MAX_LIST_BYTES)
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read as a list of videos: {error}") from None
+    for line in lines:
+        entry = re.sub(r"\s+\d+$", "", line.split("\t")[0].strip()).replace("\\", "/")
+        if "://" in entry:  # only the file name is kept by whoever downloads
+            entry = entry.split("?")[0].rsplit("/", 1)[-1]
+        if entry:
+            yield PurePosixPath(entry)
+
+
+def _ends_alike(entry: PurePosixPath, name: str) -> bool:
+    left, right = entry.parts, PurePosixPath(name).parts
+    shorter = min(len(left), len(right))
+    return left[-shorter:] == right[-shorter:]

@@ -1,10 +1,11 @@
-"""HDF5 files of strangers: opened and read with every link and size checked before.
+"""HDF5 files from anyone: every link and size is checked before it is used.
 
-HDF5 itself may crash, hang or take all memory on a damaged file. So importers call what reads one
-through `guarded`, in another process.
+HDF5 itself may crash, hang or take all memory on a damaged file. So whatever opens one runs in
+another process, through `guarded`.
 """
 
 import contextlib
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -19,20 +20,19 @@ from worldmodel.errors import UserError
 from worldmodel.storage.files import opened
 from worldmodel.storage.guarded import guarded_call
 
-MAX_READ_BYTES = 2**29  # what is read at once, and what one chunk may unpack to
-MOST_MEMORY = 2**31  # bytes that a guarded call may take: what is read is packed for its caller too
-MAX_OBJECTS = 10_000  # in a group, and groups in it
+MAX_READ_BYTES = 2**29  # read at once, or unpacked from one chunk
+MOST_MEMORY = 2**31  # bytes for a guarded call, which also packs what it has read for its caller
+MAX_OBJECTS = 10_000  # in a group and the groups below it
 MAX_DEPTH = 16  # of groups in groups
 MAX_ATTRIBUTE_BYTES = 2**16
-# No array of pictures packs better: deflate reaches 1032 to 1. A file that claims more is made
-# to fill the memory and the disk.
+# Deflate packs at most 1032 to 1. A file that claims more is made to fill memory and disk.
 MAX_PACKING = 2000
-# What h5py raises on a damaged file, apart from what is a fault of this program.
+# What h5py raises on a damaged file, as opposed to a fault of this program.
 _H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 def guarded(function: str, path: Path, *arguments: Any) -> Any:
-    """What `function`, "module:name", returns for a path and more arguments, see `guarded_call`.
+    """Call `function`, "module:name", with a path and more arguments, see `guarded_call`.
 
     Raises:
         UserError: the function raised one, crashed, or took too much memory or time.
@@ -43,17 +43,11 @@ def guarded(function: str, path: Path, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading.
-
-    Raises:
-        UserError: it is missing, no regular file, or can't be read; or it isn't an HDF5 file, or
-            is damaged.
-    """
+    """Open a file for reading. Raises UserError where it can't be read or is damaged."""
     with opened(path):
         pass  # or the system's own reason
     try:
-        # Reading needs no lock: another program may have the file open, and some file systems have
-        # no locks.
+        # Without a lock: another program may have it open, and some file systems have no locks.
         file = h5py.File(path, "r", locking=False)
     except _H5PY_ERRORS as error:
         refused = isinstance(error, OSError) and error.errno is not None
@@ -64,17 +58,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def check_words(path: Path) -> None:
-    """Make sure that the words in a file can be read: HDF5 2.0 never returns from damaged ones.
+    """Raise UserError where the strings in a file are damaged: HDF5 2.0 hangs on such ones.
 
-    They lie in heaps of "objects", each a number (2 bytes), 6 bytes of no concern here, a length
-    (8) and the bytes, filled up to a multiple of 8. Number 0 is the free space, whose length
-    counts all of it; HDF5 waits for ever behind one of length 0.
-
-    Raises:
-        UserError: an object is shorter than its own header, or reaches out of its heap.
+    Strings lie in heaps of objects: a number (2 bytes), 6 bytes of no concern here, a length (8)
+    and the content, filled up to a multiple of 8. Number 0 is free space, whose length counts all
+    of it; HDF5 waits for ever behind one of length 0.
     """
-    # Signature, version and three zeros.
-    head = b"GCOL\1\0\0\0"
+    head = b"GCOL\1\0\0\0"  # signature, version and three zeros
     if path.stat().st_size > MAX_READ_BYTES:
         raise UserError(f"{path} is larger than the {MAX_READ_BYTES} bytes read at once")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -100,20 +90,20 @@ def own_group(file: h5py.File, name: str) -> h5py.Group:
 
 
 def has_own(group: h5py.Group, name: str) -> bool:
-    """Whether there is a link of this name, wherever it points to. Raises UserError."""
+    """Whether a group has an entry of this name, linked elsewhere or not. Raises UserError."""
     with _readable(f"{group.file.filename}: {group.name!r}"):
         return bool(group.id.links.exists(name.encode()))
 
 
 def check_group(file: h5py.File, name: str) -> int:
-    """Make sure that a group and all in it lies in this very file: for libraries that follow links.
+    """Check everything in a group, for libraries that follow links.
 
     Returns:
-        How many bytes its arrays claim, words and other objects left out.
+        How many bytes its arrays claim, not counting strings and other objects.
 
     Raises:
-        UserError: something is linked, virtual, outside, nested too deeply, or more than the file
-            can hold.
+        UserError: something is linked, virtual, outside the file, nested too deeply, or claims
+            more than the file can hold.
     """
     num_bytes, num_objects = 0, 0
     level = [name]
@@ -121,9 +111,8 @@ def check_group(file: h5py.File, name: str) -> int:
     for _ in range(MAX_DEPTH):
         inner: list[str] = []
         for above in level:
-            group = own_group(file, above)
             with _readable(f"{file.filename}: {above!r}"):
-                names = list(group)
+                names = list(own_group(file, above))
             num_objects += len(names)
             if num_objects > MAX_OBJECTS:
                 raise UserError(f"{file.filename}: {name!r} holds more than {MAX_OBJECTS} objects")
@@ -138,27 +127,28 @@ def check_group(file: h5py.File, name: str) -> int:
     raise UserError(f"{file.filename}: {name!r} holds groups in groups, deeper than {MAX_DEPTH}")
 
 
-def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]) -> h5py.Dataset:
-    """A plain array of numbers that lies in this very file: nothing linked, virtual or pickled.
+def own_array(
+    file: h5py.File, name: str, *, dtype: Any = np.generic, ndims: tuple[int, ...] = ()
+) -> h5py.Dataset:
+    """A plain array that lies in this very file: nothing linked, virtual or pickled.
 
     Args:
         name: its path in the file.
         dtype: the type of its numbers, or the kind of it (np.integer, np.floating).
-        ndims: how many dimensions it may have.
+        ndims: how many dimensions it may have; empty: any but none.
 
     Raises:
         UserError: it is missing, of another kind, or claims more than the file can hold.
     """
     where = f"{file.filename}: {name!r}"
     array = _own_object(file, name)
-    if not isinstance(array, h5py.Dataset):
+    if not isinstance(array, h5py.Dataset) or array.ndim < 1:
         raise UserError(f"{where} is not an array")
-    num_dimensions = array.ndim
     with _readable(where):
         if array.dtype.hasobject:
             raise UserError(f"{where} holds objects: do not use it")
         _check_array(array, where)
-        if not np.issubdtype(array.dtype, dtype) or num_dimensions not in ndims:
+        if not np.issubdtype(array.dtype, dtype) or (ndims and array.ndim not in ndims):
             raise UserError(
                 f"{where} is {array.dtype} {array.shape}, not {dtype.__name__} of "
                 f"{ndims[0]} dimensions"
@@ -166,37 +156,21 @@ def own_array(file: h5py.File, name: str, *, dtype: type, ndims: tuple[int, ...]
     return array
 
 
-def _check_array(array: h5py.Dataset, where: str) -> int:
-    """How many bytes an array claims, objects left out.
-
-    Raises UserError where it lies outside of its file, or claims more than that can hold.
-    """
-    with _readable(where):
-        if array.is_virtual or array.external:
-            raise UserError(f"{where} points to other files: do not use it")
-        chunk_bytes = int(np.prod(array.chunks or (0,), dtype=object)) * array.dtype.itemsize
-        num_bytes = int(np.prod(array.shape or (0,), dtype=object)) * array.dtype.itemsize
-        most_bytes = MAX_PACKING * array.file.id.get_filesize()
-        if chunk_bytes > MAX_READ_BYTES or num_bytes > most_bytes:
-            raise UserError(f"{where} claims to be {array.shape}, more than the file can hold")
-    return 0 if array.dtype.hasobject else num_bytes
-
-
 def read_rows(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:
     """Rows start..stop of an array that `own_array` gave. Raises UserError."""
     where = f"{array.file.filename}: {array.name!r}"
-    row_bytes = int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
-    if (stop - start) * row_bytes > MAX_READ_BYTES:
+    num_bytes = (stop - start) * math.prod(array.shape[1:]) * array.dtype.itemsize
+    if num_bytes > MAX_READ_BYTES:
         raise UserError(
-            f"{where}: rows {start} to {stop} take {(stop - start) * row_bytes} bytes, more than "
-            f"the {MAX_READ_BYTES} read at once"
+            f"{where}: rows {start} to {stop} take {num_bytes} bytes, more than the "
+            f"{MAX_READ_BYTES} read at once"
         )
     with _readable(where):
         return array[start:stop]
 
 
 def attribute(array: h5py.Dataset, name: str) -> str | int:
-    """A word or a whole number that is noted on an array. Raises UserError."""
+    """A string or a whole number that is noted on an array. Raises UserError."""
     where = f"{array.file.filename}: {array.name!r}: its attribute {name!r}"
     with _readable(where):
         if name not in array.attrs:
@@ -211,6 +185,22 @@ def attribute(array: h5py.Dataset, name: str) -> str | int:
     if not isinstance(value, str):
         raise UserError(f"{where} is neither a word nor a whole number")
     return value
+
+
+def _check_array(array: h5py.Dataset, where: str) -> int:
+    """How many bytes an array claims, 0 for objects.
+
+    Raises UserError where it lies outside of its file, or claims more than that can hold.
+    """
+    with _readable(where):
+        if array.is_virtual or array.external:
+            raise UserError(f"{where} points to other files: do not use it")
+        chunk_bytes = math.prod(array.chunks or (0,)) * array.dtype.itemsize
+        num_bytes = math.prod(array.shape or (0,)) * array.dtype.itemsize
+        most_bytes = MAX_PACKING * array.file.id.get_filesize()
+        if chunk_bytes > MAX_READ_BYTES or num_bytes > most_bytes:
+            raise UserError(f"{where} claims to be {array.shape}, more than the file can hold")
+    return 0 if array.dtype.hasobject else num_bytes
 
 
 def _own_object(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
