@@ -277,8 +277,8 @@ def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
     dreams = (
         "from worldmodel.prior import fast_head as head; assert head.is_compiled();"
         "from envs.dream import DreamEnv; dream = DreamEnv(); dream.reset(seed=0); dream.step(0);"
-        "assert sum(head._draw_frame.stats.cache_hits.values()) == 1;"
-        "assert not head._draw_frame.stats.cache_misses"
+        "assert sum(head._sample_frame.stats.cache_hits.values()) == 1;"
+        "assert not head._sample_frame.stats.cache_misses"
     )
     done = subprocess.run(
         [sys.executable, "-c", dreams], env=environment, capture_output=True, text=True, check=False

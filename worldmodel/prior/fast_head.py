@@ -41,7 +41,7 @@ def sample(
     norms = [norm for block in blocks for norm in (block.norm1, block.norm2)] + [head.norm]
     gains_and_biases = torch.stack([norm.gain_and_bias(actions) for norm in norms], 1)
     num_codes, codes = head.logits.out_features, np.empty(head.num_tokens, np.int64)
-    nats = _draw_frame(
+    nats = _sample_frame(
         np.ascontiguousarray((context + head.position).numpy()),
         gains_and_biases.numpy(),
         *_weights(head, blocks),
@@ -102,6 +102,25 @@ def _conditional_norm(x, gain_and_bias, y):
 
 
 @_compiled
+def _add(branch, x):
+    for c in range(x.shape[0]):
+        x[c] += branch[c]
+
+
+@_compiled
+def _squared_relu(hidden):
+    for c in range(hidden.shape[0]):
+        hidden[c] = max(hidden[c], np.float32(0)) ** 2
+
+
+@_compiled
+def _surprise(logits, code):
+    """Nats of a code."""
+    highest = logits.max()
+    return math.log(np.exp(logits - highest).sum()) + highest - logits[code]
+
+
+@_compiled
 def _attend(qkv, keys, values, i, heads, y):
     """Attention of token i to the tokens up to itself; keys and values (n, D)."""
     width = y.shape[0]
@@ -131,7 +150,7 @@ def _attend(qkv, keys, values, i, heads, y):
 
 
 @_compiled
-def _draw_code(logits, uniform, temperature, top_k, top_p):
+def _sample_code(logits, uniform, temperature, top_k, top_p):
     """As `worldmodel.prior.sampling.draw_codes`, for one row."""
     num_codes = logits.shape[0]
     best = np.argmax(logits)
@@ -169,7 +188,7 @@ def _draw_code(logits, uniform, temperature, top_k, top_p):
 
 
 @_compiled
-def _draw_frame(
+def _sample_frame(
     context,
     gains_and_biases,
     qkv_weight,
@@ -197,60 +216,53 @@ def _draw_frame(
     """
     num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
-    num_codes = logit_weight.shape[0]
-    keys = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
-    values = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
+    keys, values = np.empty((2, num_contexts, num_layers, num_tokens, width), np.float32)
     normed = np.empty(width, np.float32)
     qkv = np.empty(3 * width, np.float32)
     attended = np.empty(width, np.float32)
     branch = np.empty(width, np.float32)
     hidden = np.empty(4 * width, np.float32)
-    logits = np.empty((num_contexts, num_codes), np.float32)
+    logits = np.empty((num_contexts, logit_weight.shape[0]), np.float32)
     x = np.empty(width, np.float32)
     nats = 0.0
-    previous = num_codes
+    previous = logit_weight.shape[0]
     for i in range(num_tokens):
         for which in range(num_contexts):
             affines = gains_and_biases[which]
-            for c in range(width):
-                x[c] = context[which, i, c] + previous_code[previous, c]
+            x[:] = context[which, i] + previous_code[previous]
             for layer in range(num_layers):
                 _conditional_norm(x, affines[2 * layer], normed)
                 _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
                 _attend(qkv, keys[which, layer], values[which, layer], i, heads, attended)
                 _linear(attention_weight[layer], attention_bias[layer], attended, branch)
-                for c in range(width):
-                    x[c] += branch[c]
+                _add(branch, x)
                 _conditional_norm(x, affines[2 * layer + 1], normed)
                 _linear(expand_weight[layer], expand_bias[layer], normed, hidden)
-                for c in range(hidden.shape[0]):
-                    hidden[c] = max(hidden[c], np.float32(0)) ** 2
+                _squared_relu(hidden)
                 _linear(contract_weight[layer], contract_bias[layer], hidden, branch)
-                for c in range(width):
-                    x[c] += branch[c]
+                _add(branch, x)
             _conditional_norm(x, affines[2 * num_layers], normed)
             _linear(logit_weight, logit_bias, normed, logits[which])
         guided = logits[0]
         if num_contexts > 1:
             guided = logits[0] + np.float32(guidance) * (logits[0] - logits[1])
-        previous = _draw_code(guided, uniforms[i], temperature, top_k, top_p)
+        previous = _sample_code(guided, uniforms[i], temperature, top_k, top_p)
         codes[i] = previous
-        highest = logits[0].max()
-        nats += math.log(np.exp(logits[0] - highest).sum()) + highest - logits[0, previous]
+        nats += _surprise(logits[0], previous)
     return nats / num_tokens
 
 
 def is_compiled() -> bool:
     """Whether the head is compiled: in this process, or in a file by one before."""
-    if _draw_frame.signatures:
+    if _sample_frame.signatures:
         return True
     # Empty where the file is of another version of the source; numba has no public word for it.
-    return is_kept() and bool(_draw_frame._cache._cache_file._load_index())
+    return is_kept() and bool(_sample_frame._cache._cache_file._load_index())
 
 
 def is_kept() -> bool:
     """Whether there is a folder to keep in what is compiled."""
-    return _draw_frame.stats.cache_path is not None
+    return _sample_frame.stats.cache_path is not None
 
 
 def compile_head() -> None:
@@ -264,4 +276,4 @@ def compile_head() -> None:
     logits = (zeros(3, 1), zeros(2, 1), zeros(2))
     contexts, affines, uniforms = zeros(1, 1, 1), zeros(1, 3, 2), zeros(1)
     codes = np.zeros(1, np.int64)
-    _draw_frame(contexts, affines, *blocks, *logits, 1, uniforms, 0.0, 1.0, 1, 1.0, codes)
+    _sample_frame(contexts, affines, *blocks, *logits, 1, uniforms, 0.0, 1.0, 1, 1.0, codes)
