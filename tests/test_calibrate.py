@@ -135,7 +135,7 @@ def test_training_leaves_a_calibrated_run_as_it_is(options: Calibrate, tiny_run,
     weights = (run / "weights.safetensors").read_bytes()
     again = Train(preset="tiny", data=options.data, out=run, device="cpu", precision="fp32")
     train(again)
-    assert "was trained to its end before" in capsys.readouterr().err
+    assert "was already trained to the end" in capsys.readouterr().err
     assert (run / "weights.safetensors").read_bytes() == weights
     # What begins from it is drawn as it is.
     train(replace(again, init=str(run), out=begun, stage="prior"))

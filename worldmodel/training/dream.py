@@ -52,7 +52,6 @@ from worldmodel.training.tokenizer_stage import TokenizerStage
 NUM_STARTS = 16  # that a checkpoint holds
 # Of a prior; 0 in checkpoints before version 5.
 LATER_PARTS = ("map_width", "tells_age", "recalled")
-CALIBRATED = "prior.head.logits.bias"  # all that `worldmodel.calibrate` moves
 PUBLISHED_TRAIN = "worldmodel.videogpt.train"
 
 
@@ -91,11 +90,9 @@ def train_preset(preset: Preset, options: Train, *, command: str = "the same com
             save_checkpoint(out, checkpoint, card=card, compact=False)
 
         run.export(
-            model,
             save,
             f"play it: python -m play --env {shlex.quote(str(out))}",
             states={"state_sha256": "prior", "decoder_state_sha256": "decoder"},
-            besides=(CALIBRATED,),
         )
 
 

@@ -9,19 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from worldmodel import randomness
 from worldmodel.checkpoint import Lineage, World, file_digest, finish_save, read_lineage
-from worldmodel.checkpoint.contents import present_name
 from worldmodel.command import check_numbers, say, track
 from worldmodel.configs.recipe import StageRecipe
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import locked, read_json, write_json
-from worldmodel.storage.tensors import opened_tensors
 from worldmodel.training.costs import to_lines
 from worldmodel.training.devices import make_fabric
 from worldmodel.training.options import TrainOptions
@@ -90,10 +87,7 @@ class Run:
         for i in track(range(len(self.reader)), "checking the episodes"):
             self.reader.steps(i)
         curves = shlex.quote(str(self.folder / "tensorboard"))
-        say(
-            f"training {self._plan(preset)} into {self.out}; each says how long it takes once it "
-            f"runs; curves: tensorboard --logdir {curves}"
-        )
+        say(f"training {self._plan(preset)} into {self.out}; curves: tensorboard --logdir {curves}")
         for note in notes:
             say(f"note: {note}")
 
@@ -158,35 +152,29 @@ class Run:
         if self.is_first:
             self.fabric.barrier()
 
-    def export(
-        self,
-        model: nn.Module,
-        save: Callable[[Lineage], None],
-        use: str,
-        *,
-        states: dict[str, str],
-        besides: tuple[str, ...] = (),
-    ) -> None:
-        """Make a checkpoint of what was trained, unless the one that is there was made from these
-        very states: it may have been calibrated since.
+    def export(self, save: Callable[[Lineage], None], use: str, *, states: dict[str, str]) -> None:
+        """Make a checkpoint of what was trained, unless the existing one was made from the same
+        training states: it may have been calibrated since.
 
         Args:
-            save: writes the checkpoint, with what it was made from.
+            save: writes the checkpoint, with its lineage.
             use: what to do with it, for the user.
             states: the stages whose states it is made from, by their names in the lineage.
-            besides: tensors that a checkpoint of these states may have others of.
         """
         if not self.is_first:
             return
         paths = {name: self.state(stage) for name, stage in states.items()}
         trained = {name: file_digest(path) for name, path in paths.items() if path.exists()}
         lineage = read_lineage(self.out)
-        if lineage:
-            is_made = lineage.get("trained", {}) == trained
-        else:  # older checkpoints don't say what they were made from
-            is_made = lineage is not None and self._holds(model, besides)
-        if is_made:
-            say(f"{self.out} was trained to its end before: its checkpoint stays as it is")
+        if lineage == {}:
+            say(
+                f"{self.out} holds a checkpoint of an earlier version that doesn't say what it "
+                "was made from: it stays as it is. To export this training, move its config.json "
+                "elsewhere and run the command again"
+            )
+            return
+        if lineage is not None and lineage.get("trained", {}) == trained:
+            say(f"{self.out} was already trained to the end: its checkpoint stays as it is")
             return
         save({"trained": trained, "data": self._described_data()})
         say(f"{self.out} is a checkpoint now; {use}")
@@ -227,17 +215,6 @@ class Run:
         policies = sorted({printable(name.decode(errors="replace")) for name in recorded_by})
         named = policies if len(policies) <= MOST_POLICIES else []  # importers name each file
         return {"sha256": self.data_digest, "num_episodes": len(reader), "recorded_by": named}
-
-    def _holds(self, model: nn.Module, besides: tuple[str, ...]) -> bool:
-        """Whether the checkpoint's weights are the model's."""
-        state = model.state_dict()
-        with opened_tensors(self.out / "weights.safetensors") as file:
-            names = {present_name(name): name for name in file.keys()}  # noqa: SIM118
-            return set(names) == set(state) and all(
-                torch.equal(file.get_tensor(names[name]), tensor.cpu())
-                for name, tensor in state.items()
-                if name not in besides
-            )
 
 
 @contextmanager

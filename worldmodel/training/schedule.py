@@ -96,49 +96,6 @@ class Clock:
         self.seconds_paused += self.validated - began
 
 
-FIRST_STEPS = 3  # are slower than the others
-MEASURED_SECONDS = 5.0
-WORTH_SAYING = 60.0  # seconds
-
-
-class Pace:
-    """How long a stage takes, estimated once from its own first seconds.
-
-    Args:
-        step: where this call begins.
-    """
-
-    def __init__(self, name: str, recipe: StageRecipe, timing: Timing, step: int) -> None:
-        self.name, self.recipe, self.timing = name, recipe, timing
-        self._first = step + FIRST_STEPS
-        self._began: float | None = None
-        self._is_said = False
-
-    def estimate(self, step: int, seconds: float) -> str:
-        """A line when enough steps have been timed, once; otherwise "".
-
-        Args:
-            step: made so far.
-            seconds: of training in this call.
-        """
-        if self._is_said or step < self._first or self.timing.schedule_minutes is not None:
-            return ""
-        if self._began is None:
-            self._began = seconds
-            return ""
-        if seconds - self._began < MEASURED_SECONDS:
-            return ""
-        self._is_said = True
-        a_second = (step - self._first) / (seconds - self._began)
-        left = (self.recipe.steps - step) / a_second
-        if left < WORTH_SAYING:
-            return ""
-        return (
-            f"{self.name}: {self.recipe.steps - step} steps left at {a_second:.3g} a second, about "
-            f"{duration(left)}"
-        )
-
-
 def duration(seconds: float) -> str:
     """For people: "40 minutes", "3.5 hours"."""
     minutes = max(1, round(seconds / 60))

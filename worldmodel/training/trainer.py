@@ -14,13 +14,7 @@ from worldmodel.configs.recipe import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.learner import Learner
-from worldmodel.training.schedule import (
-    Clock,
-    Pace,
-    Progressed,
-    Timing,
-    learning_rate,
-)
+from worldmodel.training.schedule import Clock, Progressed, Timing, learning_rate
 from worldmodel.training.state import load_optimizers, load_state, save_state
 
 LOG_EVERY = 20  # steps
@@ -116,7 +110,6 @@ def _learn(
     """Train, saving and validating, until the time is up; returns whether Ctrl-C ended it."""
     recipe, fabric = stage.recipe, learner.fabric
     is_first = fabric.global_rank == 0
-    pace = Pace(stage.name, recipe, timing, progressed.step)
     seconds_before, clock = progressed.seconds, Clock(timing)
     with (
         Curves(folder, stage.name, progressed.step, shown=is_first) as curves,
@@ -139,8 +132,6 @@ def _learn(
                 curves.show(done, progressed, means["loss"])
                 if progressed.step % LOG_EVERY == 1:
                     curves.write(progressed, {**means, "learning_rate": rate})
-            if (estimate := pace.estimate(progressed.step, moment.seconds)) and is_first:
-                say(estimate)
             if (last or moment.save) and is_first:
                 path = _state_path(stage, folder)
                 save_state(

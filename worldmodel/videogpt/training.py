@@ -91,7 +91,7 @@ def train_preset(
             save_checkpoint(out, checkpoint, card=card, compact=False)
 
         drawn = f"python -m worldmodel.videogpt.sample {shlex.quote(str(out))} --out clips.png"
-        run.export(model, save, f"draw clips: {drawn}", states={"state_sha256": "prior"})
+        run.export(save, f"draw clips: {drawn}", states={"state_sha256": "prior"})
 
 
 def config_of(preset: PublishedPreset, reader: EpisodeReader) -> VideoGPTConfig:
