@@ -187,7 +187,8 @@ def read_common(folder: Path) -> tuple[dict[str, Any], World]:
 
 def read_config(kind: type[Config], data: dict[str, Any]) -> Config:
     """A model's config from the JSON object of a checkpoint."""
-    return parsed(kind, {f.name: data[f.name] for f in fields(kind) if f.name in data})
+    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    return parsed(kind, {name: value for name, value in data.items() if name in names})
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:
