@@ -5,6 +5,7 @@ players act, or a stable-baselines3 policy that was trained on the environment's
 If it is interrupted, the same command resumes.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def collect(options: Collect) -> None:
     if not repeats_itself:
         say(
             f"note: {options.env_id} gives other frames when it is played again from a seed: it "
-            "can be recorded, but its dream and the real one beside it will part"
+            "can be recorded, but a dream and the real environment played beside it will diverge"
         )
     world = World(
         env_id="Pixels-v0",
@@ -122,15 +123,14 @@ def look_at(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
     """
-    env = made("Pixels-v0", **env_kwargs)
-    pixels = env.unwrapped
-    assert isinstance(pixels, PixelsEnv)
-    try:
-        (once, names), (again, _) = _played(pixels), _played(pixels)
-    except Exception as error:  # a foreign environment raises what it likes
-        raise UserError(f"{env_kwargs['env_id']} can't be recorded: {one_line(error)}") from None
-    finally:
-        env.close()
+    with contextlib.closing(made("Pixels-v0", **env_kwargs)) as env:
+        pixels = env.unwrapped
+        assert isinstance(pixels, PixelsEnv)
+        try:
+            (once, names), (again, _) = _played(pixels), _played(pixels)
+        except Exception as error:  # a foreign environment may raise anything
+            reason = one_line(error)
+            raise UserError(f"{env_kwargs['env_id']} can't be recorded: {reason}") from None
     if unknown := {*pixels.variable_names, *pixels.pose.names} - names:
         raise UserError(
             f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "

@@ -319,7 +319,7 @@ def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
     read_bytes(data / "metadata.json", most_bytes=MOST_METADATA_BYTES)
     with _readable(data):
         metadata = storage_of.read_raw_metadata(data)
-        # Without them Minari makes the environment that a stranger's file names.
+        # Without them Minari makes the environment that an untrusted file names.
         if not {"observation_space", "action_space"} <= metadata.keys():
             raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
         # Absolute: the process that reads it stays in the folder where it was started.
@@ -356,7 +356,7 @@ def _readable(data: Path) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # Minari raises what its parts do
+    except Exception as error:  # Minari raises whatever its parts raise
         reason = one_line(error)
         raise UserError(f"{data} cannot be read as a Minari data set: {reason}") from None
 

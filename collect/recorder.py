@@ -176,22 +176,22 @@ def play_episode(
         rescuer: the trained policy, for behaviours that are rescued; None: there is none.
     """
     names = variable_names(env)
-    told = (*names, *pose_of(env).names)
+    recorded = (*names, *pose_of(env).names)
     player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
     # Copies: an environment may draw every frame into one array, or change the action it is given.
-    frames, numbers = [np.array(frame)], [[info[name] for name in told]]
+    frames, numbers = [np.array(frame)], [[info[name] for name in recorded]]
     taken, rewards, terminated, truncated = [], [], [False], [False]
     while len(taken) < job.max_length and not (terminated[-1] or truncated[-1]):
         action = player.act(frame, float(info.get("health", FED)))
         frame, reward, is_over, is_cut, info = env.step(copy.copy(action))
         frames.append(np.array(frame))
-        numbers.append([info[name] for name in told])
+        numbers.append([info[name] for name in recorded])
         taken.append(action)
         rewards.append(reward)
         terminated.append(is_over)
         truncated.append(is_cut)
-    rows = np.asarray(numbers, np.float32).reshape(len(frames), len(told))
+    rows = np.asarray(numbers, np.float32).reshape(len(frames), len(recorded))
     return Episode(
         episode_id=job.episode_id,
         seed=job.env_seed,
@@ -314,24 +314,20 @@ def _work(
 ) -> None:
     """A worker's life: jobs in, episodes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
-    # Or engines started here would hold the pipe open after this process was killed.
+    # Or engines started here would keep the pipe open after this process is killed.
     os.set_inheritable(connection.fileno(), False)
-    env = None
     try:
-        env = made(env_id, **env_kwargs)
-        actions = action_spec(env)
-        actors = _actors(env, policy_path, bots)
-        while True:
-            job: Job = connection.recv()
-            actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
-            connection.send(play_episode(env, job, actor, actions, rescuer))
+        with contextlib.closing(made(env_id, **env_kwargs)) as env:
+            actions = action_spec(env)
+            actors = _actors(env, policy_path, bots)
+            while True:
+                job: Job = connection.recv()
+                actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
+                connection.send(play_episode(env, job, actor, actions, rescuer))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is done, or dead
     except Exception:
         connection.send(traceback.format_exc())
-    finally:
-        if env is not None:
-            env.close()
 
 
 def _actors(
@@ -358,8 +354,7 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
         UserError: its observations are not uint8 pictures (H, W, C), its actions are of a
             kind that cannot be recorded, or its controls don't fit them.
     """
-    env = made(env_id, **env_kwargs)
-    try:
+    with contextlib.closing(made(env_id, **env_kwargs)) as env:
         shape = env.observation_space.shape or ()
         if env.observation_space.dtype != np.uint8 or len(shape) != 3:
             raise UserError(
@@ -381,5 +376,3 @@ def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) 
             versions={"python": sys.version.split()[0]}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
         )
-    finally:
-        env.close()

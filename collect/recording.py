@@ -1,10 +1,10 @@
 """What every `python -m collect...` does: train or take a policy, measure it, record episodes.
 
-However it was stopped, the same command resumes.
+If it is interrupted, the same command resumes.
 """
 
+import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
-from worldmodel.storage.files import locked, read_json, write_json
+from worldmodel.storage.files import locked, read_json, write_json, written_whole
 
 # Sets begun before random players had separate streams for actions and holds can't be added to.
 STREAMS = 2
@@ -96,20 +96,14 @@ class World:
         """Raises UserError unless the file is a policy for this world, and may be loaded."""
         from envs.policy import load_policy
 
-        env = made(self.env_id, **self.env_kwargs)
-        try:
+        with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
             load_policy(path, env, trusted=trusted)
-        finally:
-            env.close()
 
     def gives_again(self, episode: Episode) -> bool:
         """Whether an episode's seed and actions give its frames, to the bit."""
-        env = made(self.env_id, **self.env_kwargs)
-        try:
+        with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
             frame, _ = env.reset(seed=episode.seed)
             frames = [frame] + [env.step(action)[0] for action in episode.action]
-        finally:
-            env.close()
         return np.array_equal(np.stack(frames), episode.frames)
 
 
@@ -189,8 +183,8 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
     minutes = training.num_steps / training.steps_a_minute
     say(
         f"training PPO for {training.num_steps:,} steps, some {minutes:.0f} minutes of one core, "
-        f"into {path}; then {options.episodes} episodes are recorded. Interrupt it at will: the "
-        "same command resumes"
+        f"into {path}; then {options.episodes} episodes are recorded. If it is interrupted, "
+        "the same command resumes"
     )
     with progress_bar() as progress:
         has_bot = training.bot is not None
@@ -212,9 +206,8 @@ def _kept(path: Path, folder: Path) -> Path:
     """The policy as OUT/policy.zip, beside the episodes that it plays."""
     kept = folder / "policy.zip"
     if not kept.exists():
-        unfinished = folder / "policy.unfinished.zip"
-        shutil.copyfile(path, unfinished)
-        os.replace(unfinished, kept)
+        with written_whole(kept) as unfinished:
+            shutil.copyfile(path, unfinished)
     elif _sha256(kept) != _sha256(path):
         raise UserError(
             f"{kept} is another policy than {path}: choose another --out, or leave --policy as "
@@ -267,8 +260,8 @@ def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
     ]
     if differences:
         raise UserError(
-            f"{folder} was recorded otherwise: {'; '.join(differences)}. Use the same options "
-            "to resume, or choose another --out"
+            f"{folder} was recorded with other options: {'; '.join(differences)}. Use the same "
+            "options to resume, or choose another --out"
         )
 
 
@@ -286,9 +279,9 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
             if world.gives_again(episode):
                 break
             raise UserError(
-                f"{folder} was recorded otherwise: episode {episode.episode_id} comes out with "
-                "other frames here, from another version of the simulator, or drawn in another "
-                "way. Choose another --out"
+                f"{folder} was recorded with another simulator: episode {episode.episode_id} has "
+                "different frames when it is played again here: the simulator has another version, "
+                "or renders differently. Choose another --out"
             )
     if not stored.rendering:
         write_info(folder, replace(stored, rendering=info.rendering))
@@ -346,7 +339,7 @@ def _record(
         missing = [i for i in range(options.episodes) if i not in writer.done]
         num_done = options.episodes - len(missing)
         task = progress.add_task("recording", total=options.episodes, completed=num_done)
-        left_out = LeftOut()  # anew: what was left out before is played, and left out, again
+        left_out = LeftOut()  # empty: what was left out before is played, and left out, again
         left_out.write(options.out)
         for episode in workers.play(_jobs(options, shares, missing)):
             if problems := episode_problems(episode, info):

@@ -97,9 +97,11 @@ def test_a_set_is_whole_and_every_episode_comes_out_again(recorded: Collect):
 def test_more_episodes_are_added_and_other_ones_refused(recorded: Collect):
     collect(replace(recorded, episodes=13))
     assert len(EpisodeReader(recorded.out)) == 13
-    with pytest.raises(UserError, match="recorded otherwise"):
+    with pytest.raises(UserError, match="recorded with other options"):
         collect(replace(recorded, length=9))
-    with pytest.raises(UserError, match=r"recorded otherwise: env_kwargs .*frame_skip 2 against 3"):
+    with pytest.raises(
+        UserError, match=r"recorded with other options: env_kwargs .*frame_skip 2 against 3"
+    ):
         collect(replace(recorded, frame_skip=3))
     assert len(EpisodeReader(recorded.out)) == 13
 

@@ -53,7 +53,7 @@ def test_more_episodes_are_added_and_other_ones_refused(recorded: Collect):
     collect(replace(recorded, episodes=13))
     assert len(EpisodeReader(recorded.out)) == 13
     assert (recorded.out / "policy.zip").read_bytes() == policy
-    with pytest.raises(UserError, match="recorded otherwise"):
+    with pytest.raises(UserError, match="recorded with other options"):
         collect(replace(recorded, length=LENGTH + 1))
 
 

@@ -183,7 +183,7 @@ def test_a_policy_is_scored_recorded_and_kept(tmp_path, policy_file):
         ({"policy": "train"}, "train_steps None against 500000"),
         ({"policy": "random"}, "policy_sha256"),
     ):
-        with pytest.raises(UserError, match=f"recorded otherwise: {message}"):
+        with pytest.raises(UserError, match=f"recorded with other options: {message}"):
             collect(replace(same, **changes))
     collect(same)
     assert len(EpisodeReader(tmp_path)) == 12
@@ -212,7 +212,7 @@ def test_frames_made_in_another_way_are_not_mixed(tmp_path, monkeypatch):
     write_info(now.out, replace(info, rendering=""))
     brighter = AreaResize.__call__
     monkeypatch.setattr(AreaResize, "__call__", lambda self, image: brighter(self, image) | 1)
-    with pytest.raises(UserError, match="episode 0 comes out with other frames here"):
+    with pytest.raises(UserError, match="episode 0 has different frames"):
         collect(replace(now, episodes=4))
     assert read_info(now.out).rendering == ""
     assert len(EpisodeReader(now.out)) == 3

@@ -41,7 +41,7 @@ def test_a_sound_set_is_described(tmp_path, monkeypatch, capsys):
     ):
         assert expected in said
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
-        assert sheet.size == (10 * (6 + 2), 10 * (8 + 2))
+        assert sheet.size == (10 * (6 + 2) - 2, 10 * (8 + 2) - 2)
 
 
 def _set_row(column, value, row=1):

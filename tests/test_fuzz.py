@@ -42,7 +42,7 @@ def _check(kind: Kind, sound: Path, folder: Path, seeds: range) -> None:
             continue
         num_refused += 1
         assert said.isprintable(), f"seed {seed}"
-        assert "made to do harm: reading it" not in said, said
+        assert "malicious: reading it" not in said, said
         assert "that is not done after" not in said, said
     if kind.is_read:
         assert num_refused > 0, "nothing was refused: are the files changed at all?"

@@ -154,7 +154,7 @@ def test_linked_folders_are_searched_and_files_of_other_names_counted(tmp_path):
     assert imported(ImportRoboNet(tmp_path / "hdf5", tmp_path / "out", size=8)) == 3
     assert verify(tmp_path / "out").problems == []
     assert read_left_out(tmp_path / "out").lines() == [
-        "left out     named otherwise than --files *.hdf5: 1, other.h5"
+        "left out     not named *.hdf5 (--files): 1, other.h5"
     ]
 
 

@@ -145,7 +145,7 @@ class DatasetInfo(Environment):
         return parsed(cls, data)
 
     def differences(self, other: "DatasetInfo") -> list[str]:
-        """One line for each way in which episodes of the two cannot stand in one set."""
+        """One line for each way in which episodes of the two cannot be in one set."""
         # Arguments as JSON: a tuple that was once written comes back as a list.
         mine, theirs = (
             vars(info) | {"env_kwargs": json.loads(json.dumps(info.env_kwargs))}
@@ -163,7 +163,7 @@ def _shown(value: Any) -> Any:
 
 
 def read_info(folder: Path) -> DatasetInfo:
-    """What meta.json of a data set says. Raises UserError naming the way out."""
+    """What meta.json of a data set says. Raises UserError that says what to do."""
     path = folder / "meta.json"
     try:
         is_there = path.exists()

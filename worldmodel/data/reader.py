@@ -17,7 +17,7 @@ _SPLIT_SALT = b"1249"
 
 
 def split_of(episode_id: int) -> Split:
-    """The split an episode belongs to, for ever: 8:1:1 by a hash of its id alone."""
+    """The split an episode always belongs to: 8:1:1 by a hash of its id alone."""
     digest = hashlib.blake2b(
         episode_id.to_bytes(8, "little"), digest_size=8, salt=_SPLIT_SALT
     ).digest()

@@ -4,7 +4,7 @@ Rows of all episodes lie one after another in flat arrays. `action`, `reward`, `
 `truncated` have one row per step, from `episode_start` on; `frames`, `variables` and `pose` have
 one row more per episode, from `frame_start` on. An episode's frames begin on a chunk of their own.
 
-A shard may come from a stranger, and HDF5 takes all memory, crashes or hangs on some damaged files.
+A shard may be untrusted, and HDF5 takes all memory, crashes or hangs on some damaged files.
 So HDF5 looks at a shard in a guarded child alone (`inspect`), and says where each chunk lies. The
 rows are then read without it, chunk by chunk, unpacked to no more than a chunk may hold.
 """
@@ -200,7 +200,7 @@ def inspect(path: Path, layout: Layout) -> tuple[np.ndarray, dict[str, Chunks]]:
         raise
     except UserError as error:
         raise UserError(f"{error}. {ADVICE}") from None
-    except Exception as error:  # whatever h5py makes of a damaged file
+    except Exception as error:  # h5py may raise anything on a damaged file
         raise UserError(f"{path} is damaged ({error}). {ADVICE}") from None
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from PIL import Image
 
 from worldmodel.command import track
 from worldmodel.data.episodes import (
@@ -25,10 +24,10 @@ from worldmodel.data.reader import SPLITS, split_of
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
 from worldmodel.interface.pose import PoseSpec
+from worldmodel.media.film import save_png, sheet
 
 SHEET_ROWS = 12
 SHEET_COLUMNS = 10
-SHEET_GAP = 2  # pixels
 MOST_POLICIES = 20  # are described one by one
 PLAN_BINS = 160  # of the floor plan, along its longer side
 PLAN_INCHES = 6.0
@@ -226,11 +225,11 @@ def _describe_actions(info: DatasetInfo, actions: np.ndarray) -> list[str]:
 
 def _draw(folder: Path, info: DatasetInfo, summary: _Summary) -> list[str]:
     """Draw the pictures; returns a line for each."""
-    sheet, plan = folder / "contact-sheet.png", folder / "floor-plan.png"
+    contact_sheet, plan = folder / "contact-sheet.png", folder / "floor-plan.png"
     lines = []
     try:
-        draw_contact_sheet(summary.sheet).save(sheet)
-        lines.append(f"drawn in     {sheet}")
+        draw_contact_sheet(contact_sheet, summary.sheet)
+        lines.append(f"drawn in     {contact_sheet}")
         if info.pose and summary.poses:
             draw_floor_plan(plan, info.pose, np.concatenate(summary.poses))
             lines.append(f"drawn in     {plan}")
@@ -239,19 +238,19 @@ def _draw(folder: Path, info: DatasetInfo, summary: _Summary) -> list[str]:
     return lines
 
 
-def draw_contact_sheet(frames_of_policy: dict[str, list[np.ndarray]]) -> Image.Image:
-    """Episodes as rows, policies taking turns; each a uint8 (columns, H, W, C), C 1 or 3."""
+def draw_contact_sheet(path: Path, frames_of_policy: dict[str, list[np.ndarray]]) -> None:
+    """Draw episodes as rows, policies taking turns; each a uint8 (columns, H, W, C).
+
+    Raises OSError where the picture can't be written.
+    """
     turns = [
         frames
         for turn in range(SHEET_ROWS)
         for _, of_policy in sorted(frames_of_policy.items())
         for frames in of_policy[turn : turn + 1]
     ]
-    gap = [(0, 0), (0, SHEET_GAP), (0, SHEET_GAP), (0, 0)]  # below and right of each frame
-    rows = [np.concatenate(list(np.pad(frames, gap)), axis=1) for frames in turns[:SHEET_ROWS]]
-    sheet = np.concatenate(rows, axis=0)
-    channels = sheet.shape[-1]
-    return Image.fromarray(sheet[..., :3] if channels >= 3 else sheet[..., 0])
+    picture = sheet(turns[:SHEET_ROWS])
+    save_png(path, picture[..., : 3 if picture.shape[-1] >= 3 else 1])
 
 
 def draw_floor_plan(path: Path, spec: PoseSpec, poses: np.ndarray) -> None:

@@ -2,8 +2,8 @@
 
 Each episode is first written to a file of its own, `episode-12.h5`, which appears whole or not at
 all. When there are enough of them, they are packed into a shard, `shard-00000.h5`, and removed.
-Whatever stops the writer, the next one goes on from these files. The folder is locked from opening
-to closing.
+Whatever interrupts the writer, the next one resumes from these files. The folder is locked from
+opening to closing.
 """
 
 import contextlib

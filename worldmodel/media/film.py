@@ -119,7 +119,7 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 
 def save_gif(path: Path, film: np.ndarray, *, fps: float) -> None:
-    """Write a film that repeats for ever; folders are made.
+    """Write a film that loops; folders are made.
 
     Colours come from one palette of 256 for the whole film, so still parts don't flicker. A
     frame that equals the one before it is stored as a longer wait, and waits are rounded to

@@ -18,14 +18,14 @@ from worldmodel.errors import UserError, os_error
 MOST_NESTED = 64  # brackets in JSON
 MOST_DIGITS = 20  # of a whole number in JSON: 64 bits
 LOCK_NAME = ".lock"
-# What a file system without locks says of one.
+# The errors of a file system without locks.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what shall stand at `path`; it is synced and moved there at the end. Until
-    then, and where writing fails, the old file stays.
+    """Where to write the new content of `path`; it is synced and moved there at the end. Until
+    then, and if writing fails, the old file stays.
 
     Raises:
         OSError: the folder can't be made, or the file can't be put there.
@@ -112,7 +112,7 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
 
 
 def read_json(path: Path, *, most_bytes: int) -> Any:
-    """JSON from anywhere: `read_bytes`, then `parse_json`, whose reason names the file.
+    """Untrusted JSON: `read_bytes`, then `parse_json`, whose reason names the file.
 
     Raises:
         UserError: as `read_bytes`; or it is no JSON, or beyond the bounds of `parse_json`.
@@ -167,11 +167,11 @@ def _real(digits: str) -> float:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process, and every other user in this one, from writing to a folder.
+    """Keep every other process, and other code in this one, from writing to a folder.
 
-    The lock is a file `.lock` that stays there; the system lets go of it when a process dies.
-    Folders that were made for it, and that nothing was written to, go again. A file system without
-    locks is written to without one.
+    The lock is a file `.lock` that stays there; the system releases it when a process dies.
+    Folders that were made for it are removed again if nothing was written to them. A file system
+    without locks is written to without one.
 
     Raises:
         UserError: another holds the lock, or the folder can't be written to.
@@ -205,6 +205,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def refuse_existing(path: Path, *, overwrite: bool, option: str = "--overwrite") -> None:
-    """Raises UserError where a file would be replaced that nobody said may be."""
+    """Raises UserError where a file would be replaced without permission."""
     if not overwrite and os.path.lexists(path):
         raise UserError(f"{path} exists already: choose another name, or allow it with {option}")

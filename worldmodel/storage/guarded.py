@@ -1,4 +1,4 @@
-"""Functions on files from strangers, run in a child process with bounds on memory and time.
+"""Run functions on untrusted files in a child process with bounds on memory and time.
 
     index = guarded_call("worldmodel.data.shard_index:inspect", path, subject=path)
 
@@ -90,7 +90,7 @@ def guarded_call(
         "memory": f"takes more than {most_memory >> 20} MiB of memory",
         "died": f"crashes the program ({result})",
     }[kind]
-    raise UserError(f"{subject} is damaged, or made to do harm: reading it {reason}")
+    raise UserError(f"{subject} is damaged or malicious: reading it {reason}")
 
 
 class _Child:

@@ -1,4 +1,4 @@
-"""HDF5 files from anyone: every link and size is checked before it is used.
+"""Untrusted HDF5 files: every link and size is checked before it is used.
 
 HDF5 itself may crash, hang or take all memory on a damaged file. So whatever opens one runs in
 another process, through `guarded`.
@@ -27,7 +27,7 @@ MAX_DEPTH = 16  # of groups in groups
 MAX_ATTRIBUTE_BYTES = 2**16
 # Deflate packs at most 1032 to 1. A file that claims more is made to fill memory and disk.
 MAX_PACKING = 2000
-# What h5py raises on a damaged file, as opposed to a fault of this program.
+# What h5py raises on a damaged file, as opposed to a bug here.
 _H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
@@ -57,12 +57,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def check_words(path: Path) -> None:
+def check_strings(path: Path) -> None:
     """Raise UserError where the strings in a file are damaged: HDF5 2.0 hangs on such ones.
 
-    Strings lie in heaps of objects: a number (2 bytes), 6 bytes of no concern here, a length (8)
-    and the content, filled up to a multiple of 8. Number 0 is free space, whose length counts all
-    of it; HDF5 waits for ever behind one of length 0.
+    Strings are stored in heaps of objects: a number (2 bytes), 6 bytes that do not matter here, a
+    length (8) and the content, padded to a multiple of 8. Number 0 is free space, whose length
+    counts all of it; HDF5 loops forever at one of length 0.
     """
     head = b"GCOL\1\0\0\0"  # signature, version and three zeros
     if path.stat().st_size > MAX_READ_BYTES:
@@ -77,7 +77,7 @@ def check_words(path: Path) -> None:
                 is_free = data[position : position + 2] == b"\0\0"
                 position += length if is_free else 16 + -(-length // 8) * 8
                 if position > min(end, len(data)) or (is_free and length < 16):
-                    raise UserError(f"{path} is damaged: its words cannot be read")
+                    raise UserError(f"{path} is damaged: its strings cannot be read")
             heap = data.find(head, heap + 8)
 
 
@@ -183,7 +183,7 @@ def attribute(array: h5py.Dataset, name: str) -> str | int:
     if isinstance(value, np.integer):
         return int(value)
     if not isinstance(value, str):
-        raise UserError(f"{where} is neither a word nor a whole number")
+        raise UserError(f"{where} is neither a string nor an integer")
     return value
 
 
@@ -230,6 +230,6 @@ def _readable(where: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What the system said, where it refused; otherwise what h5py made of the file."""
+    """The system's reason, where there is one; otherwise h5py's."""
     number = error.errno if isinstance(error, OSError) else None
     return str(error) if number is None else os.strerror(number)

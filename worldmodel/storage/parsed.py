@@ -1,4 +1,4 @@
-"""JSON from anywhere, as objects of dataclasses and pydantic models."""
+"""Untrusted JSON as objects of dataclasses and pydantic models."""
 
 import functools
 import re

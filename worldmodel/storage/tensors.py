@@ -18,7 +18,7 @@ from worldmodel.storage.files import written_whole
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors whole or not at all; who may read them is for the umask to say.
+    """Write tensors whole or not at all; the umask decides who may read them.
 
     Raises:
         OSError: the file can't be written; the old one stays.

@@ -101,7 +101,7 @@ class ImportBair:
 
 
 def find_folder(source: Path) -> Path:
-    """The folder that holds train/ and test/. Raises UserError naming the way out."""
+    """The folder that holds train/ and test/. Raises UserError that says what to do."""
     if source.is_file():
         raise UserError(
             f"{source} is a file: unpack it first (tar -xf {source}) and give the folder {FOLDER}"

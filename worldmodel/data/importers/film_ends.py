@@ -1,7 +1,7 @@
 """Whether the file of a film ends before the film does, by the lengths that its container notes.
 
 FFmpeg reads a file that was cut off as if it ended there. How many frames a file declares doesn't
-tell: sound films show fewer, when they were trimmed without encoding them anew, when the camera
+tell: sound films show fewer, when they were trimmed without re-encoding, when the camera
 dropped some, or when a picture stays for long. But every container says how long its parts are.
 """
 
@@ -15,11 +15,11 @@ EBML_HEADER = bytes.fromhex("1a45dfa3")
 MATROSKA_SEGMENT = bytes.fromhex("18538067")
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 OGG_TAIL = 2**17  # bytes; a page has at most 65,307
-MOST_PARTS = 2**20  # that are looked at, of a file that anyone made
+MOST_PARTS = 2**20  # that are looked at, of an untrusted file
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether the file is shorter than what it says to hold.
+    """Whether the file is shorter than it says.
 
     False where its kind doesn't say, as MPEG's program streams. Raises OSError.
     """

@@ -33,7 +33,7 @@ from worldmodel.errors import UserError
 from worldmodel.media.resize import area_resized
 from worldmodel.storage.hdf5 import (
     attribute,
-    check_words,
+    check_strings,
     guarded,
     has_own,
     open_hdf5,
@@ -135,7 +135,7 @@ def find_trajectories(source: Path, files: str, camera: int, left_out: LeftOut) 
         if fnmatch.fnmatch(PurePosixPath(name).name, files):
             names.append(name)
         else:
-            left_out.add(f"named otherwise than --files {files}", name)
+            left_out.add(f"not named {files} (--files)", name)
     if not names:
         raise UserError(f"{source} holds no files {files}")
     trajectories = []
@@ -166,7 +166,7 @@ def survey(path: Path, camera: int) -> Trajectory:
         UserError: it is not a trajectory of RoboNet, has no such camera, or is damaged.
     """
     with open_hdf5(path) as file:
-        check_words(path)
+        check_strings(path)
         actions = _numbers(file, "policy/actions")
         states = _numbers(file, "env/state")
         num_pictures = _num_pictures(file, camera)

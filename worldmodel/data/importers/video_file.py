@@ -1,4 +1,4 @@
-"""Read videos and pictures that may come from anyone, their sizes checked before.
+"""Read untrusted videos and pictures; sizes are checked first.
 
 Videos are read frame after frame: seeking gives wrong frames in an AVI with B-frames.
 """
@@ -33,7 +33,7 @@ CONTAINER_OPTIONS = {
     "format_whitelist": "avi,gif,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,asf,flv,ogg,mpeg,mpegts,"
     "mpegvideo"
 }
-# Streams: recordings of them begin anywhere, and their clock may start anew.
+# Streams: recordings of them begin anywhere, and their clock may restart.
 STREAMS = ("mpeg", "mpegts")
 LONGEST_GAP_S = 10.0  # between two frames of a stream
 # A higher one is often but the unit of the file's times: browsers write films of 1000 a second.

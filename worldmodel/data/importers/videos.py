@@ -69,7 +69,7 @@ class ImportVideos:
     other rates are resampled: frames are repeated or left out."""
     train_list: tuple[Path, ...] = ()
     """Official list of the videos for training (UCF-101's trainlist01.txt, TGIF's train.txt):
-    one file name, path or URL a line. What stands in no list is left out."""
+    one file name, path or URL a line. Videos in neither list are left out."""
     test_list: tuple[Path, ...] = ()
     """The same for the test split. Without lists the splits are 8:1:1."""
     every: int = 1
@@ -145,7 +145,7 @@ class ImportVideos:
         }
         listed, missing = official_splits(names, lists)
         if not listed:
-            raise UserError(f"no video in {self.source} stands in the lists")
+            raise UserError(f"no video in {self.source} is in the lists")
         for name in names:
             if name not in listed:
                 left_out.add(UNLISTED, name)
@@ -233,7 +233,7 @@ def _digest(splits: Mapping[str, OfficialSplit | None]) -> str:
 def official_splits(
     names: Sequence[str], lists: Mapping[OfficialSplit, Sequence[Path]]
 ) -> tuple[dict[str, OfficialSplit], list[str]]:
-    """Look up in which list each video stands.
+    """Look up which list each video is in.
 
     A line is a path or a URL, then perhaps a class number (UCF-101) or, behind a tab, a
     description (TGIF). A path means the video whose path ends like it, as far as both go; a
@@ -247,7 +247,7 @@ def official_splits(
         The split of each name that is listed; and the listed ones that are not among the names.
 
     Raises:
-        UserError: a list can't be read, means several videos by one line, or one video stands
+        UserError: a list can't be read, means several videos by one line, or one video is
             in lists of both splits.
     """
     of_file_name: dict[str, list[str]] = defaultdict(list)
