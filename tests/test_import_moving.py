@@ -2,13 +2,11 @@
 
 import builtins
 import contextlib
+import functools
 import gzip
 import pickle
-import signal
 import struct
-import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import one_line_error
-from data_samples import assert_same_episode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worldmodel.data import SPLITS, ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
+from worldmodel.data.importers import moving
 from worldmodel.data.importers.moving import (
     SPEED,
     bouncing,
@@ -36,6 +34,7 @@ RNG = np.random.default_rng(0)
 TRAIN_IMAGES = RNG.integers(0, 128, (30, 28, 28), np.uint8)  # darker than all of the test's
 TEST_IMAGES = RNG.integers(128, 256, (7, 28, 28), np.uint8)
 SEQUENCES = RNG.integers(0, 256, (20, 5, 64, 64), np.uint8)
+digits_made_once = functools.cache(sklearn_digits)  # takes a second
 
 
 @pytest.fixture
@@ -44,6 +43,7 @@ def run(monkeypatch) -> Callable[..., None]:
         monkeypatch.setattr(sys, "argv", ["worldmodel.data", *map(str, arguments)])
         main()
 
+    monkeypatch.setattr(moving, "sklearn_digits", digits_made_once)
     return run
 
 
@@ -97,23 +97,6 @@ def test_a_larger_set_begins_with_the_smaller_one_and_goes_on(tmp_path, run):
         np.testing.assert_array_equal(left.frames(i), right.frames(i))
 
 
-def test_a_killed_import_goes_on(tmp_path, run):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    options = ("--episodes", "60", "--frames", "3")
-    command = [sys.executable, "-m", "worldmodel.data", "digits", *options, "--out", killed]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while len(list(killed.glob("episode-*.h5"))) < 9:
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    run("digits", *options, "--out", killed)
-    run("digits", *options, "--out", whole)
-    left, right = assert_sound(killed, 60), assert_sound(whole, 60)
-    for i in range(60):
-        assert_same_episode(left.episode(i), right.episode(i))
-
-
 def test_another_seed_is_another_set(tmp_path, run):
     run("digits", "--out", tmp_path / "0", "--episodes", 2)
     run("digits", "--out", tmp_path / "1", "--episodes", 2, "--seed", 1)
@@ -133,7 +116,7 @@ def _ink(picture: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 def test_test_digits_are_seen_in_the_test_split_alone(tmp_path, run):
     """One digit an episode, so that a frame holds its picture and nothing else."""
     run("digits", "--out", tmp_path, "--episodes", 60, "--frames", 2, "--digits", 1)
-    reader, images = EpisodeReader(tmp_path), sklearn_digits()
+    reader, images = EpisodeReader(tmp_path), digits_made_once()
     number_of = {_ink(image): n for n, image in enumerate(images)}
     assert len(number_of) == len(images) == 1797
     for i, episode_id in enumerate(reader.index["episode_id"]):
@@ -198,6 +181,7 @@ def test_without_scikit_learn_the_way_to_it_is_said(tmp_path, run, monkeypatch):
             raise ModuleNotFoundError(name)
         return real_import(name, *arguments, **options)
 
+    monkeypatch.setattr(moving, "sklearn_digits", sklearn_digits)
     monkeypatch.setattr(builtins, "__import__", without)
     message = one_line_error(lambda: run("digits", "--out", tmp_path / "set"))
     assert "pip install" in message
