@@ -250,7 +250,7 @@ FILM = "env/cam0_video/frames"
         (_replace(FILM, mp4(film_of(0))[:900]), "no mp4|no film|ends after 0 of 6"),
         (_annotate("T", 1), "no two frames"),
         (_annotate("T", "six"), "'T' is 'six', not a number"),
-        (_annotate("T", np.arange(9)), "neither a word nor a whole number"),
+        (_annotate("T", np.arange(9)), "neither a string nor an integer"),
         (_annotate("image_format", "GBR"), "image_format is 'GBR', not RGB or BGR"),
         (lambda f: f[FILM].attrs.__delitem__("image_format"), "'image_format' is missing"),
         (_link("env", h5py.ExternalLink("other.hdf5", "/env")), "'env/state' is a link"),
