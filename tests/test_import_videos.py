@@ -296,7 +296,7 @@ def test_videos_of_no_list_are_an_error_when_that_is_all(ucf, tmp_path, run):
     (tmp_path / "list.txt").write_text("something/else.avi\n")
     lists = ("--train-list", tmp_path / "list.txt")
     said = one_line_error(lambda: run("videos", ucf, "--out", tmp_path / "set", *lists))
-    assert "stands in the lists" in said
+    assert "is in the lists" in said
 
 
 def test_short_videos_are_left_out_and_counted(tmp_path, run, capsys):
