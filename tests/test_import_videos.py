@@ -493,7 +493,7 @@ def test_many_sources_are_described_briefly(tmp_path, run, capsys):
         "policies     30, from 00.gif to 29.gif: 15 to 15 steps (mean 15.0)"
     ]
     with Image.open(tmp_path / "set" / "contact-sheet.png") as sheet:
-        assert sheet.size == (10 * (8 + 2), 12 * (8 + 2))
+        assert sheet.size == (10 * (8 + 2) - 2, 12 * (8 + 2) - 2)
 
 
 @settings(max_examples=30, deadline=None)
