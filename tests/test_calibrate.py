@@ -11,7 +11,7 @@ import torch
 from conftest import one_line_error
 
 from worldmodel import calibrate as command
-from worldmodel.calibrate import Calibrate, calibrate, measure_drift, move_biases
+from worldmodel.calibrate import Calibrate, Dreams, calibrate, measure_drift, move_biases
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.checkpoint.card import with_note
 from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
@@ -45,7 +45,8 @@ def test_a_prior_without_context_learns_the_shares_of_the_data(
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     clips = ClipSampler(EpisodeReader(toy_data), "train", window + 4)
     rng = np.random.default_rng(0)
-    move_biases(model, clips, rounds=24, num_dreams=16, rng=rng, sampling=Sampling(temperature))
+    dreams = Dreams(Sampling(temperature))
+    move_biases(model, clips, dreams, rounds=24, num_dreams=16, rng=rng)
     rows = clips.draw(np.random.default_rng(1), 256)
     codes = model.encode(torch.from_numpy(clips.read(rows).frames[:, window:]))
     shares = torch.bincount(codes.flatten(), minlength=num_codes) / codes.numel()
@@ -57,17 +58,17 @@ def test_a_prior_without_context_learns_the_shares_of_the_data(
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_what_was_lost_comes_back(temperature: float, tiny_run: Path, toy_data: Path):
-    sampling = Sampling(temperature)
+    dreams = Dreams(Sampling(temperature))
     model = load_checkpoint(str(tiny_run)).model
     clips = ClipSampler(EpisodeReader(toy_data), "validation", model.config.prior.window + 4)
     rows = clips.draw(np.random.default_rng(0), 16)
     with torch.no_grad():  # every other code is dreamed too seldom
         model.prior.head.logits.bias[::2] -= 2
-    before = measure_drift(model, clips, rows, seed=0, sampling=sampling)
+    before = measure_drift(model, clips, rows, dreams, seed=0)
     train = ClipSampler(EpisodeReader(toy_data), "train", model.config.prior.window + 4)
     rng = np.random.default_rng(0)
-    move_biases(model, train, rounds=10, num_dreams=16, rng=rng, sampling=sampling)
-    after = measure_drift(model, clips, rows, seed=0, sampling=sampling)
+    move_biases(model, train, dreams, rounds=10, num_dreams=16, rng=rng)
+    after = measure_drift(model, clips, rows, dreams, seed=0)
     assert after.apart < before.apart / 2
     assert after.nats < before.nats
 

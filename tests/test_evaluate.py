@@ -17,19 +17,18 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
-from worldmodel.evaluation.following import _each
+from worldmodel.evaluation import horizon, likelihood
+from worldmodel.evaluation.actions import KINDS, accuracy_of_each
 from worldmodel.evaluation.held_out import (
     HeldOut,
     Settings,
     draw_frames,
     wander,
 )
-from worldmodel.evaluation.horizon import measure_horizon
 from worldmodel.evaluation.inverse_dynamics import (
     InverseDynamics,
     train_inverse_dynamics,
 )
-from worldmodel.evaluation.likelihood import measure_likelihood
 from worldmodel.evaluation.parts import DREAM_PARTS
 from worldmodel.evaluation.place import pose_errors
 from worldmodel.evaluation.returns import find_returns
@@ -37,7 +36,7 @@ from worldmodel.evaluation.stability import block_statistics, rarest
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import SamplingOptions
-from worldmodel.metrics.statistics import median_interval
+from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.training.prior_losses import prior_losses
 
@@ -74,13 +73,7 @@ def posed_held_out(posed_run: Path, posed_data: Path) -> HeldOut:
 
 def test_asked_again_a_posed_dream_is_what_it_was(posed_held_out: HeldOut) -> None:
     """Its own past, poses, ages and older frames: the prior says of it what it said dreaming."""
-    again = posed_held_out.foretell(
-        posed_held_out.dream_codes,
-        posed_held_out.actions,
-        "asked again",
-        variables=posed_held_out.dream_variables,
-        dreamed=True,
-    ).steps(slice(posed_held_out.num_given - 1, None))
+    again = posed_held_out.predict("asked again", dreamed=True).steps(posed_held_out.future)
     np.testing.assert_allclose(again.nats, posed_held_out.dreams.nats, atol=1e-4)
     assert np.isfinite(again.pose_nats).all()
 
@@ -137,23 +130,23 @@ def test_each_factor_is_followed_by_its_own_share() -> None:
     real = np.ones((clips, steps, 2))
     dreamed = real.copy()
     dreamed[:, ::2, 0] = 0  # every second step is not obeyed
-    network = InverseDynamics(spec, (8, 8, 3))
-    seen = {"real": real, "dreamed": dreamed}
-    each = _each(network, seen, actions, np.arange(clips), 0)
-    assert each["walk"]["ratio"][:3] == pytest.approx((0.5, 0.5, 0.5))
-    assert each["fire"]["ratio"][:3] == pytest.approx((1, 1, 1))
-    assert each["walk"]["commonest"] == np.bincount(actions[..., 0].ravel()).max() / (clips * steps)
-    assert each["fire"]["commonest"] == 1
+    seen: dict[str, np.ndarray] = {**dict.fromkeys(KINDS, real), "dreamed": dreamed}
+    each = accuracy_of_each(spec, seen, actions, Bootstrap(np.arange(clips), 0))
+    assert each["walk"].ratio[:3] == pytest.approx((0.5, 0.5, 0.5))
+    assert each["fire"].ratio[:3] == pytest.approx((1, 1, 1))
+    assert each["walk"].commonest == np.bincount(actions[..., 0].ravel()).max() / (clips * steps)
+    assert each["fire"].commonest == 1
 
 
 def test_each_choice_is_followed_by_its_own_share() -> None:
-    network = InverseDynamics(ActionSpec("discrete", (2,), meanings=("stay", "go")), (8, 8, 3))
+    spec = ActionSpec("discrete", (2,), meanings=("stay", "go"))
     actions = np.random.default_rng(0).integers(2, size=(40, 20))
-    seen = {"real": np.ones((40, 20, 1)), "dreamed": (actions == 1).astype(float)[..., None]}
-    each = _each(network, seen, actions, np.arange(40), 0)
-    assert each["stay"]["ratio"][:3] == pytest.approx((0, 0, 0))
-    assert each["go"]["ratio"][:3] == pytest.approx((1, 1, 1))
-    assert each["go"]["count"] + each["stay"]["count"] == 800
+    seen: dict[str, np.ndarray] = {kind: np.ones((40, 20, 1)) for kind in KINDS}
+    seen["dreamed"] = (actions == 1).astype(float)[..., None]
+    each = accuracy_of_each(spec, seen, actions, Bootstrap(np.arange(40), 0))
+    assert each["stay"].ratio[:3] == pytest.approx((0, 0, 0))
+    assert each["go"].ratio[:3] == pytest.approx((1, 1, 1))
+    assert (each["go"].count or 0) + (each["stay"].count or 0) == 800
 
 
 def test_a_part_measured_again_is_the_same_and_the_others_stay(
@@ -185,9 +178,8 @@ def test_clips_are_different_windows_of_all_test_episodes(held_out: HeldOut) -> 
 
 
 def test_dreams_are_repeatable_and_samples_differ(held_out: HeldOut) -> None:
-    rows = np.arange(2)
     first, again, other = (
-        held_out.dream_batch(rows, held_out.actions[rows], sample=sample).frames
+        held_out.dream(held_out.actions[:, :2], what="", sample=sample).frames
         for sample in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -210,7 +202,7 @@ def test_token_nats_are_those_that_training_minimises(held_out: HeldOut) -> None
             variables=tensors["variables"],
             weights=torch.ones(tensors["reward"].shape),
         )
-    nats = held_out.foretold.nats
+    nats = held_out.predicted.nats
     assert nats.shape == (NUM_CLIPS, clips.frames.shape[1] - 1)
     assert nats.mean() == pytest.approx(float(losses.token_nats), rel=1e-4)
 
@@ -220,10 +212,10 @@ def test_a_prior_that_knows_nothing_takes_the_logarithm_of_the_codes(
 ) -> None:
     model = load_checkpoint_with_flat_head(held_out)
     ignorant = HeldOut(model, held_out.reader, held_out.settings)
-    numbers = measure_likelihood(ignorant, tmp_path)
-    assert numbers["nats_a_token"].value == pytest.approx(math.log(32), rel=1e-4)
-    assert numbers["bits_a_pixel_channel"] == pytest.approx(5 * 64 / (64 * 64 * 3), rel=1e-4)
-    assert numbers["copy_nats"] <= numbers["unigram_nats"]
+    numbers = likelihood.measure(ignorant, tmp_path)
+    assert numbers.nats_a_token.value == pytest.approx(math.log(32), rel=1e-4)
+    assert numbers.bits_a_pixel_channel == pytest.approx(5 * 64 / (64 * 64 * 3), rel=1e-4)
+    assert numbers.copy_nats <= numbers.unigram_nats
 
 
 def load_checkpoint_with_flat_head(held_out: HeldOut):
@@ -238,20 +230,19 @@ def test_a_dream_of_the_future_itself_is_the_ceiling(
     held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     future = held_out.reconstructions[:, held_out.num_given :]
-
     codes = held_out.real_codes[:, held_out.num_given :].numpy()
+    prophecy = replace(held_out.dreams, frames=future, codes=codes)
 
-    def foresee(self: HeldOut, rows: np.ndarray, actions: np.ndarray, **_):
-        assert (actions == self.actions[rows]).all()
-        return replace(self.dreams, frames=future[rows], codes=codes[rows])
+    def foresee(self: HeldOut, actions: np.ndarray, **_):
+        assert (actions == self.actions).all()
+        return prophecy
 
     perfect = HeldOut(held_out.model, held_out.reader, held_out.settings)
-    perfect.__dict__["dreams"] = replace(held_out.dreams, frames=future, codes=codes)
-    monkeypatch.setattr(HeldOut, "dream_batch", foresee)
-    numbers = measure_horizon(perfect, tmp_path)
+    monkeypatch.setattr(HeldOut, "dream", foresee)
+    numbers = horizon.measure(perfect, tmp_path)
     for name in ("one", "mean", "best"):
-        assert numbers["psnr"][name] == numbers["psnr"]["ceiling"]
-    assert numbers["ssim"]["one"] == numbers["ssim"]["ceiling"]
+        assert numbers.psnr[name] == numbers.psnr["ceiling"]
+    assert numbers.ssim["one"] == numbers.ssim["ceiling"]
 
 
 def test_block_statistics_by_hand() -> None:
@@ -391,11 +382,11 @@ def test_the_place_of_a_posed_dream_is_measured(
     )
     report = evaluate(options)
     place = report["parts"]["place"]["numbers"]
-    assert place["off"]["1"]["value"] >= 0
-    assert 0 <= place["turned"]["4"]["value"] <= 180
+    assert place["pose_error"]["1"]["value"] >= 0
+    assert 0 <= place["heading_error"]["4"]["value"] <= 180
     assert (tmp_path / "report" / "place.png").stat().st_size > 1000
     assert "## Place" in (tmp_path / "report" / "report.md").read_text()
-    with pytest.raises(UserError, match="place can't be measured: checkpoint or data tell no pose"):
+    with pytest.raises(UserError, match="place can't be measured: checkpoint or data have no pose"):
         evaluate(replace(options, data=_without_pose(posed_data, tmp_path), parts="place"))
 
 
@@ -430,7 +421,7 @@ def test_who_looks_away_and_back_returns() -> None:
 
 def test_the_median_s_interval_is_that_of_drawing_groups_again() -> None:
     values, groups = np.arange(40.0), np.arange(40) // 2
-    found = median_interval(values, groups, seed=0)
+    found = Bootstrap(groups, 0).median(values)
     rng = np.random.default_rng(1)
     medians = [np.median(values.reshape(20, 2)[rng.integers(20, size=20)]) for _ in range(4000)]
     assert found.value == 19.5

@@ -11,8 +11,8 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
+from worldmodel.evaluation.fvd import measure_dreams
 from worldmodel.evaluation.held_out import HeldOut, Settings
-from worldmodel.evaluation.horizon import measure_dreams_fvd
 from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork
 from worldmodel.videogpt.configs import VideoGPTConfig
@@ -72,6 +72,6 @@ def test_of_dreams(reader: EpisodeReader, network: FeatureNetwork, described: li
         reader.info.actions, reader.info.variable_names, preset.tokenizer, preset.prior
     )
     settings = Settings(num_clips=NUM_CLIPS, horizon=2)
-    found = measure_dreams_fvd(HeldOut(WorldModel(config).eval(), reader, settings), network)
+    found = measure_dreams(HeldOut(WorldModel(config).eval(), reader, settings), network)
     assert found["num_clips"] == found["real_floor_num_clips"] == NUM_CLIPS
     check(reader, *described[:2])

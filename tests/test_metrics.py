@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from worldmodel import randomness
+from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import (
     psnr,
-    psnr_difference,
     psnr_interval,
     squared_errors,
     ssim,
@@ -17,7 +17,6 @@ from worldmodel.metrics.pictures import (
 from worldmodel.metrics.statistics import (
     BOOTSTRAP_DRAWS,
     auroc,
-    auroc_interval,
     bootstrap_means,
     brier,
     calibration,
@@ -152,7 +151,7 @@ def test_decibels_are_of_the_mean_error_and_differences_are_paired() -> None:
     clips = np.arange(50)
     assert psnr_interval(errors, clips, seed=0).value == pytest.approx(psnr(errors.mean()))
     # Ten times the error everywhere: 10 dB whatever clips are drawn.
-    difference = psnr_difference(errors, 10 * errors, clips, seed=0)
+    difference = Bootstrap(clips, 0).psnr_gain(errors, 10 * errors)
     np.testing.assert_allclose(difference[:3], 10.0)
 
 
@@ -161,7 +160,7 @@ def test_auroc_intervals_are_those_of_scikit_learn_with_groups_as_weights() -> N
     groups = rng.integers(0, 9, 200)
     is_positive = rng.random(200) < 0.3
     scores = np.round(is_positive + rng.normal(size=200), 1)  # some are equal
-    value, low, high, _ = auroc_interval(scores, is_positive, groups, seed=3)
+    value, low, high, _ = Bootstrap(groups, 3).auroc(scores, is_positive)
     assert value == pytest.approx(roc_auc_score(is_positive, scores))
     rng = randomness.generator(3, "bootstrap")
     times = rng.multinomial(9, np.full(9, 1 / 9), BOOTSTRAP_DRAWS)
@@ -173,14 +172,14 @@ def test_auroc_intervals_are_those_of_scikit_learn_with_groups_as_weights() -> N
 def test_auroc_has_no_interval_of_one_episode_and_no_value_of_one_kind() -> None:
     scores, groups = np.asarray([0.1, 0.9, 0.4]), np.asarray([0, 0, 0])
     is_positive = np.asarray([False, True, False])
-    found = auroc_interval(scores, is_positive, groups, seed=0)
+    found = Bootstrap(groups, 0).auroc(scores, is_positive)
     assert found.value == 1.0
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-    none = auroc_interval(scores, np.zeros(3, bool), np.arange(3), seed=0)
+    none = Bootstrap(np.arange(3), 0).auroc(scores, np.zeros(3, bool))
     assert all(math.isnan(end) for end in none[:3])
     # Two of three draws have the only positive or not; those without are left out.
-    lonely = auroc_interval(scores, is_positive, np.arange(3), seed=0)
+    lonely = Bootstrap(np.arange(3), 0).auroc(scores, is_positive)
     assert lonely == (1.0, 1.0, 1.0, 3)
 
 

@@ -20,14 +20,12 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import ClipSampler, Episode, EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Evaluate, evaluate
-from worldmodel.evaluation import following
-from worldmodel.evaluation.by_policy import measure_by_policy
-from worldmodel.evaluation.following import measure_actions
-from worldmodel.evaluation.foretelling import foretell_outcomes
+from worldmodel.evaluation import actions as actions_part
+from worldmodel.evaluation import outcomes, policies, surprise
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, HeldOut, Settings
 from worldmodel.evaluation.inverse_dynamics import inverse_dynamics_of
-from worldmodel.evaluation.outcomes import measure_outcomes
-from worldmodel.evaluation.parts import DREAM_PARTS
+from worldmodel.evaluation.parts import DREAM_PARTS, DREAM_SECTIONS
+from worldmodel.evaluation.predicting import predict_outcomes, shown
 from worldmodel.evaluation.report import (
     FORMAT_VERSION,
     report_blocks,
@@ -35,12 +33,9 @@ from worldmodel.evaluation.report import (
     to_json,
     to_markdown,
 )
-from worldmodel.evaluation.sections import DREAM_SECTIONS
-from worldmodel.evaluation.surprise import altered_clips, measure_surprise
 from worldmodel.evaluation.tables import interval, to_text
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.statistics import mean_interval
-from worldmodel.prior.action_vectors import encode_actions
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -271,38 +266,21 @@ def test_likelihood_by_horizon_meets_the_mean_and_the_first_step(report: dict) -
     assert mean == pytest.approx(numbers["nats_a_token"]["value"])
 
 
-def test_under_the_real_past_itself_the_open_loop_is_teacher_forced(held_out: HeldOut) -> None:
-    told = held_out.foretell(
-        held_out.real_codes, held_out.actions, "", next_codes=held_out.real_codes
-    )
-    np.testing.assert_array_equal(told.nats, held_out.foretold.nats)
-
-
 def test_the_prior_says_of_a_dream_what_it_said_while_dreaming(held_out: HeldOut) -> None:
-    future = slice(held_out.num_given - 1, None)
-    told = held_out.foretell(
-        held_out.dream_codes,
-        held_out.actions,
-        "",
-        variables=held_out.dream_variables,
-        dreamed=True,
-    ).steps(future)
-    np.testing.assert_allclose(told.nats, held_out.dreams.nats, atol=1e-4)
-    outcomes = held_out.foretell_outcomes(
-        held_out.dream_codes, held_out.dream_variables, "", dreamed=True
-    )
+    future, dreams = held_out.future, held_out.dreams
+    again = held_out.predict("", dreamed=True).steps(future)
+    np.testing.assert_allclose(again.nats, dreams.nats, atol=1e-4)
+    came = held_out.predict_outcomes("", dreamed=True)
     # Dreams knew the variables that were drawn; here outcomes are means over draws.
-    np.testing.assert_allclose(
-        outcomes.end_chance[:, future], held_out.dreams.end_probability, atol=0.01
-    )
-    np.testing.assert_allclose(outcomes.reward[:, future], held_out.dreams.reward, atol=0.02)
+    np.testing.assert_allclose(came.end_chance[:, future], dreams.end_probability, atol=0.01)
+    np.testing.assert_allclose(came.reward[:, future], dreams.reward, atol=0.02)
 
 
 def test_events_are_rewards_other_than_the_common_one(held_out: HeldOut) -> None:
     # The square brings 1 for a step to the right, which is 60 % of them, else 0.
     assert held_out.common_reward == 1.0
-    told = held_out.foretell_outcomes(held_out.real_codes, held_out.clips.variables, "")
-    np.testing.assert_allclose(told.event_chance, 1 - told.reward, atol=1e-5)
+    predicted = held_out.predict_outcomes("")
+    np.testing.assert_allclose(predicted.event_chance, 1 - predicted.reward, atol=1e-5)
 
 
 def test_players_together_are_followed_as_all_clips_are(report: dict) -> None:
@@ -313,7 +291,9 @@ def test_players_together_are_followed_as_all_clips_are(report: dict) -> None:
 
 
 def test_still_is_what_a_frame_shown_twice_gives_away(held_out: HeldOut, tmp_path: Path) -> None:
-    numbers = measure_actions(held_out, tmp_path, training_steps=20)
+    settings = replace(held_out.settings, inverse_dynamics_steps=20)
+    held_out = HeldOut(held_out.model, held_out.reader, settings)
+    numbers = actions_part.measure(held_out, tmp_path)
     cache = tmp_path / "inverse-dynamics.safetensors"
     network = inverse_dynamics_of(held_out.model, held_out.reader, cache, steps=20)
     frames, actions = held_out.clips.frames[:, held_out.num_given - 1 :], held_out.actions
@@ -321,7 +301,7 @@ def test_still_is_what_a_frame_shown_twice_gives_away(held_out: HeldOut, tmp_pat
         network.agreement(frames[:, [t, t]], actions[:, [t]]).mean()
         for t in range(actions.shape[1])
     ]
-    assert numbers["still"].value == pytest.approx(np.mean(each))
+    assert numbers.still.value == pytest.approx(np.mean(each))
 
 
 @pytest.mark.slow
@@ -368,39 +348,36 @@ def test_a_second_network_learns_from_random_players_where_there_are_some_and_ot
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "MIN_RANDOM_STEPS", 100)
+    monkeypatch.setattr(actions_part, "MIN_RANDOM_STEPS", 100)
     with EpisodeWriter(tmp_path / "data", EpisodeReader(toy_data).info) as writer:
         for i in range(40):
             random = replace(toy_episode(i, random_steps), policy="random")
             writer.append(random if i % 2 else replace(toy_episode(i), policy=others))
     reader = EpisodeReader(tmp_path / "data")
-    measured = HeldOut(held_out.model, reader, held_out.settings)
-    numbers = measure_actions(measured, tmp_path, training_steps=5)
+    settings = replace(held_out.settings, inverse_dynamics_steps=5)
+    numbers = actions_part.measure(HeldOut(held_out.model, reader, settings), tmp_path)
     shown = copy.deepcopy(report)
     shown["parts"]["actions"]["numbers"] = to_json(numbers)
-    title = "taught by random players, accuracy"
+    title = "trained on random play, accuracy"
     for shows in (to_markdown, to_html):
         assert (title in shows(shown, DREAM_SECTIONS)) == is_measured
-    assert (numbers["taught_by_random"] is not None) == is_measured
+    of_random = numbers.trained_on_random_play
+    assert (of_random is not None) == is_measured
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
     assert len(set(kept.values())) == 1 + is_measured
-    if is_measured:
-        of_random = numbers["taught_by_random"]
-        assert of_random["ratio"].value == pytest.approx(
-            of_random["dreamed"].value / of_random["real"].value
-        )
+    if of_random is not None:
+        ratio = of_random.dreamed.value / of_random.real.value
+        assert of_random.ratio.value == pytest.approx(ratio)
 
 
 def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
-    prior = held_out.model.prior
-    codes, before = held_out.real_codes[:2], torch.from_numpy(held_out.clips.variables[:2, :-1])
-    actions = torch.from_numpy(held_out.clips.action[:2])
-    told = foretell_outcomes(
-        held_out.model, codes[:, :-1], actions, before, codes[:, 1:], common_reward=None
-    )
-    encoded = encode_actions(held_out.model.config.actions, actions)
+    prior, clips = held_out.model.prior, held_out.clips
+    parts = (clips.action[:2], clips.variables[:2], clips.pose[:2])
+    of = shown(held_out.model, held_out.real_codes[:2], *parts)
+    told = predict_outcomes(held_out.model, of, common_reward=None)
+    before = of.variables
     with torch.no_grad():
-        early = prior(codes[:, :-1], encoded, before, codes[:, 1:]).early_outcomes
+        early = prior(of.codes, of.actions, before, of.next_codes).early_outcomes
     generator = torch.Generator().manual_seed(1)
     draws = [
         prior.outcome.draw_variables(early, before, torch.rand(before.shape, generator=generator))
@@ -415,20 +392,20 @@ def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:
 
 
 def test_changes_are_those_of_the_recorded_variables(held_out: HeldOut, tmp_path: Path) -> None:
-    numbers = measure_outcomes(held_out, tmp_path)
-    changes = numbers["next_step"]["changes"]["column"]
+    numbers = outcomes.measure(held_out, tmp_path)
+    changes = numbers.next_step.changes["column"]
     test = [held_out.reader.steps(int(i))["variables"] for i in held_out.reader.split("test")]
     steps = np.concatenate([np.diff(variables[:, 0]) for variables in test])
-    assert changes["rises"]["count"] == (steps > 0).sum() > 0
-    assert changes["falls"]["recorded"].value == pytest.approx((steps < 0).mean())
-    dreamed = numbers["dreamed"]["changes"]["column"]
+    assert changes["rises"].count == (steps > 0).sum() > 0
+    assert changes["falls"].recorded.value == pytest.approx((steps < 0).mean())
+    dreamed = numbers.dreamed.changes["column"]
     given = held_out.num_given
     in_clips = np.diff(held_out.clips.variables[:, given - 1 :, 0], axis=1)
-    assert dreamed["rises"]["recorded"].value == pytest.approx((in_clips > 0).mean())
+    assert dreamed["rises"].recorded.value == pytest.approx((in_clips > 0).mean())
     after = held_out.dreams.variables[..., 0]
     first = after[:, 0] > held_out.clips.variables[:, given - 1, 0]
     rises = first.sum() + (np.diff(after, axis=1) > 0).sum()
-    assert dreamed["rises"]["dreamed"].value == pytest.approx(rises / after.size)
+    assert dreamed["rises"].dreamed.value == pytest.approx(rises / after.size)
 
 
 def test_policies_share_the_clips(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,18 +413,18 @@ def test_policies_share_the_clips(held_out: HeldOut, monkeypatch: pytest.MonkeyP
     names = np.resize(np.asarray([b"bot", b"random"], "S64"), len(index))
     index["policy"] = names
     monkeypatch.setattr(held_out.reader, "index", index)
-    found = measure_by_policy(held_out)
-    assert found["steps"] == [1]
+    found = policies.measure(held_out, Path())
+    assert found.steps == [1]
     clips = held_out.reader.index["policy"][held_out.episodes]
-    after = held_out.foretold.steps(slice(held_out.num_given - 1, None)).nats
-    for name, of in found["policies"].items():
+    after = held_out.predicted.steps(held_out.future).nats
+    for name, of in found.policies.items():
         rows = clips == name.encode()
-        assert of["num_clips"] == rows.sum() > 0
-        assert of["nats_a_token"].value == pytest.approx(after[rows].mean())
+        assert of.num_clips == rows.sum() > 0
+        assert of.nats_a_token.value == pytest.approx(after[rows].mean())
         error = np.square(
             held_out.dreams.frames[rows, 0] / 255.0 - held_out.real[rows, 0] / 255.0
         ).mean()
-        assert of["psnr"][1].value == pytest.approx(-10 * math.log10(error), rel=1e-4)
+        assert of.psnr[1].value == pytest.approx(-10 * math.log10(error), rel=1e-4)
 
 
 def test_surprise_of_equal_frames_tells_nothing_and_of_strange_ones_much(
@@ -457,21 +434,24 @@ def test_surprise_of_equal_frames_tells_nothing_and_of_strange_ones_much(
         rng = np.random.default_rng(seed)
         return {"equal": frames, "nonsense": rng.integers(0, 256, frames.shape, np.uint8)}
 
-    monkeypatch.setattr("worldmodel.evaluation.surprise.altered_clips", altered)
-    found = measure_surprise(held_out, tmp_path)
-    kinds = found["kinds"]
-    assert kinds["equal"]["auroc"].value == kinds["equal"]["auroc_of_means"].value == 0.5
-    assert kinds["equal"]["rise"] == (0, 0, 0, 2)
-    assert kinds["nonsense"]["auroc"].value > 0.9
-    mean = held_out.foretold.steps(slice(held_out.num_given - 1, None)).nats.mean()
-    assert kinds["recorded"]["nats_a_token"].value == pytest.approx(mean)
-    assert found["frames_of_a_mean"] == 6
+    monkeypatch.setattr(surprise, "altered_clips", altered)
+    found = surprise.measure(held_out, tmp_path)
+    equal, nonsense = found.kinds["equal"], found.kinds["nonsense"]
+    assert equal.auroc == equal.auroc_of_means
+    assert equal.auroc is not None
+    assert nonsense.auroc is not None
+    assert equal.auroc.value == 0.5
+    assert equal.rise == (0, 0, 0, 2)
+    assert nonsense.auroc.value > 0.9
+    mean = held_out.predicted.steps(held_out.future).nats.mean()
+    assert found.kinds["recorded"].nats_a_token.value == pytest.approx(mean)
+    assert found.frames_of_a_mean == 6
     assert (tmp_path / "surprise.png").exists()
 
 
 def test_altered_clips_are_what_their_names_say() -> None:
     frames = np.random.default_rng(0).integers(90, 160, (2, 3, 16, 16, 3), np.uint8)
-    altered = altered_clips(frames, seed=0)
+    altered = surprise.altered_clips(frames, seed=0)
     mirrored, inverted, weak, strong = altered.values()
     np.testing.assert_array_equal(mirrored[..., ::-1, :], frames)
     np.testing.assert_array_equal(mirrored[..., 0, :], frames[..., 15, :])
@@ -480,4 +460,4 @@ def test_altered_clips_are_what_their_names_say() -> None:
         difference = (noisy.astype(float) - frames) / 255
         assert difference.std() == pytest.approx(deviation, rel=0.05)
         assert abs(difference.mean()) < 0.01
-    np.testing.assert_array_equal(altered_clips(frames, seed=0)["pixel noise 0.2"], strong)
+    np.testing.assert_array_equal(surprise.altered_clips(frames, seed=0)["pixel noise 0.2"], strong)

@@ -117,7 +117,7 @@ def test_scoring_goes_on_and_again_begins_anew(
     asked: list[int] = []
     one = scoring.score_episode
 
-    def counted(model: WorldModel, reader: EpisodeReader, i: int) -> dict:
+    def counted(model: WorldModel, reader: EpisodeReader, i: int) -> scoring.Score:
         asked.append(i)
         if len(asked) == 3:
             raise KeyboardInterrupt

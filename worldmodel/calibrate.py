@@ -1,12 +1,11 @@
-"""Dreams that show things as often as the data do: python -m worldmodel.calibrate RUN --data DIR
+"""Calibrate long dreams: python -m worldmodel.calibrate RUN --data DIR
 
-A prior that predicts single steps well still drifts over a long dream: what is small and rare
-disappears a little more often than it appears, and after a few dozen steps it is gone. Here dreams
-continue recorded moments under the recorded actions, and the bias of each code's logit moves until
-dreamed frames hold each code as often as the frames that were recorded in their place. It is tilted
-no more than its own long run asks for, as Braverman et al. 2020 (Calibration, Entropy Rates, and
-Memory in Language Models) do for the entropy of text. Biases hold for the temperature and the
-guidance they were found with.
+A prior that predicts single steps well still drifts over a long dream: small and rare things
+disappear a little more often than they appear, and after a few dozen steps they are gone. Here
+dreams continue recorded moments under the recorded actions, and the bias of each code's logit moves
+until dreamed frames show each code as often as the recorded frames in their place, as Braverman et
+al. 2020 (Calibration, Entropy Rates, and Memory in Language Models) do for the entropy of text. The
+biases are valid for the temperature and the guidance with which they were found.
 """
 
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel import randomness
 from worldmodel.checkpoint import (
+    Checkpoint,
     find_checkpoint,
     finish_save,
     folder_for_another,
@@ -39,8 +39,8 @@ from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable
 from worldmodel.evaluation.dreaming import dream_on
-from worldmodel.evaluation.foretelling import foretell
 from worldmodel.evaluation.held_out import TEACHER_FORCED_CLIPS
+from worldmodel.evaluation.predicting import predict, shown
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.pretrained import shipped_names
 from worldmodel.storage.files import locked
@@ -85,8 +85,15 @@ class Calibrate:
 class Drift(NamedTuple):
     """How a model does on one set of clips."""
 
-    apart: float  # KL(recorded || dreamed) of how often each code comes, in nats a token
+    apart: float  # KL(recorded || dreamed) of the shares of codes, in nats a token
     nats: float  # a token, one step ahead of real frames
+
+
+class Dreams(NamedTuple):
+    """How dreams are sampled, and what is called after each step of a batch of them."""
+
+    sampling: Sampling
+    advance: Callable[[], object] = lambda: None
 
 
 def main() -> None:
@@ -104,70 +111,70 @@ def calibrate(options: Calibrate) -> None:
     """
     check_numbers(options, above_zero=["temperature"], rounds=1, dreams=1, steps=1, seed=0)
     with ExitStack() as locks:
-        own = Path(options.checkpoint)
-        if (
-            options.out is None
-            and options.checkpoint not in shipped_names()
-            and is_or_was_saved(own)
-        ):
-            locks.enter_context(locked(own))
-            finish_save(own)
-        _calibrate(options, locks)
+        folder, out = _lock(options, locks)
+        device = usable_device(options.device, or_auto=True)
+        checkpoint = load_checkpoint(str(folder), device=device)
+        chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
+        sampling = chosen.applied_to(checkpoint.world.sampling)
+        reader = EpisodeReader(options.data)
+        check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)
+        before, after = _move(checkpoint.model, reader, options, sampling, out)
+        _save(checkpoint, reader, sampling, folder, out)
+    print(
+        f"{printable(str(out))} is calibrated for temperature {sampling.temperature:g} and "
+        f"guidance {sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} "
+        f"steps ahead, dreams' codes are {after.apart:.4f} nats a token from those recorded "
+        f"({before.apart:.4f} before); one step ahead of real frames a code costs "
+        f"{after.nats:.3f} nats ({before.nats:.3f} before)"
+    )
 
 
-def _calibrate(options: Calibrate, locks: ExitStack) -> None:
-    """Under the lock of the run's own folder; that of --out is taken here."""
+def _lock(options: Calibrate, locks: ExitStack) -> tuple[Path, Path]:
+    """The checkpoint's folder and that of the calibrated one, which is locked; where they are the
+    same, before the checkpoint is looked for."""
+    own, is_shipped = Path(options.checkpoint), options.checkpoint in shipped_names()
+    if options.out is None and not is_shipped and is_or_was_saved(own):
+        locks.enter_context(locked(own))
+        finish_save(own)
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
-    if options.out is None and folder != Path(options.checkpoint):
+    if options.out is None and folder != own:
         raise UserError(f"{options.checkpoint} isn't yours to write over: give --out")
     if out.resolve() != folder.resolve():
-        held = folder_for_another(out, [], overwrite=options.overwrite)
-        locks.enter_context(held)
+        locks.enter_context(folder_for_another(out, [], overwrite=options.overwrite))
     elif options.out is not None:
         locks.enter_context(locked(out))
-    device = usable_device(options.device, or_auto=True)
-    checkpoint = load_checkpoint(str(folder), device=device)
-    chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
-    sampling = chosen.applied_to(checkpoint.world.sampling)
-    model, window = checkpoint.model, checkpoint.model.config.prior.window
-    reader = EpisodeReader(options.data)
-    check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)
+    return folder, out
+
+
+def _move(
+    model: WorldModel, reader: EpisodeReader, options: Calibrate, sampling: Sampling, out: Path
+) -> tuple[Drift, Drift]:
+    """Calibrate the model; how it did on validation clips before and after."""
+    num_frames = model.config.prior.window + options.steps
     train, validation = (
-        ClipSampler(reader, split, window + options.steps) for split in ("train", "validation")
+        ClipSampler(reader, split, num_frames) for split in ("train", "validation")
     )
-    num_steps = (options.rounds + 2) * options.dreams * options.steps
+    rows = validation.draw(randomness.generator(options.seed, "drift windows"), options.dreams)
     say(
-        f"dreaming {num_steps} steps, {DREAMS_AT_ONCE} at a time; the progress bar shows the "
-        f"time left; then the checkpoint is written to {out}"
+        f"dreaming {(options.rounds + 2) * options.dreams * options.steps} steps, {DREAMS_AT_ONCE} "
+        f"at a time; the progress bar shows the time left; then the checkpoint is written to {out}"
     )
-    card = folder / "README.md"
-    old_card = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
-
-    def drift() -> Drift:
-        rows = validation.draw(randomness.generator(options.seed, "drift windows"), options.dreams)
-        return measure_drift(
-            model, validation, rows, seed=options.seed, sampling=sampling, advance=advance
-        )
-
     with progress_bar() as bar:
         total = (options.rounds + 2) * -(-options.dreams // DREAMS_AT_ONCE) * options.steps
         task = bar.add_task("calibrating", total=total)
+        dreams = Dreams(sampling, lambda: bar.advance(task))
+        before = measure_drift(model, validation, rows, dreams, seed=options.seed)
+        rng = randomness.generator(options.seed, "calibration")
+        move_biases(model, train, dreams, rounds=options.rounds, num_dreams=options.dreams, rng=rng)
+        return before, measure_drift(model, validation, rows, dreams, seed=options.seed)
 
-        def advance() -> None:
-            bar.advance(task)
 
-        before = drift()
-        move_biases(
-            model,
-            train,
-            rounds=options.rounds,
-            num_dreams=options.dreams,
-            rng=randomness.generator(options.seed, "calibration"),
-            sampling=sampling,
-            advance=advance,
-        )
-        after = drift()
+def _save(
+    checkpoint: Checkpoint, reader: EpisodeReader, sampling: Sampling, folder: Path, out: Path
+) -> None:
+    card = folder / "README.md"
+    old_card = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
     calibrated = {
         "temperature": sampling.temperature,
         "guidance": sampling.guidance,
@@ -180,79 +187,55 @@ def _calibrate(options: Calibrate, locks: ExitStack) -> None:
         lineage={**checkpoint.lineage, "calibrated": calibrated},
     )
     save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)
-    print(
-        f"{printable(str(out))} is calibrated for temperature {sampling.temperature:g} and "
-        f"guidance {sampling.guidance:g}: on {options.dreams} validation clips, {options.steps} "
-        f"steps ahead, dreams' codes are {after.apart:.4f} nats a token from those recorded "
-        f"({before.apart:.4f} before); one step ahead of real frames a code costs "
-        f"{after.nats:.3f} nats ({before.nats:.3f} before)"
-    )
 
 
 @torch.no_grad()
 def move_biases(
     model: WorldModel,
     clips: ClipSampler,
+    dreams: Dreams,
     *,
     rounds: int,
     num_dreams: int,
     rng: np.random.Generator,
-    sampling: Sampling,
-    advance: Callable[[], object] = lambda: None,
 ) -> None:
-    """Move the biases of the codes' logits until dreams hold each code as often as clips do.
+    """Move the biases of the codes' logits until dreams show each code as often as clips do.
 
     Codebooks share these logits: code k of one counts with code k of another.
 
     Args:
         clips: of more frames than the model's window; dreams begin where it is full.
-        rounds: of dreaming and moving; the biases end at their mean over the last half.
+        dreams: how they are sampled, at a temperature above 0.
+        rounds: of dreaming and moving; the result is the mean over the last half.
         num_dreams: in a round.
-        sampling: how dreams are drawn, at a temperature above 0.
-        advance: called after each step of a batch of dreams.
     """
     bias = model.prior.head.logits.bias
     found = []
     for _ in range(rounds):
-        rows = clips.draw(rng, num_dreams)
-        recorded, dreamed = _code_shares(
-            model, clips, rows, rng=rng, sampling=sampling, advance=advance
-        )
+        recorded, dreamed = _code_shares(model, clips, clips.draw(rng, num_dreams), dreams, rng)
         move = (recorded / dreamed).log().clamp(-LARGEST_MOVE, LARGEST_MOVE)
-        bias += RATE * sampling.temperature * move
+        bias += RATE * dreams.sampling.temperature * move
         found.append(bias.clone())
     bias.copy_(torch.stack(found[rounds // 2 :]).mean(0))
 
 
 def measure_drift(
-    model: WorldModel,
-    clips: ClipSampler,
-    rows: np.ndarray,
-    *,
-    seed: int,
-    sampling: Sampling,
-    advance: Callable[[], object] = lambda: None,
+    model: WorldModel, clips: ClipSampler, rows: np.ndarray, dreams: Dreams, *, seed: int
 ) -> Drift:
     """How far dreams are from the clips that they continue, and how well single steps are
-    predicted."""
+    predicted.
+
+    Args:
+        rows: of the clips.
+    """
     rng = randomness.generator(seed, "drift dreams")
-    recorded, dreamed = _code_shares(
-        model, clips, rows, rng=rng, sampling=sampling, advance=advance
-    )
-    device, window = recorded.device, model.config.prior.window
+    recorded, dreamed = _code_shares(model, clips, rows, dreams, rng)
     nats = []
     for part in _parts(rows, TEACHER_FORCED_CLIPS):
-        windows = clips.read(part)
-        codes = model.encode(torch.from_numpy(windows.frames).to(device))
-        foretold = foretell(
-            model,
-            codes[:, :-1],
-            torch.from_numpy(windows.action).to(device),
-            torch.from_numpy(windows.variables[:, :-1]).to(device),
-            codes[:, 1:],
-            model.prior.whole_past(codes[:, :-1], torch.from_numpy(windows.pose).to(device)),
-        )
-        nats.append(foretold.steps(slice(window - 1, None)).nats)
+        given = clips.read(part)
+        codes = model.encode(torch.from_numpy(given.frames).to(recorded.device))
+        predicted = predict(model, shown(model, codes, given.action, given.variables, given.pose))
+        nats.append(predicted.nats[:, model.config.prior.window - 1 :])
     apart = (recorded * (recorded / dreamed).log()).sum()
     return Drift(float(apart), float(np.concatenate(nats).mean()))
 
@@ -261,12 +244,10 @@ def _code_shares(
     model: WorldModel,
     clips: ClipSampler,
     rows: np.ndarray,
-    *,
+    dreams: Dreams,
     rng: np.random.Generator,
-    sampling: Sampling,
-    advance: Callable[[], object],
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
-    """How often each code comes in the clips' frames beyond the window, and in dreams instead.
+    """The share of each code in the clips' frames beyond the window, and in dreams of them.
 
     A frame counts, in a clip as in its dream, by the chance that the dream hasn't ended before: no
     data show what comes after an end. No share is zero: each code counts once more than it came.
@@ -275,29 +256,23 @@ def _code_shares(
     device = next(model.parameters()).device
     counts = torch.ones(2, num_codes, device=device)
     model.eval()  # drops the compiled head: its biases may be copies, and have moved
-
-    def count(
-        codes: Int[Tensor, "B T h w q"], weights: Float[Tensor, "B T"]
-    ) -> Float[Tensor, " K"]:
-        of_each = weights[..., None, None, None].expand(codes.shape)
-        return torch.bincount(codes.flatten(), of_each.flatten(), num_codes)
-
     for part in _parts(rows, DREAMS_AT_ONCE):
-        windows = clips.read(part)
+        given = clips.read(part)
         dreamed = dream_on(
             model,
-            windows,
+            given,
             window,
-            windows.action[:, window - 1 :],
+            given.action[:, window - 1 :],
             rng=rng,
-            sampling=sampling,
-            advance=advance,
+            sampling=dreams.sampling,
+            advance=dreams.advance,
         )
-        going_on = torch.from_numpy(1 - dreamed.end_probability).cumprod(1).roll(1, 1).to(device)
-        going_on[:, 0] = 1
-        real = model.encode(torch.from_numpy(windows.frames[:, window:]).to(device))
-        counts[0] += count(real, going_on)
-        counts[1] += count(torch.from_numpy(dreamed.codes).to(device), going_on)
+        alive = torch.from_numpy(1 - dreamed.end_probability).cumprod(1).roll(1, 1).to(device)
+        alive[:, 0] = 1
+        real = model.encode(torch.from_numpy(given.frames[:, window:]).to(device))
+        for n, codes in enumerate((real, torch.from_numpy(dreamed.codes).to(device))):
+            weights = alive[..., None, None, None].expand(codes.shape)
+            counts[n] += torch.bincount(codes.flatten(), weights.flatten(), num_codes)
     recorded, dreamed = counts / counts.sum(1, keepdim=True)
     return recorded, dreamed
 

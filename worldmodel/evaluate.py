@@ -20,7 +20,6 @@ from worldmodel.checkpoint import (
     check_kind,
     find_checkpoint,
     load_checkpoint,
-    read_world,
     weights_digest,
 )
 from worldmodel.checkpoint.same_world import check_same_world
@@ -28,20 +27,18 @@ from worldmodel.command import check_numbers, run_command, say
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.evaluation.held_out import Settings
-from worldmodel.evaluation.measuring import (
+from worldmodel.evaluation.held_out import HeldOut, Settings
+from worldmodel.evaluation.parts import DREAM_PARTS, DREAM_SECTIONS, dream_parts
+from worldmodel.evaluation.report import (
     ReportOptions,
     chosen_parts,
     i3d_of,
     measure_parts,
+    report_blocks,
     report_folder,
     source_of,
 )
-from worldmodel.evaluation.parts import DREAM_PARTS, dream_parts
-from worldmodel.evaluation.report import report_blocks
 from worldmodel.evaluation.score import score_blocks, score_episodes
-from worldmodel.evaluation.sections import DREAM_SECTIONS
-from worldmodel.evaluation.stability import NUM_STEPS
 from worldmodel.evaluation.tables import to_text
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.pretrained import shipped_names
@@ -70,7 +67,7 @@ class Evaluate(ReportOptions):
     """Single frames that the tokenizer is measured on."""
     inverse_dynamics_steps: int = 2000
     """Training steps of the network that reads actions off frames: minutes on one core."""
-    stability_steps: int = NUM_STEPS
+    stability_steps: int = 1000
     """Length of the long dreams."""
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
     """How all dreams are sampled."""
@@ -82,10 +79,10 @@ def main() -> None:
 
     def work() -> None:
         if options.score is None:
-            report = evaluate(options, command=command)
-            print(to_text(report_blocks(report, DREAM_SECTIONS)))
+            blocks = report_blocks(evaluate(options, command=command), DREAM_SECTIONS)
         else:
-            print(to_text(score_blocks(score(options, command=command))))
+            blocks = score_blocks(score(options, command=command))
+        print(to_text(blocks))
 
     run_command(
         work, stopped="stopped; what was measured is kept, and the same command resumes here"
@@ -103,39 +100,31 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
 
     Raises:
         UserError: the checkpoint or the data are missing or damaged; an option is not usable;
-            the two don't fit; or something else than a report stands where it is to be written.
+            the two don't fit; or another program's file stands where the report is to be written.
     """
-    folder = _find(options)
-    sampling = options.sampling.applied_to(read_world(str(folder)).sampling)
-    names = _check(options)
-    data = _data(options)
-    checkpoint = load_checkpoint(str(folder), device=options.device)
-    reader = EpisodeReader(data)
-    check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
-    out = options.out or report_folder(folder, options.checkpoint)
+    data = options.data
+    if data is None and options.checkpoint in shipped_names():
+        data = Path(PRESETS[options.checkpoint].data)
+    folder, checkpoint, reader, out = _opened(options, data)
     settings = Settings(
         num_clips=options.clips,
         num_samples=options.samples,
         horizon=options.horizon,
         num_frames=options.frames,
-        sampling=sampling,
+        sampling=options.sampling.applied_to(checkpoint.world.sampling),
         seed=options.seed,
         batch_size=options.batch_size,
-    )
-    parts = dream_parts(
-        checkpoint.model,
-        reader,
-        out,
-        settings,
         inverse_dynamics_steps=options.inverse_dynamics_steps,
         stability_steps=options.stability_steps,
-        i3d=i3d_of(options) if "fvd" in names else None,
     )
+    names = chosen_parts(options, DREAM_PARTS, {"fvd": options.i3d_weights})
+    i3d = i3d_of(options) if "fvd" in names else None
+    parts = dream_parts(HeldOut(checkpoint.model, reader, settings), out, i3d)
     return measure_parts(
         options,
         {name: parts[name] for name in names},
         DREAM_SECTIONS,
-        settings={**vars(options), **vars(sampling)},
+        settings={**vars(options), **vars(settings.sampling)},
         checkpoint=folder,
         env_id=checkpoint.world.env_id,
         reader=reader,
@@ -151,15 +140,9 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
         UserError: the checkpoint or the data are missing or damaged; an option is not usable; or
             the two don't fit.
     """
-    folder = _find(options)
     if options.parts is not None:
         raise UserError("--score writes no report: leave --parts out")
-    _check(options)
-    assert options.score is not None
-    reader = EpisodeReader(options.score)
-    checkpoint = load_checkpoint(str(folder), device=options.device)
-    check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
-    out = options.out or report_folder(folder, options.checkpoint)
+    folder, checkpoint, reader, out = _opened(options, options.score)
     source = {
         "checkpoint": options.checkpoint,
         "weights_sha256": weights_digest(folder),
@@ -178,19 +161,17 @@ def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[st
     return scores
 
 
-def _find(options: Evaluate) -> Path:
-    """The checkpoint's folder, found once: a hub's may change meanwhile."""
-    folder = find_checkpoint(options.checkpoint)
-    data = options.score or options.data
+def _opened(options: Evaluate, data: Path | None) -> tuple[Path, Checkpoint, EpisodeReader, Path]:
+    """The checkpoint's folder, the checkpoint, the episodes, and the folder to write to.
+
+    Raises:
+        UserError: one of them can't be used, the two don't fit, or an option is out of range.
+    """
+    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
     clips = ["python", "-m", "worldmodel.videogpt.evaluate", options.checkpoint]
     clips += ["--data", "DIR" if data is None else str(data)]
     check_kind(folder, options.checkpoint, Checkpoint.kind, shlex.join(clips))
-    return folder
-
-
-def _check(options: Evaluate) -> tuple[str, ...]:
-    """The parts to measure; raises UserError for options out of range."""
-    parts = chosen_parts(options, DREAM_PARTS, {"fvd": options.i3d_weights})
+    chosen_parts(options, DREAM_PARTS, {"fvd": options.i3d_weights})  # before anything is read
     check_numbers(
         options,
         clips=2,
@@ -202,19 +183,14 @@ def _check(options: Evaluate) -> tuple[str, ...]:
         batch_size=1,
         seed=0,
     )
-    return parts
-
-
-def _data(options: Evaluate) -> Path:
-    """The folder of episodes. Raises UserError where nothing says which."""
-    if options.data is not None:
-        return options.data
-    if options.checkpoint in shipped_names():
-        return Path(PRESETS[options.checkpoint].data)
-    raise UserError(
-        f"--data is needed: the folder of episodes on whose test split {options.checkpoint} is "
-        "measured"
-    )
+    if data is None:
+        raise UserError(
+            "--data is needed: the folder of episodes on whose test split "
+            f"{options.checkpoint} is measured"
+        )
+    checkpoint, reader = load_checkpoint(str(folder), device=options.device), EpisodeReader(data)
+    check_same_world(checkpoint, reader, options.checkpoint, same_environment=False)
+    return folder, checkpoint, reader, options.out or report_folder(folder, options.checkpoint)
 
 
 if __name__ == "__main__":

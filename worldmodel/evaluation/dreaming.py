@@ -1,6 +1,6 @@
-"""Dreams that go on from clips."""
+"""Dreams that continue clips."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -23,7 +23,7 @@ class Dreamed:
         variables: float32 (B, T, V), drawn.
         pose: float32 (B, T, P), drawn; NaN where it is not known.
         codes: int64 (B, T, h, w, q), of the frames.
-        nats: float32 (B, T), of each frame to the model itself, a token.
+        nats: float32 (B, T), the model's own surprise at each frame, a token.
     """
 
     frames: np.ndarray
@@ -46,10 +46,10 @@ def dream_on(
     poses: np.ndarray | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Dreamed:
-    """Dream on from the first `num_given` frames of B clips under `actions` (B, T, *shape).
+    """Continue the first `num_given` frames of B clips under `actions` (B, T, *shape).
 
     Args:
-        poses: (B, T, P), where to go in place of where the actions lead; None: poses are drawn.
+        poses: (B, T, P), to be used in place of drawn ones.
         advance: called after each step.
     """
     device = next(model.parameters()).device
@@ -73,11 +73,3 @@ def dream_on(
         return torch.stack([getattr(step, name).cpu() for step in steps], 1).numpy()
 
     return Dreamed(**{field.name: gathered(field.name) for field in fields(Dreamed)})
-
-
-def join(parts: Iterable[Dreamed]) -> Dreamed:
-    """Several batches of dreams as one."""
-    together = list(parts)
-    return Dreamed(
-        **{name: np.concatenate([vars(p)[name] for p in together]) for name in vars(together[0])}
-    )

@@ -1,4 +1,4 @@
-"""Fréchet video distance: how far clips are from real ones, as a network describes them."""
+"""The part "fvd": Fréchet video distance, of clips from real ones in a network's features."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from worldmodel.command import track
 from worldmodel.errors import UserError
+from worldmodel.evaluation.held_out import HeldOut
+from worldmodel.evaluation.report import Section
 from worldmodel.evaluation.tables import Blocks, Table, number
 from worldmodel.metrics.features import FeatureNetwork
 from worldmodel.metrics.frechet import frechet_distance
@@ -14,7 +16,7 @@ MIN_CLIPS = 4
 CLIPS_AT_ONCE = 8  # an I3D takes 100 MB a clip
 READING = (
     "How far the features of samples lie from those of real clips as a whole; beside it the same "
-    "distance between real clips, which no model can be asked to beat."
+    "distance between real clips, which no model can be expected to beat."
 )
 
 
@@ -26,7 +28,7 @@ def measure_fvd(
     network: FeatureNetwork,
 ) -> dict[str, Any]:
     """FVD (samples against real), R-FVD (reconstructions against real) and FVD* (samples against
-    reconstructions) of n clips, and how far real clips are from real clips (VideoGPT Table 5).
+    reconstructions) of n clips, and the distance of real clips from real clips (VideoGPT Table 5).
 
     Args:
         real: uint8 (n, T, H, W, C), test clips in random order.
@@ -62,6 +64,23 @@ def measure_fvd(
         numbers["fvd"] = frechet_distance(of_sampled, of_real)
         numbers["fvd_star"] = frechet_distance(of_sampled, of_reconstructed)
     return numbers
+
+
+def measure_dreams(held_out: HeldOut, network: FeatureNetwork) -> dict[str, Any]:
+    """Of as many frames of each test clip's future as the protocol takes; the floor compares them
+    with the same of training clips."""
+    wanted = network.protocol.num_frames
+    if held_out.settings.horizon < wanted:
+        raise UserError(f"{network.metric} needs {wanted} frames: --horizon {wanted} at least")
+    future = slice(held_out.num_given, held_out.num_given + wanted)
+    _, training = held_out.draw("train")
+    return measure_fvd(
+        held_out.real[:, :wanted],
+        training.frames[:, future],
+        held_out.reconstructions[:, future],
+        held_out.dreams.frames[:, :wanted],
+        network,
+    )
 
 
 def fvd_blocks(n: dict[str, Any]) -> Blocks:
@@ -111,3 +130,6 @@ def source_line(n: dict[str, Any]) -> str:
         f"preprocessing of {n['protocol']}, which takes {n['protocol_num_clips']} clips of "
         f"{n['protocol_num_frames']} frames."
     )
+
+
+SECTION = Section(fvd_blocks, READING)

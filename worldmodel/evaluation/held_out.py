@@ -13,23 +13,29 @@ from worldmodel import randomness
 from worldmodel.command import progress_bar, track
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split, spread_windows
 from worldmodel.dream import WorldModel
-from worldmodel.evaluation.dreaming import Dreamed, dream_on, join
-from worldmodel.evaluation.foretelling import (
-    Foretold,
-    ForetoldOutcomes,
-    Told,
-    foretell,
-    foretell_outcomes,
+from worldmodel.errors import UserError
+from worldmodel.evaluation.dreaming import Dreamed, dream_on
+from worldmodel.evaluation.predicting import (
+    Predicted,
+    PredictedOutcomes,
+    T,
     joined,
+    predict,
+    predict_outcomes,
+    shown,
 )
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.metrics.bootstrap import Bootstrap
 
 FRAMES_AT_ONCE = 128  # of a tokenizer
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
-COMMON_SHARE = 0.5  # of steps at least that bring the reward which is no event
-RANDOM_PLAYERS = b"random"  # what `collect` calls those who act as `wander` does
-STAY_PROBABILITY = 0.8  # of a wanderer's last action: about half a second of Doom
+COMMON_SHARE = 0.5  # of steps that must share a reward before other rewards count as events
+RANDOM_PLAYERS = b"random"  # the policy name under which `collect` records random play
+# Options that the numbers of dreams, and of dreams along the clips, depend on.
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "seed", "guidance")
+DREAM_OPTIONS = ("clips", "horizon", *SAMPLING_OPTIONS, "batch_size")
+STAY_PROBABILITY = 0.8  # that random play repeats an action: about half a second of Doom
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,12 @@ class Settings:
     Attributes:
         num_clips: test clips, fewer where the data hold fewer windows.
         num_samples: dreams of each clip; the best of them is reported too.
-        horizon: frames dreamed on from each clip's given ones.
+        horizon: frames dreamed after each clip's given ones.
         num_frames: single frames that the tokenizer is measured on.
         sampling, seed: of all dreams.
         batch_size: dreams at a time.
+        inverse_dynamics_steps: training steps of the network that reads actions off frames.
+        stability_steps: length of the long dreams.
     """
 
     num_clips: int = 128
@@ -52,19 +60,21 @@ class Settings:
     sampling: Sampling = Sampling(temperature=0.8)
     seed: int = 0
     batch_size: int = 32
+    inverse_dynamics_steps: int = 2000
+    stability_steps: int = 1000
 
 
 class HeldOut:
     """Clips of the test split, each `num_given` frames to begin from and `horizon` further ones.
+
+    Everything is computed when first used, once. Where no test episode is long enough, that raises
+    UserError.
 
     Args:
         model: in evaluation mode.
         reader: episodes of the model's world.
         settings: how many clips, and how they are dreamed.
         with_pose: leave out episodes whose pose is unknown.
-
-    Raises:
-        UserError: no test episode is long enough.
     """
 
     def __init__(
@@ -78,8 +88,7 @@ class HeldOut:
         self.with_pose = with_pose
         self.model, self.reader, self.settings = model, reader, settings
         self.num_given = model.config.prior.window
-        rows, self.clips = self.draw("test")
-        self.episodes = rows[:, 0]
+        self.future = slice(self.num_given - 1, None)  # steps that lead beyond the given frames
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -91,14 +100,45 @@ class HeldOut:
             int64 (clips, 2), each clip's episode and first frame; and the clips.
         """
         num_frames = self.num_given + self.settings.horizon
-        sampler = ClipSampler(
-            self.reader, split, num_frames, memory_limit_bytes=0, with_pose=self.with_pose
-        )
+        try:
+            sampler = ClipSampler(
+                self.reader, split, num_frames, memory_limit_bytes=0, with_pose=self.with_pose
+            )
+        except UserError as error:
+            asked = f"--horizon {self.settings.horizon} asks for that many"
+            raise UserError(f"{error} ({asked})") from None
         lengths = self.reader.index["episode_length"][sampler.episodes] + 1
         rng = randomness.generator(self.settings.seed, "held-out windows", split)
         num_windows = lengths - num_frames + 1
         rows = spread_windows(rng, sampler.episodes, num_windows, self.settings.num_clips)
         return rows, sampler.read(rows)
+
+    @cached_property
+    def _drawn(self) -> tuple[np.ndarray, Clips]:
+        return self.draw("test")
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """The episode of each clip."""
+        return self._drawn[0][:, 0]
+
+    @property
+    def clips(self) -> Clips:
+        return self._drawn[1]
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """Intervals over the clips."""
+        return Bootstrap(self.episodes, self.settings.seed)
+
+    @property
+    def policies(self) -> dict[str, np.ndarray]:
+        """The clips of each player: their numbers."""
+        names = self.reader.index["policy"][self.episodes]
+        return {
+            name.decode(errors="replace"): np.flatnonzero(names == name)
+            for name in np.unique(names).tolist()
+        }
 
     @property
     def device(self) -> torch.device:
@@ -110,9 +150,19 @@ class HeldOut:
         return self.clips.frames[:, self.num_given :]
 
     @property
+    def last_given(self) -> np.ndarray:
+        """The last given frame in place of each of `real`."""
+        return np.broadcast_to(self.clips.frames[:, self.num_given - 1, None], self.real.shape)
+
+    @property
     def actions(self) -> np.ndarray:
-        """The actions that led to them, (clips, horizon, *shape)."""
-        return self.clips.action[:, self.num_given - 1 :]
+        """The actions that led to `real`, (clips, horizon, *shape)."""
+        return self.clips.action[:, self.future]
+
+    @property
+    def other_actions(self) -> np.ndarray:
+        """For each clip the actions of another one, like `actions`."""
+        return np.roll(self.actions, 1, axis=0)
 
     @cached_property
     def real_codes(self) -> Tensor:
@@ -123,18 +173,15 @@ class HeldOut:
         """Codes on the CPU of clips or frames, uint8 (n, ..., H, W, C).
 
         Args:
-            what: said beside the progress bar.
+            what: label of the progress bar, as everywhere here.
         """
         at_once = max(1, FRAMES_AT_ONCE // math.prod(frames.shape[1:-3]))
-        parts = track(
-            torch.from_numpy(np.ascontiguousarray(frames)).split(at_once),
-            what,
-        )
+        parts = track(torch.from_numpy(np.ascontiguousarray(frames)).split(at_once), what)
         return torch.cat([self.model.encode(part.to(self.device)).cpu() for part in parts])
 
     @cached_property
     def train_codes(self) -> Tensor:
-        """Codes of frames drawn from the training split, (n, h, w, q): what baselines count."""
+        """Codes of frames drawn from the training split, (n, h, w, q), for baselines to count."""
         frames, _ = draw_frames(
             self.reader, "train", self.settings.num_frames, seed=self.settings.seed
         )
@@ -143,23 +190,23 @@ class HeldOut:
     @cached_property
     def reconstructions(self) -> np.ndarray:
         """The clips' frames as a dream would show them, like `clips.frames`."""
-        return self._pictures(self.model.draw, self.real_codes, "decoding the clips")
+        return self._pictures(self.model.draw, self.real_codes)
 
     @cached_property
     def plain_reconstructions(self) -> np.ndarray:
-        """The clips' frames as the tokenizer gives them back, like `clips.frames`."""
+        """The clips' frames as the tokenizer reconstructs them, like `clips.frames`."""
         if self.model.sharp is None:
             return self.reconstructions
-        return self._pictures(self.model.decode, self.real_codes, "decoding the clips")
+        return self._pictures(self.model.decode, self.real_codes)
 
     def plain(self, dreamed: Dreamed) -> np.ndarray:
-        """What dreams show, by the decoder that learned the squared error."""
+        """Frames of dreams by the tokenizer's decoder, which was trained on the squared error."""
         if self.model.sharp is None:
             return dreamed.frames
-        return self._pictures(self.model.decode, torch.from_numpy(dreamed.codes), "decoding")
+        return self._pictures(self.model.decode, torch.from_numpy(dreamed.codes))
 
-    def _pictures(self, decode: Callable[[Tensor], Tensor], codes: Tensor, what: str) -> np.ndarray:
-        parts = track(codes.split(4), what)
+    def _pictures(self, decode: Callable[[Tensor], Tensor], codes: Tensor) -> np.ndarray:
+        parts = track(codes.split(4), "decoding")
         return torch.cat([decode(part.to(self.device)).cpu() for part in parts]).numpy()
 
     @cached_property
@@ -172,96 +219,67 @@ class HeldOut:
         return float(values[counts.argmax()]) if is_common else None
 
     @cached_property
-    def foretold(self) -> Foretold:
+    def predicted(self) -> Predicted:
         """Of all the clips' frames but the first, (clips, given + horizon - 1), each given the
         real ones before it."""
-        return self.foretell(self.real_codes, self.actions, "likelihood")
+        return self.predict("likelihood")
 
     @cached_property
-    def foretold_misled(self) -> Foretold:
-        """Like `foretold`, but each clip is told the actions of another one."""
-        return self.foretell(self.real_codes, self.other_actions, "likelihood, other actions")
+    def predicted_with_other_actions(self) -> Predicted:
+        """Like `predicted`, but with the actions of another clip."""
+        return self.predict("likelihood, other actions", actions=self.other_actions)
 
-    @property
-    def other_actions(self) -> np.ndarray:
-        """For each clip the actions of another one, like `actions`."""
-        return np.roll(self.actions, 1, axis=0)
-
-    def foretell(
+    def predict(
         self,
-        codes: Tensor,
-        actions: np.ndarray,
         what: str,
         *,
+        codes: Tensor | None = None,
+        actions: np.ndarray | None = None,
         next_codes: Tensor | None = None,
-        variables: np.ndarray | None = None,
         dreamed: bool = False,
-    ) -> Foretold:
-        """What the prior says of clips like these, (clips, given + horizon - 1).
+    ) -> Predicted:
+        """What the prior predicts for clips like these, (clips, given + horizon - 1).
 
         Args:
-            codes: like `real_codes`; the past that the prior is shown.
-            actions: like `actions`, told in place of the recorded ones.
-            what: said beside the progress bar.
-            next_codes: like `codes`, of the frames that are asked for; by default the same.
-            variables: like `clips.variables`, shown in place of them.
-            dreamed: the past is that of `dreams`, poses and ages too.
+            codes: like `real_codes`, shown as the past in place of them.
+            actions: like `actions`, in place of them.
+            next_codes: like `real_codes`, to be asked for in place of `codes`.
+            dreamed: the past is that of `dreams`, with its variables, poses and ages.
         """
-        shown = self.clips.variables if variables is None else variables
-        asked = codes if next_codes is None else next_codes
-        return self._ask(foretell, codes, actions, shown, asked, what, dreamed=dreamed)
+        return self._ask(predict, what, codes, actions, next_codes, dreamed)
 
-    def foretell_outcomes(
-        self, codes: Tensor, variables: np.ndarray, what: str, *, dreamed: bool = False
-    ) -> ForetoldOutcomes:
-        """What the prior expects to come with frames like these, under the recorded actions.
-
-        Args:
-            codes: like `real_codes`; the past that the prior is shown.
-            variables: like `clips.variables`, of that past.
-            what: said beside the progress bar.
-            dreamed: the past is that of `dreams`, poses and ages too.
-        """
-        asking = partial(foretell_outcomes, common_reward=self.common_reward)
-        return self._ask(asking, codes, self.actions, variables, codes, what, dreamed=dreamed)
+    def predict_outcomes(self, what: str, *, dreamed: bool = False) -> PredictedOutcomes:
+        """What the prior expects to come with frames of the clips, or of `dreams` of them."""
+        asking = partial(predict_outcomes, common_reward=self.common_reward)
+        return self._ask(asking, what, None, None, None, dreamed)
 
     def _ask(
         self,
-        asking: Callable[..., Told],
-        codes: Tensor,
-        actions: np.ndarray,
-        variables: np.ndarray,
-        next_codes: Tensor,
+        asking: Callable[..., T],
         what: str,
-        *,
+        codes: Tensor | None,
+        actions: np.ndarray | None,
+        next_codes: Tensor | None,
         dreamed: bool,
-    ) -> Told:
-        """`foretell` or `foretell_outcomes` of all clips, some at a time."""
-        told = np.concatenate([self.clips.action[:, : self.num_given - 1], actions], 1)
+    ) -> T:
+        """`predict` or `predict_outcomes` of all clips, some at a time."""
+        given, variables, poses = self.num_given, self.clips.variables, self.clips.pose
+        age = np.zeros(self.real_codes.shape[1] - 1, np.int64)
+        if dreamed:
+            codes, age = self.dream_codes, (np.arange(len(age)) - (given - 1)).clip(0)
+            variables = np.concatenate([variables[:, :given], self.dreams.variables], 1)
+            poses = self.dream_poses
+        codes = self.real_codes if codes is None else codes
+        actions = self.actions if actions is None else actions
+        actions = np.concatenate([self.clips.action[:, : given - 1], actions], 1)
 
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(self.device)
-
-        poses = self.dream_poses if dreamed else self.clips.pose
-        steps = np.arange(codes.shape[1] - 1) - (self.num_given - 1)
-        age = torch.from_numpy(steps.clip(0) * dreamed).to(self.device)
-
-        def asked(rows: np.ndarray) -> Told:
-            shown = codes[rows, :-1].to(self.device)
-            past = self.model.prior.whole_past(
-                shown, tensor(poses[rows]), age.expand(len(rows), -1)
-            )
-            return asking(
-                self.model,
-                shown,
-                tensor(told[rows]),
-                tensor(variables[rows, :-1]),
-                next_codes[rows, 1:].to(self.device),
-                past,
-            )
+        def asked(rows: np.ndarray) -> T:
+            parts = codes[rows], actions[rows], variables[rows], poses[rows]
+            wanted = None if next_codes is None else next_codes[rows]
+            return asking(self.model, shown(self.model, *parts, next_codes=wanted, age=age))
 
         rows = np.array_split(np.arange(len(self)), -(-len(self) // TEACHER_FORCED_CLIPS))
-        return joined([asked(part) for part in track(rows, what)], 0)
+        return joined([asked(part) for part in track(rows, what)])
 
     @cached_property
     def dreams(self) -> Dreamed:
@@ -270,86 +288,48 @@ class HeldOut:
 
     @cached_property
     def dream_codes(self) -> Tensor:
-        """Codes of the given frames and of those that `dreams` brought, like `real_codes`."""
+        """Codes of the given frames and of `dreams`, like `real_codes`."""
         dreamed = torch.from_numpy(self.dreams.codes)
         return torch.cat([self.real_codes[:, : self.num_given], dreamed], 1)
 
     @property
-    def dream_variables(self) -> np.ndarray:
-        """The given variables and those of `dreams`, like `clips.variables`."""
-        given = self.clips.variables[:, : self.num_given]
-        return np.concatenate([given, self.dreams.variables], 1)
-
-    @property
     def dream_poses(self) -> np.ndarray:
-        """The given poses and those of `dreams`, like `clips.pose`; those given are NaN where the
-        data don't tell them."""
+        """The given poses and those of `dreams`, like `clips.pose`; NaN where the data don't have
+        the given ones."""
         given = np.full_like(self.dreams.pose[:, :1], np.nan).repeat(self.num_given, 1)
         if self.clips.pose.shape[-1]:
             given = self.clips.pose[:, : self.num_given, : given.shape[-1]]
         return np.concatenate([given, self.dreams.pose], 1)
 
     def dream(
-        self,
-        actions: np.ndarray,
-        *,
-        what: str,
-        sample: int = 0,
-        poses: np.ndarray | None = None,
+        self, actions: np.ndarray, *, what: str, sample: int = 0, poses: np.ndarray | None = None
     ) -> Dreamed:
         """One dream of each clip under `actions` (clips, T, *shape).
 
         Args:
-            poses: (clips, T, P), where to go in place of where the actions lead.
-            what: said beside the progress bar.
-            sample: dreams of another sample are others; those of the same one the same.
+            sample: dreams of different samples differ; those of the same one are the same.
+            poses: (clips, T, P), to be used in place of drawn ones.
         """
+        begins = range(0, len(self), self.settings.batch_size)
         with progress_bar(transient=True) as progress:
-            task = progress.add_task(what, total=len(self.batches()) * actions.shape[1])
-            return join(
-                self.dream_batch(
-                    rows,
+            task = progress.add_task(what, total=len(begins) * actions.shape[1])
+            parts = []
+            for begin in begins:
+                rows = slice(begin, begin + self.settings.batch_size)
+                clips = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
+                rng = randomness.generator(self.settings.seed, "held-out dreams", sample, begin)
+                dreamed = dream_on(
+                    self.model,
+                    clips,
+                    self.num_given,
                     actions[rows],
-                    sample=sample,
+                    rng=rng,
+                    sampling=self.settings.sampling,
                     poses=None if poses is None else poses[rows],
                     advance=lambda: progress.advance(task),
                 )
-                for rows in self.batches()
-            )
-
-    def batches(self) -> list[np.ndarray]:
-        """The clips' numbers, as many at a time as are dreamed at once."""
-        begins = range(0, len(self), self.settings.batch_size)
-        return [np.arange(i, min(len(self), i + self.settings.batch_size)) for i in begins]
-
-    def dream_batch(
-        self,
-        rows: np.ndarray,
-        actions: np.ndarray,
-        *,
-        sample: int,
-        poses: np.ndarray | None = None,
-        advance: Callable[[], object] = lambda: None,
-    ) -> Dreamed:
-        """Dreams of the clips `rows` under `actions` (len(rows), T, *shape).
-
-        Args:
-            poses: (len(rows), T, P), where to go in place of where the actions lead.
-            sample: dreams of another sample are others; those of the same one the same.
-            advance: called after each step.
-        """
-        picked = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
-        rng = randomness.generator(self.settings.seed, "held-out dreams", sample, int(rows[0]))
-        return dream_on(
-            self.model,
-            picked,
-            self.num_given,
-            actions,
-            rng=rng,
-            sampling=self.settings.sampling,
-            poses=poses,
-            advance=advance,
-        )
+                parts.append(dreamed)
+        return joined(parts)
 
 
 def draw_frames(
@@ -367,19 +347,16 @@ def draw_frames(
     chosen.sort()
     which = np.searchsorted(ends, chosen, side="right")
     times = chosen - (ends - reader.index["episode_length"][members] - 1)[which]
-    frames = [
-        reader.frames(int(i), int(t), int(t) + 1)
-        for i, t in zip(members[which], times, strict=True)
-    ]
-    if not frames:
-        return np.zeros((0, *reader.info.frame_shape), np.uint8), members
-    return np.concatenate(frames), members[which]
+    frames = np.zeros((len(chosen), *reader.info.frame_shape), np.uint8)
+    for n, (i, t) in enumerate(zip(members[which].tolist(), times.tolist(), strict=True)):
+        frames[n] = reader.frames(i, t, t + 1)[0]
+    return frames, members[which]
 
 
 def wander(
     rng: np.random.Generator, spec: ActionSpec, num_wanderers: int, num_steps: int
 ) -> np.ndarray:
-    """Sticky random actions, (num_wanderers, num_steps, *spec.shape): mostly the one before."""
+    """Random actions that are held for a while, (num_wanderers, num_steps, *spec.shape)."""
     actions = spec.sample(rng, (num_wanderers, num_steps))
     stays = rng.random((num_wanderers, num_steps)) < STAY_PROBABILITY
     for t in range(1, num_steps):

@@ -1,7 +1,7 @@
-"""Which action led from one frame to the next: a small network that reads it off two frames.
+"""A small network that reads off two frames which action led from one to the other.
 
-It judges whether dreams obey. Trained on real frames and on the same frames as the tokenizer
-gives them back, so that what it measures is the action and not the blur.
+It judges whether dreams follow their actions. It is trained on real frames and on the tokenizer's
+reconstructions of them, so that it measures the action and not the blur.
 """
 
 import json
@@ -38,7 +38,7 @@ class InverseDynamics(nn.Module):
     """Two frames in, the action between them out.
 
     Args:
-        spec: the action space; each index of it is guessed by itself.
+        spec: the action space; each of its factors is guessed separately.
         frame_shape: (H, W, C).
     """
 
@@ -50,10 +50,7 @@ class InverseDynamics(nn.Module):
         channels_in = 2 * channels
         for channels_out in WIDTHS:
             stride = 2 if min(height, width) >= 2 * SMALLEST_SIDE else 1
-            layers += [
-                nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
-                nn.ReLU(),
-            ]
+            layers += [nn.Conv2d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU()]
             channels_in = channels_out
             height, width = math.ceil(height / stride), math.ceil(width / stride)
         self.layers = nn.Sequential(
@@ -86,19 +83,15 @@ class InverseDynamics(nn.Module):
         ).sum()
 
     @torch.no_grad()
-    def guess(self, films: UInt8[np.ndarray, "B T H W C"]) -> np.ndarray:
-        """The likeliest actions between the frames of B films.
-
-        Returns:
-            (B, T-1, factors): an index for each factor of the action, or the real numbers of
-            a box scaled to [-1, 1].
-        """
+    def _guess(self, films: UInt8[np.ndarray, "B T H W C"]) -> np.ndarray:
+        """The likeliest actions between frames, (B, T-1, factors); of a box in [-1, 1]."""
         device = next(self.parameters()).device
-        before = torch.from_numpy(films[:, :-1]).flatten(0, 1)
-        after = torch.from_numpy(films[:, 1:]).flatten(0, 1)
+        before, after = (
+            torch.from_numpy(films[:, part]).flatten(0, 1).split(JUDGED_AT_ONCE)
+            for part in (slice(None, -1), slice(1, None))
+        )
         guesses = []
-        pairs = zip(before.split(JUDGED_AT_ONCE), after.split(JUDGED_AT_ONCE), strict=True)
-        for first, second in pairs:
+        for first, second in zip(before, after, strict=True):
             out = self(first.to(device), second.to(device)).cpu()
             if self.spec.kind != "box":
                 out = torch.stack([p.argmax(1) for p in out.split(self.spec.sizes, 1)], 1)
@@ -112,7 +105,7 @@ class InverseDynamics(nn.Module):
             float64 (B, T-1, factors), whose mean is the accuracy; for a box it is the share
             of variance explained, R^2.
         """
-        guesses = self.guess(films)
+        guesses = self._guess(films)
         if self.spec.kind == "box":
             truth = encode_actions(self.spec, torch.from_numpy(actions)).numpy()
             variance = truth.var((0, 1)).clip(1e-12)
@@ -126,31 +119,30 @@ def train_inverse_dynamics(
     actions: np.ndarray,
     *,
     steps: int,
-    seed: int = 0,
 ) -> None:
-    """Train on pairs of consecutive frames, from all of `films` alike.
+    """Train on pairs of consecutive frames.
 
     Args:
         films: several versions of the same B films, real and reconstructed for example.
-        actions: (B, T-1, *shape), in all versions the same.
-        steps: of the optimiser; what is bounded is work, not time.
+        actions: (B, T-1, *shape), of all versions.
+        steps: of the optimiser.
     """
     device = next(network.parameters()).device
-    rng = randomness.generator(seed, "inverse dynamics batches")
+    rng = randomness.generator(0, "inverse dynamics batches")
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     num_films, num_pairs = actions.shape[:2]
     network.train()
     for _ in track(range(steps), "inverse dynamics"):
-        version = rng.integers(len(films), size=BATCH_SIZE)
-        film, t = rng.integers(num_films, size=BATCH_SIZE), rng.integers(num_pairs, size=BATCH_SIZE)
+        version, film, t = (
+            rng.integers(most, size=BATCH_SIZE) for most in (len(films), num_films, num_pairs)
+        )
         before, after = (
-            torch.from_numpy(
-                np.stack([films[v][i, j] for v, i, j in zip(version, film, t + k, strict=True)])
-            ).to(device)
+            np.stack([films[v][i, j] for v, i, j in zip(version, film, t + k, strict=True)])
             for k in (0, 1)
         )
-        loss = network.loss(network(before, after), torch.from_numpy(actions[film, t]).to(device))
+        guesses = network(*(torch.from_numpy(part).to(device) for part in (before, after)))
+        loss = network.loss(guesses, torch.from_numpy(actions[film, t]).to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -166,19 +158,21 @@ def inverse_dynamics_of(
     steps: int,
     player: bytes | None = None,
 ) -> InverseDynamics:
-    """The network for a model's world, trained on the train split, or read from `cache`.
-
-    The cache is used as long as the tokenizer, the data and the recipe are the same.
+    """The network for a model's world, trained on the train split, or read from the file `cache` if
+    the tokenizer, the data and the recipe are the same.
 
     Args:
         steps: of the optimiser.
-        player: whose episodes alone it learns from, as `ClipSampler` takes it.
+        player: train on this policy's episodes only.
 
     Raises:
         UserError: no training episode is long enough.
     """
     device = next(model.parameters()).device
-    key = _key(model, reader, steps, player)
+    decoders = [digest_of(part) for part in (model.tokenizer, model.sharp) if part is not None]
+    recipe = [WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE]
+    recipe += [] if player is None else [player.decode(errors="replace")]
+    key = json.dumps([decoders, reader.digest(), recipe])
     randomness.seed_torch(0, "inverse dynamics weights")
     network = InverseDynamics(model.config.actions, model.config.tokenizer.frame_shape).to(device)
     try:
@@ -188,16 +182,14 @@ def inverse_dynamics_of(
                 network.load_state_dict({name: file.get_tensor(name) for name in names})
                 return network.eval()
     except (OSError, SafetensorError, RuntimeError):
-        pass  # not made yet, or damaged: made now
+        pass  # missing or damaged: trained now
     sampler = ClipSampler(reader, "train", CLIP_FRAMES, memory_limit_bytes=0, player=player)
     count = min(MAX_CLIPS, sampler.num_windows)
     clips = sampler.read(sampler.draw(randomness.generator(0, "inverse dynamics clips"), count))
+    parts = torch.from_numpy(clips.frames).split(8)
     reconstructed = [
         model.draw(model.encode(part.to(device))).cpu().numpy()
-        for part in track(
-            torch.from_numpy(clips.frames).split(8),
-            "inverse dynamics: reconstructing frames",
-        )
+        for part in track(parts, "inverse dynamics: reconstructing frames")
     ]
     films = [clips.frames, np.concatenate(reconstructed)]
     train_inverse_dynamics(network, films, clips.action, steps=steps)
@@ -205,10 +197,3 @@ def inverse_dynamics_of(
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, cache, metadata={"key": key})
     return network
-
-
-def _key(model: WorldModel, reader: EpisodeReader, steps: int, player: bytes | None) -> str:
-    recipe = [WIDTHS, CLIP_FRAMES, MAX_CLIPS, steps, BATCH_SIZE, LEARNING_RATE]
-    taught = [] if player is None else [player.decode(errors="replace")]
-    decoders = [digest_of(part) for part in (model.tokenizer, model.sharp) if part is not None]
-    return json.dumps([decoders, reader.digest(), recipe + taught])

@@ -1,281 +1,367 @@
-"""Rewards, ends and game variables: foretold for the next step, and along dreams."""
+"""The part "outcomes": rewards, ends and game variables, at the next step and along dreams.
+
+An event is a step with another reward than the commonest one; there are none where no reward is
+common.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
 
 from worldmodel import randomness
 from worldmodel.command import track
 from worldmodel.data import ClipSampler
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.dreaming import dream_on
-from worldmodel.evaluation.foretelling import foretell_outcomes
-from worldmodel.evaluation.held_out import HeldOut
+from worldmodel.evaluation.held_out import DREAM_OPTIONS, HeldOut
 from worldmodel.evaluation.horizon import steps_ahead
+from worldmodel.evaluation.predicting import predict_outcomes, shown
+from worldmodel.evaluation.report import Headline, Picture, Section
+from worldmodel.evaluation.tables import Blocks, Table, interval, number, row, steps_table
+from worldmodel.metrics.bootstrap import Bootstrap, at_steps
 from worldmodel.metrics.statistics import (
+    Calibration,
     Interval,
-    auroc_interval,
+    Number,
     brier,
     calibration,
     calibration_error,
-    mean_interval,
 )
 
+OPTIONS = DREAM_OPTIONS
 MAX_EPISODES = 256
 MAX_STEPS = 256  # the last of an episode: attention over a longer one takes memory
 MAX_ENDING_CLIPS = 128
 RARE_BINS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ends and events are rare
+SIGNS = {"rises": 1, "falls": -1}
+BySteps = dict[int, Interval]
 
 
 @dataclass(frozen=True)
-class NextSteps:
-    """S steps of test episodes and what was foretold of them, each given the real past.
+class Chances:
+    """How well predicted chances agree with what happened."""
 
-    Attributes:
-        episodes: (S,), the episode of each.
-        reward, ended: what came.
-        changes: of the variables, (S, V).
-        expected, end_chance, event_chance: what was foretold, as in `ForetoldOutcomes`.
-        rise_chance, fall_chance: the same of each variable, (S, V).
-    """
-
-    episodes: np.ndarray
-    reward: np.ndarray
-    ended: np.ndarray
-    changes: np.ndarray
-    expected: np.ndarray
-    end_chance: np.ndarray
-    event_chance: np.ndarray
-    rise_chance: np.ndarray
-    fall_chance: np.ndarray
+    count: int
+    """How often it happened."""
+    auroc: Interval
+    brier: float
+    brier_of_the_rate: float
+    """Of always predicting the mean rate."""
+    calibration_error: Number
+    calibration: list[Calibration]
+    """Bins of predictions."""
 
 
-def measure_outcomes(held_out: HeldOut, out: Path) -> dict[str, Any]:
-    """Errors of rewards, ends and variables on the test split.
+@dataclass(frozen=True)
+class Change:
+    """Rises or falls of a variable at the next step; rates a step."""
 
-    "next_step": test episodes (the last MAX_STEPS steps of longer ones), each step given the
-    real past. "dreamed": after dreaming under the recorded actions. An event is a step with
-    another reward than the commonest one; there are none where no reward is common. Writes
-    calibration.png, of ends and events.
-    """
-    steps = _next_steps(held_out)
-    seed, common = held_out.settings.seed, held_out.common_reward
-    ends = _foretold_well(steps.end_chance, steps.ended, steps.episodes, seed)
-    bins_of = {"ends": ends["calibration"]}
-    events = None
-    if common is not None:
-        events = _foretold_well(steps.event_chance, steps.reward != common, steps.episodes, seed)
-        bins_of["events"] = events["calibration"]
-    plots.draw_calibration(out / "calibration.png", bins_of)
-    missed = np.abs(steps.expected - steps.reward)
-    return {
-        "common_reward": common,
-        "next_step": {
-            "num_steps": len(steps.reward),
-            "reward_mae": float(missed.mean()),
-            "reward_mae_of_the_mean": float(np.abs(steps.reward.mean() - steps.reward).mean()),
-            "reward_mae_unless_ended": float(missed[~steps.ended].mean()),
-            "ends": _plain(ends),
-            "events": None if events is None else _plain(events),
-            "changes": _foretold_changes(steps, held_out.model.config.variable_names, seed),
-        },
-        "dreamed": {
-            **_dreamed_values(held_out),
-            "changes": _dreamed_changes(held_out),
-            "ends": _dreamed_ends(held_out),
-            "events": None if common is None else _dreamed_events(held_out, common),
-        },
-    }
+    count: int
+    recorded: Interval
+    predicted: Interval
+    auroc: Interval
 
 
-def _foretold_well(
-    chances: np.ndarray, happened: np.ndarray, episodes: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """How well chances (n,) foretell what happened, bool (n,)."""
-    bins = calibration(chances, happened, RARE_BINS)
-    return {
-        "count": int(happened.sum()),
-        "auroc": auroc_interval(chances, happened, episodes, seed=seed),
-        "brier": brier(chances, happened),
-        "brier_of_the_rate": brier(np.full(len(happened), happened.mean()), happened),
-        "calibration_error": calibration_error(bins),
-        "calibration": bins,
-    }
+@dataclass(frozen=True)
+class NextStep:
+    """Test episodes (the last MAX_STEPS steps of longer ones), each step given the real past."""
+
+    num_steps: int
+    reward_mae: float
+    reward_mae_of_the_mean: float
+    """Of always predicting the mean reward."""
+    reward_mae_unless_ended: Number
+    ends: Chances
+    events: Chances | None
+    changes: dict[str, dict[str, Change]]
+    """By variable, then "rises" or "falls"."""
 
 
-def _plain(foretold: dict[str, Any]) -> dict[str, Any]:
-    return {**foretold, "calibration": [of._asdict() for of in foretold["calibration"]]}
+@dataclass(frozen=True)
+class VariableError:
+    """Mean absolute, by steps ahead."""
+
+    dreamed: BySteps
+    kept: BySteps
+    """Of keeping the last given value."""
 
 
-def _next_steps(held_out: HeldOut) -> NextSteps:
-    model, reader, device = held_out.model, held_out.reader, held_out.device
-    rng = randomness.generator(held_out.settings.seed, "outcome episodes")
-    chosen = rng.permutation(reader.split("test"))[:MAX_EPISODES]
-    parts: list[tuple[np.ndarray, ...]] = []
+@dataclass(frozen=True)
+class DreamedChange:
+    """Rates a step, in the clips and in dreams of them."""
 
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)[None]
+    recorded: Interval
+    dreamed: Interval
 
-    for i in track(chosen.tolist(), "outcomes"):
+
+@dataclass(frozen=True)
+class Order:
+    """Whether dreams hold a thing likelier at the steps where real episodes brought it."""
+
+    num_steps: int
+    count: int
+    auroc: Interval
+
+
+@dataclass(frozen=True)
+class Along:
+    """Dreams under the recorded actions."""
+
+    reward_mae: BySteps
+    variable_mae: dict[str, VariableError]
+    changes: dict[str, dict[str, DreamedChange]]
+    ends: Order
+    events: Order | None
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    common_reward: float | None
+    next_step: NextStep
+    dreamed: Along
+
+
+def measure(held_out: HeldOut, out: Path) -> Outcomes:
+    next_step, dreamed = _next_step(held_out), _along(held_out)
+    drawn = {"ends": next_step.ends, "events": next_step.events}
+    _draw(out / "calibration.png", {k: of.calibration for k, of in drawn.items() if of})
+    return Outcomes(held_out.common_reward, next_step, dreamed)
+
+
+def _next_step(held_out: HeldOut) -> NextStep:
+    model, reader, common = held_out.model, held_out.reader, held_out.common_reward
+    seed = held_out.settings.seed
+    rng = randomness.generator(seed, "outcome episodes")
+    found: dict[str, list[np.ndarray]] = {}  # by name, arrays (steps, ...) of each episode
+    for i in track(rng.permutation(reader.split("test"))[:MAX_EPISODES].tolist(), "outcomes"):
         first = max(0, int(reader.index["episode_length"][i]) - MAX_STEPS)
         steps = {name: array[first:] for name, array in reader.steps(i).items()}
-        frames = torch.from_numpy(reader.frames(i, first))
-        codes = torch.cat([model.encode(part.to(device)) for part in frames.split(64)])[None]
-        foretold = foretell_outcomes(
-            model,
-            codes[:, :-1],
-            tensor(steps["action"]),
-            tensor(steps["variables"][:-1]),
-            codes[:, 1:],
-            model.prior.whole_past(codes[:, :-1], tensor(steps["pose"])),
-            common_reward=held_out.common_reward,
+        codes = model.encode(torch.from_numpy(reader.frames(i, first)).to(held_out.device))
+        told = (steps[name][None] for name in ("action", "variables", "pose"))
+        predicted = predict_outcomes(model, shown(model, codes[None], *told), common_reward=common)
+        for name, array in {
+            "episode": np.full(len(steps["reward"]), i),
+            "happened_reward": steps["reward"],
+            "ended": steps["terminated"],
+            "change": np.diff(steps["variables"], axis=0),
+            **{name: array[0] for name, array in vars(predicted).items()},
+        }.items():
+            found.setdefault(name, []).append(array)
+    of = {name: np.concatenate(arrays) for name, arrays in found.items()}
+    boot, reward, ended = Bootstrap(of["episode"], seed), of["happened_reward"], of["ended"]
+    missed = np.abs(of["reward"] - reward)
+
+    def change(happened: np.ndarray, chances: np.ndarray) -> Change:
+        return Change(
+            count=int(happened.sum()),
+            recorded=boot.mean(happened.astype(np.float64)),
+            predicted=boot.mean(chances),
+            auroc=boot.auroc(chances, happened),
         )
-        parts.append(
-            (
-                np.full(len(steps["reward"]), i),
-                steps["reward"],
-                steps["terminated"],
-                np.diff(steps["variables"], axis=0),
-                foretold.reward[0],
-                foretold.end_chance[0],
-                foretold.event_chance[0],
-                foretold.rise_chance[0],
-                foretold.fall_chance[0],
-            )
-        )
-    return NextSteps(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-
-def _dreamed_values(held_out: HeldOut) -> dict[str, Any]:
-    """Mean absolute errors along the dreams of the clips, beside keeping the given value."""
-    given, seed = held_out.num_given, held_out.settings.seed
-    truth = held_out.clips.variables[:, given:]
-    kept = held_out.clips.variables[:, given - 1, None]
-    reward = held_out.clips.reward[:, given - 1 :]
-    chosen = steps_ahead(held_out.settings.horizon)
-
-    def means(errors: np.ndarray) -> dict[int, Any]:
-        return {
-            steps: mean_interval(errors[:, steps - 1], held_out.episodes, seed=seed)
-            for steps in chosen
-        }
-
-    variables = {
-        name: {
-            "dreamed": means(np.abs(held_out.dreams.variables - truth)[..., v]),
-            "kept": means(np.abs(kept - truth)[..., v]),
-        }
-        for v, name in enumerate(held_out.model.config.variable_names)
-    }
-    return {
-        "reward_mae": means(np.abs(held_out.dreams.reward - reward)),
-        "variable_mae": variables,
-    }
-
-
-def _foretold_changes(
-    steps: NextSteps, names: tuple[str, ...], seed: int
-) -> dict[str, dict[str, Any]]:
-    """How often each variable rose and fell, how often it was said to, and whether when it did."""
-
-    def of(happened: np.ndarray, chances: np.ndarray) -> dict[str, Any]:
-        return {
-            "count": int(happened.sum()),
-            "recorded": mean_interval(happened.astype(np.float64), steps.episodes, seed=seed),
-            "foretold": mean_interval(chances, steps.episodes, seed=seed),
-            "auroc": auroc_interval(chances, happened, steps.episodes, seed=seed),
-        }
-
-    return {
-        name: {
-            "rises": of(steps.changes[:, v] > 0, steps.rise_chance[:, v]),
-            "falls": of(steps.changes[:, v] < 0, steps.fall_chance[:, v]),
-        }
-        for v, name in enumerate(names)
-    }
-
-
-def _dreamed_changes(held_out: HeldOut) -> dict[str, dict[str, Any]]:
-    """How often each variable rises and falls a step, in the clips and in dreams of them."""
-    given, seed = held_out.num_given, held_out.settings.seed
-    recorded = held_out.clips.variables[:, given - 1 :]
-    dreamed = np.concatenate([recorded[:, :1], held_out.dreams.variables], 1)
-    recorded_changes, dreamed_changes = np.diff(recorded, axis=1), np.diff(dreamed, axis=1)
-
-    def rate(happened: np.ndarray) -> Interval:
-        return mean_interval(happened.mean(1), held_out.episodes, seed=seed)
-
-    return {
-        name: {
-            kind: {
-                "recorded": rate(sign * recorded_changes[..., v] > 0),
-                "dreamed": rate(sign * dreamed_changes[..., v] > 0),
+    return NextStep(
+        num_steps=len(reward),
+        reward_mae=float(missed.mean()),
+        reward_mae_of_the_mean=float(np.abs(reward.mean() - reward).mean()),
+        reward_mae_unless_ended=float(missed[~ended].mean()),
+        ends=_chances(of["end_chance"], ended, boot),
+        events=None if common is None else _chances(of["event_chance"], reward != common, boot),
+        changes={
+            name: {
+                "rises": change(of["change"][:, v] > 0, of["rise_chance"][:, v]),
+                "falls": change(of["change"][:, v] < 0, of["fall_chance"][:, v]),
             }
-            for kind, sign in (("rises", 1), ("falls", -1))
+            for v, name in enumerate(model.config.variable_names)
+        },
+    )
+
+
+def _chances(chances: np.ndarray, happened: np.ndarray, boot: Bootstrap) -> Chances:
+    """Of chances (n,) and what happened, bool (n,)."""
+    bins = calibration(chances, happened, RARE_BINS)
+    return Chances(
+        count=int(happened.sum()),
+        auroc=boot.auroc(chances, happened),
+        brier=brier(chances, happened),
+        brier_of_the_rate=brier(np.full(len(happened), happened.mean()), happened),
+        calibration_error=calibration_error(bins),
+        calibration=bins,
+    )
+
+
+def _along(held_out: HeldOut) -> Along:
+    given, dreams, boot = held_out.num_given, held_out.dreams, held_out.bootstrap
+    variables = held_out.clips.variables[:, given - 1 :]
+    reward, common = held_out.clips.reward[:, held_out.future], held_out.common_reward
+    chosen = steps_ahead(held_out.settings.horizon)
+    missed = np.abs(dreams.variables - variables[:, 1:])
+    kept = np.abs(variables[:, :1] - variables[:, 1:])
+    recorded = np.diff(variables, axis=1)
+    dreamed = np.diff(np.concatenate([variables[:, :1], dreams.variables], 1), axis=1)
+    errors, changes, events = {}, {}, None
+    for v, name in enumerate(held_out.model.config.variable_names):
+        errors[name] = VariableError(
+            *(at_steps(boot.mean, of[..., v], steps=chosen) for of in (missed, kept))
+        )
+        changes[name] = {
+            kind: DreamedChange(
+                *(boot.mean((sign * of[..., v] > 0).mean(1)) for of in (recorded, dreamed))
+            )
+            for kind, sign in SIGNS.items()
         }
-        for v, name in enumerate(held_out.model.config.variable_names)
-    }
+    if common is not None:
+        predicted = held_out.predict_outcomes("events along dreams", dreamed=True)
+        events = _order(predicted.event_chance[:, held_out.future], reward != common, boot)
+    return Along(
+        reward_mae=at_steps(boot.mean, np.abs(dreams.reward - reward), steps=chosen),
+        variable_mae=errors,
+        changes=changes,
+        ends=_dreamed_ends(held_out),
+        events=events,
+    )
 
 
-def _dreamed_ends(held_out: HeldOut) -> dict[str, Any]:
-    """Whether dreams end where real episodes did.
-
-    The clips, and beside them windows whose last step ends a real episode: dreams under their
-    actions, steps pooled. These hold more ends than the data do, so only their order counts.
-    """
-    settings, given = held_out.settings, held_out.num_given
-    sampler = ClipSampler(held_out.reader, "test", given + settings.horizon, memory_limit_bytes=0)
+def _dreamed_ends(held_out: HeldOut) -> Order:
+    """Of the clips, and of windows whose last step ends a real episode. These hold more ends than
+    the data do, so only their order counts."""
+    settings, given, reader = held_out.settings, held_out.num_given, held_out.reader
+    sampler = ClipSampler(reader, "test", given + settings.horizon, memory_limit_bytes=0)
     ending = [
-        (int(i), int(held_out.reader.index["episode_length"][i]) + 1 - sampler.num_frames)
+        (int(i), int(reader.index["episode_length"][i]) + 1 - sampler.num_frames)
         for i in sampler.episodes
-        if held_out.reader.steps(int(i))["terminated"][-1]
+        if reader.steps(int(i))["terminated"][-1]
     ][:MAX_ENDING_CLIPS]
     chances = [held_out.dreams.end_probability]
-    happened = [held_out.clips.terminated[:, given - 1 :]]
+    happened = [held_out.clips.terminated[:, held_out.future]]
     episodes = [held_out.episodes]
-    batches = [
-        np.asarray(ending[i : i + settings.batch_size])
-        for i in range(0, len(ending), settings.batch_size)
-    ]
-    for b, rows in enumerate(track(batches, "dreaming up to ends")):
+    begins = range(0, len(ending), settings.batch_size)
+    for b, begin in enumerate(track(begins, "dreaming up to ends")):
+        rows = np.asarray(ending[begin : begin + settings.batch_size])
         clips = sampler.read(rows)
         dreamed = dream_on(
             held_out.model,
             clips,
             given,
-            clips.action[:, given - 1 :],
+            clips.action[:, held_out.future],
             rng=randomness.generator(settings.seed, "dreams up to ends", b),
             sampling=settings.sampling,
         )
         chances.append(dreamed.end_probability)
-        happened.append(clips.terminated[:, given - 1 :])
+        happened.append(clips.terminated[:, held_out.future])
         episodes.append(rows[:, 0])
-    return _ordered_well(
-        np.concatenate(chances), np.concatenate(happened), np.concatenate(episodes), settings.seed
-    )
+    boot = Bootstrap(np.concatenate(episodes), settings.seed)
+    return _order(np.concatenate(chances), np.concatenate(happened), boot)
 
 
-def _dreamed_events(held_out: HeldOut, common_reward: float) -> dict[str, Any]:
-    """Whether dreams bring other rewards than the common one where real episodes did."""
-    given = held_out.num_given
-    chances = held_out.foretell_outcomes(
-        held_out.dream_codes, held_out.dream_variables, "events along dreams", dreamed=True
-    ).event_chance[:, given - 1 :]
-    happened = held_out.clips.reward[:, given - 1 :] != common_reward
-    return _ordered_well(chances, happened, held_out.episodes, held_out.settings.seed)
+def _order(chances: np.ndarray, happened: np.ndarray, boot: Bootstrap) -> Order:
+    """Of chances (clips, steps), steps pooled."""
+    return Order(happened.size, int(happened.sum()), boot.auroc(chances, happened))
 
 
-def _ordered_well(
-    chances: np.ndarray, happened: np.ndarray, episodes: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """AUROC of chances (clips, steps), steps pooled; the clips' episodes are drawn again."""
-    groups = np.repeat(episodes, happened.shape[1])
-    return {
-        "num_steps": happened.size,
-        "count": int(happened.sum()),
-        "auroc": auroc_interval(chances.ravel(), happened.ravel(), groups, seed=seed),
-    }
+def _draw(path: Path, bins_of: dict[str, list[Calibration]]) -> None:
+    figure = Figure(figsize=(4.5 * len(bins_of), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(bins_of), squeeze=False)[0]
+    for axes, (what, bins) in zip(panels, bins_of.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.plot([b.mean_probability for b in bins], [b.share_happened for b in bins], "o-")
+        for b in bins:
+            axes.annotate(f"{b.count}", (b.mean_probability, b.share_happened), fontsize="x-small")
+        axes.set(
+            xlabel="predicted probability",
+            ylabel="share of steps where it happened",
+            title=f"{what} (numbers: steps in a bin)",
+        )
+    plots.save(figure, path)
+
+
+def blocks(n: Outcomes) -> Blocks:
+    step, dreamed = n.next_step, n.dreamed
+    errors = steps_table("mean absolute error after dreamed steps", {"reward": dreamed.reward_mae})
+    for name, of in dreamed.variable_mae.items():
+        errors.rows.append(row(name, of.dreamed))
+        errors.rows.append(row(f"{name}, kept as given", of.kept))
+    header = ["given the real past", "how many", "AUROC", "calibration error", "Brier score"]
+    event = "No reward is common enough here to call others events."
+    if n.common_reward is not None:
+        event = f"Event: a step with another reward than the commonest one, {n.common_reward:g}."
+    return [
+        errors,
+        f"Given the real past ({step.num_steps} steps) the reward's error is "
+        f"{number(step.reward_mae, 3)} (always the mean: {number(step.reward_mae_of_the_mean, 3)}"
+        ").",
+        Table(
+            [*header, "always the rate", "AUROC along dreams", "how many there"],
+            [
+                _cells("ends", step.ends, dreamed.ends),
+                _cells("events", step.events, dreamed.events),
+            ],
+        ),
+        f"{event} Along dreams: the predicted chance at the step where the real episode brought "
+        f"one, dreamed under the recorded actions ({dreamed.ends.num_steps} steps; for ends, with "
+        "windows that end real episodes, so only the order counts).",
+        *_changes(step, dreamed),
+    ]
+
+
+def _cells(kind: str, of: Chances | None, dreamed: Order | None) -> list[str]:
+    if of is None or dreamed is None:
+        return [kind, *["-"] * 7]
+    return [
+        kind,
+        str(of.count),
+        interval(of.auroc, 3),
+        number(of.calibration_error, 4),
+        number(of.brier, 5),
+        number(of.brier_of_the_rate, 5),
+        interval(dreamed.auroc, 3),
+        str(dreamed.count),
+    ]
+
+
+def _changes(step: NextStep, dreamed: Along) -> Blocks:
+    if not step.changes:
+        return []
+
+    def times(rate: Interval) -> str:
+        ends = 100 * rate.value, 100 * rate.low, 100 * rate.high
+        return interval(Interval(*ends, rate.num_groups))
+
+    rows = []
+    for name, kinds in step.changes.items():
+        for kind, of in kinds.items():
+            along = dreamed.changes[name][kind]
+            predicted = [times(of.recorded), times(of.predicted), interval(of.auroc, 3)]
+            rows.append([f"{name} {kind}", *predicted, times(along.recorded), times(along.dreamed)])
+    header = ["in 100 steps", "recorded", "predicted from the real past", "AUROC"]
+    return [
+        Table([*header, "in the clips", "in dreams of them"], rows),
+        "Dreams use the recorded actions: what a player seeks or avoids happens less reliably "
+        "there than in the clips.",
+    ]
+
+
+def headlines(n: Outcomes) -> list[Headline]:
+    step = n.next_step
+    return [
+        Headline(
+            f"AUROC of {kind}, next step",
+            interval(of.auroc, 3),
+            f"{of.count} in {step.num_steps} steps",
+        )
+        for kind, of in (("ends", step.ends), ("events", step.events))
+        if of is not None and of.count
+    ]
+
+
+SECTION = Section(
+    blocks,
+    "Rewards, ends and game variables. AUROC is the chance that a step that brings one was "
+    "predicted to be likelier than one that doesn't: 0.5 is a coin. In the plot, points on the "
+    "grey line are well calibrated.",
+    (Picture("calibration.png", "What was predicted, and what happened"),),
+    headlines,
+    Outcomes,
+)

@@ -83,19 +83,10 @@ def ssim(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def psnr_interval(errors: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
     """PSNR of the mean of squared errors (clips,), with its bootstrap interval."""
     draws = bootstrap_means(errors, groups, seed=seed)
-    return interval(psnr(float(errors.mean())), _decibels(draws), groups)
+    return interval(psnr(float(errors.mean())), decibels(draws), groups)
 
 
-def psnr_difference(
-    errors: np.ndarray, others: np.ndarray, groups: np.ndarray, *, seed: int
-) -> Interval:
-    """PSNR of `errors` less that of `others`, both (clips,), compared clip by clip, in dB."""
-    draws = _decibels(bootstrap_means(errors, groups, seed=seed))
-    other_draws = _decibels(bootstrap_means(others, groups, seed=seed))
-    value = psnr(float(errors.mean())) - psnr(float(others.mean()))
-    return interval(value, draws - other_draws, groups)
-
-
-def _decibels(mean_squared_errors: np.ndarray) -> np.ndarray:
+def decibels(mean_squared_errors: np.ndarray) -> np.ndarray:
+    """PSNR of each of many errors, at most 120 dB."""
     # A perfect clip is 120 dB, not infinite: intervals need differences.
     return -10 * np.log10(mean_squared_errors.clip(1e-12))

@@ -1,28 +1,31 @@
-"""Means with intervals over episodes, and how well probabilities and scores hold."""
+"""Means with intervals over episodes, and the quality of probabilities and scores."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import BeforeValidator
 from scipy.stats import mannwhitneyu, spearmanr
 
 from worldmodel import randomness
 
 BOOTSTRAP_DRAWS = 2000
+# JSON writes null where a number is not finite.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 class Interval(NamedTuple):
     """A number and its 95 % bootstrap interval.
 
     Attributes:
-        num_groups: episodes that were drawn again, where known; of a handful the interval says
+        num_groups: episodes that were resampled, where known; over a handful the interval says
             little.
     """
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     num_groups: int | None = None
 
 
@@ -131,12 +134,11 @@ def bootstrap_means(values: np.ndarray, groups: np.ndarray, *, seed: int) -> np.
     sizes = np.bincount(group)
     sums = np.zeros((len(names), *values.shape[1:]))
     np.add.at(sums, group, values)
-    times_drawn = _times_drawn(len(names), seed)
-    totals = np.tensordot(times_drawn, sums, 1)
-    return totals / (times_drawn @ sizes).reshape(-1, *[1] * (values.ndim - 1))
+    times = times_drawn(len(names), seed)
+    return np.tensordot(times, sums, 1) / (times @ sizes).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def _times_drawn(num_groups: int, seed: int) -> np.ndarray:
+def times_drawn(num_groups: int, seed: int) -> np.ndarray:
     """How often each group is drawn in each of the bootstrap's draws, (draws, groups)."""
     rng = randomness.generator(seed, "bootstrap")
     return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), BOOTSTRAP_DRAWS)
@@ -149,53 +151,9 @@ def interval(value: float, draws: np.ndarray, groups: np.ndarray | None = None) 
     return Interval(float(value), float(low), float(high), num_groups)
 
 
-def median_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
-    """The median of values (n,), with its interval by drawing groups again."""
-    order = np.argsort(values, kind="stable")
-    names, inverse = np.unique(groups, return_inverse=True)
-    weights = _times_drawn(len(names), seed)[:, inverse[order]]  # (draws, n)
-    shares = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
-    draws = values[order][np.argmax(shares >= 0.5, 1)]
-    if len(names) < 2:  # drawn again, it is always the same
-        draws = np.full(len(draws), np.nan)
-    return interval(float(np.median(values)), draws, groups)
-
-
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
     """The mean of values (clips,) with its bootstrap interval."""
     return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed), groups)
-
-
-def auroc_interval(
-    scores: np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int
-) -> Interval:
-    """`auroc` with its bootstrap interval, whole groups drawn again.
-
-    NaN where there are no positives or no negatives; draws without either are left out.
-
-    Args:
-        scores, is_positive: (n,).
-        groups: (n,), the episode of each.
-    """
-    value = auroc(scores, is_positive)
-    names, group = np.unique(groups, return_inverse=True)
-    if len(names) == 1 or math.isnan(value):
-        return Interval(value, math.nan, math.nan, len(names))
-    positives, negatives = (
-        np.bincount(group[chosen], minlength=len(names)) for chosen in (is_positive, ~is_positive)
-    )
-    # wins[i, j]: how often a positive of group i scores above a negative of group j. A draw
-    # counts each pair as often as both of its groups are drawn.
-    wins = np.zeros((len(names), len(names)))
-    ours, theirs = scores[is_positive], group[is_positive]
-    for j in np.flatnonzero(negatives):
-        others = np.sort(scores[(group == j) & ~is_positive])
-        below, not_above = (np.searchsorted(others, ours, side) for side in ("left", "right"))
-        wins[:, j] = np.bincount(theirs, (below + not_above) / 2, minlength=len(names))
-    times = _times_drawn(len(names), seed)
-    pairs = (times @ positives) * (times @ negatives)
-    draws = ((times @ wins) * times).sum(1)[pairs > 0] / pairs[pairs > 0]
-    return interval(value, draws, groups)
 
 
 def next_of_another(kinds: np.ndarray) -> np.ndarray | None:

@@ -18,14 +18,14 @@ from worldmodel.checkpoint.files import VIDEOGPT
 from worldmodel.command import check_numbers, run_command
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.evaluation.measuring import (
+from worldmodel.evaluation.report import (
     ReportOptions,
     chosen_parts,
     i3d_of,
     measure_parts,
+    report_blocks,
     report_folder,
 )
-from worldmodel.evaluation.report import report_blocks
 from worldmodel.evaluation.tables import to_text
 from worldmodel.interface.sampling import Sampling
 from worldmodel.videogpt.c3d import load_c3d

@@ -6,8 +6,7 @@ from typing import Any
 
 from worldmodel.data import EpisodeReader
 from worldmodel.evaluation.fvd import READING, fvd_blocks
-from worldmodel.evaluation.measuring import Part
-from worldmodel.evaluation.report import Headline, Picture, Section, Sections
+from worldmodel.evaluation.report import Headline, Part, Picture, Section, Sections
 from worldmodel.evaluation.tables import interval
 from worldmodel.metrics.features import FeatureNetwork
 from worldmodel.videogpt import inception
