@@ -434,7 +434,7 @@ def test_new_values_take_over_from_the_nearest_old_ones():
 
 
 def test_a_change_beyond_the_limits_counts_as_the_limit():
-    """Who has 3 left loses 3 of 8: to foretell -8 is no mistake. Who has 10 left loses 8."""
+    """Who has 3 left loses 3 of 8: to predict -8 is no mistake. Who has 10 left loses 8."""
     torch.manual_seed(0)
     prior = make_prior()
     prior.outcome.set_bins([np.zeros(1), np.array([-8.0, -4.0, 0.0]), np.zeros(1)])
@@ -451,7 +451,7 @@ def test_a_change_beyond_the_limits_counts_as_the_limit():
         assert float(nats[1].neg().exp()) == pytest.approx(expected)
 
 
-def test_what_drains_every_eight_steps_is_foretold_to_the_step():
+def test_what_drains_every_eight_steps_is_predicted_to_the_step():
     """From how it went lately alone, whatever else came; before the first drain it can't be."""
     torch.manual_seed(0)
     prior = make_prior(window=12)
@@ -517,9 +517,9 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     prior.outcome.variable_low.fill_(-1000.0)
     prior.outcome.variable_high.fill_(1000.0)
     optimizer = torch.optim.Adam(prior.outcome.in_turn.parameters(), lr=0.05)
-    foretold = OutcomeLogits(torch.zeros(256, 3, 32), torch.zeros(256))
+    predicted = OutcomeLogits(torch.zeros(256, 3, 32), torch.zeros(256))
     for row, num_used in enumerate((1, 6, 3)):
-        foretold.values[:, row, num_used:] = -torch.inf
+        predicted.values[:, row, num_used:] = -torch.inf
     before = torch.zeros(256, 2)
 
     def second(first: torch.Tensor) -> torch.Tensor:
@@ -528,7 +528,7 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     for _ in range(300):
         first = changes[torch.randint(6, (256,))]
         after = torch.stack([first, second(first)], -1)
-        outcomes = prior.outcome.given_changes(foretold, before, after)
+        outcomes = prior.outcome.given_changes(predicted, before, after)
         nats, _ = prior.outcome.losses(
             outcomes, torch.zeros(256), torch.zeros(256), before, after, torch.ones(256)
         )
@@ -539,7 +539,7 @@ def test_a_variable_follows_from_the_change_of_one_before_it():
     # The first stays a matter of chance.
     assert nats[1].item() == pytest.approx(np.log(6), abs=0.05)
     with torch.no_grad():
-        drawn = prior.outcome.draw_variables(foretold, before, torch.rand(256, 2))
+        drawn = prior.outcome.draw_variables(predicted, before, torch.rand(256, 2))
     assert set(drawn[:, 0].tolist()) == set(changes.tolist())
     assert (drawn[:, 1] == second(drawn[:, 0])).float().mean() > 0.9
 
@@ -559,9 +559,9 @@ def test_reward_and_end_follow_from_what_the_variables_have_become():
         before = torch.randint(0, 4, (num_steps, 2)).float()
         after = torch.randint(0, 4, (num_steps, 2)).float()
         with torch.no_grad():
-            foretold = head(torch.randn(num_steps, 4, 32), some_recent(head, num_steps))
+            predicted = head(torch.randn(num_steps, 4, 32), some_recent(head, num_steps))
         rewards, ends = (after[:, 1] > before[:, 1]).float(), after[:, 0] == 0
-        return prior.outcome.given_changes(foretold, before, after), rewards, ends
+        return prior.outcome.given_changes(predicted, before, after), rewards, ends
 
     for _ in range(400):
         logits, rewards, ends = steps(256)

@@ -365,7 +365,7 @@ def test_it_is_measured(published_run: Path, toy_data: Path, tmp_path: Path):
     assert bits == pytest.approx(likelihood["nats_a_token"]["value"] / math.log(2))
     values_a_token = 4 * 64 * 64 * 3 / (2 * 8 * 8)
     assert likelihood["bits_a_pixel_channel"]["value"] == pytest.approx(bits / values_a_token)
-    # What it is told changes what it foretells.
+    # What it is given changes what it predicts.
     assert likelihood["exchange_costs"]["value"] != 0
     assert {"report.md", "report.json", "samples.png", "samples.gif"} <= {
         path.name for path in tmp_path.iterdir()

@@ -237,18 +237,19 @@ def measure_parts(
         if missing:
             say(_plan(missing, out, report))
         for name in missing:
-            say(f"measuring: {name}")
-            began = time.monotonic()
-            report["parts"][name] = {
-                "numbers": parts[name].measure(),
-                "settings": chosen[name],
-                **source,
-                "seconds": time.monotonic() - began,
-            }
+            report["parts"][name] = _measured(name, parts[name], chosen[name]) | source
             report = _write(out, report, sections)
         report = _write(out, report, sections)  # a kill may have left an older page behind
     say(f"the report is in {out}: open {out / 'report.html'}")
     return report
+
+
+def _measured(name: str, part: Part, settings: dict[str, Any]) -> dict[str, Any]:
+    """A part's numbers, its settings, and how long it took."""
+    say(f"measuring: {name}")
+    began = time.monotonic()
+    numbers = part.measure()
+    return {"numbers": numbers, "settings": settings, "seconds": time.monotonic() - began}
 
 
 def _measurable(options: ReportOptions, parts: dict[str, Part]) -> dict[str, Part]:

@@ -217,13 +217,10 @@ def _sample_frame(
     num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
     keys, values = np.empty((2, num_contexts, num_layers, num_tokens, width), np.float32)
-    normed = np.empty(width, np.float32)
+    x, normed, attended, branch = np.empty((4, width), np.float32)
     qkv = np.empty(3 * width, np.float32)
-    attended = np.empty(width, np.float32)
-    branch = np.empty(width, np.float32)
     hidden = np.empty(4 * width, np.float32)
     logits = np.empty((num_contexts, logit_weight.shape[0]), np.float32)
-    x = np.empty(width, np.float32)
     nats = 0.0
     previous = logit_weight.shape[0]
     for i in range(num_tokens):
