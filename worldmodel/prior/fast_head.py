@@ -216,29 +216,30 @@ def _sample_frame(
     """
     num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
-    keys, values = np.empty((2, num_contexts, num_layers, num_tokens, width), np.float32)
-    x, normed, attended, branch = np.empty((4, width), np.float32)
-    qkv = np.empty(3 * width, np.float32)
-    hidden = np.empty(4 * width, np.float32)
+    # Each by itself: parts of one array are not known to be contiguous, and ten times as slow.
+    keys = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
+    values = np.empty_like(keys)
+    x = np.empty(width, np.float32)
+    normed, attended, branch = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    qkv, hidden = np.empty(3 * width, np.float32), np.empty(4 * width, np.float32)
     logits = np.empty((num_contexts, logit_weight.shape[0]), np.float32)
     nats = 0.0
     previous = logit_weight.shape[0]
     for i in range(num_tokens):
         for which in range(num_contexts):
-            affines = gains_and_biases[which]
             x[:] = context[which, i] + previous_code[previous]
             for layer in range(num_layers):
-                _conditional_norm(x, affines[2 * layer], normed)
+                _conditional_norm(x, gains_and_biases[which, 2 * layer], normed)
                 _linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
                 _attend(qkv, keys[which, layer], values[which, layer], i, heads, attended)
                 _linear(attention_weight[layer], attention_bias[layer], attended, branch)
                 _add(branch, x)
-                _conditional_norm(x, affines[2 * layer + 1], normed)
+                _conditional_norm(x, gains_and_biases[which, 2 * layer + 1], normed)
                 _linear(expand_weight[layer], expand_bias[layer], normed, hidden)
                 _squared_relu(hidden)
                 _linear(contract_weight[layer], contract_bias[layer], hidden, branch)
                 _add(branch, x)
-            _conditional_norm(x, affines[2 * num_layers], normed)
+            _conditional_norm(x, gains_and_biases[which, 2 * num_layers], normed)
             _linear(logit_weight, logit_bias, normed, logits[which])
         guided = logits[0]
         if num_contexts > 1:
