@@ -18,9 +18,10 @@ from envs.interface import fps_of
 from play import command_line
 from play.commands import COMMAND_KEYS
 from play.headless import replay, walk
-from play.pilot import Moment, Pilot, ReplayPilot
+from play.pilot import Moment, Pilot
 from play.recording import Recording, is_same_file
 from play.replay import MAX_SEED, Session, read_session
+from play.replay_pilot import ReplayPilot
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
 from worldmodel.command import say
 from worldmodel.errors import UserError, printable

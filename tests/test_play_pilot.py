@@ -18,7 +18,8 @@ from played import session_of
 from envs.engine_guard import engines_using
 from envs.interface import actions_of
 from play.headless import RandomWalk, walk
-from play.pilot import Moment, Pilot, ReplayPilot
+from play.pilot import Moment, Pilot
+from play.replay_pilot import ReplayPilot
 from play.worlds import load_policy
 from worldmodel.errors import UserError
 

@@ -20,8 +20,9 @@ from collect.recorder import describe
 from envs.interface import actions_of, controls_of
 from envs.policy import StateObservation
 from play.headless import walk
-from play.pilot import Moment, Pilot, ReplayPilot
+from play.pilot import Moment, Pilot
 from play.replay import read_session
+from play.replay_pilot import ReplayPilot
 from play.worlds import choose_world, load_policy
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import read_info
