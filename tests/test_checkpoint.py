@@ -203,6 +203,8 @@ def test_a_config_that_asks_for_a_giant_is_refused_without_making_it(copy: Path)
         lambda c: c["world"].update(controls={"keys": "w" * 2**16}),
         lambda c: c["prior"].update(window=65_536),
         lambda c: c.pop("world"),
+        lambda c: c.pop("tokenizer"),
+        lambda c: c.pop("prior"),
     ],
 )
 def test_a_wrong_config_is_refused(copy: Path, change):

@@ -239,6 +239,7 @@ def _changed_config(folder: Path, change) -> None:
         lambda folder: _changed_config(folder, lambda c: c["prior"].update(layers=60000)),
         lambda folder: _changed_config(folder, lambda c: c["tokenizer"].update(clip_shape=[4, 64])),
         lambda folder: _changed_config(folder, lambda c: c.update(class_names=["a"] * 2**17)),
+        lambda folder: _changed_config(folder, lambda c: c.pop("class_names")),
         lambda folder: (folder / "weights.safetensors").write_bytes(
             (folder / "weights.safetensors").read_bytes()[:-100]
         ),

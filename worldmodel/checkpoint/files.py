@@ -185,10 +185,15 @@ def read_common(folder: Path) -> tuple[dict[str, Any], World]:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
 
 
-def read_config(kind: type[Config], data: dict[str, Any]) -> Config:
-    """A model's config from the JSON object of a checkpoint."""
-    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
-    return parsed(kind, {name: value for name, value in data.items() if name in names})
+def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, ...] = ()) -> Config:
+    """A model's config from the JSON object of a checkpoint.
+
+    Args:
+        added: entries that older checkpoints lack.
+    """
+    names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    present = [name for name in names if name in data or name not in added]
+    return parsed(kind, {name: data[name] for name in present})
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:

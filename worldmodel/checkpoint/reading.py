@@ -25,6 +25,7 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 
+ADDED_ENTRIES = ("pose", "sharp_frames")  # of config.json, which older formats lack
 LARGEST_EXTENT = 1e12  # of a level, and its distance from 0
 SMALLEST_SPREAD = 1e-6  # that is divided by; training goes no lower than 1e-3
 
@@ -40,7 +41,8 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     check_kind(folder, name, Checkpoint.kind, clips)
     with reading(folder):
         data, world = read_common(folder)
-        config, added = read_config(WorldModelConfig, data), ADDED_SINCE[data["format_version"]]
+        config = read_config(WorldModelConfig, data, added=ADDED_ENTRIES)
+        added = ADDED_SINCE[data["format_version"]]
         weights = read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
         _check_dream_buffers(folder / "weights.safetensors", weights)
         starts = _read_starts(folder / "starts.safetensors", config, data["format_version"])
