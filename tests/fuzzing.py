@@ -255,7 +255,7 @@ def read(name: str, folder: str) -> None:
         globals()[name](folder)
     finally:
         child = guarded._child
-        status = Path(f"/proc/{child.process.pid}/status") if child is not None else None
+        status = Path(f"/proc/{child._process.pid}/status") if child is not None else None
         if status is not None and status.exists():
             peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
             assert peak is None or int(peak[1]) < MOST_KIB, f"its child took {peak[1]} KiB"

@@ -1,6 +1,6 @@
 """Run functions on untrusted files in a child process with bounds on memory and time.
 
-    index = guarded_call("worldmodel.data.shard_index:inspect", path, subject=path)
+    index = guarded_call("worldmodel.data.shards:inspect", path, subject=path)
 
 A library in C may take all memory, never return or crash on a damaged file. Here it does so in a
 child, and the caller gets a UserError. One child serves a process for as long as it behaves; after
@@ -12,15 +12,15 @@ import atexit
 import contextlib
 import importlib
 import json
-import multiprocessing
 import os
+import pickle
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import traceback
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 from worldmodel.errors import UserError
 
@@ -28,18 +28,13 @@ MOST_MEMORY = 640 * 2**20  # bytes that a call may take beside the libraries
 PATIENCE_S = 60.0  # for a call, on the clock and on the processor
 STARTING_S = 60.0  # for the child to start, and to import what the function needs
 OVER_TIME = getattr(signal, "SIGXCPU", 0)
+_HEADER = struct.Struct("<Q")
 _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from worldmodel.storage.guarded import serve
-serve(int(sys.argv[2]))
+serve()
 """
-_SETTINGS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # Locks are the folder's (`storage.files.locked`): some file systems have none.
-    "HDF5_USE_FILE_LOCKING": "FALSE",
-}
 
 
 class GuardedCallError(RuntimeError):
@@ -66,15 +61,15 @@ def guarded_call(
         UserError: the function raised one; or it crashed, or took too much memory or time.
         GuardedCallError: the function raised another exception.
     """
-    kind, result = "interrupted", None
     with _lock:
+        child = _running_child()
         try:
-            child = _running_child()
-            kind, result = child.ask((function, arguments, patience_s, most_memory), patience_s)
-        finally:
-            # After Ctrl-C too: the answer would be taken for that to the next call.
-            if kind not in ("result", "refused", "failed"):
-                _drop_child()
+            kind, result = child.call((function, arguments, patience_s, most_memory), patience_s)
+        except BaseException:  # Ctrl-C: its answer would be taken for that to the next call
+            _drop_child()
+            raise
+        if kind in ("died", "late", "memory"):
+            _drop_child()
     if kind == "result":
         return result
     if kind == "refused":
@@ -97,30 +92,73 @@ class _Child:
     """A process that runs `serve`."""
 
     def __init__(self) -> None:
+        settings = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            # Locks are the folder's (`storage.files.locked`): some file systems have none.
+            "HDF5_USE_FILE_LOCKING": "FALSE",
+        }
         if not sys.executable:  # Python inside another program
             raise UserError("files can't be read safely here: no Python interpreter is known")
-        self.connection, theirs = multiprocessing.Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **_SETTINGS},
-                start_new_session=True,  # Ctrl-C is for the caller, who ends the child
-            )
-
-    def ask(self, request: Any, patience_s: float) -> tuple[str, Any]:
-        """What became of a request, and its result or reason."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **settings},
+            start_new_session=True,  # Ctrl-C is for the caller, who ends the child
+        )
+        assert self._process.stdout is not None
         try:
-            self.connection.send(request)
-            if not self.connection.poll(patience_s + STARTING_S):
-                return "late", None
-            return self.connection.recv()
+            _receive(self._process.stdout)  # what it says first
+        except BaseException as error:
+            self.close()
+            if isinstance(error, EOFError):
+                raise UserError(
+                    f"can't start a process to read files in: {sys.executable} ends with status "
+                    f"{self._process.returncode}"
+                ) from None
+            raise
+
+    def call(self, request: Any, patience_s: float) -> tuple[str, Any]:
+        """What became of a request, and its result or reason."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(patience_s + STARTING_S, end)
+        timer.start()
+        try:
+            _send(self._process.stdin, pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
+            return pickle.loads(_receive(self._process.stdout))
         except (EOFError, OSError):
-            status = self.process.wait()
-            return ("late", None) if status == -OVER_TIME else ("died", f"exit status {status}")
+            status = self._process.wait()
+            if is_late.is_set() or status == -OVER_TIME:
+                return "late", None
+            return "died", f"exit status {status}"
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """Let go of a child of the process that this one was forked from."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    os.close(pipe.fileno())
+        self._process.returncode = 0  # it isn't ours to wait for
 
 
 _lock = threading.Lock()
@@ -131,33 +169,21 @@ def _running_child() -> _Child:
     global _child
     if _child is None:
         _child = _Child()
-        try:
-            _child.connection.recv()  # that it is ready
-        except EOFError:
-            raise UserError(
-                f"can't start a process to read files in: {sys.executable} ends with status "
-                f"{_child.process.wait()}"
-            ) from None
     return _child
 
 
 def _drop_child() -> None:
-    """End the child, whatever it does."""
     global _child
     if _child is not None:
-        _child.process.kill()
-        _child.connection.close()
-        _child.process.wait()
+        _child.close()
         _child = None
 
 
 def _after_fork() -> None:
-    """Let go of the child of the process that this one was forked from."""
     global _child, _lock
     _lock = threading.Lock()  # another thread may have held it
     if _child is not None:
-        _child.connection.close()
-        _child.process.returncode = 0  # it isn't ours to wait for
+        _child.forget()
         _child = None
 
 
@@ -166,36 +192,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def serve(descriptor: int) -> None:
+def serve() -> None:
     """The child's life: requests in, answers out, until the caller closes the pipe or dies."""
-    connection = Connection(descriptor)
-    connection.send("ready")
-    with contextlib.suppress(EOFError):
-        while True:
-            request = connection.recv()
-            try:
-                connection.send(_answer(*request))  # is pickled within the bounds too
-            except MemoryError:
-                _limit(None, None)
-                connection.send(("memory", None))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    _send(answers, b"ready")
+    while True:
+        try:
+            request = pickle.loads(_receive(sys.stdin.buffer))
+        except EOFError:
+            return
+        _send(answers, _answer(*request))
 
 
 def _answer(
     function: str, arguments: tuple[Any, ...], patience_s: float, most_memory: int
-) -> tuple[str, Any]:
-    """What became of a call."""
+) -> bytes:
+    """What became of a call, pickled."""
+
+    def said(kind: str, what: Any) -> bytes:
+        return pickle.dumps((kind, what), pickle.HIGHEST_PROTOCOL)
+
     try:
         _limit(None, None)
         module, _, name = function.partition(":")
         call = getattr(importlib.import_module(module), name)
         _limit(most_memory, patience_s)
-        return "result", call(*arguments)
+        return said("result", call(*arguments))
     except UserError as error:
-        return "refused", str(error)
+        return said("refused", str(error))
     except MemoryError:
-        return "memory", None
+        return said("memory", None)
     except Exception:
-        return "failed", traceback.format_exc()
+        return said("failed", traceback.format_exc())
 
 
 def _limit(memory: int | None, seconds: float | None) -> None:
@@ -218,3 +247,18 @@ def _limit(memory: int | None, seconds: float | None) -> None:
             most = hard if most == unlimited else min(most, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS knows no bound of addresses
             resource.setrlimit(kind, (most, hard))
+
+
+def _send(pipe: IO[bytes], content: bytes) -> None:
+    pipe.write(_HEADER.pack(len(content)))
+    pipe.write(content)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes:
+    """The next message. Raises EOFError at the end."""
+    header = pipe.read(_HEADER.size)
+    content = pipe.read(*_HEADER.unpack(header)) if len(header) == _HEADER.size else b""
+    if len(header) < _HEADER.size or len(content) < _HEADER.unpack(header)[0]:
+        raise EOFError
+    return content
