@@ -26,8 +26,9 @@ from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
 from worldmodel.command import check_numbers, run_command, say, track
 from worldmodel.errors import UserError
-from worldmodel.metrics.pictures import psnr_interval, squared_errors
-from worldmodel.metrics.statistics import Interval, bootstrap_means, interval
+from worldmodel.metrics.bootstrap import Bootstrap
+from worldmodel.metrics.pictures import squared_errors
+from worldmodel.metrics.statistics import Interval
 from worldmodel.storage.files import locked, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
 
@@ -315,10 +316,10 @@ def _compared(walks: list[Walk], detector: Detector, *, seed: int) -> dict[str, 
         np.stack([getattr(walk, name) for walk in walks])
         for name in ("start", "away", "back", "dreamed", "things", "stayed")
     )
-    groups = np.arange(len(walks))
+    over_walks = Bootstrap(np.arange(len(walks)), seed)
 
     def pictures(frames: np.ndarray) -> Interval:
-        return psnr_interval(squared_errors(frames, back), groups, seed=seed)
+        return over_walks.psnr(squared_errors(frames, back))
 
     in_dream, in_game = detector.cells(dreamed), detector.cells(back)
 
@@ -328,10 +329,7 @@ def _compared(walks: list[Walk], detector: Detector, *, seed: int) -> dict[str, 
         hits = (wanted & _near(found)).sum((1, 2)).astype(np.float64)
         if not counts.any():
             return {"count": 0, "share": None}
-        drawn = [bootstrap_means(values, groups, seed=seed) for values in (hits, counts)]
-        draws = drawn[0][drawn[1] > 0] / drawn[1][drawn[1] > 0]
-        of_all = interval(hits.sum() / counts.sum(), draws, groups)
-        return {"count": int(counts.sum()), "share": of_all._asdict()}
+        return {"count": int(counts.sum()), "share": over_walks.ratio(hits, counts)._asdict()}
 
     return {
         "num_walks": len(walks),

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from worldmodel import randomness
+from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.statistics import (
     Interval,
     interval,
-    mean_interval,
     rank_correlation,
 )
 from worldmodel.storage.files import written_whole
@@ -284,7 +284,7 @@ def _draw_ranking(path: Path, scored: Sequence[Scored], env_id: str) -> None:
         chosen = sorted((s for s in scored if s.arm.where == where), key=lambda s: -s.steps)
         for s in chosen:
             real, dream = (
-                mean_interval(games, np.arange(len(games)), seed=0)
+                Bootstrap(np.arange(len(games)), seed=0).mean(games)
                 for games in (s.in_real, s.in_dream)
             )
             axes.errorbar(

@@ -10,7 +10,6 @@ from worldmodel import randomness
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import (
     psnr,
-    psnr_interval,
     squared_errors,
     ssim,
 )
@@ -22,7 +21,6 @@ from worldmodel.metrics.statistics import (
     calibration,
     calibration_error,
     entropy,
-    mean_interval,
 )
 
 
@@ -117,7 +115,7 @@ def test_brier_and_calibration_by_hand() -> None:
 
 def test_bootstrap_interval_agrees_with_the_normal_one() -> None:
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    found = mean_interval(values, np.arange(400), seed=0)
+    found = Bootstrap(np.arange(400), seed=0).mean(values)
     half_width = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half_width, abs=0.05)
@@ -126,14 +124,14 @@ def test_bootstrap_interval_agrees_with_the_normal_one() -> None:
 
 def test_clips_of_one_episode_count_as_one() -> None:
     values = np.random.default_rng(2).normal(size=30)
-    single = mean_interval(values, np.arange(30), seed=0)
-    repeated = mean_interval(values.repeat(10), np.arange(30).repeat(10), seed=0)
+    single = Bootstrap(np.arange(30), seed=0).mean(values)
+    repeated = Bootstrap(np.arange(30).repeat(10), seed=0).mean(values.repeat(10))
     np.testing.assert_allclose(single, repeated)
     assert single.num_groups == 30
 
 
 def test_one_episode_has_no_interval() -> None:
-    found = mean_interval(np.asarray([1.0, 2.0]), np.zeros(2, int), seed=0)
+    found = Bootstrap(np.zeros(2, int), seed=0).mean(np.asarray([1.0, 2.0]))
     assert found.value == 1.5
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -149,7 +147,7 @@ def test_bootstrap_keeps_further_axes_apart() -> None:
 def test_decibels_are_of_the_mean_error_and_differences_are_paired() -> None:
     errors = np.random.default_rng(3).uniform(0.001, 0.1, 50)
     clips = np.arange(50)
-    assert psnr_interval(errors, clips, seed=0).value == pytest.approx(psnr(errors.mean()))
+    assert Bootstrap(clips, seed=0).psnr(errors).value == pytest.approx(psnr(errors.mean()))
     # Ten times the error everywhere: 10 dB whatever clips are drawn.
     difference = Bootstrap(clips, 0).psnr_gain(errors, 10 * errors)
     np.testing.assert_allclose(difference[:3], 10.0)

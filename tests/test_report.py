@@ -35,7 +35,7 @@ from worldmodel.evaluation.report import (
 )
 from worldmodel.evaluation.tables import interval, to_text
 from worldmodel.interface.sampling import SamplingOptions
-from worldmodel.metrics.statistics import mean_interval
+from worldmodel.metrics.bootstrap import Bootstrap
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -145,7 +145,7 @@ def test_a_terminal_shows_columns_and_no_markdown(report: dict) -> None:
 def test_few_episodes_give_no_interval() -> None:
     values = np.arange(12.0)
     few, enough = (
-        interval(to_json(mean_interval(values, np.arange(12) % count, seed=0)), 1)
+        interval(to_json(Bootstrap(np.arange(12) % count, seed=0).mean(values)), 1)
         for count in (9, 12)
     )
     assert few == "5.5 (n=9, too few for an interval)"

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.command import duration
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeWriter
 from worldmodel.errors import UserError
@@ -33,7 +34,6 @@ from worldmodel.training.schedule import (
     Clock,
     Progressed,
     Timing,
-    duration,
     learning_rate,
 )
 from worldmodel.videogpt.presets import PUBLISHED

@@ -255,7 +255,7 @@ def _code_shares(
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     device = next(model.parameters()).device
     counts = torch.ones(2, num_codes, device=device)
-    model.eval()  # drops the compiled head: its biases may be copies, and have moved
+    model.eval()
     for part in _parts(rows, DREAMS_AT_ONCE):
         given = clips.read(part)
         dreamed = dream_on(

@@ -67,6 +67,14 @@ def say(text: str) -> None:
     console.print(one_line(text, most=2000), soft_wrap=True, markup=False, highlight=False)
 
 
+def duration(seconds: float) -> str:
+    """For people: "40 minutes", "3.5 hours"."""
+    minutes = max(1, round(seconds / 60))
+    if minutes == 1:
+        return "a minute"
+    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
 def _fail(message: str) -> NoReturn:
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(FAILED)

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from worldmodel.checkpoint import weights_digest
 from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import console, say
+from worldmodel.command import console, duration, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, Table, to_lines
@@ -27,7 +27,6 @@ from worldmodel.metrics.statistics import Calibration, Interval
 from worldmodel.storage.files import locked, parse_json, read_bytes, written_whole
 from worldmodel.storage.parsed import parsed
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.training.schedule import duration
 
 FORMAT_VERSION = 8
 MOST_BYTES = 2**27  # of report.json, which holds curves

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.metrics.pictures import decibels, psnr, psnr_interval
+from worldmodel.metrics.pictures import decibels, psnr
 from worldmodel.metrics.statistics import (
     Interval,
     auroc,
     bootstrap_means,
     interval,
-    mean_interval,
     times_drawn,
 )
 
@@ -36,7 +35,8 @@ class Bootstrap:
 
     def mean(self, values: np.ndarray) -> Interval:
         """Of values (clips,)."""
-        return mean_interval(values, self.episodes, seed=self.seed)
+        draws = bootstrap_means(values, self.episodes, seed=self.seed)
+        return interval(float(values.mean()), draws, self.episodes)
 
     def median(self, values: np.ndarray) -> Interval:
         """Of values (clips,)."""
@@ -51,7 +51,8 @@ class Bootstrap:
 
     def psnr(self, errors: np.ndarray) -> Interval:
         """PSNR of the mean of squared errors (clips,)."""
-        return psnr_interval(errors, self.episodes, seed=self.seed)
+        draws = decibels(bootstrap_means(errors, self.episodes, seed=self.seed))
+        return interval(psnr(float(errors.mean())), draws, self.episodes)
 
     def psnr_gain(self, errors: np.ndarray, others: np.ndarray) -> Interval:
         """PSNR of `errors` less that of `others`, both (clips,), in dB."""

@@ -5,8 +5,6 @@ import math
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from worldmodel.metrics.statistics import Interval, bootstrap_means, interval
-
 SSIM_WINDOW = 11  # pixels, as in Wang et al. 2004
 
 
@@ -78,12 +76,6 @@ def ssim(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
         for pair in zip(flat, flat_truth, strict=True)
     ]
     return np.array(values, np.float64).reshape(batch)
-
-
-def psnr_interval(errors: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
-    """PSNR of the mean of squared errors (clips,), with its bootstrap interval."""
-    draws = bootstrap_means(errors, groups, seed=seed)
-    return interval(psnr(float(errors.mean())), decibels(draws), groups)
 
 
 def decibels(mean_squared_errors: np.ndarray) -> np.ndarray:

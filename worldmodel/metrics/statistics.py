@@ -151,11 +151,6 @@ def interval(value: float, draws: np.ndarray, groups: np.ndarray | None = None) 
     return Interval(float(value), float(low), float(high), num_groups)
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:
-    """The mean of values (clips,) with its bootstrap interval."""
-    return interval(float(values.mean()), bootstrap_means(values, groups, seed=seed), groups)
-
-
 def next_of_another(kinds: np.ndarray) -> np.ndarray | None:
     """For each place the next one, going round, of another kind; None where all are of one."""
     if len(np.unique(kinds)) < 2:

@@ -94,11 +94,3 @@ class Clock:
         yield
         self.validated = time.monotonic()
         self.seconds_paused += self.validated - began
-
-
-def duration(seconds: float) -> str:
-    """For people: "40 minutes", "3.5 hours"."""
-    minutes = max(1, round(seconds / 60))
-    if minutes == 1:
-        return "a minute"
-    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import check_numbers, run_command, say
+from worldmodel.command import check_numbers, duration, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import to_json
@@ -26,7 +26,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.training.schedule import Progressed, duration
+from worldmodel.training.schedule import Progressed
 from worldmodel.training.state import load_state
 from worldmodel.videogpt.ablation import (
     ABLATIONS,

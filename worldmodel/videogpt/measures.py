@@ -7,8 +7,9 @@ import numpy as np
 
 from worldmodel.evaluation.baselines import best_copy, unigram_chances
 from worldmodel.evaluation.tables import Blocks, Table, interval, number
-from worldmodel.metrics.pictures import psnr_interval, squared_errors, ssim
-from worldmodel.metrics.statistics import Interval, entropy, mean_interval
+from worldmodel.metrics.bootstrap import Bootstrap
+from worldmodel.metrics.pictures import squared_errors, ssim
+from worldmodel.metrics.statistics import Interval, entropy
 
 
 def measure_reconstruction(
@@ -30,13 +31,14 @@ def measure_reconstruction(
         seed: of the intervals.
     """
     errors = squared_errors(reconstructed, real).mean(1)
+    over_episodes = Bootstrap(episodes, seed)
     nats = float(np.mean([entropy(of_book) for of_book in counts]))
     return {
         "num_clips": len(real),
         "num_frames": len(real) * real.shape[1],
-        "nmse": mean_interval(errors / data_variance, episodes, seed=seed),
-        "psnr": psnr_interval(errors, episodes, seed=seed),
-        "ssim": mean_interval(ssim(reconstructed, real).mean(1), episodes, seed=seed),
+        "nmse": over_episodes.mean(errors / data_variance),
+        "psnr": over_episodes.psnr(errors),
+        "ssim": over_episodes.mean(ssim(reconstructed, real).mean(1)),
         "codes_used": int((counts > 0).sum()),
         "num_codes": counts.size,
         "unigram_nats": nats,
@@ -81,7 +83,7 @@ def measure_likelihood(
     bits = 1 / math.log(2)
 
     def clip_mean(token_nats: np.ndarray) -> Interval:
-        return mean_interval(token_nats.reshape(num_clips, -1).mean(1), episodes, seed=seed)
+        return Bootstrap(episodes, seed).mean(token_nats.reshape(num_clips, -1).mean(1))
 
     mean, exchanged = clip_mean(nats), {}
     if exchanged_nats is not None:
