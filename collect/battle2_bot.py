@@ -1,7 +1,7 @@
-"""A bot for Battle2 that is told what is on the screen: the teacher of the policy.
+"""A bot for Battle2 that reads object positions from the engine; the policy imitates it.
 
-Pixels alone don't teach PPO to fight in an hour; this does 12 kills a game, and a network can
-learn by looking at it.
+PPO on pixels doesn't learn to fight within an hour; this bot makes 12 kills per game, and a network
+can imitate it from frames.
 """
 
 import math
@@ -13,18 +13,18 @@ import numpy as np
 from envs.doom.env import SCREEN_SIZE, Seen, Senses
 from worldmodel import randomness
 
-# Actions are [walk, strafe, attack, sprint, turn], as in `envs.doom.scenarios`.
+# Actions are [walk, strafe, attack, sprint, turn], see `envs.doom.scenarios`.
 STAY, FORWARD = 0, 1
 RIGHT, LEFT = 1, 2
-STRAIGHT = 5  # the turn in the middle of 11
+STRAIGHT = 5  # the middle one of 11 turns
 DEGREES_A_TURN = 8.0  # on the screen: 2 degrees a tic for four tics
 
 HALF_WIDTH = SCREEN_SIZE[1] / 2  # the field of view is 90 degrees
-AIMED = 4.0  # degrees off at most, whatever the size of the target
+AIMED = 4.0  # degrees; the bot shoots at least within this angle
 CLOSE_ENOUGH = 350.0  # to an imp
-IN_REACH = 600.0  # of medikits and ammunition
+IN_REACH = 600.0  # distance of medikits and ammunition
 HURT, SHORT_OF_AMMO = 80, 60
-LOOKING_BACK = 6  # steps of turning after a blow from nowhere
+LOOKING_BACK = 6  # steps of turning after an attack from out of view
 EYE_LEVEL = slice(56, 66)  # rows of the screen
 WALL_AHEAD, FREE_AHEAD = 7, 10  # of depth
 STUCK_STEPS, STUCK_DISTANCE = 12, 40.0
@@ -34,8 +34,8 @@ class Battle2Bot:
     """Shoots imps, fetches medikits and ammunition, and walks to where it sees farthest.
 
     Args:
-        env: of Battle2; its senses are read while it is played.
-        seed: of the way out where the bot is stuck.
+        env: Battle2; provides `senses()`.
+        seed: of how it turns when it is stuck.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, seed: int = 0) -> None:
@@ -43,17 +43,17 @@ class Battle2Bot:
         self.reset(seed=seed)
 
     def reset(self, *, seed: int | None = None) -> None:
-        """Forget the game so far. A seed of None goes on with the same generator."""
+        """Start a game. A seed of None continues with the same generator."""
         if seed is not None:
             self._rng = randomness.generator(seed, "bot")
         self._health = 100.0
         self._looking_back = 0
         self._turning = 0  # away from a wall: 1 to the right, -1 to the left
         self._places: list[tuple[float, float]] = []
-        self._escape_left, self._escape_way = 0, 1
+        self._escape_left, self._escape_side = 0, 1
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        """The action now; the frame is passed over."""
+        """The next action; the frame is ignored."""
         senses: Senses | None = self._env.senses()
         if senses is None:
             return _action()
@@ -71,12 +71,12 @@ class Battle2Bot:
             return _action(turn=4)
         if self._is_stuck(senses):
             self._escape_left = int(self._rng.integers(3, 9))
-            self._escape_way = int(self._rng.choice([-1, 1]))
+            self._escape_side = int(self._rng.choice([-1, 1]))
             self._places.clear()
         if self._escape_left:
             self._escape_left -= 1
             walk = STAY if self._escape_left > 1 else FORWARD
-            return _action(walk=walk, turn=4 * self._escape_way)
+            return _action(walk=walk, turn=4 * self._escape_side)
         wanted = ["CustomMedikit"] * (game["health"] < HURT)
         wanted += ["Clip"] * (game["ammo"] < SHORT_OF_AMMO)
         thing = _nearest(senses, *wanted)
@@ -104,19 +104,19 @@ class Battle2Bot:
 
 
 def _fight(imp: Seen, senses: Senses) -> np.ndarray:
-    """Turn to the imp, shoot when it is ahead, step out of the way of what it throws."""
+    """Turn to the imp, shoot when it is ahead, sidestep its fireballs."""
     off = _degrees(_middle(imp))
-    half_as_wide = math.degrees(math.atan(imp.width / 2 / HALF_WIDTH))
+    half_width = math.degrees(math.atan(imp.width / 2 / HALF_WIDTH))
     ball = _nearest(senses, "DoomImpBall")
     strafe = STAY
     if ball is not None:
         strafe = RIGHT if _degrees(_middle(ball)) <= 0 else LEFT
-    elif half_as_wide < abs(off) < AIMED:  # too little for a turn
+    elif half_width < abs(off) < AIMED:  # too small an angle for a turn
         strafe = RIGHT if off > 0 else LEFT
     return _action(
         walk=FORWARD if imp.distance > CLOSE_ENOUGH else STAY,
         strafe=strafe,
-        attack=abs(off) < max(half_as_wide, AIMED),
+        attack=abs(off) < max(half_width, AIMED),
         turn=_turn_to(_middle(imp)),
     )
 
@@ -127,17 +127,17 @@ def _nearest(senses: Senses, *names: str) -> Seen | None:
 
 
 def _middle(thing: Seen) -> float:
-    """The column of its middle."""
+    """The column of its centre."""
     return thing.left + thing.width / 2
 
 
 def _degrees(column: float) -> float:
-    """How far to the right of straight ahead a column of the screen is."""
+    """The angle of a screen column to the right of straight ahead."""
     return math.degrees(math.atan((column - HALF_WIDTH) / HALF_WIDTH))
 
 
 def _turn_to(column: float) -> int:
-    """Choices of turn to the right of straight ahead."""
+    """Units of turn towards a screen column; positive is to the right."""
     return int(np.clip(round(_degrees(column) / DEGREES_A_TURN), -STRAIGHT, STRAIGHT))
 
 

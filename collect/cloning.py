@@ -1,7 +1,7 @@
-"""Teach a stable-baselines3 policy what a bot does, by looking at frames alone.
+"""Train a stable-baselines3 policy to imitate a bot from frames alone.
 
-DAgger (Ross et al. 2011): first the bot plays; then more and more games are played by the policy
-as it is so far, and the bot says at every step what it would have done.
+DAgger (Ross et al. 2011): the bot plays the first games; then the current policy plays more and
+more of them, and the bot labels every step with the action that it would have taken.
 """
 
 import os
@@ -17,27 +17,28 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch.nn import functional as F
 
-from collect.recorder import Actor, Bot
+from collect.recorder import Bot
+from collect.rewards import Rule
 from envs.policy import FramePolicy
 from envs.trust import remember
 from worldmodel import randomness
 
-FRAME_STACK = 2  # frames that a policy looks at
+FRAME_STACK = 2  # frames that a policy sees
 NUM_ROUNDS = 6
 STEPS_A_ROUND = 25_000
 BATCHES_A_ROUND = 1_500
 BATCH_SIZE = 256
 LEARNING_RATE = 5e-4
-VALUE_WEIGHT = 0.05  # the value is learned along, so that PPO can go on from here
+VALUE_WEIGHT = 0.05  # the value is learned too, so that PPO can continue from here
 
 
 @dataclass
 class Lessons:
-    """Frames seen, what the bot would have done there, and what came of it.
+    """Frames, the bot's action for each, and the return that followed.
 
     Attributes:
-        frames: uint8 (H, W, 3), of all games one after the other.
-        steps_before: of each frame, in its game.
+        frames: uint8 (H, W, 3), all games in sequence.
+        steps_before: number of steps before each frame in its game.
         actions: the bot's.
         returns: discounted, of the actions that were taken.
     """
@@ -51,7 +52,7 @@ class Lessons:
         return len(self.frames)
 
     def stacked(self, at: np.ndarray) -> torch.Tensor:
-        """uint8 (len(at), 3 * FRAME_STACK, H, W): each frame behind those before it, black before
+        """uint8 (len(at), 3 * FRAME_STACK, H, W): each frame after those before it, black before
         a game's first, as `FramePolicy` sees them."""
         black = np.zeros_like(self.frames[0])
         stacks = [
@@ -73,99 +74,103 @@ def clone_bot(
     bot: Bot,
     path: Path,
     *,
+    rule: Rule | None = None,
     seed: int,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> None:
-    """Teach `model` what the bot does and save it to `path`, whole or not at all.
+    """Train `model` to do what the bot does and save it to `path` atomically.
 
-    A call that was stopped goes on behind its last finished round (its lessons are gone, what the
-    policy learned from them is not): such a run can't be repeated to the bit.
+    A call that was interrupted resumes after its last finished round. The policy of that round is
+    on disk but its lessons are not, so a resumed run is not reproducible to the bit.
 
     Args:
         model: on stacked frames, new.
-        make_env: the environment with the rewards that PPO will go on with.
-        on_progress: called with the share that is done.
+        rule: the reward that PPO will continue with; None: the environment's own.
+        on_progress: called with the fraction that is done.
     """
     first_round = 0
-    for kept in _rounds_kept(path)[-1:]:
-        model.set_parameters(str(kept), device="cpu")
-        first_round = int(kept.stem[-2:])
-    lessons, env = Lessons(), make_env()
+    for saved in _round_files(path)[-1:]:
+        model.set_parameters(str(saved), device="cpu")
+        first_round = int(saved.stem[-2:])
+    env = make_env()
     try:
-        teacher = bot(env)
+        cloning = _Cloning(model, env, bot, rule, seed)
         for number in range(first_round, NUM_ROUNDS):
-            # What the games are played with; its name says the round, so that a kill can't part
-            # the two.
-            so_far = path.with_name(f"cloning-{number:02d}.zip")
-            save_whole(model, so_far)
-            share_of_policy = number / (NUM_ROUNDS - 1)
-            _play(
-                env,
-                lessons,
-                teacher,
-                FramePolicy(so_far, trusted=False, seed=seed),
-                share_of_policy=share_of_policy,
-                gamma=model.gamma,
-                seed=seed,
-                number=number,
-                on_step=lambda done, n=number: on_progress((n + done / 2) / NUM_ROUNDS),
-            )
-            _fit(
-                model,
-                lessons,
-                seed=seed,
-                number=number,
-                on_batch=lambda done, n=number: on_progress((n + 0.5 + done / 2) / NUM_ROUNDS),
-            )
+            # The round is part of the name, so a kill cannot separate it from the policy.
+            student = path.with_name(f"cloning-{number:02d}.zip")
+            save_whole(model, student)
+            cloning.play(number, student, lambda x, n=number: on_progress((n + x / 2) / NUM_ROUNDS))
+            cloning.fit(number, lambda x, n=number: on_progress((n + 0.5 + x / 2) / NUM_ROUNDS))
     finally:
         env.close()
     save_whole(model, path)
-    for kept in _rounds_kept(path):
-        kept.unlink()
+    for saved in _round_files(path):
+        saved.unlink()
 
 
-def _rounds_kept(path: Path) -> list[Path]:
+def _round_files(path: Path) -> list[Path]:
     """The policies that rounds began with, in order."""
     return sorted(path.parent.glob("cloning-[0-9][0-9].zip"))
 
 
-def _play(
-    env: gymnasium.Env[Any, Any],
-    lessons: Lessons,
-    teacher: Actor,
-    student: FramePolicy,
-    *,
-    share_of_policy: float,
-    gamma: float,
-    seed: int,
-    number: int,
-    on_step: Callable[[float], None],
-) -> None:
-    """Add games to the lessons until the round's steps are played."""
-    rng = randomness.generator(seed, "cloning: who plays", number)
-    enough = len(lessons) + STEPS_A_ROUND
-    game = 0
-    while len(lessons) < enough:
-        path = ("cloning: game", number, game)
-        env_seed = randomness.integer(seed, *path, "environment")
-        game += 1
-        student_plays = rng.random() < share_of_policy
-        frame, _ = env.reset(seed=env_seed)
-        teacher.reset(seed=randomness.integer(seed, *path, "teacher"))
-        student.reset(seed=randomness.integer(seed, *path, "student"))
-        rewards: list[float] = []
-        over = False
-        while not over and len(lessons) < enough:
-            told = teacher.act(frame)
-            taken = student.act(frame) if student_plays else told
-            lessons.frames.append(frame)
-            lessons.steps_before.append(len(rewards))
-            lessons.actions.append(told)
-            frame, reward, terminated, truncated, _ = env.step(taken)
-            rewards.append(float(reward))
-            over = terminated or truncated
-            on_step(1 - (enough - len(lessons)) / STEPS_A_ROUND)
-        lessons.returns += _discounted(rewards, gamma)
+class _Cloning:
+    """A model that learns from a bot, and the lessons so far."""
+
+    def __init__(
+        self, model: PPO, env: gymnasium.Env[Any, Any], bot: Bot, rule: Rule | None, seed: int
+    ) -> None:
+        self.model, self.env, self.teacher, self.rule, self.seed = model, env, bot(env), rule, seed
+        self.lessons = Lessons()
+
+    def play(self, number: int, student_path: Path, on_progress: Callable[[float], None]) -> None:
+        """Add a round's games to the lessons; the student plays more of them in later rounds."""
+        student = FramePolicy(student_path, trusted=False, seed=self.seed)
+        rng = randomness.generator(self.seed, "cloning: who plays", number)
+        lessons, enough, game = self.lessons, len(self.lessons) + STEPS_A_ROUND, 0
+        while len(lessons) < enough:
+            path = ("cloning: game", number, game)
+            game += 1
+            student_plays = rng.random() < number / (NUM_ROUNDS - 1)
+            frame, before = self.env.reset(seed=randomness.integer(self.seed, *path, "environment"))
+            self.teacher.reset(seed=randomness.integer(self.seed, *path, "teacher"))
+            student.reset(seed=randomness.integer(self.seed, *path, "student"))
+            rewards: list[float] = []
+            over = False
+            while not over and len(lessons) < enough:
+                label = self.teacher.act(frame)
+                action = student.act(frame) if student_plays else label
+                lessons.frames.append(frame)
+                lessons.steps_before.append(len(rewards))
+                lessons.actions.append(label)
+                frame, reward, terminated, truncated, info = self.env.step(action)
+                if self.rule is not None:
+                    reward = self.rule(before, info, float(reward), terminated)
+                rewards.append(float(reward))
+                before, over = info, terminated or truncated
+                on_progress(1 - (enough - len(lessons)) / STEPS_A_ROUND)
+            lessons.returns += _discounted(rewards, self.model.gamma)
+
+    def fit(self, number: int, on_progress: Callable[[float], None]) -> None:
+        """Train the policy on all lessons so far."""
+        policy, lessons = self.model.policy, self.lessons
+        policy.set_training_mode(True)
+        optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BATCHES_A_ROUND)
+        rng = randomness.generator(self.seed, "cloning batches", number)
+        actions, returns = np.stack(lessons.actions), np.asarray(lessons.returns, np.float32)
+        for batch in range(BATCHES_A_ROUND):
+            at = rng.integers(len(lessons), size=BATCH_SIZE)
+            values, log_prob, _ = policy.evaluate_actions(
+                lessons.stacked(at), torch.from_numpy(actions[at])
+            )
+            value_loss = F.mse_loss(values[:, 0], torch.from_numpy(returns[at]))
+            loss = VALUE_WEIGHT * value_loss - log_prob.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            on_progress((batch + 1) / BATCHES_A_ROUND)
+        policy.set_training_mode(False)
 
 
 def _discounted(rewards: list[float], gamma: float) -> list[float]:
@@ -176,38 +181,8 @@ def _discounted(rewards: list[float], gamma: float) -> list[float]:
     return returns[::-1]
 
 
-def _fit(
-    model: PPO,
-    lessons: Lessons,
-    *,
-    seed: int,
-    number: int,
-    on_batch: Callable[[float], None],
-) -> None:
-    """Train the policy on all lessons so far."""
-    policy = model.policy
-    policy.set_training_mode(True)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BATCHES_A_ROUND)
-    rng = randomness.generator(seed, "cloning batches", number)
-    actions, returns = np.stack(lessons.actions), np.asarray(lessons.returns, np.float32)
-    for batch in range(BATCHES_A_ROUND):
-        at = rng.integers(len(lessons), size=BATCH_SIZE)
-        values, log_prob, _ = policy.evaluate_actions(
-            lessons.stacked(at), torch.from_numpy(actions[at])
-        )
-        value_loss = F.mse_loss(values[:, 0], torch.from_numpy(returns[at]))
-        loss = VALUE_WEIGHT * value_loss - log_prob.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        on_batch((batch + 1) / BATCHES_A_ROUND)
-    policy.set_training_mode(False)
-
-
 def save_whole(model: BaseAlgorithm, path: Path) -> None:
-    """Save so that a kill leaves the old file or the new one, never half of one; it is trusted."""
+    """Save atomically: a kill leaves the old file or the new one. The file is trusted."""
     unfinished = path.with_suffix(".unfinished.zip")
     model.save(unfinished)
     remember(unfinished)

@@ -1,8 +1,8 @@
-"""A player that explores a Doom level: so that everything is seen, from everywhere, and again.
+"""A player that explores a Doom level, and returns to places that it has seen.
 
 It goes where it has been least in this game, and in between looks around, looks away and back,
-walks out and back, and around and back. Policies seldom come back to where they have been, so that
-what recorded players show would not teach a world model to remember.
+walks out and back, and walks in a square. Policies rarely revisit places, so their episodes alone
+don't teach a world model to remember.
 """
 
 import math
@@ -17,13 +17,13 @@ from gymnasium import spaces
 from worldmodel import randomness
 from worldmodel.interface.pose import PoseSpec
 
-CELL = 64.0  # units of the level: a step forward is some 30
-RAY_CELLS = 5  # how far ahead it asks itself where it has been
-NUM_HEADINGS = 16  # that it chooses among
-BLOCKED = 0.6  # of the longest step forward in this game: along a wall one slides, and slows
-BLOCKED_COUNTS = 6  # visits that a wall counts for
+CELL = 64.0  # units of the level; a step forward is about 30
+RAY_CELLS = 5  # how far ahead it counts visits
+NUM_HEADINGS = 16  # to choose from
+BLOCKED = 0.6  # of the longest step in this game; sliding along a wall is slower
+BLOCKED_COUNTS = 6  # visits that a wall adds
 CLOSE_ENOUGH = math.radians(12)  # to a heading
-# What it does next, and how often.
+# The probabilities of what it does next.
 MANOEUVRES = {
     "go": 0.45,
     "look around": 0.12,
@@ -35,7 +35,7 @@ MANOEUVRES = {
 
 
 class Steering:
-    """An environment's actions in words: Health Gathering's four, or Battle2's five numbers."""
+    """An environment's actions by meaning: Health Gathering's four, or Battle2's five numbers."""
 
     def __init__(self, space: gymnasium.Space[Any], meanings: tuple[str, ...]) -> None:
         self._is_one = isinstance(space, spaces.Discrete)
@@ -45,27 +45,27 @@ class Steering:
         return self._action("noop")
 
     def forward(self, turn: float = 0.0) -> Any:
-        """Forward; Battle2 can turn, in radians to the left, at the same time."""
+        """Forward; Battle2 can turn at the same time, in radians to the left."""
         return self._action("forward", turn)
 
     def turn(self, radians: float) -> Any:
-        """Towards a heading so far to the left; Health Gathering turns at a speed of its own."""
+        """Turn to the left by at most so many radians; Health Gathering has one turning speed."""
         return self._action("left" if radians > 0 else "right", radians)
 
     def _action(self, name: str, turn: float = 0.0) -> Any:
         if self._is_one:
             return np.int64(self._meanings.index(name))
-        # [walk, strafe, attack, sprint, turn]; 2 degrees a tic, to the right, for each choice.
+        # [walk, strafe, attack, sprint, turn]; a unit of turn is 2 degrees per tic to the right.
         choices = int(np.clip(round(math.degrees(-turn) / 8), -5, 5))
         return np.asarray([int(name == "forward"), 0, 0, 0, 5 + choices], np.int64)
 
 
 class Explorer:
-    """Explores; it is told the pose, and passes over the frames.
+    """Explores by the environment's pose; ignores the frames.
 
     Args:
-        env: its `variables()` tell the pose while it is played.
-        seed: of what it chooses.
+        env: provides the pose through `variables()`.
+        seed: of its choices.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, seed: int = 0) -> None:
@@ -75,7 +75,7 @@ class Explorer:
         self.reset(seed=seed)
 
     def reset(self, *, seed: int | None = None) -> None:
-        """Forget the game so far. A seed of None goes on with the same generator."""
+        """Start a game. A seed of None continues with the same generator."""
         if seed is not None:
             self._rng = randomness.generator(seed, "explorer")
         self._visits: Counter[tuple[int, int]] = Counter()
@@ -83,7 +83,7 @@ class Explorer:
         self._plan: Iterator[Any] = iter(())
 
     def act(self, frame: np.ndarray) -> Any:
-        """The action now."""
+        """The next action."""
         x, y, _ = self._place()
         self._visits[_cell(x, y)] += 1
         while True:
@@ -92,7 +92,7 @@ class Explorer:
             self._plan = self._manoeuvre()
 
     def _place(self) -> tuple[float, float, float]:
-        """Where the player is, and where it looks, in radians."""
+        """The player's position, and its heading in radians."""
         values = self._env.variables()
         pose = np.asarray([values[name] for name in self._pose.names])
         return float(pose[0]), float(pose[1]), float(self._pose.radians(pose))
@@ -133,20 +133,20 @@ class Explorer:
             yield self._steering.stand()
 
     def _turn(self, num_steps: int, side: int) -> Iterator[Any]:
-        """So many steps to one side, as fast as this turn is."""
+        """Turn to one side for so many steps, at a random speed."""
         speed = side * math.radians(float(self._rng.choice([8, 16, 24, 40])))
         for _ in range(num_steps):
             yield self._steering.turn(speed)
 
     def _turn_to(self, heading: float) -> Iterator[Any]:
-        for _ in range(40):  # a turn takes 20 at most
+        for _ in range(40):  # a half turn takes at most 20
             off = _angle(heading - self._place()[2])
             if abs(off) < CLOSE_ENOUGH:
                 return
             yield self._steering.turn(off)
 
     def _walk(self, num_steps: int) -> Iterator[Any]:
-        """Forward, until there is a wall."""
+        """Walk forward, until a wall blocks."""
         for step in range(num_steps):
             x, y, heading = self._place()
             yield self._steering.forward()
@@ -159,7 +159,7 @@ class Explorer:
                 return
 
     def _least_seen(self) -> float:
-        """The heading along which it has been least, some chance apart."""
+        """The heading with the fewest visits ahead, plus some noise."""
         x, y, _ = self._place()
         headings = self._rng.random() * 2 * math.pi + np.arange(NUM_HEADINGS) * (
             2 * math.pi / NUM_HEADINGS
@@ -179,5 +179,5 @@ def _cell(x: float, y: float) -> tuple[int, int]:
 
 
 def _angle(radians: float) -> float:
-    """Between -pi and pi."""
+    """The same angle between -pi and pi."""
     return (radians + math.pi) % (2 * math.pi) - math.pi

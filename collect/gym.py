@@ -1,8 +1,8 @@
 """Record any Gymnasium environment: python -m collect.gym --env-id CarRacing-v3 --out data/car
 
-Pictures are what the environment observes, where that is pictures, else what it renders. Random
-players act, or a stable-baselines3 policy that was trained on the environment's own observations.
-If it is interrupted, the same command resumes.
+Frames are the environment's observations if these are images, else what it renders. The player is
+random, or a stable-baselines3 policy that was trained on the environment's own observations.
+If interrupted, rerun the same command to resume.
 """
 
 import contextlib
@@ -24,50 +24,49 @@ from worldmodel import randomness
 from worldmodel.command import run_command, say
 from worldmodel.errors import UserError, one_line
 
-# Numbers of a box at rest half of the time: with gas and brake both pressed no car drives.
+# Box actions rest half of the time: with gas and brake both pressed no car drives.
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
 AT_RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8, rest=0.5)
 WITH_POLICY = {POLICY: 0.45, NOISE: 0.35, AT_RANDOM: 0.2}
-# Played twice before anything is recorded, to see what the environment is like.
-LOOKED_AT_STEPS = 50
+PROBE_STEPS = 50  # played twice before recording, to inspect the environment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect(Options):
-    """Record any Gymnasium environment that has pictures, played at random, or also by a policy.
-    If it is interrupted, the same command resumes."""
+    """Record any Gymnasium environment that has images, played at random or also by a policy.
+    If interrupted, rerun the same command to resume."""
 
     env_id: str
-    """Gymnasium's id of the environment; module:Name-v0 imports the module first."""
+    """Gymnasium id of the environment; module:Name-v0 imports the module first."""
     env_kwargs: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """Its arguments, as a JSON object: '{"continuous": false}'."""
     size: int = 64
-    """Height and width of the stored frames. Pictures are stretched to the square."""
+    """Height and width of the stored frames; images are stretched to a square."""
     source: Literal["auto", "observation", "render"] = "auto"
-    """What the frames are made of; auto: observations if they are pictures."""
+    """What becomes frames; auto: observations if they are images, else renderings."""
     frame_skip: int = 1
-    """Steps of the environment that each action lasts; rewards are added up."""
+    """Environment steps for which each action is repeated; rewards are summed."""
     variables: str = ""
-    """Names of numbers in the environment's info to record too, comma-separated."""
+    """Names of numbers in the environment's info to record as well, comma-separated."""
     pose: str = ""
-    """Names of 1 to 3 coordinates in the environment's info that tell where the player is,
-    comma-separated: x,y. Default: what the environment's own attribute pose says."""
+    """Names of 1 to 3 coordinates of the player in the environment's info, comma-separated: x,y.
+    Default: the environment's own attribute pose, if it has one."""
     heading: str | None = None
-    """With --pose: name of the direction that the player looks in, counterclockwise from x."""
+    """With --pose: name of the direction that the player faces, counterclockwise from x."""
     full_turn: float = 360.0
-    """What the heading grows by in a full turn: 360 in degrees, 6.2832 in radians, negative where
-    it grows clockwise."""
+    """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
+    increases clockwise."""
     action_limit: float | None = None
-    """Takes the place of bounds that a Box of actions doesn't have, as -LIMIT and LIMIT."""
+    """Bounds for a Box of actions that has none: from -LIMIT to LIMIT."""
     length: int = 200
-    """Most steps an episode, each of --frame-skip steps of the environment."""
+    """Maximum number of steps per episode, each --frame-skip environment steps long."""
     out: Path
     """Folder of the data set."""
     policy: str = "random"
     """Who plays: random, or the path of a stable-baselines3 PPO .zip that was trained on the
     environment's own observations, stacked or not, or on Pixels-v0 (see --trust)."""
     evaluate_episodes: int = 20
-    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
+    """Complete games on which the policy and a random player are scored; 0 skips scoring."""
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def collect(options: Collect) -> None:
-    """Do what `Collect` says. Raises UserError as `record_set` does."""
+    """Run the command. Raises UserError as `record_set` does."""
     env_kwargs: dict[str, Any] = {
         "env_id": options.env_id,
         "env_kwargs": _json_object(options.env_kwargs),
@@ -86,39 +85,38 @@ def collect(options: Collect) -> None:
         "variables": _names(options.variables),
         "action_limit": options.action_limit,
     }
-    if options.pose:  # else left out, as in sets without a pose
+    if options.pose:  # otherwise absent, as in sets without a pose
         env_kwargs["pose"] = _names(options.pose)
         env_kwargs["heading"] = options.heading
         env_kwargs["full_turn"] = options.full_turn
     elif options.heading is not None:
-        raise UserError("--heading goes with --pose x,y")
-    most_steps, repeats_itself = look_at(env_kwargs)
-    if not repeats_itself:
+        raise UserError("--heading needs --pose x,y")
+    most_steps, is_repeatable = probe(env_kwargs)
+    if not is_repeatable:
         say(
-            f"note: {options.env_id} gives other frames when it is played again from a seed: it "
+            f"note: {options.env_id} gives different frames when the same seed is played again: it "
             "can be recorded, but a dream and the real environment played beside it will diverge"
         )
     world = World(
-        env_id="Pixels-v0",
-        env_kwargs=env_kwargs,
-        shares=WITH_POLICY,
-        measures={
+        "Pixels-v0",
+        WITH_POLICY,
+        {
             "return": Measure(lambda episode, info: float(episode.reward.sum())),
             "length": Measure(lambda episode, info: float(episode.length)),
         },
-        training=None,
+        env_kwargs=env_kwargs,
         longest_game=most_steps or options.length,
-        repeats_itself=repeats_itself,
+        is_repeatable=is_repeatable,
     )
     record_set(options, world)
 
 
-def look_at(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
-    """Make a Pixels environment and play it twice, a little.
+def probe(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
+    """Make a Pixels environment and play `PROBE_STEPS` twice.
 
     Returns:
-        Most steps of an episode, None where the environment sets no limit; and whether the same
-        seed and actions gave the same frames twice.
+        The environment's limit on steps, if it has one; and whether the same seed and actions gave
+        the same frames twice.
 
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
@@ -128,25 +126,25 @@ def look_at(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
         assert isinstance(pixels, PixelsEnv)
         try:
             (once, names), (again, _) = _played(pixels), _played(pixels)
-        except Exception as error:  # a foreign environment may raise anything
+        except Exception as error:  # an external environment may raise anything
             reason = one_line(error)
             raise UserError(f"{env_kwargs['env_id']} can't be recorded: {reason}") from None
     if unknown := {*pixels.variable_names, *pixels.pose.names} - names:
         raise UserError(
-            f"info of {env_kwargs['env_id']} holds no number {min(unknown)!r} in its first "
-            f"{LOOKED_AT_STEPS} steps; it has: {', '.join(sorted(names)) or 'none'}"
+            f"info of {env_kwargs['env_id']} has no number {min(unknown)!r} in its first "
+            f"{PROBE_STEPS} steps; it has: {', '.join(sorted(names)) or 'none'}"
         )
     return pixels.most_steps, np.array_equal(once, again)
 
 
 def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
-    """Frames of a few steps from a seed, and the names of the numbers in the foreign info."""
+    """Frames of a few steps from a seed, and the names of the numbers in the environment's info."""
     env.action_space.seed(randomness.integer(0, "first look"))
     frame, _ = env.reset(seed=0)
     frames, names, is_over = [frame], set(), False
     while True:
-        names |= {name for name, value in env.foreign_info.items() if _is_number(value)}
-        if len(frames) > LOOKED_AT_STEPS or is_over:
+        names |= {name for name, value in env.wrapped_info.items() if _is_number(value)}
+        if len(frames) > PROBE_STEPS or is_over:
             return frames, names
         frame, _, terminated, truncated, _ = env.step(env.action_space.sample())
         frames.append(frame)
@@ -154,7 +152,7 @@ def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:
 
 
 def _is_number(value: Any) -> bool:
-    # Other things in an info may be of any shape, ragged lists among them.
+    # Other entries of an info may have any shape, such as ragged lists.
     if isinstance(value, np.ndarray | np.generic):
         return value.ndim == 0 and value.dtype.kind in "biuf"
     return isinstance(value, int | float)

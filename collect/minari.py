@@ -1,9 +1,9 @@
-"""To and from Minari, the data sets of offline reinforcement learning.
+"""Convert to and from Minari, a format for data sets of offline reinforcement learning.
 
 python -m collect.minari export data/car --id car/random-v0
 python -m collect.minari import car/random-v0 --out data/car
 
-A set that goes there and comes back is the same to the bit. Needs `pip install 'minari[hdf5]'`.
+A round trip preserves a set to the bit. Needs `pip install 'minari[hdf5]'`.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import gymnasium
 import numpy as np
 import tyro
 
-import envs  # noqa: F401  registers the environments, for the descriptions of them
+import envs  # noqa: F401  registers the environments, for `_env_spec`
 from envs.interface import FlatActions, flat_actions, space_of
 from worldmodel.command import progress_bar, run_command, say
 from worldmodel.data import DatasetInfo, EpisodeReader
@@ -34,32 +34,32 @@ from worldmodel.storage.files import read_bytes
 from worldmodel.storage.guarded import guarded_call
 from worldmodel.storage.hdf5 import check_group, open_hdf5
 
-OUR_INFO = "videogpt_dream"  # where Minari's metadata hold what our meta.json says
+OUR_INFO = "videogpt_dream"  # the key of our meta.json in Minari's metadata
 MOST_METADATA_BYTES = 2**27  # spaces of large pictures list the bounds of each pixel
-MOST_EPISODE_BYTES = 2**30  # an episode is held whole
-MOST_MEMORY = 3 * 2**30  # bytes to read an episode with: it is packed for this process too
-PATIENCE_S = 300.0  # for an episode, which may be thousands of JPEGs
-# Called in another process, by the name that this module has there.
+MOST_EPISODE_BYTES = 2**30  # an episode is held in memory
+MOST_MEMORY = 3 * 2**30  # bytes for reading an episode, which is also packed for this process
+PATIENCE_S = 300.0  # per episode, which may be thousands of JPEGs
+# Called in another process, by name.
 _READ_NOTES = "collect.minari:read_notes"
 _READ_EPISODE = "collect.minari:read_episode"
-# Reasons to leave something out.
+# Why something is left out.
 NO_NUMBER = "infos that are not one number a frame"
 NOT_IN_FIRST = "infos that the first episode lacks"
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a data set as a Minari one, frames as they are and not as JPEG."""
+    """Write a data set in Minari's format, with frames uncompressed instead of as JPEG."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """The data set."""
     id: str
     """Its name in Minari: namespace/name-v0."""
     out: Path | None = None
-    """Folder of Minari's sets; Minari's own by default (MINARI_DATASETS_PATH, or ~/.minari)."""
+    """Folder of Minari's sets; default: Minari's own (MINARI_DATASETS_PATH, or ~/.minari)."""
 
     def run(self) -> None:
-        """Write all episodes to a new Minari data set; it appears when it is whole.
+        """Write all episodes to a new Minari data set; it appears when it is complete.
 
         Raises:
             UserError: there is no such data set, the id is malformed or taken, or the disk is full.
@@ -68,7 +68,7 @@ class Export:
         reader = EpisodeReader(self.folder)
         path = _place_of(self.id, self.out)
         if path.exists():
-            raise UserError(f"{path} is there already: choose another --id")
+            raise UserError(f"{path} already exists: choose another --id")
         unfinished = path.with_name(f".{path.name}.unfinished")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -87,31 +87,31 @@ class Export:
             raise
         except (OSError, RuntimeError, ValueError) as error:  # what h5py raises
             raise UserError(f"cannot write to {path.parent}: {error}") from None
-        print(printable(f"{path} is whole: minari.load_dataset({self.id!r})"))
+        print(printable(f"{path} is complete: minari.load_dataset({self.id!r})"))
 
 
 @dataclass(frozen=True)
 class Import:
-    """Read a Minari data set whose observations are pictures."""
+    """Read a Minari data set whose observations are images."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Its id, or its folder."""
     out: Path
     """Folder of the data set."""
     fps: float = 30.0
-    """Frames a second, where the set doesn't say."""
+    """Frames per second, if the set doesn't specify it."""
     action_limit: float | None = None
     """Bounds for a Box of actions that has none: from -LIMIT to LIMIT."""
 
     def run(self) -> None:
-        """Store the episodes of a Minari data set; resumes where it was stopped.
+        """Store the episodes of a Minari data set; resumes where it was interrupted.
 
-        Episodes that can't be stored are left out and counted, see `worldmodel.data.left_out`. A
-        number in `infos` that has no value at an episode's first frame repeats its first one there.
+        Episodes that can't be stored are left out and counted, see `worldmodel.data.left_out`. If a
+        number in `infos` has no value at an episode's first frame, its first value is repeated.
 
         Raises:
-            UserError: there is no such set, it is damaged, holds no pictures or unsuitable actions,
-                or none of its episodes can be stored.
+            UserError: there is no such set, it is damaged, its observations are no images, its
+                actions are unsuitable, or none of its episodes can be stored.
         """
         data, storage, metadata = _opened(self.source)
         actions = flat_actions(storage.action_space, limit=self.action_limit)
@@ -125,7 +125,7 @@ class Import:
             raise UserError(f"{self.source} holds no episode that can be stored")
         info = ours or DatasetInfo(
             env_id=str(metadata.get("dataset_id")),
-            # With the number, which decides ids: a set that grew is another source.
+            # Ids depend on this number: a set that has grown is another source.
             env_kwargs={"num_episodes": total},
             frame_shape=frame_shape,
             actions=actions.spec,
@@ -135,8 +135,8 @@ class Import:
         )
         if late := [name for name in info.variable_names if name in first["late"]]:
             say(
-                f"note: {', '.join(late)} have no value at an episode's first frame: the one after "
-                "the first action is repeated there"
+                f"note: {', '.join(late)} have no value at an episode's first frame: the value "
+                "after the first action is repeated there"
             )
         left_out = LeftOut()
         for name in first["others"]:
@@ -197,7 +197,7 @@ def _metadata(dataset_id: str, info: DatasetInfo) -> dict[str, Any]:
 
 
 def _env_spec(info: DatasetInfo) -> Any:
-    """How Gymnasium makes the environment again; None where it doesn't know it."""
+    """Gymnasium's spec of the environment; None if it isn't registered."""
     try:
         spec = copy.deepcopy(gymnasium.spec(info.env_id))
     except gymnasium.error.Error:
@@ -209,14 +209,14 @@ def _env_spec(info: DatasetInfo) -> Any:
 def _recording(
     data: Path, number: int, info: DatasetInfo, actions: FlatActions
 ) -> Recording | Lack:
-    """An episode, or why it is left out."""
+    """Read an episode, or say why it is left out."""
     stored, name = _guarded(_READ_EPISODE, data, number), f"episode {number}"
     if "unusable" in stored:
         return Lack(stored["unusable"], name)
     infos = stored["infos"]
     if set(info.variable_names) - infos.keys():
         return Lack("without a variable that the first episode has", name)
-    with _readable(data), np.errstate(over="ignore"):  # too large is not finite
+    with _readable(data), np.errstate(over="ignore"):  # overflows are caught below, as not finite
         frames = np.asarray(stored["observations"])
         taken = np.asarray([actions.from_own(a) for a in stored["actions"]], info.actions.dtype)
         taken = taken.reshape(-1, *info.actions.shape)
@@ -242,19 +242,19 @@ def _recording(
 
 
 def read_notes(data: Path, number: int) -> dict[str, Any]:
-    """What is noted on an episode. Raises UserError."""
+    """The metadata of an episode. Raises UserError."""
     with _readable(data):
         _check_own(data, number)
         return dict(next(iter(_storage_of(data).get_episode_metadata([number]))))
 
 
 def read_episode(data: Path, number: int) -> dict[str, Any]:
-    """An episode as Minari gives it, but of its infos what is a number at each frame or action.
+    """Read an episode, with those infos that are a number at each frame or action.
 
     Returns:
-        Minari's entries; "infos" is {name: (T+1,)}, "late" are names of those that came without a
-        value at the first frame, "others" names of what is no number. Or "unusable" alone: why it
-        can't become an episode.
+        Minari's entries; "infos" is {name: (T+1,)}, "late" has the names of infos without a value
+        at the first frame, "others" the names of infos that are no numbers. Or only "unusable":
+        why it can't become an episode.
 
     Raises:
         UserError: the set is damaged or points to other files.
@@ -280,7 +280,7 @@ def read_episode(data: Path, number: int) -> dict[str, Any]:
 
 
 def _check_own(data: Path, number: int) -> int:
-    """How many bytes an episode claims. Raises UserError where it points to other files."""
+    """The declared size of an episode in bytes. Raises UserError if it links to other files."""
     path = data / "main_data.hdf5"
     if not path.exists():  # Minari's other format, Arrow, has no links
         return 0
@@ -296,7 +296,7 @@ def _storage_of(data: Path) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _read_storage(data: Path, *stamps: int) -> Any:
-    """Kept from episode to episode: the spaces of large pictures take a while to read."""
+    """Cached across episodes: the spaces of large frames take a while to read."""
     return _minari("dataset.minari_storage").MinariStorage.read(data)
 
 
@@ -307,27 +307,29 @@ def _guarded(function: str, data: Path, number: int) -> dict[str, Any]:
 
 
 def _opened(source: str) -> tuple[Path, Any, dict[str, Any]]:
-    """The folder of a set's data, its storage, and its metadata as JSON."""
+    """Open a set: the folder of its data, its storage, and its metadata as JSON."""
     storage_of = _minari("dataset.minari_storage").MinariStorage
     folder = Path(source) if Path(source).is_dir() else _place_of(source, None)
     data = folder / "data" if (folder / "data").is_dir() else folder
     if not (data / "metadata.json").exists():
         raise UserError(
             f"there is no Minari data set {source}: give its folder, or the id of one in "
-            f"{_place_of('', None)}; `minari download` fetches those of others"
+            f"{_place_of('', None)}; `minari download` fetches public ones"
         )
     read_bytes(data / "metadata.json", most_bytes=MOST_METADATA_BYTES)
     with _readable(data):
         metadata = storage_of.read_raw_metadata(data)
-        # Without them Minari makes the environment that an untrusted file names.
+        # Without them Minari would make the environment that an untrusted file names.
         if not {"observation_space", "action_space"} <= metadata.keys():
-            raise UserError(f"{source} doesn't say its spaces: it is of an old Minari")
-        # Absolute: the process that reads it stays in the folder where it was started.
+            raise UserError(
+                f"{source} doesn't specify its spaces: it was made by an old version of Minari"
+            )
+        # Absolute, because the process that reads it keeps its own working directory.
         return data.absolute(), _storage_of(data), metadata
 
 
 def _frame_shape(storage: Any, metadata: dict[str, Any]) -> tuple[int, int, int]:
-    """Of the pictures in a set that others have made. Raises UserError where there are none."""
+    """The frames' shape in a set from elsewhere. Raises UserError if they are no images."""
     seen = storage.observation_space
     is_uint8 = isinstance(seen, gymnasium.spaces.Box) and seen.dtype == np.uint8
     shape: tuple[int, ...] = seen.shape if is_uint8 else ()
@@ -335,13 +337,13 @@ def _frame_shape(storage: Any, metadata: dict[str, Any]) -> tuple[int, int, int]
     if channels not in ([], [1], [3]):
         raise UserError(
             f"observations of {metadata.get('dataset_id')} are {one_line(seen)}, not "
-            "pictures: uint8 (H, W, 3), (H, W, 1) or (H, W)"
+            "images: uint8 (H, W, 3), (H, W, 1) or (H, W)"
         )
     return height, width, channels[0] if channels else 1
 
 
 def _flat(infos: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Entries of nested infos, by "outer/inner"."""
+    """Flatten nested infos to ("outer/inner", value)."""
     for name, value in infos.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{name}/")
@@ -351,30 +353,30 @@ def _flat(infos: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _readable(data: Path) -> Iterator[None]:
-    """What Minari meets in a damaged set becomes a UserError."""
+    """Turn any error that Minari raises on a damaged set into a UserError."""
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # Minari raises whatever its parts raise
+    except Exception as error:  # Minari does not wrap the errors of its parts
         reason = one_line(error)
         raise UserError(f"{data} cannot be read as a Minari data set: {reason}") from None
 
 
 def _place_of(dataset_id: str, out: Path | None) -> Path:
-    """Where a Minari set lies, or shall. Raises UserError for a malformed id."""
+    """The folder of a Minari set. Raises UserError for a malformed id."""
     root = _minari("storage.datasets_root_dir").get_dataset_path() if out is None else out
     if not dataset_id:
         return root
     try:
         _minari("dataset.minari_dataset").parse_dataset_id(dataset_id)
     except (ValueError, TypeError):  # TypeError: no version
-        raise UserError(f"{dataset_id!r} is no id of Minari: namespace/name-v0 is needed") from None
+        raise UserError(f"{dataset_id!r} is not a Minari id: namespace/name-v0 is needed") from None
     return root / dataset_id
 
 
 def _minari(module: str) -> Any:
-    """A module of Minari. Raises UserError where it isn't installed."""
+    """Import a module of Minari. Raises UserError if it isn't installed."""
     try:
         return importlib.import_module(f"minari.{module}")
     except ImportError:

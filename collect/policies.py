@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecFrameStack,
+    VecMonitor,
     VecTransposeImage,
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
-from collect.rewards import LearningReward, Rule
-from collect.training import Training
+from collect.recording import Training
+from collect.rewards import Rule
 from envs.policy import StateObservation, load_ppo
 
 NUM_ENVS = 16
@@ -29,7 +29,7 @@ SAVE_EVERY = 20_000  # environment steps
 
 
 def _falling_learning_rate(remaining: float) -> float:
-    return 5e-4 * max(remaining, 0.0)  # the last rollout goes beyond the end
+    return 5e-4 * max(remaining, 0.0)  # the last rollout goes past the end
 
 
 FRAME_RECIPE: dict[str, Any] = {
@@ -41,15 +41,29 @@ FRAME_RECIPE: dict[str, Any] = {
     "gae_lambda": 0.95,
     "ent_coef": 0.01,
 }
+# Small steps, or PPO soon unlearns what was cloned.
+CLONED_RECIPE = FRAME_RECIPE | {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
+STATE_RECIPE: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "n_steps": 1200,
+    "batch_size": 120,
+    "n_epochs": 8,
+    "gamma": 0.9,
+}
 
 
 def stacked_frames(environments: VecEnv) -> VecEnv:
-    """Environments of frames as a policy on frames looks at them."""
+    """Environments of frames as a frame policy sees them."""
     return VecTransposeImage(VecFrameStack(environments, FRAME_STACK))
 
 
+def rewarded(environments: VecEnv, rule: Rule | None) -> VecEnv:
+    """The environments with the rewards of a rule (None: their own), monitored."""
+    return VecMonitor(environments if rule is None else VecLearningReward(environments, rule))
+
+
 class VecLearningReward(VecEnvWrapper):
-    """`LearningReward` of many environments at once."""
+    """Environments with the rewards of a rule."""
 
     def __init__(self, venv: VecEnv, rule: Rule) -> None:
         super().__init__(venv)
@@ -71,16 +85,16 @@ class VecLearningReward(VecEnvWrapper):
 
 
 class SaveAndReport(BaseCallback):
-    """Save the policy now and then, whole or not at all, and report the steps done.
+    """Save the policy every `SAVE_EVERY` steps and report the steps done.
 
-    Where `kept_every` is given, also beside it, as it was after so many steps.
+    With `snapshot_every`, also save a snapshot beside it after each so many steps.
     """
 
     def __init__(
-        self, path: Path, on_progress: Callable[[int], None], kept_every: int | None = None
+        self, path: Path, on_progress: Callable[[int], None], snapshot_every: int | None = None
     ) -> None:
         super().__init__()
-        self.path, self.kept_every = path, kept_every
+        self.path, self.snapshot_every = path, snapshot_every
         self.on_progress = on_progress
         self._saved_at = 0
 
@@ -89,27 +103,24 @@ class SaveAndReport(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        # Between an update and the next rollout: where a resumed run takes up, also when a policy
-        # is kept, or what is kept would not be on the way to what comes of it.
-        keeping = False
-        if self.kept_every is not None:
-            newest = max(kept_policies(self.path), default=0)
-            keeping = self.num_timesteps // self.kept_every > newest // self.kept_every
-        if keeping:
-            save_whole(self.model, _kept_at(self.path, self.num_timesteps))
-        if keeping or self.num_timesteps - self._saved_at >= SAVE_EVERY:
+        # Between an update and the next rollout, where a resumed run starts. Snapshots come with a
+        # save, or they would not be on the path to the policy of a resumed run.
+        is_due = False
+        if self.snapshot_every is not None:
+            newest = max(snapshots(self.path), default=0)
+            is_due = self.num_timesteps // self.snapshot_every > newest // self.snapshot_every
+        if is_due:
+            name = f"{self.path.stem}-{self.num_timesteps:08d}.zip"
+            save_whole(self.model, self.path.with_name(name))
+        if is_due or self.num_timesteps - self._saved_at >= SAVE_EVERY:
             self._saved_at = self.num_timesteps
             save_whole(self.model, self.path)
 
 
-def kept_policies(path: Path) -> dict[int, Path]:
-    """What the policy of `path` was on the way: steps that it had learned for, and where it is."""
-    files = {kept.stem.rpartition("-")[2]: kept for kept in path.parent.glob(f"{path.stem}-*.zip")}
-    return {int(steps): kept for steps, kept in files.items() if steps.isdecimal()}
-
-
-def _kept_at(path: Path, num_steps: int) -> Path:
-    return path.with_name(f"{path.stem}-{num_steps:08d}.zip")
+def snapshots(path: Path) -> dict[int, Path]:
+    """Snapshots of the policy of `path` by the number of steps that it had learned for."""
+    files = {file.stem.rpartition("-")[2]: file for file in path.parent.glob(f"{path.stem}-*.zip")}
+    return {int(steps): file for steps, file in files.items() if steps.isdecimal()}
 
 
 def train_ppo(
@@ -119,62 +130,55 @@ def train_ppo(
     path: Path,
     *,
     seed: int = 0,
-    trusted: bool = False,
-    on_cloning: Callable[[float], None] = lambda share: None,
+    on_cloning: Callable[[float], None] = lambda fraction: None,
     on_progress: Callable[[int], None] = lambda steps: None,
-) -> Path:
-    """Train PPO in a real environment, where there is a bot on from its clone.
+) -> None:
+    """Train PPO in a real environment, from a clone of the bot where there is one.
 
-    Resumes from `path` where an earlier call stopped, at its last save: every `SAVE_EVERY`
-    steps. `on_cloning` is called with the share of the cloning that is done, `on_progress` with
-    the steps done so far.
-
-    Args:
-        trusted: whether a policy at `path` may be loaded even if it was not made here.
-
-    Returns:
-        `path`, a stable-baselines3 .zip that `envs.policy.load_policy` reads.
+    `path` will be a stable-baselines3 .zip that `envs.policy.load_policy` reads. Resumes from it
+    where an earlier call was interrupted, at its last save. `on_cloning` is called with the
+    fraction of the cloning that is done, `on_progress` with the steps done so far.
     """
-    if is_trained(path, training.num_steps, trusted=trusted):
-        return path
-    learner = {"frames": _frame_learner, "state": _state_learner}[training.looks_at]
-    environments, policy, recipe = learner(env_id, env_kwargs, training)
+    if training.observes == "state":
+        env_kwargs = {**env_kwargs, "renderer": "rays", "obs_size": 1}  # the cheapest frames
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        env = gymnasium.make(env_id, **env_kwargs)
+        return StateObservation(env) if training.observes == "state" else env
 
     def clone(model: PPO) -> None:
-        assert training.bot is not None
-        clone_bot(
-            model,
-            lambda: _rewarded(env_id, env_kwargs, training),
-            training.bot,
-            path,
-            seed=seed,
-            on_progress=on_cloning,
-        )
+        if bot := training.bot:
+            rule = training.reward
+            clone_bot(model, make_env, bot, path, rule=rule, seed=seed, on_progress=on_cloning)
 
-    return learn_ppo(
-        environments,
+    if training.observes == "state":
+        environments, policy, recipe = DummyVecEnv([make_env]), "MlpPolicy", STATE_RECIPE
+    else:
+        environments, policy = DummyVecEnv([make_env] * NUM_ENVS), "CnnPolicy"
+        recipe = FRAME_RECIPE if training.bot is None else CLONED_RECIPE
+    environments = rewarded(environments, training.reward)
+    learn_ppo(
+        environments if training.observes == "state" else stacked_frames(environments),
         policy,
         recipe,
         path,
         num_steps=training.num_steps,
         seed=seed,
-        prepare=None if training.bot is None else clone,
+        prepare=clone,
         on_progress=on_progress,
     )
 
 
 def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
-    """Whether a policy is there that has learned for so many steps.
+    """Whether there is a policy that has learned for that many steps.
 
     Args:
-        trusted: whether what is there may be loaded even if it was not made here.
+        trusted: whether the file may be loaded even if it was not made on this machine.
 
     Raises:
-        UserError: what is there is no policy, or isn't trusted.
+        UserError: the file is not a policy, or isn't trusted.
     """
-    if not path.exists():
-        return False
-    return load_ppo(path, trusted=trusted).num_timesteps >= num_steps
+    return path.exists() and load_ppo(path, trusted=trusted).num_timesteps >= num_steps
 
 
 def learn_ppo(
@@ -185,77 +189,37 @@ def learn_ppo(
     *,
     num_steps: int,
     seed: int,
-    prepare: Callable[[PPO], None] | None = None,
-    kept_every: int | None = None,
+    prepare: Callable[[PPO], None] = lambda model: None,
+    snapshot_every: int | None = None,
     on_progress: Callable[[int], None] = lambda steps: None,
-) -> Path:
-    """PPO in environments, which are closed in the end; goes on from `path` if that exists.
+) -> None:
+    """Run PPO in environments, which are closed at the end; resumes from `path` if it exists.
 
     Args:
-        policy, recipe: the kind of policy, and PPO's settings.
-        prepare: what to do with a new policy first.
-        kept_every: steps after which the policy so far is kept as well, see `kept_policies`.
+        policy: stable-baselines3's name of the kind of policy.
+        recipe: PPO's settings.
+        prepare: called with a new policy before it learns.
+        snapshot_every: steps between `snapshots`; None: there are none.
     """
     try:
         if path.exists():
-            load_ppo(path, trusted=False)  # or nothing of it is run
+            load_ppo(path, trusted=False)  # refuses a file that may run foreign code
             model = PPO.load(path, env=environments, device="cpu")
-            # Loading begins the random numbers anew: not those of the first steps again.
+            # Loading reseeds: without this the random numbers of the first steps would repeat.
             model.set_random_seed(seed + model.num_timesteps)
         else:
             model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if prepare is not None and not path.exists():
+        if not path.exists():
             prepare(model)
         remaining = num_steps - model.num_timesteps
         if remaining > 0:
             model.learn(
                 remaining,
-                callback=SaveAndReport(path, on_progress, kept_every),
+                callback=SaveAndReport(path, on_progress, snapshot_every),
                 reset_num_timesteps=False,
             )
             save_whole(model, path)
     finally:
         environments.close()
-    return path
-
-
-def _rewarded(
-    env_id: str, env_kwargs: dict[str, Any], training: Training
-) -> gymnasium.Env[Any, Any]:
-    env = gymnasium.make(env_id, **env_kwargs)
-    return env if training.reward is None else LearningReward(env, training.reward)
-
-
-def _frame_learner(
-    env_id: str, env_kwargs: dict[str, Any], training: Training
-) -> tuple[VecEnv, str, dict[str, Any]]:
-    """Environments, the kind of policy, and PPO's settings."""
-
-    def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(_rewarded(env_id, env_kwargs, training))
-
-    recipe = dict(FRAME_RECIPE)
-    if training.bot is not None:  # small steps: what was cloned is soon forgotten
-        recipe |= {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
-    return stacked_frames(DummyVecEnv([make_env] * NUM_ENVS)), "CnnPolicy", recipe
-
-
-def _state_learner(
-    env_id: str, env_kwargs: dict[str, Any], training: Training
-) -> tuple[VecEnv, str, dict[str, Any]]:
-    """The same of a policy on the environment's state."""
-    smallest = {**env_kwargs, "renderer": "rays", "obs_size": 1}
-
-    def make_env() -> gymnasium.Env[Any, Any]:
-        return Monitor(StateObservation(_rewarded(env_id, smallest, training)))
-
-    recipe = {
-        "learning_rate": 1e-3,
-        "n_steps": 1200,
-        "batch_size": 120,
-        "n_epochs": 8,
-        "gamma": 0.9,
-    }
-    return DummyVecEnv([make_env]), "MlpPolicy", recipe

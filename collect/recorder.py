@@ -1,7 +1,7 @@
 """Play episodes of a Gymnasium environment in parallel worker processes.
 
-Workers send whole episodes to the process that stores them. An episode depends on its own
-seeds alone: not on the worker, on the episodes before it, or on an interruption.
+Workers send complete episodes to the process that stores them. An episode depends only on its own
+seeds: not on the worker, on earlier episodes, or on an interruption.
 """
 
 import contextlib
@@ -38,26 +38,25 @@ from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 
-JOBS_AHEAD = 2  # an idle worker must not wait for the one that stores
+JOBS_AHEAD = 2  # per worker: none must wait for the process that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
-GOODBYE_S = 5.0  # for a worker to close its environment before it is killed
+CLOSING_S = 5.0  # for a worker to close its environment before it is killed
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Who acts.
+    """How an episode's actions are chosen.
 
     Attributes:
         name: as stored with the episode.
         actor: a trained policy (its actions are sampled), one of the world's bots, or nobody.
-        random_start: the chance, at a step without one, that a random action begins.
-        max_hold: a random action is held for 1 to so many steps.
-        rescued: whether the trained policy, where there is one, plays while health is low: who
-            explores would starve.
-        rest: the chance that a number of a random box action is at rest, which is 0 or the
-            bound nearest to it; the others are as often an end of their range as anything in it.
-            0: all numbers are anything in their ranges.
+        random_start: the probability that a random action starts at a step where none is held.
+        max_hold: a random action is held for 1 to `max_hold` steps.
+        rest: the probability that a number of a random box action is 0 (or the bound nearest to
+            it); otherwise it is equally likely a bound or uniform. 0: all numbers are uniform.
+        rescued: whether the trained policy, where there is one, plays while health is low: an
+            explorer alone would starve.
     """
 
     name: str
@@ -72,16 +71,16 @@ POLICY = Behaviour("policy", actor="policy", random_start=0.0, max_hold=1)
 POLICY_WITH_NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8)
 RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
 EXPLORER = Behaviour("exploring", actor="explorer", random_start=0.0, max_hold=1, rescued=True)
-HUNGRY, FED = 45.0, 80.0  # of health: between these who is rescued has the policy play
+HUNGRY, FED = 45.0, 80.0  # health at which the policy takes over from an explorer, and ends
 BOT = Behaviour("bot", actor="bot", random_start=0.0, max_hold=1)
 BOT_WITH_NOISE = Behaviour("bot+noise", actor="bot", random_start=0.1, max_hold=8)
 
 
 class Actor(Protocol):
-    """Somebody who looks and picks actions: a policy of `envs.policy`, or a bot."""
+    """A policy of `envs.policy`, or a bot: chooses actions from frames."""
 
     def reset(self, *, seed: int | None = None) -> None:
-        """An episode starts."""
+        """Start an episode."""
         ...
 
     def act(self, frame: np.ndarray) -> Any:
@@ -89,12 +88,12 @@ class Actor(Protocol):
         ...
 
 
-Bot = Callable[[gymnasium.Env[Any, Any]], Actor]  # made for the environment that it plays in
+Bot = Callable[[gymnasium.Env[Any, Any]], Actor]  # makes an actor for its environment
 
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to play: the environment's seed, the player's seed, who acts, for how long."""
+    """One episode to play."""
 
     episode_id: int
     env_seed: int
@@ -104,14 +103,13 @@ class Job:
 
 
 class Player:
-    """Picks an episode's actions as a behaviour says.
+    """Chooses an episode's actions according to a behaviour.
 
     Args:
         actor: the behaviour's; None where it has none.
-        space: where random actions come from.
-        rescuer: plays while health is low, where the behaviour says so.
-        seed: of the actor's and the random actions, and of how long these are held: each a stream
-            of its own.
+        space: of random actions.
+        seed: of separate streams for the actors, the random actions, and how long these are held.
+        rescuer: plays while health is low, if the behaviour is `rescued`.
     """
 
     def __init__(
@@ -137,7 +135,7 @@ class Player:
             self.rescuer.reset(seed=randomness.integer(seed, "rescuer"))
 
     def act(self, frame: np.ndarray, health: float = FED) -> Any:
-        # The actors look at every frame, also while others act: they may stack them.
+        # Actors see every frame, also while others act: they may stack them.
         wanted = None if self.actor is None else self.actor.act(frame)
         if self.rescuer is not None:
             rescue = self.rescuer.act(frame)
@@ -169,17 +167,12 @@ def play_episode(
     actions: ActionSpec,
     rescuer: Actor | None = None,
 ) -> Episode:
-    """Play one episode from its reset to its end, or for `job.max_length` steps.
-
-    Args:
-        actor: of the job's behaviour; None where it has none.
-        rescuer: the trained policy, for behaviours that are rescued; None: there is none.
-    """
+    """Play one episode to its end, or for `job.max_length` steps, with the actors of a `Player`."""
     names = variable_names(env)
     recorded = (*names, *pose_of(env).names)
     player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
-    # Copies: an environment may draw every frame into one array, or change the action it is given.
+    # Copies: an environment may reuse its frame buffer or modify the action in place.
     frames, numbers = [np.array(frame)], [[info[name] for name in recorded]]
     taken, rewards, terminated, truncated = [], [], [False], [False]
     while len(taken) < job.max_length and not (terminated[-1] or truncated[-1]):
@@ -207,13 +200,13 @@ def play_episode(
 
 
 class Workers:
-    """Processes that each play in an environment of their own.
+    """Processes that each play in their own environment.
 
     Args:
-        num_workers: how many.
+        num_workers: number of processes.
         env_id, env_kwargs: for `gymnasium.make` in each worker.
-        policy_path: a stable-baselines3 .zip, or None where no policy is wanted.
-        bots: make those that act, by the `actor` of a behaviour.
+        policy_path: a stable-baselines3 .zip; None: no policy plays.
+        bots: by the `actor` of a behaviour.
     """
 
     def __init__(
@@ -224,7 +217,7 @@ class Workers:
         policy_path: Path | None,
         bots: Mapping[str, Bot] | None = None,
     ) -> None:
-        # Spawned, not forked: nothing of this process, open files above all, is shared.
+        # Spawned, not forked: workers must not inherit open files.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
         arguments = (env_id, env_kwargs, policy_path, dict(bots or {}))
@@ -243,12 +236,12 @@ class Workers:
         for connection in self._workers:
             connection.close()  # a worker ends when its pipe does
         for process in self._workers.values():
-            process.join(GOODBYE_S)
+            process.join(CLOSING_S)
             process.kill()
             process.join()
 
     def play(self, jobs: Iterable[Job]) -> Iterator[Episode]:
-        """Play all jobs; episodes come in the order in which they are done.
+        """Play all jobs; yields episodes in the order in which they finish.
 
         Raises:
             UserError: a worker failed or died.
@@ -258,7 +251,7 @@ class Workers:
 
         def give(connection: Connection) -> None:
             for job in itertools.islice(waiting, 1):
-                # A worker that has gone is noticed once its finished episodes are received.
+                # A dead worker is reported once its finished episodes have been received.
                 with contextlib.suppress(OSError):
                     connection.send(job)
                 unfinished[connection] += 1
@@ -270,7 +263,7 @@ class Workers:
                 assert isinstance(connection, Connection)
                 episode = self._received(connection)
                 unfinished[connection] -= 1
-                yield episode  # first: the worker may be gone, and this episode is whole
+                yield episode  # before `give`, which may find the worker dead
                 give(connection)
 
     def _received(self, connection: Connection) -> Episode:
@@ -278,10 +271,10 @@ class Workers:
             answer = connection.recv()
         except (EOFError, OSError):
             process = self._workers[connection]
-            process.join(GOODBYE_S)
+            process.join(CLOSING_S)
             raise UserError(
                 f"a worker process died (exit code {process.exitcode}; -9 means that it was "
-                "killed, perhaps for lack of memory)"
+                "killed, possibly because memory ran out)"
             ) from None
         if isinstance(answer, str):
             raise UserError(f"a worker process failed:\n{answer}")
@@ -290,10 +283,10 @@ class Workers:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started within have one thread for numpy and torch.
+    """Give processes started within this context one thread for numpy and torch.
 
-    Two busy workers of two threads each wait for one another: shrinking a screen took 13 ms in
-    place of 0.14.
+    Two workers with two threads each block one another: resizing a screen took 13 ms instead of
+    0.14.
     """
     before = {name: os.environ[name] for name in THREAD_COUNTS if name in os.environ}
     os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
@@ -312,9 +305,9 @@ def _work(
     policy_path: Path | None,
     bots: dict[str, Bot],
 ) -> None:
-    """A worker's life: jobs in, episodes out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that stores
-    # Or engines started here would keep the pipe open after this process is killed.
+    """Run a worker: jobs in, episodes out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the storing process handles Ctrl-C
+    # Otherwise engines started here would keep the pipe open after this process is killed.
     os.set_inheritable(connection.fileno(), False)
     try:
         with contextlib.closing(made(env_id, **env_kwargs)) as env:
@@ -325,7 +318,7 @@ def _work(
                 actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
                 connection.send(play_episode(env, job, actor, actions, rescuer))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the other side is done, or dead
+        pass  # the storing process has finished or died
     except Exception:
         connection.send(traceback.format_exc())
 
@@ -333,11 +326,11 @@ def _work(
 def _actors(
     env: gymnasium.Env[Any, Any], policy_path: Path | None, bots: dict[str, Bot]
 ) -> dict[str | None, Actor | None]:
-    """By the `actor` of a behaviour."""
+    """The actors by their name in `Behaviour.actor`."""
     actors: dict[str | None, Actor | None] = {name: bot(env) for name, bot in bots.items()}
     actors[None] = None
     if policy_path is not None:
-        # Here, for torch takes seconds to import, and random play does without.
+        # torch takes seconds to import, and random play does not need it.
         import torch
 
         from envs.policy import load_policy
@@ -348,7 +341,7 @@ def _actors(
 
 
 def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
-    """What meta.json will say of episodes of this environment.
+    """Metadata of a data set recorded in this environment.
 
     Raises:
         UserError: its observations are not uint8 pictures (H, W, C), its actions are of a

@@ -1,15 +1,15 @@
-"""What every `python -m collect...` does: train or take a policy, measure it, record episodes.
+"""Steps that all `python -m collect.*` commands share: train or load a policy, score it, record.
 
-If it is interrupted, the same command resumes.
+Interrupted commands resume when they are rerun.
 """
 
 import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -17,8 +17,8 @@ from rich.console import Console
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
 from collect.recorder import Behaviour, Bot, Job, Workers, describe
+from collect.rewards import Rule
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
-from collect.training import Training
 from envs.making import made
 from worldmodel import randomness
 from worldmodel.command import check_numbers, progress_bar, say
@@ -29,77 +29,97 @@ from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 
-# Sets begun before random players had separate streams for actions and holds can't be added to.
+# Version of the random streams. In version 1, random players drew actions and how long to hold
+# them from the same stream; such sets can't be added to.
 STREAMS = 2
-UNTRAINED = ("random", "explore", "train")  # no file is given
 MOST_WORKERS = 1024
+Mixture = dict[Behaviour, float]  # the probability that a behaviour plays an episode
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every collect command is asked for; commands have defaults of their own."""
+    """Options that all collect commands share; some have their own defaults."""
 
     out: Path
     """Folder of the data set."""
     length: int
-    """Most steps an episode."""
+    """Maximum number of steps per episode."""
     episodes: int = 1000
-    """Number of episodes in all; more than before adds to the set."""
+    """Total number of episodes; a higher number than before adds to the set."""
     policy: str = "train"
-    """Who plays: train (PPO, kept as OUT/policy.zip), random, explore (nobody trained: players
-    that go everywhere and come back, and random ones; where there are any), or the path of a
+    """Who plays: train (PPO, saved as OUT/policy.zip), random, explore (no trained policy: players
+    that go everywhere and come back, and random ones; ViZDoom only), or the path of a
     stable-baselines3 PPO .zip (see --trust)."""
     workers: int = 2
-    """Worker processes, each with one core."""
+    """Number of worker processes; each uses one core."""
     seed: int = 0
-    """Of everything: training, scores and episodes. Sets to be merged need different ones."""
+    """Seed of training, scores and episodes. Sets that will be merged need different ones."""
     evaluate_episodes: int = 100
-    """Whole games that the policy and a random one are measured on; 0 leaves that out."""
+    """Complete games on which the policy and a random player are scored; 0 skips scoring."""
     score_only: bool = False
-    """Stop after the score."""
+    """Stop after scoring."""
     trust: bool = False
-    """Load a policy file that was not made on this machine: such a file can carry code. Needed
+    """Load a policy file that was not made on this machine: such a file can contain code. Needed
     once for each file."""
 
 
 @dataclass(frozen=True)
+class Training:
+    """PPO on an environment, optionally starting from a clone of a bot.
+
+    Attributes:
+        observes: stacked frames, or the environment's `state()`; frames are then rendered as
+            cheaply as possible.
+        num_steps: environment steps of PPO, in total.
+        steps_a_minute: on one core, to estimate the time.
+        reward: to learn from; None: the environment's own.
+        bot: that the policy imitates before PPO; None: PPO starts from scratch.
+    """
+
+    observes: Literal["frames", "state"]
+    num_steps: int
+    steps_a_minute: int
+    reward: Rule | None = None
+    bot: Bot | None = None
+
+
+@dataclass(frozen=True)
 class World:
-    """What is collected from.
+    """An environment to record, and who plays in it.
 
     Attributes:
         env_id, env_kwargs: for `gymnasium.make`.
-        shares: who acts where there is a policy, and how often.
-        measures: of whole games, by name.
-        training: of a policy of its own; None: none is trained.
+        mixture: who plays where there is a policy.
+        measures: of complete games, by name.
+        training: of the world's own policy; None: none is trained.
         explorer: makes a player that goes everywhere and comes back; None: there is none.
-        longest_game: steps after which a measured game is cut off.
-        repeats_itself: whether a seed and actions give the same frames again.
+        longest_game: steps after which a scored game is cut off.
+        is_repeatable: whether the same seed and actions give the same frames again.
     """
 
     env_id: str
-    env_kwargs: dict[str, Any]
-    shares: dict[Behaviour, float]
+    mixture: Mixture
     measures: dict[str, Measure]
-    training: Training | None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    training: Training | None = None
     explorer: Bot | None = None
     longest_game: int = WHOLE_GAME
-    repeats_itself: bool = True
+    is_repeatable: bool = True
 
     @property
     def bots(self) -> dict[str, Bot]:
         """By the `actor` of a behaviour."""
-        taught_by = None if self.training is None else self.training.bot
-        bots = {"bot": taught_by, "explorer": self.explorer}
+        bots = {"bot": self.training and self.training.bot, "explorer": self.explorer}
         return {name: bot for name, bot in bots.items() if bot is not None}
 
     def check_policy(self, path: Path, *, trusted: bool) -> None:
-        """Raises UserError unless the file is a policy for this world, and may be loaded."""
+        """Raises UserError unless the file is a policy for this world and may be loaded."""
         from envs.policy import load_policy
 
         with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
             load_policy(path, env, trusted=trusted)
 
-    def gives_again(self, episode: Episode) -> bool:
+    def reproduces(self, episode: Episode) -> bool:
         """Whether an episode's seed and actions give its frames, to the bit."""
         with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
             frame, _ = env.reset(seed=episode.seed)
@@ -108,35 +128,35 @@ class World:
 
 
 def record_set(options: Options, world: World) -> None:
-    """Train, measure and record as the options say.
+    """Train, score and record.
 
     Raises:
         UserError: an option, the policy file or the folder is not usable; nothing was written. Or a
             worker failed; finished episodes are kept.
     """
     _check(options, world)
-    if options.policy not in UNTRAINED:
+    if options.policy not in ("random", "explore", "train"):
         world.check_policy(Path(options.policy), trusted=options.trust)
     with locked(options.out):
         has_episodes = (options.out / "meta.json").exists()
         policy_path = _policy_path(options, world, has_episodes)
         sha256 = None if policy_path is None else _sha256(policy_path)
-        shares = world.shares if sha256 else _unaided(world.shares, options.policy)
-        recording = _described(options, world, shares, sha256)
+        mixture = world.mixture if sha256 else _without_policy(world.mixture, options.policy)
+        recording = _recording(options, world, mixture, sha256)
         info = describe(world.env_id, world.env_kwargs, {"recording": recording})
         if has_episodes:
-            _refuse_other_recording(options.out, info)
+            _check_same_recording(options.out, info)
         if policy_path is not None:
-            policy_path = _kept(policy_path, options.out)
-        if has_episodes and world.repeats_itself:
+            policy_path = _copy_policy(policy_path, options.out)
+        if has_episodes and world.is_repeatable:
             _check_rendering(options.out, world, info)
         with Workers(
             options.workers, world.env_id, world.env_kwargs, policy_path, world.bots
         ) as workers:
             if options.evaluate_episodes:
-                info = _scored(options, world, shares, info, workers)
+                info = _score(options, world, mixture, info, workers)
             if not options.score_only:
-                _record(options, shares, info, workers)
+                _record(options, mixture, info, workers)
 
 
 def _check(options: Options, world: World) -> None:
@@ -156,7 +176,7 @@ def _check(options: Options, world: World) -> None:
 
 
 def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | None:
-    """The policy that plays, trained if there is none yet; None: nobody trained plays."""
+    """The policy that plays, trained if necessary; None: no trained policy plays."""
     if options.policy in ("random", "explore"):
         return None
     if options.policy != "train":
@@ -166,29 +186,30 @@ def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | N
         world.check_policy(path, trusted=options.trust)
     elif has_episodes:
         raise UserError(
-            f"{options.out} holds episodes but no policy.zip to resume with: use the same --policy "
-            "as then, or choose another --out"
+            f"{options.out} contains episodes but no policy.zip to resume with: use the same "
+            "--policy as before, or choose another --out"
         )
-    if not has_episodes:  # a policy that has recorded is trained no further
-        assert world.training is not None  # or it was refused
-        _train(options, world, world.training, path)
+    if not has_episodes:  # a policy that has recorded is not trained further
+        _train(options, world, path)
     return path
 
 
-def _train(options: Options, world: World, training: Training, path: Path) -> None:
+def _train(options: Options, world: World, path: Path) -> None:
     from collect.policies import is_trained, train_ppo
 
+    training = world.training
+    assert training is not None  # `_check` refuses --policy train otherwise
     if is_trained(path, training.num_steps, trusted=options.trust):
         return
     minutes = training.num_steps / training.steps_a_minute
     say(
-        f"training PPO for {training.num_steps:,} steps, some {minutes:.0f} minutes of one core, "
-        f"into {path}; then {options.episodes} episodes are recorded. If it is interrupted, "
-        "the same command resumes"
+        f"training PPO for {training.num_steps:,} steps into {path}, about {minutes:.0f} minutes "
+        f"on one core; then {options.episodes} episodes are recorded. If interrupted, rerun the "
+        "same command to resume"
     )
     with progress_bar() as progress:
         has_bot = training.bot is not None
-        cloning = progress.add_task("learning from the bot", total=1, visible=has_bot)
+        cloning = progress.add_task("imitating the bot", total=1, visible=has_bot)
         task = progress.add_task("training PPO", total=training.num_steps)
         train_ppo(
             world.env_id,
@@ -196,30 +217,29 @@ def _train(options: Options, world: World, training: Training, path: Path) -> No
             training,
             path,
             seed=options.seed,
-            trusted=options.trust,
-            on_cloning=lambda share: progress.update(cloning, completed=share),
+            on_cloning=lambda fraction: progress.update(cloning, completed=fraction),
             on_progress=lambda steps: progress.update(task, completed=steps),
         )
 
 
-def _kept(path: Path, folder: Path) -> Path:
-    """The policy as OUT/policy.zip, beside the episodes that it plays."""
-    kept = folder / "policy.zip"
-    if not kept.exists():
-        with written_whole(kept) as unfinished:
+def _copy_policy(path: Path, folder: Path) -> Path:
+    """Copy the policy to OUT/policy.zip, beside the episodes that it plays."""
+    copy = folder / "policy.zip"
+    if not copy.exists():
+        with written_whole(copy) as unfinished:
             shutil.copyfile(path, unfinished)
-    elif _sha256(kept) != _sha256(path):
+    elif _sha256(copy) != _sha256(path):
         raise UserError(
-            f"{kept} is another policy than {path}: choose another --out, or leave --policy as "
-            "it was"
+            f"{copy} is a different policy from {path}: choose another --out, or use the same "
+            "--policy as before"
         )
-    return kept
+    return copy
 
 
-def _described(
-    options: Options, world: World, shares: dict[Behaviour, float], sha256: str | None
+def _recording(
+    options: Options, world: World, mixture: Mixture, sha256: str | None
 ) -> dict[str, Any]:
-    """What meta.json says of who acted: all episodes of a set have this in common."""
+    """What all episodes of a set have in common, for meta.json."""
     training = world.training if options.policy == "train" else None
     return {
         "seed": options.seed,
@@ -228,30 +248,30 @@ def _described(
         "train_steps": None if training is None else training.num_steps,
         "policy_sha256": sha256,
         "behaviours": {
-            behaviour.name: {
-                "share": share,
-                "random_start": behaviour.random_start,
-                "max_hold": behaviour.max_hold,
-                # Sets from before there was such a thing don't say it.
-                **({"rest": behaviour.rest} if behaviour.rest else {}),
+            who.name: {
+                "share": probability,
+                "random_start": who.random_start,
+                "max_hold": who.max_hold,
+                # Missing from sets recorded before it was introduced.
+                **({"rest": who.rest} if who.rest else {}),
             }
-            for behaviour, share in shares.items()
+            for who, probability in mixture.items()
         },
     }
 
 
-def _unaided(shares: dict[Behaviour, float], policy: str) -> dict[Behaviour, float]:
-    """The shares of those who act without a trained policy."""
+def _without_policy(mixture: Mixture, policy: str) -> Mixture:
+    """The mixture restricted to players that need no trained policy."""
     actors = (None, "explorer") if policy == "explore" else (None,)
-    unaided = {who: share for who, share in shares.items() if who.actor in actors}
-    return {who: share / sum(unaided.values()) for who, share in unaided.items()}
+    rest = {who: probability for who, probability in mixture.items() if who.actor in actors}
+    return {who: probability / sum(rest.values()) for who, probability in rest.items()}
 
 
-def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
+def _check_same_recording(folder: Path, info: DatasetInfo) -> None:
     """Raises UserError when the folder's episodes were recorded with other options."""
     stored_info = read_info(folder)
     stored, recording = stored_info.policies.get("recording", {}), info.policies["recording"]
-    # Whether frames are made alike is found out by making some.
+    # `_check_rendering` compares the frames themselves.
     differences = stored_info.differences(replace(info, rendering=stored_info.rendering))
     differences += [
         name if isinstance(value, dict) else f"{name} {stored.get(name)} against {value}"
@@ -266,35 +286,31 @@ def _refuse_other_recording(folder: Path, info: DatasetInfo) -> None:
 
 
 def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
-    """Play an episode of the folder again, and note how frames are made if that isn't said yet.
+    """Replay an episode of the folder, and store how frames are rendered if that is missing.
 
     Raises:
-        UserError: its seed and actions give other frames here: none recorded now would mix.
+        UserError: its seed and actions give other frames here, so new episodes wouldn't match.
     """
     stored = read_info(folder)
     for path in [*finished_shards(folder), *waiting_files(folder)]:
         shard = Shard(path, stored)
         if len(shard.index) and shard.problems[0] is None:
             episode = shard.episode(0)
-            if world.gives_again(episode):
+            if world.reproduces(episode):
                 break
             raise UserError(
                 f"{folder} was recorded with another simulator: episode {episode.episode_id} has "
-                "different frames when it is played again here: the simulator has another version, "
+                "different frames when it is replayed here: the simulator has another version, "
                 "or renders differently. Choose another --out"
             )
     if not stored.rendering:
         write_info(folder, replace(stored, rendering=info.rendering))
 
 
-def _scored(
-    options: Options,
-    world: World,
-    shares: dict[Behaviour, float],
-    info: DatasetInfo,
-    workers: Workers,
+def _score(
+    options: Options, world: World, mixture: Mixture, info: DatasetInfo, workers: Workers
 ) -> DatasetInfo:
-    """Measure the policy, unless OUT/policy-score.json says that it was done; print and store.
+    """Score the policy, unless OUT/policy-score.json holds the scores; print and store them.
 
     Returns:
         `info` with the scores.
@@ -310,15 +326,15 @@ def _scored(
     stored = read_json(path, most_bytes=2**20) if path.exists() else None
     scores = stored.pop("scores", None) if isinstance(stored, dict) else None
     if not isinstance(scores, dict) or stored != measured_on:
-        behaviours = [who for who in shares if who.random_start in (0, 1)]  # without the noisy ones
+        without_noise = [who for who in mixture if who.random_start in (0, 1)]
         with progress_bar() as progress:
-            total = options.evaluate_episodes * len(behaviours)
-            task = progress.add_task("measuring the policy", total=total)
+            total = options.evaluate_episodes * len(without_noise)
+            task = progress.add_task("scoring the policy", total=total)
             scores = score_behaviours(
                 workers,
                 world.measures,
                 info,
-                behaviours=behaviours,
+                behaviours=without_noise,
                 num_episodes=options.evaluate_episodes,
                 longest_game=world.longest_game,
                 seed=options.seed,
@@ -332,16 +348,14 @@ def _scored(
     return replace(info, policies=policies)
 
 
-def _record(
-    options: Options, shares: dict[Behaviour, float], info: DatasetInfo, workers: Workers
-) -> None:
+def _record(options: Options, mixture: Mixture, info: DatasetInfo, workers: Workers) -> None:
     with EpisodeWriter(options.out, info, is_locked=True) as writer, progress_bar() as progress:
         missing = [i for i in range(options.episodes) if i not in writer.done]
         num_done = options.episodes - len(missing)
         task = progress.add_task("recording", total=options.episodes, completed=num_done)
-        left_out = LeftOut()  # empty: what was left out before is played, and left out, again
+        left_out = LeftOut()  # starts empty: episodes left out before are played again
         left_out.write(options.out)
-        for episode in workers.play(_jobs(options, shares, missing)):
+        for episode in workers.play(_jobs(options, mixture, missing)):
             if problems := episode_problems(episode, info):
                 left_out.add(problems[0], f"episode {episode.episode_id}")
                 left_out.write(options.out)
@@ -355,22 +369,20 @@ def _record(
         raise UserError(f"{options.out} holds no episode: {'; '.join(lines)}")
 
 
-def _jobs(
-    options: Options, shares: dict[Behaviour, float], episode_ids: list[int]
-) -> Iterator[Job]:
+def _jobs(options: Options, mixture: Mixture, episode_ids: list[int]) -> Iterator[Job]:
     for i in episode_ids:
         env_seed = randomness.integer(options.seed, "environment", i)
         player_seed = randomness.integer(options.seed, "player", i)
-        behaviour = choose_behaviour(options.seed, i, shares)
+        behaviour = choose_behaviour(options.seed, i, mixture)
         yield Job(i, env_seed, player_seed, behaviour, options.length)
 
 
-def choose_behaviour(seed: int, episode_id: int, shares: dict[Behaviour, float]) -> Behaviour:
-    """Who acts in an episode: fixed by its id and the seed, in the given shares."""
+def choose_behaviour(seed: int, episode_id: int, mixture: Mixture) -> Behaviour:
+    """Sample who plays an episode; determined by its id and the seed."""
     drawn = randomness.generator(seed, "behaviour", episode_id).random()
     below = 0.0
-    for behaviour, share in shares.items():
-        below += share
+    for behaviour, probability in mixture.items():
+        below += probability
         if drawn < below:
             return behaviour
     return behaviour

@@ -1,15 +1,15 @@
-"""Look away and come back, in the dream and in the real game: python -m collect.returns
+"""Look away and back, in a dream and in the real game: python -m collect.returns
 
-At recorded moments the player turns away for some steps, and back for as many. The dream and the
-real game take the same actions from the same moment. Then their pictures are compared, and the
-things in them: a detector that has learned from the engine's own labels where things stand in real
-pictures, and in the dream's pictures of real codes, says whether they stand there in the dream.
+At recorded moments the player turns away for some steps and back for as many, in the dream and in
+the real game. The frames at the return are compared, and the objects in them: a detector, trained
+with the engine's own labels on real frames and on the dream's reconstructions of them, finds the
+objects in the dream's frames.
 """
 
 import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -32,38 +32,82 @@ from worldmodel.metrics.statistics import Interval
 from worldmodel.storage.files import locked, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
 
-GRID = 8  # cells along each side in which things are looked for
-LEAST_AREA = 48  # pixels of the engine's screen: of a smaller thing a frame shows too little
-TINY_AREA = 12  # of what is smaller a frame shows nothing
-NEAR = 1  # cells: so far apart, a thing is the same
-TURN_RADIANS = np.radians(40)  # asked for in a step; the game turns as fast as it does
-FRAMES_A_GAME = 40  # that the detector learns from
-SPREAD = 4  # steps between these
+GRID = 8  # cells along each side; objects are located to a cell
+LEAST_AREA = 48  # pixels of the engine's screen; frames hardly show smaller objects
+TINY_AREA = 12  # frames show nothing of smaller objects
+NEAR = 1  # cells; found objects at most this far away count as the same
+TURN_RADIANS = np.radians(40)  # requested per step; the game turns as fast as it can
+FRAMES_A_GAME = 40  # of the detector's training frames
+STEPS_BETWEEN = 4  # these frames
 BATCH = 64
-CHECKED_SHARE = 8  # one game in so many is not learned from: it chooses the threshold
+CHECK_EVERY = 8  # one game in so many is held out, to choose the detector's threshold
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Look away and come back, in a dream and in the real game."""
+    """Look away and back, in a dream and in the real game."""
 
     checkpoint: str = "dream-doom"
     """A dream of a ViZDoom scenario: a shipped name, a folder, or a Hugging Face Hub id."""
     data: Path | None = None
-    """Folder of episodes of its world, to begin at moments of; by default at the checkpoint's own,
-    which are few."""
+    """Folder of episodes of its world, whose moments are starts; default: the checkpoint's own
+    starts, of which there are few."""
     out: Path = Path("reports/returns")
-    """Folder of the numbers."""
+    """Folder of the report."""
     moments: int = 32
-    """Moments to look away from."""
+    """Number of moments at which to look away."""
     steps: str = "2,4,8,16"
-    """Steps away, comma-separated."""
+    """Steps to turn away for, comma-separated."""
     frames: int = 6000
-    """Real frames that the detector learns from."""
+    """Real frames that the detector is trained on."""
     detector_steps: int = 1500
-    """Steps of its training."""
+    """Steps of the detector's training."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One look away and back.
+
+    Attributes:
+        start, away, back: frames uint8 (H, W, 3) of the real game.
+        dreamed: the dream's last frame.
+        things: bool (GRID, GRID), cells of objects at the real return, including small ones.
+        stayed: cells of the larger ones that were also in view at the start.
+    """
+
+    start: np.ndarray
+    away: np.ndarray
+    back: np.ndarray
+    dreamed: np.ndarray
+    things: np.ndarray
+    stayed: np.ndarray
+
+
+class Fraction(NamedTuple):
+    """Of so many cells; None where there are none."""
+
+    count: int
+    share: Interval | None
+
+
+class Compared(NamedTuple):
+    """The dream and the real game after looking away for one number of steps.
+
+    Attributes:
+        psnr: in dB, against the real frame at the return: of the dream's frame, and of the real
+            frames at the start and away.
+        recall, precision: of objects in the dream's frames.
+        recall_in_the_game, precision_in_the_game: the same in real frames: the detector's limit.
+    """
+
+    num_walks: int
+    psnr: dict[str, Interval]
+    recall: Fraction
+    precision: Fraction
+    recall_in_the_game: Fraction
+    precision_in_the_game: Fraction
 
 
 def main() -> None:
@@ -71,13 +115,9 @@ def main() -> None:
     run_command(lambda: returns(options))
 
 
-def returns(options: Returns) -> dict[str, Any]:
-    """Do what `Returns` says.
-
-    Raises:
-        UserError: an option is not usable, or the dream is of a world without labels.
-    """
-    check_numbers(options, moments=2, frames=CHECKED_SHARE * BATCH, detector_steps=1, seed=0)
+def returns(options: Returns) -> dict[int, Compared]:
+    """Run the command; returns the result for each number of steps away. Raises UserError."""
+    check_numbers(options, moments=2, frames=CHECK_EVERY * BATCH, detector_steps=1, seed=0)
     try:
         lengths = [int(text) for text in options.steps.split(",")]
     except ValueError:
@@ -102,71 +142,45 @@ def returns(options: Returns) -> dict[str, Any]:
             real.close()
 
 
-def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> dict[str, Any]:
+def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> dict[int, Compared]:
     say(
-        f"learning to find things in {options.frames} frames, then looking away from "
-        f"{options.moments} moments; some {2 + options.moments * sum(lengths) // 400} minutes of a "
-        f"core, into {options.out}"
+        f"training a detector on {options.frames} frames, then looking away at {options.moments} "
+        f"moments; about {2 + options.moments * sum(lengths) // 400} minutes on one core, into "
+        f"{options.out}"
     )
-    frames, grids = labelled_frames(real, options.frames, seed=options.seed)
-    shown = shown_by(dream.model, frames)
-    detector = Detector.taught(
-        frames, grids, shown, num_steps=options.detector_steps, seed=options.seed
-    )
-    rng = randomness.generator(options.seed, "returns: moments")
-    starts = rng.permutation(dream.num_starts)[: options.moments]
+    seed = options.seed
+    frames, grids = labelled_frames(real, options.frames, seed=seed)
+    shown = reconstructed(dream.model, frames)
+    detector = Detector.trained(frames, grids, shown, num_steps=options.detector_steps, seed=seed)
+    order = randomness.generator(seed, "returns: moments").permutation(dream.num_starts)
     found = {}
     for length in lengths:
         walks = [
-            _look_away(dream, real, start, length, side=1 if i % 2 else -1, seed=options.seed + i)
-            for i, start in enumerate(track(starts.tolist(), f"{length} steps away"))
+            _look_away(dream, real, start, length, side=1 if i % 2 else -1, seed=seed + i)
+            for i, start in enumerate(
+                track(order[: options.moments].tolist(), f"{length} steps away")
+            )
         ]
-        walks = [walk for walk in walks if walk is not None]
-        if len(walks) < 2:
+        finished = [walk for walk in walks if walk is not None]
+        if len(finished) < 2:
             raise UserError("too few moments are left: the real games ended before the return")
-        found[length] = _compared(walks, detector, seed=options.seed)
-    numbers = {
-        "checkpoint": options.checkpoint,
-        "options": {name: str(value) for name, value in asdict(options).items()},
-        "commit": git_commit(),
-        "machine": machine(),
-        "detector": detector.scores,
-        "steps": found,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "returns.json", numbers)
-    text = to_markdown(numbers)
+        found[length] = _compared(finished, detector, seed=seed)
+    source = {"checkpoint": options.checkpoint, "commit": git_commit(), "machine": machine()}
+    used = {"options": {name: str(value) for name, value in asdict(options).items()}}
+    numbers = source | used | {"detector": detector.scores, "steps": found}
+    write_json(options.out / "returns.json", _plain(numbers))
+    text = _markdown(options.checkpoint, found, detector.scores)
     with written_whole(options.out / "returns.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     Console().print(Markdown(text))
-    say(f"the numbers are in {options.out}: returns.md, returns.json")
-    return numbers
-
-
-@dataclass(frozen=True)
-class Walk:
-    """One look away and back.
-
-    Attributes:
-        start, away, back: frames uint8 (H, W, 3) of the real game.
-        dreamed: the dream's last frame.
-        things: bool (GRID, GRID), where the engine says that things stand, at the real return;
-            also small ones.
-        stayed: the larger ones of them that stood in view at the start.
-    """
-
-    start: np.ndarray
-    away: np.ndarray
-    back: np.ndarray
-    dreamed: np.ndarray
-    things: np.ndarray
-    stayed: np.ndarray
+    say(f"report: {options.out}: returns.md, returns.json")
+    return found
 
 
 def _look_away(
     dream: Any, real: Any, start: int, length: int, *, side: int, seed: int
 ) -> Walk | None:
-    """None where the real game ends on the way."""
+    """Turn away and back from a start; None if the real game ends first."""
     moment = dream.real_moment(start)
     frame, _ = real.reset(seed=moment.seed)
     for action in moment.actions:
@@ -185,7 +199,7 @@ def _look_away(
         if terminated or truncated:
             return None
         seen.append(frame)
-        if not dream_over:  # an end that only the dream draws leaves its last frame
+        if not dream_over:  # after a wrongly predicted end, the last frame counts
             dreamed, _, dream_over, _, _ = dream.step(action)
     senses = real.senses()
     stayed = things_in(senses) & _near(before)
@@ -194,7 +208,7 @@ def _look_away(
 
 
 def things_in(senses: Senses | None, *, least_area: int = LEAST_AREA) -> np.ndarray:
-    """Cells, bool (GRID, GRID), in which the middles of things are that are large enough to see."""
+    """Cells, bool (GRID, GRID), that contain the centre of an object of at least this area."""
     grid = np.zeros((GRID, GRID), bool)
     for thing in senses.things if senses is not None else ():
         if thing.width * thing.height >= least_area:
@@ -205,7 +219,7 @@ def things_in(senses: Senses | None, *, least_area: int = LEAST_AREA) -> np.ndar
 
 
 def labelled_frames(real: Any, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of exploring players, uint8 (N, H, W, 3), and where things are, bool (N, 8, 8)."""
+    """Frames of exploring players, uint8 (N, H, W, 3), and the cells of objects, bool (N, 8, 8)."""
     player = Explorer(real, seed=seed)
     frames, grids, game = [], [], 0
     for i in track(range(count), "labelled frames"):
@@ -215,7 +229,7 @@ def labelled_frames(real: Any, count: int, *, seed: int) -> tuple[np.ndarray, np
             game += 1
         frames.append(frame)
         grids.append(things_in(real.senses()))
-        for _ in range(SPREAD):
+        for _ in range(STEPS_BETWEEN):
             frame, _, terminated, truncated, _ = real.step(player.act(frame))
             if terminated or truncated:
                 frame, _ = real.reset(seed=20_000_000 + seed + i)
@@ -224,17 +238,17 @@ def labelled_frames(real: Any, count: int, *, seed: int) -> tuple[np.ndarray, np
 
 
 @torch.no_grad()
-def shown_by(model: Any, frames: np.ndarray) -> np.ndarray:
-    """What a dream shows where real frames are encoded, like `frames`."""
+def reconstructed(model: Any, frames: np.ndarray) -> np.ndarray:
+    """Frames encoded and decoded by a dream's tokenizer, like `frames`."""
     parts = []
-    for part in track(torch.from_numpy(frames).split(BATCH), "as the dream shows them"):
+    for part in track(torch.from_numpy(frames).split(BATCH), "reconstructions"):
         codes = model.encode(part)[:, None]
         parts.append(model.draw(codes)[:, 0].numpy())
     return np.concatenate(parts)
 
 
 class Detector(nn.Module):
-    """Where things are, in a frame of any size that is a multiple of 8."""
+    """Finds the cells of objects in a frame of any size that is a multiple of 8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,13 +268,15 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def cells(self, frames: np.ndarray) -> np.ndarray:
-        """Bool (N, 8, 8), the highest of neighbouring cells that are sure enough."""
-        chances = torch.cat([self(part).sigmoid() for part in torch.from_numpy(frames).split(256)])
-        highest = F.max_pool2d(chances[:, None], 3, stride=1, padding=1)[:, 0]
-        return ((chances >= self.threshold) & (chances == highest)).numpy()
+        """Cells, bool (N, 8, 8), that reach the threshold and are local maxima."""
+        probabilities = torch.cat(
+            [self(part).sigmoid() for part in torch.from_numpy(frames).split(256)]
+        )
+        highest = F.max_pool2d(probabilities[:, None], 3, stride=1, padding=1)[:, 0]
+        return ((probabilities >= self.threshold) & (probabilities == highest)).numpy()
 
     @classmethod
-    def taught(
+    def trained(
         cls,
         frames: np.ndarray,
         grids: np.ndarray,
@@ -269,15 +285,15 @@ class Detector(nn.Module):
         num_steps: int,
         seed: int,
     ) -> "Detector":
-        """Learned from frames and from the dream's pictures of them."""
+        """Train on frames and on the dream's reconstructions of them, `shown`."""
         randomness.seed_torch(seed, "detector")
         rng = randomness.generator(seed, "detector batches")
         games = np.arange(len(frames)) // FRAMES_A_GAME
-        checked = games % CHECKED_SHARE == 0  # whole games
+        checked = games % CHECK_EVERY == 0  # complete games
         detector = cls()
         optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
         learned = np.flatnonzero(~checked)
-        for _ in track(range(num_steps), "learning to find things"):
+        for _ in track(range(num_steps), "training the detector"):
             rows = rng.choice(learned, BATCH)
             source = shown if rng.random() < 0.5 else frames
             target = torch.from_numpy(grids[rows]).float()
@@ -301,95 +317,80 @@ class Detector(nn.Module):
 
 
 def _near(grids: np.ndarray) -> np.ndarray:
-    """Cells (..., 8, 8) that are no farther than NEAR from one that is set."""
+    """Cells (..., 8, 8) at most NEAR away from one that is set."""
     side = 2 * NEAR + 1
     return ndimage.binary_dilation(grids, np.ones((*[1] * (grids.ndim - 2), side, side), bool))
 
 
 def _recall(wanted: np.ndarray, found: np.ndarray) -> float:
-    """Share of the wanted cells that have a found one near."""
+    """Fraction of the wanted cells that have a found one near."""
     return float((wanted & _near(found)).sum() / max(wanted.sum(), 1))
 
 
-def _compared(walks: list[Walk], detector: Detector, *, seed: int) -> dict[str, Any]:
+def _compared(walks: list[Walk], detector: Detector, *, seed: int) -> Compared:
     start, away, back, dreamed, things, stayed = (
         np.stack([getattr(walk, name) for walk in walks])
         for name in ("start", "away", "back", "dreamed", "things", "stayed")
     )
     over_walks = Bootstrap(np.arange(len(walks)), seed)
 
-    def pictures(frames: np.ndarray) -> Interval:
+    def psnr(frames: np.ndarray) -> Interval:
         return over_walks.psnr(squared_errors(frames, back))
 
-    in_dream, in_game = detector.cells(dreamed), detector.cells(back)
-
-    def share(wanted: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-        """Of the wanted cells of all walks those near a found one."""
-        counts = wanted.sum((1, 2)).astype(np.float64)
+    def fraction(wanted: np.ndarray, found: np.ndarray) -> Fraction:
+        """Of the wanted cells of all walks, those near a found one."""
+        totals = wanted.sum((1, 2)).astype(np.float64)
         hits = (wanted & _near(found)).sum((1, 2)).astype(np.float64)
-        if not counts.any():
-            return {"count": 0, "share": None}
-        return {"count": int(counts.sum()), "share": over_walks.ratio(hits, counts)._asdict()}
+        return Fraction(int(totals.sum()), over_walks.ratio(hits, totals) if totals.any() else None)
 
-    return {
-        "num_walks": len(walks),
-        "psnr": {
-            "dream": pictures(dreamed)._asdict(),
-            "start": pictures(start)._asdict(),
-            "away": pictures(away)._asdict(),
-        },
-        "recall": share(stayed, in_dream),
-        "precision": share(in_dream, things),
-        "recall_in_the_game": share(stayed, in_game),
-        "precision_in_the_game": share(in_game, things),
-    }
+    in_dream, in_game = detector.cells(dreamed), detector.cells(back)
+    return Compared(
+        num_walks=len(walks),
+        psnr={"dream": psnr(dreamed), "start": psnr(start), "away": psnr(away)},
+        recall=fraction(stayed, in_dream),
+        precision=fraction(in_dream, things),
+        recall_in_the_game=fraction(stayed, in_game),
+        precision_in_the_game=fraction(in_game, things),
+    )
 
 
-def to_markdown(n: dict[str, Any]) -> str:
-    """The numbers as a table."""
-    steps = n["steps"]
+def _plain(value: Any) -> Any:
+    """Named tuples as dicts, for JSON."""
+    value = value._asdict() if hasattr(value, "_asdict") else value
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    def cell(value: dict[str, Any] | None, digits: int) -> str:
-        if value is None:
-            return "-"
-        shown = [f"{value[name]:.{digits}f}" for name in ("value", "low", "high")]
-        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
+def _cell(value: Interval | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _markdown(checkpoint: str, found: dict[int, Compared], detector: dict[str, float]) -> str:
+    every = found.values()
     rows = {
-        "moments": [str(of["num_walks"]) for of in steps.values()],
-        "the dream's return against the real one, PSNR, dB": [
-            cell(of["psnr"]["dream"], 1) for of in steps.values()
-        ],
-        "the real start against the real return": [
-            cell(of["psnr"]["start"], 1) for of in steps.values()
-        ],
-        "the real frame away against the real return": [
-            cell(of["psnr"]["away"], 1) for of in steps.values()
-        ],
-        "things that stood in view, found in the dream (recall)": [
-            cell(of["recall"]["share"], 2) for of in steps.values()
-        ],
-        "things found in the dream that stand there (precision)": [
-            cell(of["precision"]["share"], 2) for of in steps.values()
-        ],
-        "the same in the real picture: recall": [
-            cell(of["recall_in_the_game"]["share"], 2) for of in steps.values()
-        ],
-        "the same in the real picture: precision": [
-            cell(of["precision_in_the_game"]["share"], 2) for of in steps.values()
-        ],
+        "steps away": map(str, found),
+        "---": ["---"] * len(found),
+        "moments": (str(of.num_walks) for of in every),
+        "dream at the return, PSNR in dB": (_cell(of.psnr["dream"], 1) for of in every),
+        "real frame at the start, PSNR": (_cell(of.psnr["start"], 1) for of in every),
+        "real frame looking away, PSNR": (_cell(of.psnr["away"], 1) for of in every),
+        "recall of objects in the dream": (_cell(of.recall.share, 2) for of in every),
+        "precision of objects in the dream": (_cell(of.precision.share, 2) for of in every),
+        "recall in real frames": (_cell(of.recall_in_the_game.share, 2) for of in every),
+        "precision in real frames": (_cell(of.precision_in_the_game.share, 2) for of in every),
     }
     lines = [
-        f"# {n['checkpoint']}: look away and come back",
+        f"# {checkpoint}: look away and back",
         "",
-        "| steps away | " + " | ".join(map(str, steps)) + " |",
-        "| --- |" + " --- |" * len(steps),
-        *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()),
+        *(f"| {' | '.join([title, *cells])} |" for title, cells in rows.items()),
         "",
-        f"Turned away for so many steps, one step of standing, back for as many, one of standing. "
-        f"The detector finds {n['detector']['recall']:.2f} of the things in held-out pictures, and "
-        f"{n['detector']['precision']:.2f} of what it finds stands there. Intervals: 95 %, drawing "
-        f"moments again. Commit {n['commit'] or 'unknown'}.",
+        "The player turns away for so many steps, stands for one, turns back, and stands for one; "
+        "then frames are compared with the real one. Recall: the fraction of objects in view at "
+        "the start and at the return that the detector finds; precision: the fraction of objects "
+        "it finds that are really there. On held-out games, the detector's recall is "
+        f"{detector['recall']:.2f} and its precision {detector['precision']:.2f}. Intervals: 95 %, "
+        f"bootstrap over moments. Commit {git_commit() or 'unknown'}.",
     ]
     return "\n".join(lines) + "\n"
 

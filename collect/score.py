@@ -1,4 +1,4 @@
-"""How well a policy plays, beside a random one."""
+"""Score a policy on complete games, next to a random player."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ WHOLE_GAME = 10**6  # steps; the project's own environments have timeouts
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a whole game.
+    """A number of a complete game.
 
     Attributes:
-        of: the number, of an episode of what the description says.
-        is_main: a policy's is given as so many times a random one's.
+        of: computes it from an episode and the data set's description.
+        is_main: whether the policy's mean is also printed as a multiple of the random player's.
     """
 
     of: Callable[[Episode, DatasetInfo], float]
@@ -42,21 +42,21 @@ def score_behaviours(
     seed: int,
     on_episode: Callable[[], None],
 ) -> dict[str, dict[str, Any]]:
-    """How well each of the behaviours plays whole games.
+    """Play complete games with each of the behaviours and average the measures.
 
     Args:
         longest_game: steps after which a game is cut off.
         on_episode: called after each game.
 
     Returns:
-        By behaviour: `num_episodes`, those with a measure that is not finite left out, and of each
-        measure `mean_NAME` and `mean_NAME_ci95`, half
-        the width of the 95 % confidence interval of the mean.
+        By behaviour: `num_episodes` (games with a measure that is not finite are left out), and for
+        each measure `mean_NAME` and `mean_NAME_ci95`, half the width of the 95 % confidence
+        interval of the mean.
     """
     jobs = [
         Job(
             i,
-            # Apart from the games recorded under the same seed.
+            # Other seeds than the games recorded under the same seed.
             randomness.integer(seed, "scored environment", i),
             randomness.integer(seed, "scored player", i),
             behaviour,
@@ -65,46 +65,38 @@ def score_behaviours(
         for behaviour in behaviours
         for i in range(num_episodes)
     ]
-    values = {behaviour.name: {name: [] for name in measures} for behaviour in behaviours}
-    num_odd = 0
+    games: dict[str, list[list[float]]] = {behaviour.name: [] for behaviour in behaviours}
     for episode in workers.play(jobs):
-        numbers = {name: float(measure.of(episode, info)) for name, measure in measures.items()}
-        if all(map(math.isfinite, numbers.values())):
-            for name, number in numbers.items():
-                values[episode.policy][name].append(number)
-        else:
-            num_odd += 1
+        numbers = [float(measure.of(episode, info)) for measure in measures.values()]
+        if all(map(math.isfinite, numbers)):
+            games[episode.policy].append(numbers)
         on_episode()
-    if num_odd:
-        say(f"note: {num_odd} of {len(jobs)} games have a measure that is not finite: left out")
     scores: dict[str, dict[str, Any]] = {}
-    for behaviour, of_behaviour in values.items():
-        num_games = min(map(len, of_behaviour.values()))
-        scores[behaviour] = {"num_episodes": num_games}
-        for name, numbers_of_games in of_behaviour.items():
-            if not numbers_of_games:
-                continue
-            scores[behaviour][f"mean_{name}"] = float(np.mean(numbers_of_games))
-            if num_games >= ENOUGH_GAMES:
-                scores[behaviour][f"mean_{name}_ci95"] = _ci95(numbers_of_games)
+    for behaviour, rows in games.items():
+        scores[behaviour] = {"num_episodes": len(rows)}
+        for name, values in zip(measures, zip(*rows, strict=True), strict=bool(rows)):
+            scores[behaviour][f"mean_{name}"] = float(np.mean(values))
+            if len(rows) >= ENOUGH_GAMES:
+                # By the normal approximation.
+                half_width = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5
+                scores[behaviour][f"mean_{name}_ci95"] = half_width
+    if num_odd := len(jobs) - sum(map(len, games.values())):
+        say(f"note: {num_odd} of {len(jobs)} games have a measure that is not finite: left out")
     return scores
 
 
 def print_scores(
     scores: dict[str, dict[str, Any]], measures: dict[str, Measure], console: Console
 ) -> None:
-    """A table of what `score_behaviours` gives."""
+    """Print the scores of `score_behaviours` as a table."""
     table = Table("who plays", "games", *measures)
     for behaviour, score in scores.items():
-        is_enough = score["num_episodes"] >= ENOUGH_GAMES
-        numbers = [
-            "not measured"
-            if f"mean_{n}" not in score
-            else f"{score[f'mean_{n}']:.4g}"
-            + (f" ± {score[f'mean_{n}_ci95']:.2g}" if is_enough else "")
-            for n in measures
-        ]
-        table.add_row(behaviour, str(score["num_episodes"]), *numbers)
+        cells = []
+        for name in measures:
+            mean, ci95 = score.get(f"mean_{name}"), score.get(f"mean_{name}_ci95")
+            interval = "" if ci95 is None else f" ± {ci95:.2g}"
+            cells.append("not measured" if mean is None else f"{mean:.4g}{interval}")
+        table.add_row(behaviour, str(score["num_episodes"]), *cells)
     console.print(table)
     if min(score["num_episodes"] for score in scores.values()) < ENOUGH_GAMES:
         console.print(f"Fewer than {ENOUGH_GAMES} games are too few for an interval.")
@@ -114,8 +106,3 @@ def print_scores(
             policy, random = means
             ratio = policy / random if random else float("inf")
             console.print(f"The policy: {ratio:.2f} times as many {name} as random (± is 95 %).")
-
-
-def _ci95(values: list[float]) -> float:
-    """Half the width of the mean's 95 % confidence interval, by the normal approximation."""
-    return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5

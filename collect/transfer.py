@@ -1,11 +1,11 @@
 """Train in the dream, play in the real game: python -m collect.transfer --dream dream-doom
 
-PPO learns in the dream alone, and beside it in the real game for as many steps. Both, what they
-were on the way, and a random player are scored in the real game and in the dream. Stopped in
-whatever way, the same command resumes.
+PPO learns in the dream alone and, for comparison, in the real game for as many steps. These
+policies, their snapshots during training, and a random player are scored in the real game and in
+the dream. If interrupted, rerun the same command to resume.
 """
 
-import json
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -23,18 +23,18 @@ from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.command import check_numbers, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.storage.files import locked, written_whole
+from worldmodel.storage.files import locked, read_json, write_json
 
-# What to learn by where the environment's own reward comes late or seldom.
+# Rewards to learn from where the environment's own are sparse or delayed.
 RULES: dict[str, Rule] = {
     "DoomHealthGatheringSupreme-v0": pickup_reward,
     "DoomBattle2-v0": battle_reward,
     "DoomTakeCover-v0": dodging_reward,
 }
-NUM_FIRST_FRAMES = 64  # of real games, for dreams to begin from
+NUM_FIRST_FRAMES = 64  # of real games, from which dreams start
 STARTS = ("own", "resets")
-STEPS_A_MINUTE = 4_200  # that one core learns in a dream, to say how long it will take
-_FIRST_FRAME_SEED = 1_000_000  # of games apart from those that are scored
+STEPS_A_MINUTE = 4_200  # of learning in a dream on one core, to estimate the time
+_FIRST_FRAME_SEED = 1_000_000  # other games than those that are scored
 
 
 @dataclass(frozen=True)
@@ -44,35 +44,35 @@ class Transfer:
     dream: str = "dream-doom"
     """A shipped name, a folder, or a Hugging Face Hub id."""
     real: str | None = None
-    """The real game: doom-hgs, doom-battle2, doom-take-cover, robot-pushing, or a Gymnasium id; by
-    default the one that the dream was recorded in."""
+    """The real game: doom-hgs, doom-battle2, doom-take-cover, robot-pushing, or a Gymnasium id;
+    default: the one that the dream was recorded in."""
     out: Path = Path("reports/transfer")
-    """Folder of policies, scores and the report. Its policies are loaded to resume: use only
-    folders that you trust."""
+    """Folder of policies, scores and the report. Resuming loads its policies: use only folders that
+    you trust."""
     steps: int = 200_000
     """Steps of PPO, in the dream and in the real game each."""
     seeds: str = "0,1,2"
-    """Of the trainings, comma-separated."""
+    """Seeds of the trainings, comma-separated."""
     num_envs: int = 16
-    """Dreams, or real games, that are trained in at once."""
+    """Number of dreams, or real games, in a training batch."""
     horizon: str = "300"
-    """Steps after which a dream is cut off in training; several are swept: 100,300."""
+    """Steps after which a dream is cut off in training; a list is swept: 100,300."""
     temperature: str = "own"
-    """Of the dream that is trained in: the checkpoint's own, at which it is also scored, or a
-    number: a higher one is harder to exploit (Ha and Schmidhuber 2018, Sec. 4.2). Several are
-    swept: own,1.0,1.2. Guidance is always the checkpoint's own."""
+    """Temperature of the dream in training: own (the checkpoint's, which is used for scoring) or a
+    number; a higher one is harder to exploit (Ha and Schmidhuber 2018, Sec. 4.2). A list is swept:
+    own,1.0,1.2. Guidance is always the checkpoint's own."""
     starts: str = "resets"
-    """Where dreams begin in training. own: at the checkpoint's moments; resets: at first frames of
-    real games; or a folder of episodes, at moments of these. Several are swept."""
+    """Where dreams start in training. own: at the checkpoint's moments; resets: at first frames of
+    real games; or a folder of episodes, at moments of these. A list is swept."""
     episodes: int = 100
-    """Games that a trained policy is scored on, in the real game and in the dream each."""
+    """Games on which a trained policy is scored, in each of the two worlds."""
     curve_every: int = 20_000
-    """Steps of training between the policies that are kept for curves and for the ranking; at least
-    a rollout of 128 steps of all environments lies between them."""
+    """Training steps between the snapshots for the curves and the ranking; at least one rollout of
+    128 steps in all environments."""
     curve_episodes: int = 20
-    """Games that each of these is scored on; 0 leaves them out."""
+    """Games on which each snapshot is scored; 0 leaves snapshots out."""
     device: str = "cpu"
-    """Of the dream: cpu or cuda. Policies learn on the CPU."""
+    """Device of the dream: cpu or cuda. Policies learn on the CPU."""
 
 
 def main() -> None:
@@ -81,17 +81,18 @@ def main() -> None:
 
 
 def transfer(options: Transfer) -> None:
-    """Do what `Transfer` says.
+    """Run the command.
 
     Raises:
         UserError: an option is not usable, the dream is of another world, or another process
             writes to the folder.
     """
-    arms = _arms(options)  # errors in options first: the next imports take seconds
+    arms = _arms(options)  # report wrong options before the next imports, which take seconds
     from collect.transfer_worlds import DreamWorlds
 
-    worlds = DreamWorlds(options.dream, envs.REAL_WORLDS.get(options.real or "", options.real))
-    worlds.check(arms, device=options.device)
+    real = envs.REAL_WORLDS.get(options.real or "", options.real)
+    worlds = DreamWorlds(options.dream, real, device=options.device)
+    worlds.check(arms)
     with locked(options.out):
         _transfer(options, worlds, arms)
 
@@ -100,9 +101,9 @@ def _transfer(options: Transfer, worlds: Any, arms: list[Arm]) -> None:
     rule = RULES.get(worlds.env_id)
     _check_same(options, worlds, rule)
     say(
-        f"{len(arms)} policies learn for {options.steps:,} steps each, some "
-        f"{options.steps / STEPS_A_MINUTE:.0f} minutes of one core a policy, and are scored; all "
-        f"into {options.out}. Interrupt it at will: the same command resumes"
+        f"{len(arms)} policies learn for {options.steps:,} steps each, about "
+        f"{options.steps / STEPS_A_MINUTE:.0f} minutes per policy on one core, and are scored; "
+        f"output: {options.out}. If interrupted, rerun the same command to resume"
     )
     worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
     for arm in arms:
@@ -110,13 +111,13 @@ def _transfer(options: Transfer, worlds: Any, arms: list[Arm]) -> None:
     scored = _score(options, worlds, arms)
     report = write_report(options.out, options, worlds.env_id, scored)
     Console().print(Markdown(report.read_text()))
-    say(f"the report is in {report}")
+    say(f"report: {report}")
 
 
 def _arms(options: Transfer) -> list[Arm]:
-    """All trainings: in the real game with each seed, in each kind of dream with each seed.
+    """All trainings: each seed in the real game, then each seed in each kind of dream.
 
-    The real ones first: they need no dream, and stay where a folder gets a better one.
+    Policies of the real game can stay when the folder is used for a better dream.
     """
     check_numbers(options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0)
     seeds = _numbers(options.seeds, "seeds", int)
@@ -144,7 +145,7 @@ def _temperature(text: str) -> float | None:
 
 
 def _starts_name(starts: str) -> str:
-    """What stands for it in names: of a folder of episodes also what these are."""
+    """What represents it in names: for a folder, its name and a digest of its episodes."""
     if starts in STARTS:
         return starts
     if not (Path(starts) / "meta.json").is_file():
@@ -153,7 +154,7 @@ def _starts_name(starts: str) -> str:
 
 
 def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
-    """Policies found in the folder must have learned as these shall: raises UserError if not."""
+    """Raises UserError if the folder has policies that learned with other settings."""
     settings = {
         "dream": worlds.digest,
         "real": [worlds.env_id, worlds.env_kwargs],
@@ -164,25 +165,23 @@ def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
     path = options.out / "settings.json"
     learned = {policy.parent for policy in options.out.glob("*/policy*.zip")}
     in_dreams = sorted(folder.name for folder in learned if folder.name.startswith("dream-"))
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = {}
+    found = None
+    with contextlib.suppress(UserError):
+        found = read_json(path, most_bytes=2**20)
     found = found if isinstance(found, dict) else {}
     differing = [name for name in settings if found.get(name) != settings[name]]
     if in_dreams and differing == ["dream"]:
         raise UserError(
-            f"{options.out} holds policies that learned in another dream: remove "
+            f"{options.out} has policies that learned in another dream: remove "
             f"{', '.join(in_dreams)} there, or choose another --out"
         )
     if learned and set(differing) - {"dream"}:
         name = next(name for name in differing if name != "dream")
         raise UserError(
-            f"{options.out} holds policies that learned otherwise ({name} was {found.get(name)}): "
-            "choose another --out, or remove it"
+            f"{options.out} has policies that learned with other settings ({name} was "
+            f"{found.get(name)}): choose another --out, or remove it"
         )
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(settings))
+    write_json(path, settings)
 
 
 def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
@@ -199,36 +198,37 @@ def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:
     if is_trained(path, options.steps):
         return
     path.parent.mkdir(exist_ok=True)
-    environments = worlds.training(arm, options.num_envs, rule, device=options.device)
+    environments = worlds.training(arm, options.num_envs, rule)
     with progress_bar() as bar:
-        task = bar.add_task(f"learning: {arm.name}", total=options.steps)
+        task = bar.add_task(f"training: {arm.name}", total=options.steps)
         learn_ppo(
             stacked_frames(environments),
             "CnnPolicy",
-            # Four batches a rollout, as with the recipe's own 16 environments.
+            # Four batches per rollout, as with the recipe's own 16 environments.
             FRAME_RECIPE | {"batch_size": FRAME_RECIPE["n_steps"] * options.num_envs // 4},
             path,
             num_steps=options.steps,
             seed=arm.seed,
-            kept_every=options.curve_every,
+            snapshot_every=options.curve_every,
             on_progress=lambda steps: bar.update(task, completed=steps),
         )
 
 
 def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
-    """Every policy, also those on the way, and a random player, in both worlds."""
-    from collect.policies import kept_policies
+    """Score every policy, the snapshots, and a random player, in both worlds."""
+    from collect.policies import snapshots
     from collect.transfer_worlds import Scores
 
-    scores = Scores(options.out / "scores.json", worlds, device=options.device)
+    scores = Scores(options.out / "scores.json", worlds)
     jobs: list[tuple[Arm, int, Path | None, int]] = [
         (Arm("random", 0), 0, None, options.episodes),
     ]
     for arm in arms:
         path = options.out / arm.name / "policy.zip"
-        on_the_way = kept_policies(path) if options.curve_episodes else {}
-        for at in sorted(steps for steps in on_the_way if steps < options.steps):
-            jobs.append((arm, at, on_the_way[at], options.curve_episodes))
+        if options.curve_episodes:
+            for steps, snapshot in sorted(snapshots(path).items()):
+                if steps < options.steps:
+                    jobs.append((arm, steps, snapshot, options.curve_episodes))
         jobs.append((arm, options.steps, path, options.episodes))
     scored = []
     with progress_bar() as bar:

@@ -1,4 +1,4 @@
-"""The real game and its dream, side by side: to learn in, and to be scored in."""
+"""A real game and its dream, side by side: environments to learn in, and scores."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
-from collect.policies import VecLearningReward, stacked_frames
+from collect.policies import rewarded, stacked_frames
 from collect.rewards import Rule
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
@@ -29,7 +29,7 @@ from worldmodel.storage.files import written_whole
 Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
 SCORED_AT_ONCE = {"real": 4, "dream": 16}
-LONGEST_GAME = 1000  # steps, where the real game sets no limit
+LONGEST_GAME = 1000  # steps, if the real game has no limit
 SMALLEST_FRAME = 36  # of stable-baselines3's CNN
 
 
@@ -39,19 +39,20 @@ class DreamWorlds:
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
         env_id: of the real game; None: as recorded.
+        device: of the dream.
 
     Attributes:
         env_id, env_kwargs: of the real game.
         digest: of the dream's files.
-        first, timeout: moments at first frames of real games, and the steps that a whole game
-            may last; from `first_moments`.
+        first, timeout: moments at first frames of real games, and the maximum length of a game;
+            from `first_moments`.
 
     Raises:
-        UserError: there is no such dream, or the real game is another one.
+        UserError: there is no such dream, or it is of another game.
     """
 
-    def __init__(self, checkpoint: str, env_id: str | None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: str, env_id: str | None, *, device: str = "cpu") -> None:
+        self.checkpoint, self.device = checkpoint, device
         try:
             dream = DreamEnv(checkpoint)
             recorded_id, recorded_kwargs = dream.recorded_env()
@@ -66,7 +67,7 @@ class DreamWorlds:
         self.first: list[Moment] = []
         self.timeout = LONGEST_GAME
 
-    def check(self, arms: Sequence[Arm], *, device: str) -> None:
+    def check(self, arms: Sequence[Arm]) -> None:
         """Raises UserError where the worlds differ, or an arm's dream can't be made."""
         try:
             real = self.make_real()
@@ -76,21 +77,21 @@ class DreamWorlds:
             if spaces != self.spaces or not set(self.variable_names) <= set(info):
                 raise UserError(
                     f"{self.checkpoint} is no dream of {self.env_id}: its spaces are {self.spaces} "
-                    f"and its variables {self.variable_names}, the real ones {spaces}, {list(info)}"
+                    f"and its variables {self.variable_names}, the game's {spaces}, {list(info)}"
                 )
             if min(self.spaces[0].shape[:2]) < SMALLEST_FRAME:
                 raise UserError(
-                    f"policies look at frames of at least {SMALLEST_FRAME} pixels; this dream has "
+                    f"policies need frames of at least {SMALLEST_FRAME} pixels; this dream has "
                     f"{self.spaces[0].shape}"
                 )
             for arm in {replace(arm, seed=0) for arm in arms if arm.where == "dream"}:
-                self._dreams(arm, 1, device=device).close()
+                self._dreams_of(arm, 1).close()
         except (gymnasium.error.Error, ValueError, ImportError) as error:
             raise UserError(one_line(error)) from None
 
     def first_moments(self, count: int, seed: int) -> None:
-        """First frames of real games, for dreams to begin from as real games do, and how long
-        these may last."""
+        """Record first frames of real games, so that dreams start like games, and the maximum
+        length of a game."""
         real = self.make_real()
         limits = (
             getattr(real.unwrapped, "most_steps", None),
@@ -103,61 +104,52 @@ class DreamWorlds:
             variables = np.array([[info[name] for name in self.variable_names]], np.float32)
             no_actions = np.zeros((0, *(real.action_space.shape or ())), real.action_space.dtype)
             pose = self.pose.read(info) if self.pose == pose_of(real) else None
-            told = None if pose is None else pose[None].astype(np.float32)
-            self.first.append(Moment(frame[None], no_actions, variables, told))
+            first_pose = None if pose is None else pose[None].astype(np.float32)
+            self.first.append(Moment(frame[None], no_actions, variables, first_pose))
         real.close()
 
     def make_real(self) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(self.env_id, **self.env_kwargs)
 
-    def training(self, arm: Arm, num_envs: int, rule: Rule | None, *, device: str) -> VecEnv:
-        """Environments to learn in, rewarded by the rule."""
-        if arm.where == "real":
-            environments: VecEnv = DummyVecEnv([self.make_real] * num_envs)
-        else:
-            environments = self._dreams(arm, num_envs, device=device)
-        return VecMonitor(environments if rule is None else VecLearningReward(environments, rule))
+    def training(self, arm: Arm, num_envs: int, rule: Rule | None) -> VecEnv:
+        """Environments to learn in, with the rewards of a rule."""
+        if arm.where == "dream":
+            return rewarded(self._dreams_of(arm, num_envs), rule)
+        return rewarded(DummyVecEnv([self.make_real] * num_envs), rule)
 
-    def scoring(self, where: Where, num_envs: int, *, device: str) -> VecEnv:
-        """Environments with their own rewards. Dreams begin and time out as real games do, drawn
-        as the checkpoint says."""
-        if where == "real":
-            return VecMonitor(
-                DummyVecEnv([lambda: TimeLimit(self.make_real(), self.timeout)] * num_envs)
-            )
+    def scoring(self, where: Where, num_envs: int) -> VecEnv:
+        """Environments with their own rewards. Dreams start and time out like real games, with the
+        checkpoint's own sampling settings."""
+        if where == "dream":
+            dreams = self._dreams(num_envs, horizon=self.timeout, starts=self.first)
+            return VecMonitor(dreams)
         return VecMonitor(
-            DreamVecEnv(
-                num_envs,
-                checkpoint=self.checkpoint,
-                horizon=self.timeout,
-                starts=self.first,
-                device=device,
-            )
+            DummyVecEnv([lambda: TimeLimit(self.make_real(), self.timeout)] * num_envs)
         )
 
-    def _dreams(self, arm: Arm, num_envs: int, *, device: str) -> DreamVecEnv:
+    def _dreams_of(self, arm: Arm, num_envs: int) -> DreamVecEnv:
         own: dict[str, list[Moment] | None] = {"own": None, "resets": self.first or None}
-        return DreamVecEnv(
+        return self._dreams(
             num_envs,
-            checkpoint=self.checkpoint,
             horizon=arm.horizon,
             temperature=arm.temperature,
             starts=own.get(arm.starts, arm.starts),
-            device=device,
         )
+
+    def _dreams(self, num_envs: int, **settings: Any) -> DreamVecEnv:
+        return DreamVecEnv(num_envs, checkpoint=self.checkpoint, device=self.device, **settings)
 
 
 class Scores:
-    """Returns of whole games, kept in a file by policy, world and number of games.
+    """Returns of complete games, stored in a file by policy, world and number of games.
 
     Args:
-        path: JSON; what is in there is not played again.
+        path: JSON; games in there are not played again.
         worlds: where to play.
-        device: of the dream.
     """
 
-    def __init__(self, path: Path, worlds: DreamWorlds, *, device: str) -> None:
-        self.path, self.worlds, self.device = path, worlds, device
+    def __init__(self, path: Path, worlds: DreamWorlds) -> None:
+        self.path, self.worlds = path, worlds
         self.known = self._read()
 
     def of(
@@ -168,7 +160,7 @@ class Scores:
         *,
         on_episodes: Callable[[int], None],
     ) -> list[float]:
-        """Returns of so many games, by the environment's own rewards.
+        """Returns of that many games, by the environment's own rewards.
 
         Args:
             policy: a stable-baselines3 PPO .zip; None: uniformly random actions.
@@ -190,7 +182,7 @@ class Scores:
     def _read(self) -> dict[str, list[float]]:
         try:
             known = json.loads(self.path.read_text())
-        except (OSError, ValueError):  # not there yet, or cut short: played again
+        except (OSError, ValueError):  # missing or truncated: the games are played again
             return {}
         return known if isinstance(known, dict) else {}
 
@@ -202,7 +194,7 @@ class Scores:
         on_episodes: Callable[[int], None],
     ) -> list[float]:
         num_envs = min(episodes, SCORED_AT_ONCE[where])
-        environments = self.worlds.scoring(where, num_envs, device=self.device)
+        environments = self.worlds.scoring(where, num_envs)
         try:
             environments.seed(SCORING_SEED)
             player = (
@@ -210,20 +202,14 @@ class Scores:
                 if policy is None
                 else load_ppo(policy, trusted=False)
             )
-
-            # Of the actions drawn: loading a policy sets its own.
+            # After loading, which sets the global seed that actions are sampled with.
             set_random_seed(randomness.integer(SCORING_SEED, "scored policy"))
-
-            def report(state: dict[str, Any], _: dict[str, Any]) -> None:
-                if state["done"]:
-                    on_episodes(1)
-
             returns, _ = evaluate_policy(
                 player,
                 stacked_frames(environments),
                 n_eval_episodes=episodes,
                 deterministic=False,
-                callback=report,
+                callback=lambda state, _: on_episodes(1) if state["done"] else None,
                 return_episode_rewards=True,
             )
         finally:
@@ -233,7 +219,7 @@ class Scores:
 
 
 class RandomPlayer:
-    """Uniformly random actions, as a stable-baselines3 policy."""
+    """Uniformly random actions, with the interface of a stable-baselines3 policy."""
 
     def __init__(self, action_space: gymnasium.Space[Any], num_envs: int) -> None:
         self.action_space, self.num_envs = action_space, num_envs

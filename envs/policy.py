@@ -1,7 +1,7 @@
-"""A stable-baselines3 policy as something that looks and picks actions.
+"""Load stable-baselines3 policies, and act with them.
 
-A policy file can carry code of whoever made it, which runs when the file is loaded. What loads one
-here is told that the file is trusted; nothing takes that for granted.
+A policy file can contain code, which runs when it is loaded. So every function that loads one has
+an argument `trusted`.
 """
 
 import zipfile
@@ -21,18 +21,18 @@ from envs.trust import is_remembered, remember
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line, os_error
 
-# Of a policy file, unpacked. A network of 100 million numbers and its optimiser take 1.2 GB.
+# Of a policy file, unpacked. A network of 100 million weights and its optimiser take 1.2 GB.
 MOST_BYTES = 2 * 2**30
-MOST_BYTES_OF_SETTINGS = 64 * 2**20  # all that isn't a network
-# How much smaller than its content a part may be. Those of stable-baselines3 are as large.
+MOST_BYTES_OF_SETTINGS = 64 * 2**20  # everything except networks
+# Largest compression ratio of a part. stable-baselines3 doesn't compress.
 MOST_RATIO = 20
-FREE_BYTES = 2**20  # below, any ratio will do
+FREE_BYTES = 2**20  # smaller parts may have any ratio
 NETWORKS = (".pth", ".pt")  # zip files themselves
 
 
 class Stack:
-    """The last few observations side by side along the last axis, as in stable-baselines3's
-    VecFrameStack: those before an episode's first are zeros. Of a Dict, each part by itself."""
+    """The last few observations concatenated along the last axis, like stable-baselines3's
+    VecFrameStack: zeros before an episode's first. The parts of a Dict are stacked separately."""
 
     def __init__(self, num_stacked: int) -> None:
         self._last: deque[Any] = deque(maxlen=num_stacked)
@@ -41,7 +41,7 @@ class Stack:
         self._last.clear()
 
     def with_newest(self, observation: Any) -> Any:
-        """The stack once `observation`, an array or a dict of arrays, was added."""
+        """Add an observation, an array or a dict of arrays, and return the stack."""
         assert self._last.maxlen is not None
         while len(self._last) < self._last.maxlen - 1:
             self._last.append(_like(observation, np.zeros_like))
@@ -61,17 +61,23 @@ def _like(observation: Any, made_from: Callable[[np.ndarray], np.ndarray]) -> An
 
 
 class Sampler:
-    """Draws a model's actions with a generator of its own: torch's global one stays as it is."""
+    """Samples a model's actions from stacked observations, with its own random generator."""
 
-    def __init__(self, model: PPO) -> None:
+    def __init__(self, model: PPO, num_stacked: int, seed: int) -> None:
         self._model = model
-        self.reset(0)
+        self._stack = Stack(num_stacked) if num_stacked > 1 else None
+        self.reset(seed)
 
-    def reset(self, seed: int) -> None:
-        self._state = randomness.torch_generator(seed, "policy actions").get_state()
+    def reset(self, seed: int | None) -> None:
+        if self._stack is not None:
+            self._stack.clear()
+        if seed is not None:
+            self._state = randomness.torch_generator(seed, "policy actions").get_state()
 
     @one_thread()
     def action(self, observation: Any, *, deterministic: bool) -> np.ndarray:
+        if self._stack is not None:
+            observation = self._stack.with_newest(observation)
         # stable-baselines3 samples with torch's global generator.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._state)
@@ -83,17 +89,15 @@ class Sampler:
 class FramePolicy:
     """A PPO policy on the last few frames of an environment, real or dreamed.
 
-    The number of stacked frames is read off the policy: its observations have
-    `3 * num_stacked` channels.
+    Its observations have `3 * num_stacked` channels; frames before an episode's first are black.
 
     Args:
         path: a .zip written by stable-baselines3's `PPO.save`.
-        trusted: as of `load_ppo`.
-        seed: of the actions drawn. The generator is this policy's own: torch's global one is
-            left as it is.
+        trusted: as for `load_ppo`.
+        seed: of the sampled actions. torch's global generator is left unchanged.
 
     Raises:
-        UserError: the file is missing, is no such .zip, or isn't trusted.
+        UserError: the file is missing, is not such a .zip, or isn't trusted.
     """
 
     def __init__(self, path: str | Path, *, trusted: bool, seed: int = 0) -> None:
@@ -102,30 +106,23 @@ class FramePolicy:
         channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
         if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
             raise UserError(
-                f"{path}: the policy looks at {self.model.observation_space}, not at RGB frames, "
-                "which are all that there is to see here"
+                f"{path}: the policy observes {self.model.observation_space}, but here it can only "
+                "observe RGB frames"
             )
         self.num_stacked = min(channels_first) // 3
-        self._stack, self._sampler = Stack(self.num_stacked), Sampler(self.model)
-        self.reset(seed=seed)
+        self._sampler = Sampler(self.model, self.num_stacked, seed)
 
     def reset(self, *, seed: int | None = None) -> None:
-        """Forget the frames seen: call it when an episode starts.
+        """Start an episode.
 
         Args:
-            seed: of the actions drawn from now on; None goes on with the same generator.
+            seed: of the actions sampled from now on; None continues with the same generator.
         """
-        self._stack.clear()
-        if seed is not None:
-            self._sampler.reset(seed)
+        self._sampler.reset(seed)
 
     def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
-        """The action for the newest frame, uint8 (H, W, 3).
-
-        Frames before an episode's first are black, as in stable-baselines3's VecFrameStack.
-        """
-        stacked = self._stack.with_newest(frame)
-        return self._sampler.action(stacked, deterministic=deterministic)
+        """The action for the newest frame, uint8 (H, W, 3)."""
+        return self._sampler.action(frame, deterministic=deterministic)
 
     def check_fits(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
@@ -135,7 +132,7 @@ class FramePolicy:
         expected = (channels * self.num_stacked, height, width)
         if self.model.observation_space.shape != expected:
             raise UserError(
-                f"{self.path}: the policy looks at frames of shape "
+                f"{self.path}: the policy observes frames of shape "
                 f"{self.model.observation_space.shape} (channels first), but the environment "
                 f"gives {observation_space.shape}: train one for this environment"
             )
@@ -147,7 +144,7 @@ class FramePolicy:
 
 
 class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
-    """An environment's `state()` in place of its picture."""
+    """An environment that observes its `state()` instead of a frame."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -158,23 +155,23 @@ class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
 
 
 class StatePolicy:
-    """A PPO policy on the `state()` of one environment, one or several; frames are passed over.
+    """A PPO policy on the last few states (`state()`) of an environment; it ignores frames.
 
-    Where the environment has `own_actions` (an `envs.interface.FlatActions`), the policy may act in
-    them.
+    If the environment has `own_actions` (an `envs.interface.FlatActions`), the policy may act in
+    these.
 
     Args:
         path: a .zip written by stable-baselines3's `PPO.save`.
-        env: the environment whose state is looked at, while it is played.
-        trusted: as of `load_ppo`.
-        seed: of the actions drawn.
+        env: the environment that it plays in.
+        trusted: as for `load_ppo`.
+        seed: of the sampled actions.
 
     Raises:
-        UserError: the file is missing, is no such .zip, isn't trusted, or is for another
+        UserError: the file is missing, is not such a .zip, isn't trusted, or is for another
             environment.
     """
 
-    num_stacked = 1  # frames passed over at a time: the newest
+    num_stacked = 1  # frames per action
 
     def __init__(
         self, path: str | Path, env: gymnasium.Env[Any, Any], *, trusted: bool, seed: int = 0
@@ -196,32 +193,24 @@ class StatePolicy:
                 f"environment's is {own.own if own else env.action_space}: train one for this "
                 "environment"
             )
-        self._stack = Stack(num_stacked) if num_stacked > 1 else None
-        self._sampler = Sampler(self.model)
-        self.reset(seed=seed)
+        self._sampler = Sampler(self.model, num_stacked, seed)
 
     def reset(self, *, seed: int | None = None) -> None:
         """As `FramePolicy.reset`."""
-        if self._stack is not None:
-            self._stack.clear()
-        if seed is not None:
-            self._sampler.reset(seed)
+        self._sampler.reset(seed)
 
     def act(self, frame: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
-        """The action for the environment as it is now."""
-        seen = self._env.state()
-        if self._stack is not None:
-            seen = self._stack.with_newest(seen)
-        action = self._sampler.action(seen, deterministic=deterministic)
+        """The action for the environment's current state."""
+        action = self._sampler.action(self._env.state(), deterministic=deterministic)
         return action if self._own_actions is None else self._own_actions.from_own(action)
 
 
 def times_stacked(seen: gymnasium.Space[Any], learned_from: gymnasium.Space[Any]) -> int | None:
-    """How many observations in `seen` one in `learned_from` holds, side by side as in
+    """How many observations of `seen` are stacked in one of `learned_from`, as by
     stable-baselines3's VecFrameStack; None: it is another kind of observation.
 
-    Pictures may have their channels first, as stable-baselines3 puts them. The parts of a Dict are
-    all stacked alike.
+    Images may have their channels first, as in stable-baselines3. All parts of a Dict have the same
+    number.
     """
     if seen == learned_from:
         return 1
@@ -237,7 +226,7 @@ def times_stacked(seen: gymnasium.Space[Any], learned_from: gymnasium.Space[Any]
         return None
     low, high = (np.repeat(end, num_stacked, axis=-1) for end in (seen.low, seen.high))
     layouts = [(low, high)]
-    if len(seen.shape) == 3:  # pictures reach a policy with their channels first
+    if len(seen.shape) == 3:  # stable-baselines3 moves the channels of images first
         layouts.append((np.moveaxis(low, -1, 0), np.moveaxis(high, -1, 0)))
     fits = any(Box(*ends, dtype=seen.dtype.type) == learned_from for ends in layouts)
     return num_stacked if fits else None
@@ -245,15 +234,16 @@ def times_stacked(seen: gymnasium.Space[Any], learned_from: gymnasium.Space[Any]
 
 def load_policy(
     path: Path, env: gymnasium.Env[Any, Any], *, trusted: bool, seed: int = 0
-) -> "FramePolicy | StatePolicy":
-    """The policy for an environment: on its state if it learned from that, else on its frames.
+) -> FramePolicy | StatePolicy:
+    """Load a policy for an environment: on its state if it learned from that, else on its frames.
 
     Args:
-        trusted: as of `load_ppo`.
-        seed: of the actions drawn.
+        trusted: as for `load_ppo`.
+        seed: of the sampled actions.
 
     Raises:
-        UserError: the file is missing, is no policy, isn't trusted, or doesn't fit the environment.
+        UserError: the file is missing, isn't a policy, isn't trusted, or doesn't fit the
+            environment.
     """
     state_space = getattr(env.unwrapped, "state_space", None)
     if state_space is not None:
@@ -267,14 +257,14 @@ def load_policy(
 
 
 def load_ppo(path: Path, *, trusted: bool) -> PPO:
-    """A model from a file. One that was loaded once may be loaded again, see `envs.trust`.
+    """Load a model. A file that was trusted once may be loaded again, see `envs.trust`.
 
     Args:
-        trusted: whether code in the file may run. stable-baselines3 keeps parts of a policy as
-            pickles, which run what whoever made them likes.
+        trusted: whether code in the file may run. stable-baselines3 stores parts of a policy as
+            pickles, which can run any code.
 
     Raises:
-        UserError: there is no such file, it is no policy or too large, or it isn't trusted.
+        UserError: there is no such file, it isn't a policy or is too large, or it isn't trusted.
     """
     if not path.exists():
         raise UserError(f"there is no policy file {path}")
@@ -283,17 +273,17 @@ def load_ppo(path: Path, *, trusted: bool) -> PPO:
         remember(path)
     elif not is_remembered(path):
         raise UserError(
-            f"{path} may run code of whoever made it: stable-baselines3's files carry pickles. If "
-            "you trust it, say so with --trust (in Python trusted=True)"
+            f"{path} may contain code that runs when it is loaded (stable-baselines3's files "
+            "contain pickles). If you trust it, use --trust (in Python trusted=True)"
         )
     try:
         return PPO.load(path, device="cpu")
-    except Exception as error:  # whatever an unknown file makes the unpickler do
+    except Exception as error:  # the unpickler may raise anything
         raise UserError(f"{path} cannot be read as a PPO policy: {one_line(error)}") from error
 
 
 def _check_parts(path: Path) -> None:
-    """Looks at a policy file before anything of it is unpacked. Raises UserError."""
+    """Check the sizes of a policy file before it is unpacked. Raises UserError."""
     no_policy = UserError(
         f"{path} is not a stable-baselines3 policy: a .zip written by PPO.save is needed"
     )
@@ -327,7 +317,7 @@ def _check_network(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) 
 
 
 def _check_sizes(path: Path, parts: list[zipfile.ZipInfo]) -> None:
-    """Raises UserError for a zip file that holds far more than it takes on the disk."""
+    """Raises UserError for a zip file that is far larger unpacked than on disk."""
     total = 0
     for part in parts:
         total += part.file_size
@@ -339,6 +329,6 @@ def _check_sizes(path: Path, parts: list[zipfile.ZipInfo]) -> None:
 
 def _too_large(path: Path, name: str, num_bytes: int) -> UserError:
     return UserError(
-        f"{path} would take {num_bytes / 2**20:,.0f} MiB unpacked ({name}), more than a policy of "
-        "its size does: stable-baselines3 wrote no such file"
+        f"{path} would take {num_bytes / 2**20:,.0f} MiB unpacked ({name}), too much for a policy "
+        "of stable-baselines3"
     )

@@ -54,11 +54,12 @@ def test_the_engine_labels_what_stands_in_health_gathering():
 @pytest.mark.slow
 def test_a_dream_looks_away_and_comes_back(tmp_path: Path):
     options = Returns(out=tmp_path / "returns", moments=2, steps="2", frames=512, detector_steps=20)
-    numbers = returns(options)
-    of = numbers["steps"][2]
-    assert of["num_walks"] in (1, 2)
-    assert 10 < of["psnr"]["dream"]["value"] < 40
-    assert json.loads((options.out / "returns.json").read_text())["options"]["steps"] == "2"
+    found = returns(options)[2]
+    assert found.num_walks in (1, 2)
+    assert 10 < found.psnr["dream"].value < 40
+    report = json.loads((options.out / "returns.json").read_text())
+    assert report["options"]["steps"] == "2"
+    assert report["steps"]["2"]["psnr"]["dream"]["value"] == found.psnr["dream"].value
     assert "| 2 |" in (options.out / "returns.md").read_text()
 
 
@@ -84,5 +85,7 @@ def test_a_perfect_dream_finds_what_the_game_shows():
         frame = frame.astype(np.uint8)
         walks.append(Walk(frame, frame, frame, frame, things, things))
     numbers = _compared(walks, Oracle(), seed=0)
-    assert numbers["recall"]["share"]["value"] == numbers["precision"]["share"]["value"] == 1
-    assert numbers["recall"] == numbers["recall_in_the_game"]
+    assert numbers.recall.share is not None
+    assert numbers.precision.share is not None
+    assert numbers.recall.share.value == numbers.precision.share.value == 1
+    assert numbers.recall == numbers.recall_in_the_game

@@ -111,7 +111,7 @@ def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
         gymnasium.spaces.Discrete(4),
     )
     policy.check_fits(frames, actions)
-    with pytest.raises(UserError, match="looks at frames"):
+    with pytest.raises(UserError, match="observes frames"):
         policy.check_fits(gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8), actions)
     with pytest.raises(UserError, match="acts in"):
         policy.check_fits(frames, gymnasium.spaces.Discrete(5))

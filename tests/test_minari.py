@@ -300,7 +300,7 @@ def test_an_export_that_stops_leaves_nothing_and_nothing_is_overwritten(tmp_path
     export_set(data, ID, out)
     assert [path.name for path in (out / ID).parent.iterdir()] == ["toy-v0"]
     before = (out / ID / "data" / "main_data.hdf5").read_bytes()
-    with pytest.raises(UserError, match="is there already: choose another --id"):
+    with pytest.raises(UserError, match="already exists: choose another --id"):
         export_set(data, ID, out)
     assert (out / ID / "data" / "main_data.hdf5").read_bytes() == before
 
@@ -310,10 +310,10 @@ def test_an_export_that_stops_leaves_nothing_and_nothing_is_overwritten(tmp_path
     ("arguments", "message"),
     [
         (("export", "no/such", "--id", ID), "no/such does not exist"),
-        (("export", "DATA", "--id", "nothing"), "'nothing' is no id of Minari"),
-        (("export", "DATA", "--id", "../x-v0"), "'../x-v0' is no id of Minari"),
+        (("export", "DATA", "--id", "nothing"), "'nothing' is not a Minari id"),
+        (("export", "DATA", "--id", "../x-v0"), "'../x-v0' is not a Minari id"),
         (("import", "none/such-v0", "--out", "OUT"), "there is no Minari data set none/such-v0"),
-        (("import", "STATES", "--out", "OUT"), "observations of ss/ss-v0 are .* not pictures"),
+        (("import", "STATES", "--out", "OUT"), "observations of ss/ss-v0 are .* not images"),
         (("import", "DAMAGED", "--out", "OUT"), "cannot be read as a Minari data set"),
     ],
 )

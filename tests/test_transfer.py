@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from toy_square import MovingSquare, registered_square
 
 from collect import transfer as command
-from collect.policies import FRAME_RECIPE, VecLearningReward, kept_policies
-from collect.rewards import LearningReward, pickup_reward
+from collect.policies import FRAME_RECIPE, VecLearningReward, snapshots
+from collect.rewards import pickup_reward
 from collect.transfer import Transfer, transfer
 from collect.transfer_report import Arm, Scored, write_report
 from collect.transfer_worlds import DreamWorlds, Scores
@@ -52,7 +52,7 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
     assert games == {f"{kind}-seed0": 4 for kind in (*kinds, "real")}
     on_the_way = [entry["steps"] for entry in report["scored"] if entry["policy"] == "real-seed0"]
     assert on_the_way == [256, 512]
-    assert list(kept_policies(options.out / "real-seed0" / "policy.zip")) == [256]
+    assert list(snapshots(options.out / "real-seed0" / "policy.zip")) == [256]
     # In the real toy a point is an action to the right: twelve end the game.
     for entry in report["scored"]:
         assert all(0 <= value <= 12 and value == int(value) for value in entry["in_real"])
@@ -73,7 +73,7 @@ def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, c
         with pytest.raises(UserError, match=f"{next(iter(changed))} was"):
             transfer(replace(options, **changed))
     (options.out / "settings.json").unlink()
-    with pytest.raises(UserError, match="learned otherwise"):
+    with pytest.raises(UserError, match="learned with other settings"):
         transfer(options)
 
 
@@ -114,7 +114,7 @@ def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):
         frame, _ = real.reset(seed=i)
         np.testing.assert_array_equal(moment.frames, frame[None])
         assert moment.variables.tolist() == [[0.0]]
-    environments = worlds.scoring("dream", 4, device="cpu")
+    environments = worlds.scoring("dream", 4)
     environments.reset()
     dreams = environments.unwrapped
     assert isinstance(dreams, DreamVecEnv)
@@ -123,7 +123,7 @@ def test_dreams_are_scored_from_first_frames_of_real_games(tiny_run: Path):
     environments.close()
 
 
-def test_a_rule_gives_one_environment_and_many_the_same_rewards():
+def test_many_environments_get_the_rewards_of_a_rule():
     class Pickups(MovingSquare):
         """Columns are medikits, lost ones poison."""
 
@@ -135,21 +135,22 @@ def test_a_rule_gives_one_environment_and_many_the_same_rewards():
             frame, _ = super().reset(seed=seed)
             return frame, {"pickups": 0.0}
 
-    single = LearningReward(Pickups(), pickup_reward)
+    single = Pickups()
     many = VecLearningReward(DummyVecEnv([Pickups, Pickups]), pickup_reward)
     many.reset()
-    single.reset()
+    _, before = single.reset()
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(60):
         action = int(rng.random() < 0.8)
-        _, reward, terminated, truncated, _ = single.step(action)
+        _, own, terminated, truncated, info = single.step(action)
+        reward, before = pickup_reward(before, info, own, terminated), info
         _, rewards, over, _ = many.step(np.array([action, 0]))
         assert rewards[0] == pytest.approx(reward)
         assert over[0] == (terminated or truncated)
         seen.add(round(reward, 2))
         if over[0]:
-            single.reset()
+            _, before = single.reset()
     assert {0.01, 1.01, -0.49, -0.99} & seen >= {0.01, -0.49}
     assert min(seen) < -0.9  # a death
 
@@ -201,10 +202,10 @@ def test_two_processes_keep_each_others_scores(tiny_run: Path, tmp_path: Path):
     worlds = DreamWorlds(str(tiny_run), None)
     worlds.first_moments(2, 0)
     path = tmp_path / "scores.json"
-    one, other = (Scores(path, worlds, device="cpu") for _ in range(2))
+    one, other = (Scores(path, worlds) for _ in range(2))
     played = one.of(None, "real", 2, on_episodes=lambda n: None)
     other.of(None, "dream", 2, on_episodes=lambda n: None)
-    again = Scores(path, worlds, device="cpu")
+    again = Scores(path, worlds)
     assert len(again.known) == 2
     assert again.of(None, "real", 2, on_episodes=lambda n: None) == played
 
