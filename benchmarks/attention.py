@@ -1,28 +1,35 @@
-"""Causal attention over a clip's tokens, forward and backward: python -m benchmarks.attention
+"""Cost of causal attention, forward and backward: python -m benchmarks.attention
 
-At the paper's ViZDoom size: 8192 tokens, width 512, 4 heads, batch 1, fp32. Side by side: scores
-and a float mask of N x N made in full, as in the original; PyTorch's fused dense attention; our
-sparse attention; and FlexAttention where it has a backward pass. Each in a process of its own,
-for its peak of memory; what is there before (inputs, PyTorch itself) doesn't count. One CPU
-thread, CPU time; or a GPU, wall-clock time.
+At the paper's ViZDoom size: 8192 tokens, width 512, 4 heads, batch 1, fp32. Variants: N x N scores
+and mask in memory, as in the original; PyTorch's fused dense attention; our sparse attention; and
+on a GPU, FlexAttention. Each runs in its own process, for its peak of memory above what was
+allocated before: CPU time of one thread, or wall-clock time of a GPU.
 """
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
-from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from benchmarks.measuring import (
+    MEBIBYTE,
+    Output,
+    Results,
+    check_device,
+    chosen_variants,
+    in_own_process,
+    measured_on,
+    memory_now,
+    memory_peak,
+    run_benchmark,
+    seconds_of,
+)
 from worldmodel import randomness
-from worldmodel.command import run_command
 from worldmodel.errors import UserError
-from worldmodel.storage.provenance import git_commit, machine
+from worldmodel.evaluation.tables import Blocks, Table
 from worldmodel.videogpt.attention import (
     LatentShape,
     dense_attention,
@@ -36,62 +43,42 @@ GATHERED, FLEX = "gathered, sparse", "FlexAttention, sparse"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Output):
     """Measure attention, forward and backward."""
 
     latent_shape: tuple[int, int, int, int] = (8, 32, 32, 1)
     """Frames, rows, columns and codebooks of a clip's codes."""
     width: int = 512
-    """Of the transformer."""
+    """Width of the transformer."""
     heads: int = 4
-    """Of the transformer."""
+    """Heads of the transformer."""
     repeats: int = 3
-    """Timed passes of each variant, after one that isn't."""
+    """Timed passes of each variant, after one for warming up."""
     device: Literal["cpu", "cuda"] = "cpu"
     """One CPU thread, or a GPU."""
     variant: str | None = None
-    """Measure this variant alone, in this process, and print JSON."""
-    json: bool = False
-    """Print JSON instead of a table."""
+    """Measure only this variant, for example "fused, dense"."""
 
 
-def main() -> None:
-    options = tyro.cli(Options, prog="python -m benchmarks.attention", description=__doc__)
-    run_command(lambda: run(options))
-
-
-def run(options: Options) -> None:
-    """Do what the options say."""
-    if complaint := _complaint(options):
-        raise UserError(f"{complaint}")
-    torch.set_num_threads(1)
-    if options.variant is not None:
-        print(json.dumps(measure_here(options, options.variant)))
-        return
-    results = {
-        "commit": git_commit(),
-        "machine": machine(),
-        "load_average": os.getloadavg()[0],
-        **measure(options),
-    }
-    print(json.dumps(results, indent=2) if options.json else table(results))
-
-
-def _complaint(options: Options) -> str | None:
-    """What is wrong with the options."""
+def measure(options: Options) -> Results:
     if min(*options.latent_shape, options.width, options.heads, options.repeats) < 1:
-        return "--latent-shape, --width, --heads and --repeats must be at least 1"
+        raise UserError("--latent-shape, --width, --heads and --repeats must be at least 1")
     if options.width % options.heads:
-        return f"--width {options.width} can't be shared by --heads {options.heads}"
-    if options.device == "cuda" and not torch.cuda.is_available():
-        return "there is no CUDA device here: leave --device out"
-    if options.variant not in (None, *variants(options)):
-        return f"--variant must be one of {', '.join(variants(options))}, not {options.variant}"
-    return None
+        raise UserError(f"--width {options.width} must be a multiple of --heads {options.heads}")
+    check_device(options.device)
+    chosen = chosen_variants(list(variants(options)), options.variant)
+    return {
+        "latent_shape": list(options.latent_shape),
+        "width": options.width,
+        "heads": options.heads,
+        "device": options.device,
+        "mean_keys": _mean_keys(options.latent_shape),
+        "variants": in_own_process(measure_here, options, chosen),
+    }
 
 
 def variants(options: Options) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """What is measured, by name."""
+    """The attention functions, by name."""
     shape: LatentShape = options.latent_shape
     found = {
         MATERIALISED: materialised_attention,
@@ -104,44 +91,23 @@ def variants(options: Options) -> dict[str, Callable[[Tensor, Tensor, Tensor], T
 
 
 def materialised_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As in the original: a float mask, scores and weights, N x N each."""
+    """Attention as in the original, with N x N mask, scores and weights in memory."""
     num_tokens = q.shape[-2]
     mask = torch.full((num_tokens, num_tokens), -torch.inf, device=q.device).triu(1)
     scores = q @ k.mT / q.shape[-1] ** 0.5 + mask
     return scores.softmax(-1) @ v
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Every variant in a process of its own."""
-    arguments = ["--latent-shape", *map(str, options.latent_shape)]
-    for name in ("width", "heads", "repeats", "device"):
-        arguments += [f"--{name}", str(getattr(options, name))]
-    rows = {
-        name: in_a_process("benchmarks.attention", arguments, name) for name in variants(options)
-    }
-    return {**described(options), "variants": rows}
-
-
-def described(options: Options) -> dict[str, Any]:
-    """The sizes measured, and how many keys of all that sparse attention sees."""
-    return {
-        "latent_shape": list(options.latent_shape),
-        "width": options.width,
-        "heads": options.heads,
-        "device": options.device,
-        "mean_keys": _mean_keys(options.latent_shape),
-    }
-
-
 def _mean_keys(latent_shape: LatentShape) -> float:
-    """Keys that sparse attention sees, a query."""
+    """Mean number of keys per query in sparse attention."""
     tokens = torch.arange(int(np.prod(latent_shape)))
     seen = [visible(part[:, None], tokens, latent_shape).sum() for part in tokens.split(256)]
     return float(torch.stack(seen).sum()) / len(tokens)
 
 
 def measure_here(options: Options, name: str) -> dict[str, float]:
-    """Milliseconds of a pass, and the most mebibytes that it took on top of its inputs."""
+    """Milliseconds per pass, and its peak of memory in mebibytes, without its inputs."""
+    check_device(options.device)
     randomness.seed_torch(0, "benchmark: attention")
     attend = variants(options)[name]
     num_tokens, head_size = int(np.prod(options.latent_shape)), options.width // options.heads
@@ -159,31 +125,24 @@ def measure_here(options: Options, name: str) -> dict[str, float]:
     return {"ms": 1e3 * float(np.median(times[1:])), "peak_mebibytes": peak / MEBIBYTE}
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results for people."""
-    on = results["machine"]
-    where = on["gpu"] if results["device"] == "cuda" else f"one thread of {on['cpu']}"
+def tables(results: Results) -> Blocks:
     shape = " x ".join(map(str, results["latent_shape"]))
-    lines = [
+    whole = results["variants"].get(MATERIALISED)
+    rows = []
+    for name, row in results["variants"].items():
+        faster = memory = ""
+        if whole is not None:
+            faster = f"{whole['ms'] / row['ms']:.1f}"
+            memory = f"{100 * row['peak_mebibytes'] / max(whole['peak_mebibytes'], 1e-9):.1f} %"
+        rows.append([name, f"{row['ms']:.0f}", faster, f"{row['peak_mebibytes']:.0f}", memory])
+    return [
         f"Causal attention, forward and backward, {np.prod(results['latent_shape'])} tokens "
         f"({shape}), width {results['width']}, {results['heads']} heads, batch 1, fp32; a token "
         f"sees {results['mean_keys']:.0f} keys on average where sparse",
-        "",
-        f"{where}, torch {on['torch']}, commit {(results['commit'] or 'unknown')[:12]}, load "
-        f"average {results['load_average']:.1f}",
-        "",
-        "| attention | ms | times as fast | peak MiB | of its memory |",
-        "| --- | --- | --- | --- | --- |",
+        measured_on(results),
+        Table(["attention", "ms", "speed-up", "peak MiB", "relative memory"], rows),
     ]
-    whole = results["variants"][MATERIALISED]
-    for name, row in results["variants"].items():
-        share = row["peak_mebibytes"] / whole["peak_mebibytes"] if whole["peak_mebibytes"] else 0
-        lines.append(
-            f"| {name} | {row['ms']:.0f} | {whole['ms'] / row['ms']:.1f} | "
-            f"{row['peak_mebibytes']:.0f} | {100 * share:.1f} % |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("attention", Options, measure, tables)

@@ -1,96 +1,81 @@
-"""Seconds from starting to play to the first frame: python -m benchmarks.first_frame
+"""Seconds from starting to play to the first frame: python -m benchmarks.first_frame"""
 
-Starts `python -m play --headless --steps 1` and waits for the line that says a frame is there.
-"""
-
-import json
-import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
 
-import numpy as np
-import tyro
-
-from worldmodel.command import run_command
+from benchmarks.measuring import Output, Results, measured_on, run_benchmark
+from worldmodel.command import check_numbers
 from worldmodel.errors import UserError
-from worldmodel.storage.provenance import git_commit, machine
+from worldmodel.evaluation.tables import Blocks
 
-ANNOUNCED = "first frame after"
+FIRST_FRAME = "first frame after"
+RATE = re.compile(r"steps in .* at ([0-9.]+) steps/s")
 TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class Options:
-    """Measure how long one waits for the first frame."""
+class Options(Output):
+    """Measure the seconds from starting `python -m play` to its first frame."""
 
     env: str = "dream-doom"
     """What to play, as for `python -m play`."""
     runs: int = 5
-    """How often; the first one may still compile or read from a cold disk."""
-    json: bool = False
-    """Print JSON instead of a line."""
+    """Number of runs; the first one may compile or read from a cold disk."""
 
 
-def main() -> None:
-    options = tyro.cli(Options, prog="python -m benchmarks.first_frame", description=__doc__)
-    run_command(lambda: run(options))
-
-
-def run(options: Options) -> None:
-    """Do what the options say."""
-    if options.runs < 1:
-        raise UserError(f"--runs must be at least 1, not {options.runs}")
-    seconds = [seconds_to_first_frame(options.env) for _ in range(options.runs)]
-    results: dict[str, Any] = {
+def measure(options: Options) -> Results:
+    check_numbers(options, runs=1)
+    seconds = [play(options.env, 1)[0] for _ in range(options.runs)]
+    return {
         "env": options.env,
         "seconds": seconds,
         "first": seconds[0],
-        "median": float(np.median(seconds)),
-        "load_average": os.getloadavg()[0],
-        "commit": git_commit(),
-        "machine": machine(),
+        "median": median(seconds),
     }
-    if options.json:
-        print(json.dumps(results, indent=2))
-        return
-    shown = ", ".join(f"{value:.2f}" for value in seconds)
-    print(f"first frame of {options.env}: median {results['median']:.2f} s ({shown})")
-    print(
-        f"{results['machine']['cpu']}, torch {results['machine']['torch']}, commit "
-        f"{(results['commit'] or 'unknown')[:12]}, load average {results['load_average']:.1f}"
-    )
 
 
-def seconds_to_first_frame(env: str) -> float:
-    """Start playing in a process of its own, and wait.
+def play(env: str, steps: int) -> tuple[float, float]:
+    """Play without a window in a new process.
+
+    Returns:
+        Seconds to the first frame, and steps per second.
 
     Raises:
-        SystemExit: the game says no, or no frame comes.
+        UserError: the game fails or never ends.
     """
-    command = [sys.executable, "-u", "-m", "play", "--env", env, "--headless", "--steps", "1"]
-    began = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as player:
+    command = [sys.executable, "-u", "-m", "play", "--env", env, "--headless", "--seed", "0"]
+    command += ["--steps", str(steps)]
+    pipe, began = subprocess.PIPE, time.perf_counter()
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as player:
         assert player.stdout is not None
-        seconds = None
+        seconds = rate = None
         for line in player.stdout:
-            if line.startswith(ANNOUNCED):
+            if line.startswith(FIRST_FRAME):
                 seconds = time.perf_counter() - began
-                break
+            if found := RATE.search(line):
+                rate = float(found[1])
         try:
-            _, complaint = player.communicate(timeout=TIMEOUT_S)
+            _, errors = player.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             player.kill()
-            complaint = f"it went on for {TIMEOUT_S} s"
-    if seconds is None or player.returncode != 0:
-        last_line = (complaint.strip().splitlines() or ["no frame came"])[-1]
+            errors = f"it did not end within {TIMEOUT_S} s"
+    if player.returncode != 0 or seconds is None or rate is None:
+        last_line = (errors.strip().splitlines() or ["it printed no first frame or speed"])[-1]
         raise UserError(f"`python {' '.join(command[2:])}` failed: {last_line}")
-    return seconds
+    return seconds, rate
+
+
+def tables(results: Results) -> Blocks:
+    shown = ", ".join(f"{value:.2f}" for value in results["seconds"])
+    return [
+        f"first frame of {results['env']}: median {results['median']:.2f} s ({shown})",
+        measured_on(results),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("first_frame", Options, measure, tables)

@@ -1,4 +1,4 @@
-"""The stack that VideoGPT samples from, for speed alone: a causal pass for every token."""
+"""A plain causal transformer with one pass per token, like VideoGPT's, to compare speed."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,10 @@ from worldmodel.prior.sampling import draw_codes
 
 
 class PlainGPT(nn.Module):
-    """One causal transformer over the n tokens of each of `window` frames, keys and values kept.
+    """One causal transformer over the n tokens of each of `window` frames, with a key-value cache.
 
-    Its layers are those of the frame GPT, so what differs is how often they run. Weights are
-    random, and the memory counts as full from the beginning.
+    It has the frame GPT's layers but runs them for every token. The weights are random, and the
+    cache counts as full from the beginning.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class PlainGPT(nn.Module):
         uniforms: Float[Tensor, "1 n"],
         sampling: Sampling,
     ) -> Int[Tensor, "1 n"]:
-        """Draw a frame's tokens, the keys and values of the oldest frame written over.
+        """Sample a frame's tokens; overwrites the keys and values of the oldest frame.
 
         Args:
-            first_slot: where that frame's begin.
-            last_code: the last token of the frame before.
+            first_slot: the first position of that frame in the cache.
+            last_code: the last token of the previous frame.
         """
         code, codes = last_code, []
         for i in range(self.num_tokens):

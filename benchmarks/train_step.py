@@ -1,94 +1,80 @@
-"""Steps of training VideoGPT as published: python -m benchmarks.train_step vizdoom-hgs
+"""Cost of training VideoGPT as published: python -m benchmarks.train_step vizdoom-hgs
 
-One clip a step, forward, backward and Adam, of the tokenizer and of the prior, in fp32 and bf16,
-with and without recomputed activations; each in a process of its own, for its peak of memory. One
-CPU thread, CPU time; or a GPU, wall-clock time. The data are noise: what is measured is the cost.
+A step is forward, backward and Adam on one clip, of the tokenizer or of the prior, in fp32 or bf16,
+with or without activation checkpointing. Each variant runs in its own process, for its peak of
+memory: CPU time of one thread, or wall-clock time of a GPU. The data are noise.
 """
 
-import json
-import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.cost import MEBIBYTE, in_a_process, memory_now, memory_peak, seconds_of
+from benchmarks.measuring import (
+    MEBIBYTE,
+    Output,
+    Results,
+    check_device,
+    chosen_variants,
+    in_own_process,
+    measured_on,
+    memory_now,
+    memory_peak,
+    run_benchmark,
+    seconds_of,
+)
 from worldmodel import randomness
-from worldmodel.command import run_command
+from worldmodel.command import check_numbers
 from worldmodel.errors import UserError
-from worldmodel.evaluation.tables import table
+from worldmodel.evaluation.tables import Blocks, Table
 from worldmodel.media.frames import clips_to_float
-from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.training.learner import make_optimizers
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED
 
-STAGES = ("vqvae", "prior")
-PRECISIONS = ("fp32", "bf16")
+VARIANTS = [
+    f"{stage} {precision}{recomputed}"
+    for stage in ("vqvae", "prior")
+    for precision in ("fp32", "bf16")
+    for recomputed in ("", " recomputed")
+]
 
 
 @dataclass(frozen=True)
-class Options:
-    """Measure steps of training VideoGPT as published."""
+class Options(Output):
+    """Measure training steps of VideoGPT as published."""
 
     preset: tyro.conf.Positional[str] = "vizdoom-hgs"
-    """Which sizes."""
+    """The published preset whose sizes to use."""
     repeats: int = 2
-    """Timed steps, after one that isn't."""
+    """Timed steps, after one for warming up."""
     device: Literal["cpu", "cuda"] = "cpu"
     """One CPU thread, or a GPU."""
     variant: str | None = None
-    """Measure this variant alone, in this process, and print JSON."""
-    json: bool = False
-    """Print JSON instead of a table."""
+    """Measure only this variant, for example "vqvae bf16 recomputed"."""
 
 
-def main() -> None:
-    options = tyro.cli(Options, prog="python -m benchmarks.train_step", description=__doc__)
-    run_command(lambda: run(options))
-
-
-def run(options: Options) -> None:
-    """Do what the options say."""
+def measure(options: Options) -> Results:
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
-    if options.repeats < 1:
-        raise UserError(f"--repeats must be at least 1, not {options.repeats}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is at hand: leave --device out")
-    torch.set_num_threads(1)
-    if options.variant is not None:
-        print(json.dumps(measure_here(options, options.variant)))
-        return
-    arguments = [options.preset, "--repeats", str(options.repeats), "--device", options.device]
-    rows = {name: in_a_process("benchmarks.train_step", arguments, name) for name in variants()}
-    results = {
+    check_numbers(options, repeats=1)
+    check_device(options.device)
+    variants = chosen_variants(VARIANTS, options.variant)
+    return {
         "preset": options.preset,
-        "commit": git_commit(),
-        "machine": machine(),
-        "load_average": os.getloadavg()[0],
-        "variants": rows,
+        "device": options.device,
+        "variants": in_own_process(measure_here, options, variants),
     }
-    print(json.dumps(results, indent=2) if options.json else as_table(results))
-
-
-def variants() -> list[str]:
-    """Names as "vqvae bf16 recomputed"."""
-    return [
-        f"{stage} {precision}{recomputed}"
-        for stage in STAGES
-        for precision in PRECISIONS
-        for recomputed in ("", " recomputed")
-    ]
 
 
 def measure_here(options: Options, variant: str) -> dict[str, float]:
     """Seconds and peak MiB of one variant, in this process."""
+    check_device(options.device)
     stage, precision, *recomputed = variant.split()
     preset = PUBLISHED[options.preset]
     randomness.seed_torch(0, "benchmark: training steps")
@@ -131,22 +117,14 @@ def _loss(model: VideoGPT, module: nn.Module, clip: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
 
-def as_table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+def tables(results: Results) -> Blocks:
     rows = [
         [name, f"{row['s']:.2f}", f"{row['peak_mib']:.0f}", f"{row['model_mib']:.0f}"]
         for name, row in results["variants"].items()
     ]
-    on = results["machine"]
-    return "\n".join(
-        [
-            *table([f"{results['preset']}, 1 clip", "s a step", "peak MiB", "before it"], rows),
-            "",
-            f"{on['gpu'] or on['cpu']}, torch {on['torch']}, commit "
-            f"{(results['commit'] or 'unknown')[:12]}, load average {results['load_average']:.1f}",
-        ]
-    )
+    header = [f"{results['preset']}, 1 clip", "s per step", "peak MiB", "before the first step"]
+    return [Table(header, rows), measured_on(results)]
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("train_step", Options, measure, tables)

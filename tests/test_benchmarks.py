@@ -9,25 +9,35 @@ import torch
 from conftest import one_line_error
 from toy_square import registered_square
 
-from benchmarks import attention, busy_neighbour, sampling, train_step, vector_dream
-from benchmarks.dream_step import BATCH_SIZES, measure, tables
-from worldmodel.checkpoint import load_checkpoint
+from benchmarks import (
+    attention,
+    busy_neighbour,
+    dream_step,
+    pushing_step,
+    sampling,
+    train_step,
+    vector_dream,
+)
+from benchmarks.measuring import about, run_benchmark
 from worldmodel.errors import UserError
-from worldmodel.storage.provenance import machine
+from worldmodel.evaluation.tables import to_lines
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
 from worldmodel.videogpt.presets import PUBLISHED
 
 
+def shown(module, results) -> str:
+    return "\n".join(to_lines(module.tables({**results, **about()})))
+
+
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
-    results = measure(load_checkpoint(str(tiny_run)), 2)
+    results = dream_step.measure(dream_step.Options(checkpoint=str(tiny_run), steps=2))
     assert len(results["variants"]) == 4
     assert all(row["p50_ms"] > 0 for row in results["variants"].values())
     assert set(results["parts_ms"]) == set(results["floor"]["parts"])
     assert results["floor"]["ms"] > 0
-    assert set(results["batched"]) == {str(size) for size in BATCH_SIZES}
-    about = {"checkpoint": "tiny", "commit": None, "machine": machine(), "load_average": 0.0}
-    text = tables({**about, **results})
+    assert set(results["batched"]) == {str(size) for size in dream_step.BATCH_SIZES}
+    text = shown(dream_step, results)
     for name in results["variants"]:
         assert name in text
 
@@ -39,28 +49,23 @@ def test_vectors_of_dreams_are_measured_in_every_size(tiny_run: Path) -> None:
     rates = results["frames_a_second"]
     assert list(rates) == ["1 dreams, one batch", "3 dreams, one batch", "4 single dreams in turn"]
     assert min(rates.values()) > 0
-    assert "3 dreams, one batch" in vector_dream.table(results)
-
-
-ABOUT = {"commit": None, "machine": machine(), "load_average": 0.0}
+    assert "3 dreams, one batch" in shown(vector_dream, results)
 
 
 SMALL = attention.Options(latent_shape=(2, 3, 8, 1), width=16, heads=2, repeats=1)
-
-
-def test_attention_is_measured_in_every_variant():
-    rows = {name: attention.measure_here(SMALL, name) for name in attention.variants(SMALL)}
-    assert all(row["ms"] > 0 for row in rows.values())
-    text = attention.table({**ABOUT, **attention.described(SMALL), "variants": rows})
-    assert all(name in text for name in rows)
-    assert "48 tokens (2 x 3 x 8 x 1)" in text
 
 
 @pytest.mark.slow
 def test_attention_is_measured_in_processes_of_their_own():
     results = attention.measure(SMALL)
     assert list(results["variants"]) == list(attention.variants(SMALL))
-    assert attention.table({**ABOUT, **results}).count("\n") > len(results["variants"])
+    assert all(row["ms"] > 0 for row in results["variants"].values())
+    text = shown(attention, results)
+    assert all(name in text for name in results["variants"])
+    assert "48 tokens (2 x 3 x 8 x 1)" in text
+    only = attention.measure(replace(SMALL, variant=attention.DENSE))
+    assert list(only["variants"]) == [attention.DENSE]
+    assert attention.DENSE in shown(attention, only)
 
 
 def test_attention_variants_agree_where_all_is_near():
@@ -74,7 +79,7 @@ def test_sampling_is_measured_in_every_variant():
     results = sampling.measure(sampling.Options(preset="tiny-videogpt", tokens=9))
     assert len(results["ms"]) == 4
     assert all(ms > 0 for row in results["ms"].values() for ms in row.values())
-    text = sampling.table({**ABOUT, **results})
+    text = shown(sampling, results)
     assert all(name in text for name in results["ms"])
 
 
@@ -99,19 +104,24 @@ def test_a_cache_of_the_whole_length_gives_the_logits_of_ours(kind):
         torch.testing.assert_close(whole(codes[:, -2], cache.length), expected)
 
 
+def command_of(module):
+    name = module.__name__.rpartition(".")[2]
+    return lambda: run_benchmark(name, module.Options, module.measure, module.tables)
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "complaint"),
     [
-        (attention, ["--width", "10", "--heads", "4"], "can't be shared"),
+        (attention, ["--width", "10", "--heads", "4"], "must be a multiple of"),
         (attention, ["--repeats", "0"], "at least 1"),
         (attention, ["--variant", "fastest"], "--variant must be one of"),
         (sampling, ["--preset", "doom"], "--preset must be one of"),
-        (sampling, ["--tokens", "5000"], "--tokens must be from 1 to 2730"),
+        (sampling, ["--tokens", "5000"], "--tokens must be from 2 to 2730"),
     ],
 )
 def test_benchmarks_say_what_is_wrong(module, arguments, complaint, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
-    assert complaint in one_line_error(module.main)
+    assert complaint in one_line_error(command_of(module))
 
 
 @pytest.mark.parametrize("variant", ["vqvae fp32", "vqvae bf16 recomputed", "prior bf16"])
@@ -119,21 +129,26 @@ def test_train_steps_are_measured(variant: str):
     row = train_step.measure_here(train_step.Options("tiny-videogpt", repeats=1), variant)
     assert row["s"] > 0
     assert row["peak_mib"] >= row["model_mib"] > 0
-    assert variant in train_step.variants()
-    results = {"preset": "tiny-videogpt", **ABOUT, "variants": {variant: row}}
-    assert variant in train_step.as_table(results)
+    assert variant in train_step.VARIANTS
+    results = {"preset": "tiny-videogpt", "device": "cpu", "variants": {variant: row}}
+    assert variant in shown(train_step, results)
+
+
+def test_renderers_are_measured_beside_the_physics_alone():
+    results = pushing_step.measure(pushing_step.Options(episodes=1))
+    assert results["variants"].keys() >= {"rays", "physics alone"}
+    assert "| rays | " in shown(pushing_step, results)
 
 
 def test_an_unknown_preset_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch):
-    options = train_step.Options("nowhere")
-    monkeypatch.setattr(train_step.tyro, "cli", lambda *_, **__: options)
-    assert "the known ones are: moving-mnist" in one_line_error(train_step.main)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "nowhere"])
+    assert "the known ones are: moving-mnist" in one_line_error(command_of(train_step))
 
 
 @pytest.mark.slow
 def test_play_is_measured_alone_and_beside_a_busy_process():
     results = busy_neighbour.measure(busy_neighbour.Options(steps=2, pairs=1))
     assert results["ratio"] == results["beside"][0] / results["alone"][0] > 0
-    assert "dream-doom: " in busy_neighbour.text(results)
+    assert "dream-doom: " in shown(busy_neighbour, results)
     with pytest.raises(UserError, match="unknown --env 'quake'"):
         busy_neighbour.measure(busy_neighbour.Options(env="quake"))
