@@ -35,3 +35,10 @@ def dodging_reward(
     lost, and -1 on death."""
     lost = max(0.0, before["health"] - after["health"])
     return 0.02 - 0.02 * lost - float(terminated)
+
+
+RULES: dict[str, Rule] = {
+    "DoomHealthGatheringSupreme-v0": pickup_reward,
+    "DoomBattle2-v0": battle_reward,
+    "DoomTakeCover-v0": dodging_reward,
+}

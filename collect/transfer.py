@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -18,19 +18,15 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import envs
-from collect.rewards import Rule, battle_reward, dodging_reward, pickup_reward
 from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.command import check_numbers, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.storage.files import locked, read_json, write_json
 
-# Rewards to learn from where the environment's own are sparse or delayed.
-RULES: dict[str, Rule] = {
-    "DoomHealthGatheringSupreme-v0": pickup_reward,
-    "DoomBattle2-v0": battle_reward,
-    "DoomTakeCover-v0": dodging_reward,
-}
+if TYPE_CHECKING:
+    from collect.transfer_worlds import DreamWorlds
+
 NUM_FIRST_FRAMES = 64  # of real games, from which dreams start
 STARTS = ("own", "resets")
 STEPS_A_MINUTE = 4_200  # of learning in a dream on one core, to estimate the time
@@ -94,22 +90,17 @@ def transfer(options: Transfer) -> None:
     worlds = DreamWorlds(options.dream, real, device=options.device)
     worlds.check(arms)
     with locked(options.out):
-        _transfer(options, worlds, arms)
-
-
-def _transfer(options: Transfer, worlds: Any, arms: list[Arm]) -> None:
-    rule = RULES.get(worlds.env_id)
-    _check_same(options, worlds, rule)
-    say(
-        f"{len(arms)} policies learn for {options.steps:,} steps each, about "
-        f"{options.steps / STEPS_A_MINUTE:.0f} minutes per policy on one core, and are scored; "
-        f"output: {options.out}. If interrupted, rerun the same command to resume"
-    )
-    worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
-    for arm in arms:
-        _train(options, worlds, arm, rule)
-    scored = _score(options, worlds, arms)
-    report = write_report(options.out, options, worlds.env_id, scored)
+        _check_same(options, worlds)
+        say(
+            f"{len(arms)} policies learn for {options.steps:,} steps each, about "
+            f"{options.steps / STEPS_A_MINUTE:.0f} minutes per policy on one core, and are scored; "
+            f"output: {options.out}. If interrupted, rerun the same command to resume"
+        )
+        worlds.first_moments(NUM_FIRST_FRAMES, _FIRST_FRAME_SEED)
+        for arm in arms:
+            _train(options, worlds, arm)
+        scored = _score(options, worlds, arms)
+        report = write_report(options.out, options, worlds.env_id, scored)
     Console().print(Markdown(report.read_text()))
     say(f"report: {report}")
 
@@ -153,14 +144,14 @@ def _starts_name(starts: str) -> str:
     return f"{Path(starts).resolve().name}-{EpisodeReader(starts).digest()[:8]}"
 
 
-def _check_same(options: Transfer, worlds: Any, rule: Rule | None) -> None:
+def _check_same(options: Transfer, worlds: "DreamWorlds") -> None:
     """Raises UserError if the folder has policies that learned with other settings."""
     settings = {
         "dream": worlds.digest,
         "real": [worlds.env_id, worlds.env_kwargs],
         "steps": options.steps,
         "num_envs": options.num_envs,
-        "rule": None if rule is None else rule.__name__,
+        "rule": None if worlds.rule is None else worlds.rule.__name__,
     }
     path = options.out / "settings.json"
     learned = {policy.parent for policy in options.out.glob("*/policy*.zip")}
@@ -191,14 +182,14 @@ def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
         raise UserError(f"--{option} must be comma-separated numbers, not {text!r}") from None
 
 
-def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:
+def _train(options: Transfer, worlds: "DreamWorlds", arm: Arm) -> None:
     from collect.policies import FRAME_RECIPE, is_trained, learn_ppo, stacked_frames
 
     path = options.out / arm.name / "policy.zip"
     if is_trained(path, options.steps):
         return
     path.parent.mkdir(exist_ok=True)
-    environments = worlds.training(arm, options.num_envs, rule)
+    environments = worlds.training(arm, options.num_envs)
     with progress_bar() as bar:
         task = bar.add_task(f"training: {arm.name}", total=options.steps)
         learn_ppo(
@@ -214,7 +205,7 @@ def _train(options: Transfer, worlds: Any, arm: Arm, rule: Rule | None) -> None:
         )
 
 
-def _score(options: Transfer, worlds: Any, arms: list[Arm]) -> list[Scored]:
+def _score(options: Transfer, worlds: "DreamWorlds", arms: list[Arm]) -> list[Scored]:
     """Score every policy, the snapshots, and a random player, in both worlds."""
     from collect.policies import snapshots
     from collect.transfer_worlds import Scores

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from collect.policies import rewarded, stacked_frames
-from collect.rewards import Rule
+from collect.rewards import RULES
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
@@ -43,6 +43,7 @@ class DreamWorlds:
 
     Attributes:
         env_id, env_kwargs: of the real game.
+        rule: of the rewards to learn from; None: the environment's own.
         digest: of the dream's files.
         first, timeout: moments at first frames of real games, and the maximum length of a game;
             from `first_moments`.
@@ -64,6 +65,7 @@ class DreamWorlds:
         self.spaces = (dream.observation_space, dream.action_space)
         self.env_id = env_id or recorded_id
         self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
+        self.rule = RULES.get(self.env_id)
         self.first: list[Moment] = []
         self.timeout = LONGEST_GAME
 
@@ -111,11 +113,11 @@ class DreamWorlds:
     def make_real(self) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(self.env_id, **self.env_kwargs)
 
-    def training(self, arm: Arm, num_envs: int, rule: Rule | None) -> VecEnv:
-        """Environments to learn in, with the rewards of a rule."""
+    def training(self, arm: Arm, num_envs: int) -> VecEnv:
+        """Environments to learn in, with the rewards of the rule."""
         if arm.where == "dream":
-            return rewarded(self._dreams_of(arm, num_envs), rule)
-        return rewarded(DummyVecEnv([self.make_real] * num_envs), rule)
+            return rewarded(self._dreams_of(arm, num_envs), self.rule)
+        return rewarded(DummyVecEnv([self.make_real] * num_envs), self.rule)
 
     def scoring(self, where: Where, num_envs: int) -> VecEnv:
         """Environments with their own rewards. Dreams start and time out like real games, with the

@@ -1,14 +1,14 @@
-"""Gymnasium environments: real games, and the dreams learned from them.
+"""Gymnasium environments: real games, and dreams learned from them.
 
-`import envs` registers them; nothing heavy is imported until `gymnasium.make`. The dreams in
-`envs.shipped_names()` come with the project.
+`import envs` registers them; nothing heavy is imported until `gymnasium.make`.
+`envs.shipped_names()` lists the dreams that come with the project.
 """
 
 import gymnasium
 
 from worldmodel.pretrained import shipped_names as shipped_names
 
-# What commands call the real ones that come with the project.
+# Short names of the real environments, for commands.
 REAL_WORLDS = {
     "doom-hgs": "DoomHealthGatheringSupreme-v0",
     "doom-battle2": "DoomBattle2-v0",
@@ -16,17 +16,12 @@ REAL_WORLDS = {
     "robot-pushing": "RobotPushing-v0",
 }
 
-gymnasium.register(
-    id="DoomHealthGatheringSupreme-v0",
-    entry_point="envs.doom:DoomEnv",
-    kwargs={"scenario": "health_gathering_supreme"},
-)
-gymnasium.register(
-    id="DoomBattle2-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "battle2"}
-)
-gymnasium.register(
-    id="DoomTakeCover-v0", entry_point="envs.doom:DoomEnv", kwargs={"scenario": "take_cover"}
-)
+for _id, _scenario in (
+    ("DoomHealthGatheringSupreme-v0", "health_gathering_supreme"),
+    ("DoomBattle2-v0", "battle2"),
+    ("DoomTakeCover-v0", "take_cover"),
+):
+    gymnasium.register(_id, "envs.doom:DoomEnv", kwargs={"scenario": _scenario})
 gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
 gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
 gymnasium.register(

@@ -7,35 +7,32 @@ frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs.dream_world import Moment
-from envs.dream_world import RealMoment as RealMoment
+from envs.dream_world import DreamOptions, RealMoment
 from envs.threads import one_thread
 from envs.vector_dream import STREAM, DreamState, DreamVectorEnv, info_of
 from envs.window import FrameWindow, as_rgb
 from worldmodel import randomness
-from worldmodel.checkpoint import StartsAt
 from worldmodel.command import say
 from worldmodel.errors import UserError
 from worldmodel.prior import fast_head
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
-    """A world model that is stepped like the environment it learned.
+    """A world model with the interface of the environment that it learned.
 
     Observations, actions and the names in `info` are those of the recorded environment. The reward
     is the model's expectation; the end and the changes of the game variables are sampled.
-    `info["surprise"]` is how unexpected the new frame was to the model, in nats a token. In worlds
-    with a pose, `info["pose"]` is the player's, and each of its numbers is in `info` by its name.
-    The same seed, start and actions give the same frames on one machine, however many threads torch
-    has (a dream uses one); other processors may round differently.
+    `info["surprise"]` is the model's negative log-likelihood of the new frame, in nats per token.
+    In worlds with a pose, `info["pose"]` is the player's, and each of its numbers is in `info` by
+    its name. The same seed, start and actions give the same frames on one machine, however many
+    threads torch has (a dream uses one); other processors may round differently.
 
     Args:
         checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
@@ -45,14 +42,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_p: sample each token from the fewest values that together have this probability.
         guidance: as in `Sampling`; None: the checkpoint's own.
         device: of torch, for example "cpu" or "cuda".
-        starts: where dreams begin: a folder of recorded episodes, at moments of its training
-            split; or your own moments, all of one length; None: the checkpoint's own few.
+        starts: moments that dreams start from: a folder of recorded episodes, for moments of its
+            training split; or your own moments, all of the same length; None: the checkpoint's own
+            few.
         starts_at: "anywhere" in those episodes, or at their "reset".
-        render_mode: None, "rgb_array" (the frame, RGB) or "human" (a window of its own).
+        render_mode: None, "rgb_array" (the frame, RGB) or "human" (in a window).
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged; or another argument is out of
-            range.
+            range, or the episodes are of another world.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 8.75}  # noqa: RUF012
@@ -61,34 +59,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self,
         checkpoint: str = "dream-doom",
         *,
-        horizon: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float | None = None,
-        device: str = "cpu",
-        starts: str | Path | Sequence[Moment] | None = None,
-        starts_at: StartsAt = "anywhere",
         render_mode: str | None = None,
+        **dream: Unpack[DreamOptions],
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"render_mode must be None, rgb_array or human, not {render_mode!r}")
-        self._dreams = DreamVectorEnv(
-            1,
-            checkpoint,
-            horizon=horizon,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-            device=device,
-            starts=starts,
-            starts_at=starts_at,
-            autoreset_mode=AutoresetMode.DISABLED,
-        )
+        self._dreams = DreamVectorEnv(1, checkpoint, autoreset_mode=AutoresetMode.DISABLED, **dream)
         self._world = self._dreams.world
         self.model, self.starts = self._world.model, self._world.starts
-        self.horizon = horizon
+        self.horizon = self._world.horizon
         self.render_mode = render_mode
         self.metadata = {**DreamEnv.metadata, "render_fps": self._world.recorded.fps}
         self.action_meanings = self.model.config.actions.meanings
@@ -104,12 +83,12 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     @property
     def num_starts(self) -> int:
-        """How many recorded moments `options={"start": k}` can name."""
+        """The number of moments that `options={"start": k}` chooses from."""
         return len(self._world.moments)
 
     @property
     def pose_range(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The lowest and the highest position that the data have shown; None in worlds without a
+        """The lowest and the highest position in the training data; None in worlds without a
         pose."""
         place = self.model.prior.place
         if place is None:
@@ -117,32 +96,24 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         return place.space.low.cpu().numpy(), place.space.high.cpu().numpy()
 
     def digest(self) -> str:
-        """sha256 of the checkpoint's files: by it one dream is told from another."""
+        """sha256 of the checkpoint's files: identifies the dream."""
         return self._world.digest()
 
     def recorded_env(self) -> tuple[str, dict[str, Any]]:
-        """Id and arguments of the environment that was learned, for `gymnasium.make`.
-
-        Raises:
-            UserError: the checkpoint, which is data, names a module that would be imported.
-        """
+        """Id and arguments of the recorded environment. Raises UserError as `DreamWorld` does."""
         return self._world.recorded_env()
 
     def real_moment(self, start: int) -> RealMoment:
-        """How the real environment gets to where dreams from `start` begin.
-
-        Raises:
-            UserError: the checkpoint, which is data, names a module that would be imported.
-        """
+        """How to bring the real environment to the moment `start`. Raises UserError as `DreamWorld`
+        does."""
         return self._world.real_moment(start)
 
     @property
     def codes(self) -> np.ndarray:
-        """The tokens of the newest frame, int64 (h, w, q): what the model drew. They decide all
-        that follows; pixels are only their picture.
+        """The tokens of the newest frame, int64 (h, w, q), as the model sampled them.
 
         Raises:
-            gymnasium.error.ResetNeeded: no dream has begun.
+            gymnasium.error.ResetNeeded: before the first reset.
         """
         return self._dreams.codes[0]
 
@@ -150,23 +121,23 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a dream.
+        """Start a dream.
 
         Args:
-            seed: of everything drawn from now on.
-            options: {"start": k} names a recorded moment (drawn otherwise); or your own one:
+            seed: of everything sampled from now on.
+            options: {"start": k} chooses a moment (default: a random one); or give your own:
                 {"frames": uint8 (T, H, W, C), "actions": (T-1, ...), "variables": (T, V),
-                "poses": (T, P)} with T >= 1; without variables they begin at their mean,
-                without poses the last is read off its frame.
+                "poses": (T, P)} with T >= 1. Without variables they start at their mean; without
+                poses the last one is predicted from its frame.
 
         Raises:
             UserError: an option is unknown, or does not fit this world.
         """
         if options and options.get("start") is not None:
-            self._world.checked_start(options["start"])  # a batch takes one each as well
+            self._world.checked_start(options["start"])  # a batch would also take an array
         super().reset(seed=seed)
         if seed is not None:
-            # Gymnasium seeds action spaces as it would seed this: the two would be twins.
+            # Gymnasium's own seeding would correlate with that of action spaces.
             self._np_random = randomness.generator(seed, STREAM)
         self._dreams.generators[0] = self.np_random
         frames, infos = self._dreams.reset(options=options)
@@ -176,7 +147,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     @one_thread()
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         stored = self.model.config.actions.checked(action)
-        if self._dreams.is_over.any():  # or has never begun
+        if self._dreams.is_over.any():  # also before the first reset
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         self._dreams.generators[0] = self.np_random  # which the user may replace
         frames, rewards, terminated, truncated, infos = self._dreams.step(stored[None])
@@ -185,10 +156,10 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         return frames[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def get_state(self) -> DreamState:
-        """This moment, to be given back to `set_state` as often as you like.
+        """The state of the dream, for `set_state`.
 
         Raises:
-            gymnasium.error.ResetNeeded: no dream has begun, or it has ended.
+            gymnasium.error.ResetNeeded: before the first reset, or after the end.
         """
         if self._dreams.is_over.any():
             raise gymnasium.error.ResetNeeded("call reset() before get_state()")
@@ -196,14 +167,13 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         return self._dreams.get_state()
 
     def set_state(self, state: DreamState) -> tuple[np.ndarray, dict[str, Any]]:
-        """Go back to a moment; what follows is as if the dream had never left it.
+        """Restore a state; the dream continues as if nothing had happened since.
 
         Returns:
-            Its observation and info. To branch into another future, give
-            `env.np_random` another generator afterwards.
+            Its observation and info. To sample another future, replace `env.np_random` afterwards.
 
         Raises:
-            UserError: it is a moment of a checkpoint of other sizes.
+            UserError: it is of a model of another size.
         """
         self._dreams.generators[0] = self.np_random
         frames, infos = self._dreams.set_state(state)
@@ -219,16 +189,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._window.close()
 
     def _show(self, frame: np.ndarray) -> None:
-        """Draw the frame in a window, where that is asked for."""
         if self.render_mode == "human":
             self._window.show(frame)
 
 
 def compile_once(tell: Callable[[str], None]) -> None:
-    """Have ready what draws a dream's tokens on a CPU. After an install it has to be compiled.
+    """Compile the code that samples a dream's tokens on a CPU, if that hasn't been done yet.
 
     Args:
-        tell: given a line for the person who waits, where there is a wait.
+        tell: called with a line for the user before compiling.
     """
     if fast_head.is_compiled():
         return
@@ -236,7 +205,7 @@ def compile_once(tell: Callable[[str], None]) -> None:
         tell(f"compiling once, about {fast_head.COMPILES_S} s")
     else:
         tell(
-            f"compiling, about {fast_head.COMPILES_S} s at every start: there is no folder to keep "
-            "it in; NUMBA_CACHE_DIR can name one"
+            f"compiling, about {fast_head.COMPILES_S} s at every start, because there is no cache "
+            "folder: set NUMBA_CACHE_DIR to one"
         )
     fast_head.compile_head()

@@ -1,4 +1,4 @@
-"""What one dream and a batch of them share: the model, its spaces, and where dreams begin."""
+"""What all dreams of a checkpoint share: the model, its spaces, and the moments they start from."""
 
 import copy
 import hashlib
@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import gymnasium
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 import envs.threads  # noqa: F401  forked processes work
 from envs.interface import space_of
-from envs.recorded import refuse_imports
+from envs.making import refuse_imports
 from worldmodel.checkpoint import (
     FILES,
     Checkpoint,
@@ -33,18 +33,19 @@ from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.prior.memory import empty_memory
 
 MAX_RECORDED_STARTS = 512
+OWN_MOMENT = ("frames", "actions", "variables", "poses")  # reset options
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a dream begins.
+    """A moment that a dream can start from.
 
     Attributes:
-        frames: uint8 (T, H, W, C), the last of them the moment itself.
+        frames: uint8 (T, H, W, C), up to the moment itself.
         actions: (T-1, *shape), between the frames.
         variables: float32 (T, V).
-        poses: float32 (T, P); None: they are not known.
-        start: its number among the starts; None: it is none of them.
+        poses: float32 (T, P); None: unknown.
+        start: its index among the starts; None: it isn't one of them.
     """
 
     frames: np.ndarray
@@ -56,10 +57,8 @@ class Moment:
 
 @dataclass(frozen=True)
 class RealMoment:
-    """How the real environment gets to the moment that a dream begins from.
-
-    Make it, reset it with the seed, and take the actions.
-    """
+    """How to bring the real environment to a dream's start: reset with the seed, then take the
+    actions."""
 
     env_id: str
     env_kwargs: dict[str, Any]
@@ -67,32 +66,37 @@ class RealMoment:
     actions: np.ndarray
 
 
+class DreamOptions(TypedDict, total=False):
+    """The keyword arguments of `DreamWorld`, for those that pass them on."""
+
+    horizon: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    guidance: float | None
+    device: str
+    starts: str | Path | Sequence[Moment] | None
+    starts_at: StartsAt
+
+
 class DreamWorld:
-    """A checkpoint as dreams are made from it.
+    """A checkpoint, and the settings of its dreams.
 
-    Args:
-        checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
-        horizon: steps until a dream is truncated; None: never.
-        sampling: what of the checkpoint's own sampling to change.
-        device: of torch.
-        starts: where dreams begin: folder of recorded episodes, at moments of its training
-            split; or moments of one's own, all of one length; None: the checkpoint's own.
-        starts_at: "anywhere" in those episodes, or where they were "reset".
-
-    Raises:
-        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
-            range, or the episodes are not of this world.
+    Arguments and errors are those of `envs.dream.DreamEnv`.
     """
 
     def __init__(
         self,
         checkpoint: str,
         *,
-        horizon: int | None,
-        sampling: SamplingOptions,
-        device: str,
-        starts: "str | Path | Sequence[Moment] | None",
-        starts_at: StartsAt,
+        horizon: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        device: str = "cpu",
+        starts: str | Path | Sequence[Moment] | None = None,
+        starts_at: StartsAt = "anywhere",
     ) -> None:
         if horizon is not None and horizon < 1:
             raise UserError(f"horizon must be at least 1, or None for no end, not {horizon}")
@@ -101,9 +105,9 @@ class DreamWorld:
         if starts_at == "reset" and not isinstance(starts, str | Path):
             raise UserError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
-        folder = find_checkpoint(checkpoint)  # once: a hub's may change meanwhile
-        # Or UserError, before the weights are read.
-        self.sampling = sampling.applied_to(read_world(str(folder)).sampling)
+        folder = find_checkpoint(checkpoint)  # only once: on the hub it may change meanwhile
+        chosen = SamplingOptions(temperature, top_k, top_p, guidance)
+        self.sampling = chosen.applied_to(read_world(str(folder)).sampling)  # before the weights
         loaded = load_checkpoint(str(folder), device=self.device)
         self.folder = folder
         self.model, self.recorded = loaded.model, loaded.world
@@ -112,21 +116,22 @@ class DreamWorld:
             0, 255, self.config.tokenizer.frame_shape, np.uint8
         )
         self.action_space = space_of(self.config.actions)
-        self.starts: Starts | None = loaded.starts  # None: moments of one's own
+        self.starts: Starts | None = loaded.starts  # None: the caller's own moments
         if isinstance(starts, str | Path):
             self.starts = self._recorded_starts(loaded, Path(starts), starts_at)
         if starts is None or isinstance(starts, str | Path):
             self.moments = _moments(self.starts)
         else:
             self.starts = None
-            names = ("frames", "actions", "variables", "poses")
-            own = [{name: getattr(moment, name) for name in names} for moment in starts]
-            self.moments = [self._own_moment(options) for options in own]
+            self.moments = [
+                self._own_moment({name: getattr(moment, name) for name in OWN_MOMENT})
+                for moment in starts
+            ]
             if len({len(moment.frames) for moment in self.moments}) != 1:
-                raise UserError("starts: moments of one length are needed, and at least one")
+                raise UserError("starts must be at least one moment, all of the same length")
 
     def digest(self) -> str:
-        """sha256 of the checkpoint's files: by it one dream is told from another."""
+        """sha256 of the checkpoint's files: identifies the dream."""
         digest = hashlib.sha256()
         for name in FILES:
             with (self.folder / name).open("rb") as file:
@@ -134,7 +139,7 @@ class DreamWorld:
         return digest.hexdigest()
 
     def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
-        """The moment that reset options name, else one drawn from the starts.
+        """The moment given by reset options, or a random start.
 
         Raises:
             UserError: an option is unknown, or does not fit this world.
@@ -145,43 +150,45 @@ class DreamWorld:
         start = options.pop("start", None)
         if options:
             raise UserError(
-                f"unknown reset options {sorted(options)}; there are: start; or frames, actions, "
+                f"unknown reset options {sorted(options)}: use start, or frames, actions, "
                 "variables and poses"
             )
         start = int(rng.integers(len(self.moments))) if start is None else self.checked_start(start)
         return replace(self.moments[start], start=start)
 
     def begin(self, moments: Sequence[Moment]) -> tuple[Dream, np.ndarray]:
-        """Dreams from moments of the same length, and the first frames that they show.
+        """Start dreams from moments of the same length.
 
         Returns:
-            The dreams, and uint8 (B, H, W, C).
+            The dreams, and their first frames, uint8 (B, H, W, C).
         """
         given = (
             torch.from_numpy(np.stack([getattr(moment, name) for moment in moments]))
-            for name in ("frames", "actions", "variables", "poses")
+            for name in OWN_MOMENT
         )
         dream = self.model.start(*(array.to(self.device) for array in given))
         return dream, self.model.newest_frames(dream).cpu().numpy()
 
     def recorded_env(self) -> tuple[str, dict[str, Any]]:
-        """Id and arguments of the environment that was learned, for `gymnasium.make`.
+        """Id and arguments of the recorded environment, for `gymnasium.make`.
 
         Raises:
-            UserError: the checkpoint, which is data, names a module that would be imported.
+            UserError: the checkpoint, which is untrusted, names a module that would be imported.
         """
         refuse_imports(self.recorded.env_id, self.recorded.env_kwargs)
         return self.recorded.env_id, copy.deepcopy(self.recorded.env_kwargs)
 
     def real_moment(self, start: int) -> RealMoment:
-        """How the real environment gets to where dreams from `start` begin.
+        """How to bring the real environment to the moment `start`.
 
         Raises:
-            UserError: as `recorded_env`; the starts are the caller's own, or there is no such.
+            UserError: as `recorded_env`; the starts are the caller's own; or there is no such one.
         """
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
-            raise UserError("how the real environment gets to moments of one's own isn't known")
+            raise UserError(
+                "starts are your own moments: the real environment can't be brought to these"
+            )
         start = self.checked_start(start)
         length = self.starts.prefix_lengths[start]
         return RealMoment(
@@ -192,7 +199,7 @@ class DreamWorld:
         )
 
     def check_fit(self, dream: Dream) -> None:
-        """Raises UserError for a dream of a model of other sizes."""
+        """Raises UserError for a dream of a model of another size."""
         own, theirs = empty_memory(self.config, 1, self.device), dream.memory
         if (
             theirs.keys_values[:1].shape != own.keys_values.shape
@@ -201,17 +208,17 @@ class DreamWorld:
             or theirs.poses[:1].shape != own.poses.shape
             or theirs.keyframes.codes[:1].shape != own.keyframes.codes.shape
         ):
-            raise UserError("this is a moment of a checkpoint of other sizes")
+            raise UserError("this state is of a checkpoint of another size")
 
     def checked_start(self, start: Any) -> int:
-        """The number of a moment. Raises UserError for what is none."""
+        """The index of a moment. Raises UserError for anything else."""
         try:
             number = operator.index(start)
         except TypeError:  # 2.7, infinity, a list
             number = -1
         if not 0 <= number < len(self.moments):
             raise UserError(
-                f"start must be from 0 to {len(self.moments) - 1}, a whole number, not {start!r}"
+                f"start must be a whole number from 0 to {len(self.moments) - 1}, not {start!r}"
             )
         return number
 
@@ -227,9 +234,8 @@ class DreamWorld:
         )
 
     def _own_moment(self, options: dict[str, Any]) -> Moment:
-        unknown = set(options) - {"frames", "actions", "variables", "poses"}
-        if unknown:
-            raise UserError(f"options {sorted(unknown)} don't go with frames")
+        if unknown := set(options) - set(OWN_MOMENT):
+            raise UserError(f"options {sorted(unknown)} can't be combined with frames")
         config = self.config
         frames = np.asarray(options["frames"])
         shape = config.tokenizer.frame_shape
@@ -239,11 +245,11 @@ class DreamWorld:
                 f"{frames.dtype} {frames.shape}"
             )
         if len(frames) == 0:
-            raise UserError("frames must hold at least one frame")
+            raise UserError("frames must contain at least one frame")
         none = np.zeros((0, *config.actions.shape), config.actions.dtype)
         actions = np.asarray(options.get("actions", none))
         if not actions.size:
-            actions = none  # [] is of floating numbers, and of another shape
+            actions = none  # [] has another dtype and shape
         try:
             actions = config.actions.checked(actions, (len(frames) - 1,))
         except UserError:
@@ -260,7 +266,7 @@ class DreamWorld:
         ):
             raise UserError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
         poses = self._own_poses(options.get("poses"), len(frames))
-        # A dream sees no further back. Copies: the caller may write over its own arrays.
+        # The model sees no more. Copies: the caller may overwrite its own arrays.
         seen = min(len(frames), config.prior.window)
         return Moment(
             frames[-seen:].copy(),
@@ -270,11 +276,10 @@ class DreamWorld:
         )
 
     def _own_poses(self, given: Any, num_frames: int) -> np.ndarray:
-        """Poses (T, P) as they are given; NaN where they are not.
+        """Poses (T, P) as given; NaN if they are not.
 
         Raises:
-            UserError: they are not finite, or farther outside what the data have shown than that
-                is wide.
+            UserError: they are not finite, or far outside the range of the training data.
         """
         spec, size = self.config.pose, (num_frames, len(self.config.pose))
         if given is None:
@@ -289,22 +294,22 @@ class DreamWorld:
             raise UserError(
                 f"poses must be ({num_frames}, {len(spec)}) numbers: {', '.join(spec.names)}"
                 if len(spec)
-                else "this world tells no pose: leave poses out"
+                else "this world has no pose: leave poses out"
             )
         place = self.model.prior.place
         assert place is not None
         low, high = (part.cpu().numpy() for part in (place.space.low, place.space.high))
         position = poses[:, : len(spec.position)]
-        wide = high - low
-        if (
-            not np.isfinite(poses).all()
-            or not ((position >= low - wide) & (position <= high + wide)).all()
-        ):
+        margin = high - low
+        is_near = (position >= low - margin) & (position <= high + margin)
+        if not np.isfinite(poses).all() or not is_near.all():
             ranges = ", ".join(
                 f"{name} {least:g} to {most:g}"
                 for name, least, most in zip(spec.position, low, high, strict=True)
             )
-            raise UserError(f"poses must be finite and near what the data have shown: {ranges}")
+            raise UserError(
+                f"poses must be finite and near the range of the training data: {ranges}"
+            )
         return poses.astype(np.float32)
 
 

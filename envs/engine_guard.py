@@ -1,10 +1,10 @@
-"""A tiny process that outlives a ViZDoom engine's owner and cleans up after it.
+"""A small process that cleans up after a ViZDoom engine when its owner is gone.
 
-A killed Python process leaves its engine running (it ignores SIGTERM) and its shared
-memory in /dev/shm. `EngineGuard` starts this file as a separate interpreter; when the
-owner closes the pipe or dies, by whatever signal, it kills every engine whose command
-line names the guarded folder, removes the engine's shared memory, and the folder. An engine that
-died together with its owner is known from what the owner said through the pipe.
+A killed Python process leaves its engine running (it ignores SIGTERM) and its shared memory in
+/dev/shm. `EngineGuard` starts this file as a separate interpreter; when the owner closes the pipe
+or dies, by any signal, it kills every engine whose command line names the guarded folder, and
+removes the engine's shared memory and the folder. The owner reports its engines through the pipe,
+in case they die together.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ POLL_S = 0.5
 
 
 class EngineGuard:
-    """A private folder for one engine, and the process that cleans up when its owner is gone."""
+    """A private folder for one engine, and the process that cleans up after it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vizdoom-"))
@@ -32,18 +32,18 @@ class EngineGuard:
             start_new_session=True,  # Ctrl-C in the terminal must not reach it
         )
         self._pipe = process.stdin
-        # Runs once: at close(), when the guard is forgotten, or when the interpreter ends.
+        # Runs once: at close(), when the guard is garbage-collected, or at exit.
         self._finish = weakref.finalize(self, process.communicate)
 
     def note_engines(self) -> None:
-        """Tell the process of the engines that run now: they may be killed before it looks."""
+        """Report the running engines to the process, in case they are killed before it looks."""
         assert self._pipe is not None
         for _, instance_id in engines_using(str(self.folder)):
             self._pipe.write(f"{instance_id}\n".encode())
         self._pipe.flush()
 
     def close(self) -> None:
-        """Clean up now, and wait until it is done. May be called again."""
+        """Clean up now and wait for it. Calling it again does nothing."""
         self._finish()
 
 
@@ -66,7 +66,7 @@ def clean_up(folder: str, instance_ids: set[str]) -> None:
     """Kill the engines of `folder`, remove their shared memory, then the folder.
 
     Args:
-        instance_ids: of engines that may have died already.
+        instance_ids: of engines that may already be dead.
     """
     for process_id, instance_id in engines_using(folder):
         with contextlib.suppress(ProcessLookupError):
@@ -80,17 +80,17 @@ def clean_up(folder: str, instance_ids: set[str]) -> None:
 
 def main() -> None:
     owner, folder = int(sys.argv[1]), sys.argv[2]
-    said = b""
+    reported = b""
     while os.getppid() == owner:
-        # The pipe closes when the owner ends, unless a process it forked still holds a copy:
-        # hence the look at the parent's id as well.
+        # The pipe closes when the owner ends, unless a process that it forked has a copy: so the
+        # parent's id is checked as well.
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable:
             part = os.read(sys.stdin.fileno(), 4096)
             if not part:
                 break
-            said += part
-    clean_up(folder, set(said.decode().split()))
+            reported += part
+    clean_up(folder, set(reported.decode().split()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""From Gymnasium's environments to the descriptions in `worldmodel.interface`, and back.
+"""Convert between Gymnasium environments and the descriptions in `worldmodel.interface`.
 
-Attributes with which an environment describes itself, all optional:
+Optional attributes with which an environment describes itself:
 
     action_meanings  a name for each choice of a Discrete action, or each component of another
     action_choices   for each component of another, names of its values: see `ActionSpec.choices`
     variable_names   the entries of `info` to record
-    pose             the entries that say where the player is: a `PoseSpec`, or its fields, as in
+    pose             the entries that are the player's pose: a `PoseSpec`, or its fields, as in
                      {"position": ("x", "y"), "heading": "angle", "full_turn": 360}
-    controls         which keys choose the actions: see `worldmodel.interface.controls`
+    controls         keys and mouse for the actions: see `worldmodel.interface.controls`
 
 Atari's `get_action_meanings()` and Gymnasium's `get_keys_to_action()` work as well.
 """
@@ -28,34 +28,34 @@ from worldmodel.interface.controls import MOST_BINDINGS, MOST_KEYS_HELD, Control
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 DEFAULT_FPS = 30.0  # as in Gymnasium
-# Codes of pygame 1, which Gymnasium's environments still use.
+# Key codes of pygame 1, which Gymnasium's environments still use.
 OLD_ARROWS = {273: "up", 274: "down", 275: "right", 276: "left"}
 
 
 @dataclass(frozen=True)
 class FlatActions:
-    """An environment's own action space, and the same actions as flat numbers from 0.
+    """Actions of an environment as flat numbers from 0.
 
     Attributes:
-        own: the space as the environment has it.
-        spec: of the flat ones.
+        own: the environment's own action space.
+        spec: describes the flat actions.
     """
 
     own: gymnasium.Space[Any]
     spec: ActionSpec
 
     def to_own(self, action: Any) -> Any:
-        """The environment's action for a flat one."""
+        """Convert a flat action to the environment's."""
         own, numbers = self.own, np.asarray(action).reshape(self.own.shape or ())
         if not isinstance(own, spaces.Box):
             return (numbers + getattr(own, "start", 0)).astype(own.dtype)[()]
         if np.issubdtype(own.dtype, np.integer):
             numbers = np.rint(numbers)
-        # A bound in float32 may lie outside the one that it was rounded from.
+        # A bound rounded to float32 may exceed the original.
         return np.clip(numbers.astype(own.dtype), own.low, own.high)
 
     def from_own(self, action: Any) -> Any:
-        """The flat action for one of the environment's, clipped to the flat space's bounds."""
+        """Convert an action of the environment to a flat one, clipped to its bounds."""
         if isinstance(self.own, spaces.Box):
             numbers = np.asarray(action, self.spec.dtype).reshape(self.spec.shape)
             return np.clip(numbers, *np.asarray((self.spec.low, self.spec.high), np.float32))
@@ -64,14 +64,14 @@ class FlatActions:
 
 
 def flat_actions(own: gymnasium.Space[Any], *, limit: float | None = None) -> FlatActions:
-    """The flat form of an action space.
+    """Describe an action space in flat form.
 
     Args:
-        limit: replaces a Box's infinite bounds, by -limit and limit.
+        limit: replaces a Box's infinite bounds by -limit and limit.
 
     Raises:
         UserError: it is neither Discrete, MultiDiscrete, MultiBinary nor Box, or a Box with
-            a bound that is infinite or leaves no room.
+            infinite or equal bounds.
     """
     if isinstance(own, spaces.Box):
         return FlatActions(own, _flat_box(own, limit))
@@ -95,11 +95,11 @@ def _flat_box(own: spaces.Box, limit: float | None) -> ActionSpec:
         span = high - low
     if not np.isfinite(span).all():
         raise UserError(
-            f"actions in {one_line(own)} have no bounds: choose some for what has none, as "
-            "--action-limit 1 for -1 to 1"
+            f"actions in {one_line(own)} have no bounds: choose some, for "
+            "example --action-limit 1 for -1 to 1"
         )
     if len(span) == 0 or span.min() <= 0:
-        raise UserError(f"actions in {one_line(own)} leave no choice in a number")
+        raise UserError(f"actions in {one_line(own)} have a number with equal bounds")
     return ActionSpec("box", low=tuple(low.tolist()), high=tuple(high.tolist()))
 
 
@@ -113,20 +113,20 @@ def space_of(actions: ActionSpec) -> gymnasium.Space:
 
 
 def actions_of(env: gymnasium.Env[Any, Any], *, limit: float | None = None) -> FlatActions:
-    """An environment's actions, with their names.
+    """Describe an environment's actions, with their names.
 
     Args:
-        limit: as of `flat_actions`.
+        limit: as for `flat_actions`.
 
     Raises:
         UserError: as `flat_actions`.
     """
-    flat, said = flat_actions(env.action_space, limit=limit), env.unwrapped
-    if hasattr(said, "get_action_meanings"):
-        meanings = said.get_action_meanings()  # pyright: ignore[reportAttributeAccessIssue]
+    flat, given = flat_actions(env.action_space, limit=limit), env.unwrapped
+    if hasattr(given, "get_action_meanings"):
+        meanings = given.get_action_meanings()  # pyright: ignore[reportAttributeAccessIssue]
     else:
-        meanings = getattr(said, "action_meanings", ())
-    choices = getattr(said, "action_choices", ())
+        meanings = getattr(given, "action_meanings", ())
+    choices = getattr(given, "action_choices", ())
     spec = flat.spec
     # Names that don't fit the space are ignored.
     with contextlib.suppress(UserError):
@@ -137,17 +137,17 @@ def actions_of(env: gymnasium.Env[Any, Any], *, limit: float | None = None) -> F
 
 
 def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """The actions of an environment that can be recorded as they are, for they are flat already.
+    """Describe an environment's actions if they are already flat.
 
     Raises:
-        UserError: they are not.
+        UserError: they are not, so they can't be recorded.
     """
     actions = actions_of(env)
     if space_of(actions.spec) != actions.own:
         raise UserError(
             f"actions in {one_line(actions.own)} cannot be recorded as they are: a Discrete or "
             "flat MultiDiscrete space from 0, or a flat bounded Box of float32 is needed. "
-            "Pixels-v0 makes one of any"
+            "Pixels-v0 converts any space"
         )
     return actions.spec
 
@@ -158,50 +158,47 @@ def variable_names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
 
 
 def pose_of(env: gymnasium.Env[Any, Any]) -> PoseSpec:
-    """The numbers in an environment's `info` that make up its player's pose, if it has one.
+    """The numbers in an environment's `info` that are its player's pose, if it has one.
 
     Raises:
         UserError: its attribute `pose` is malformed.
     """
-    said = getattr(env.unwrapped, "pose", NO_POSE)
-    if isinstance(said, PoseSpec):
-        return said
+    given = getattr(env.unwrapped, "pose", NO_POSE)
+    if isinstance(given, PoseSpec):
+        return given
     try:
-        return PoseSpec.from_json(said)
+        return PoseSpec.from_json(given)
     except UserError as error:
-        raise UserError(f"its attribute pose: {error}") from None
+        raise UserError(f"attribute pose: {error}") from None
 
 
 def fps_of(env: gymnasium.Env[Any, Any]) -> float:
-    """Steps a second of an environment's own time."""
+    """Steps per second of an environment."""
     return float(env.metadata.get("render_fps") or DEFAULT_FPS)
 
 
 def controls_of(env: gymnasium.Env[Any, Any], actions: FlatActions) -> Controls | None:
     """An environment's own controls; None if it defines none.
 
-    Args:
-        actions: the environment's.
-
     Raises:
         UserError: they don't fit its actions.
     """
-    said = getattr(env.unwrapped, "controls", None)
-    if said is None and env.has_wrapper_attr("get_keys_to_action"):
-        said = _translated(env.get_wrapper_attr("get_keys_to_action")(), actions)
-    if not said:
+    given = getattr(env.unwrapped, "controls", None)
+    if given is None and env.has_wrapper_attr("get_keys_to_action"):
+        given = _translated(env.get_wrapper_attr("get_keys_to_action")(), actions)
+    if not given:
         return None
     try:
-        return Controls.from_json(said, actions.spec)
+        return Controls.from_json(given, actions.spec)
     except UserError as error:
         raise UserError(f"the controls of this world: {error}") from None
 
 
 def _translated(keys_to_action: Mapping[Any, Any], actions: FlatActions) -> dict[str, Any]:
-    """Controls from what `gymnasium.utils.play` takes: keys as a string of characters, or as
-    one or a tuple of characters and codes; actions of the environment's own.
+    """Convert the controls of `gymnasium.utils.play`: keys as a string of characters, or as one or
+    a tuple of characters and codes; the environment's own actions.
 
-    Combinations with keys that have no name are left out.
+    Combinations with unnamed keys are left out.
     """
     spec = actions.spec
     chosen: dict[frozenset[str], tuple[Number, ...]] = {}
@@ -212,7 +209,7 @@ def _translated(keys_to_action: Mapping[Any, Any], actions: FlatActions) -> dict
     idle = chosen.pop(frozenset(), spec.numbers(spec.idle))
     bindings = []
     for names, wanted in chosen.items():
-        # A combination sets the whole action: gas and brake together may mean no gas.
+        # A combination sets all components: gas and brake together may mean no gas.
         sets = {i: value for i, value in enumerate(wanted) if len(names) > 1 or value != idle[i]}
         if sets:
             bindings.append({"keys": sorted(names), "sets": sets})
@@ -220,9 +217,9 @@ def _translated(keys_to_action: Mapping[Any, Any], actions: FlatActions) -> dict
 
 
 def _key_names(keys: Any) -> frozenset[str] | None:
-    """Names of the keys of a combination; None where one has no name."""
+    """Names of the keys of a combination; None if one has no name."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    import pygame  # whose names they are
+    import pygame
 
     each = (keys,) if isinstance(keys, int) else tuple(keys)
     codes = [key if isinstance(key, int) else ord(key.lower()) for key in each]

@@ -1,4 +1,4 @@
-"""Many dreams as a stable-baselines3 VecEnv: `PPO("CnnPolicy", DreamVecEnv(16, horizon=200))`."""
+"""A batch of dreams for stable-baselines3: PPO("CnnPolicy", DreamVecEnv(16, horizon=200))"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from worldmodel.errors import UserError
 
 
 class DreamVecEnv(VecEnv):
-    """A `DreamVectorEnv` behind stable-baselines3's interface.
+    """A `DreamVectorEnv` with stable-baselines3's interface.
 
-    Each info carries the dream's game variables and its surprise; where a dream has ended, also
+    Each info has the dream's game variables and its surprise; where a dream has ended, also
     "terminal_observation" and "TimeLimit.truncated".
 
     Args:
-        num_envs: how many dreams.
-        dream: arguments of `DreamVectorEnv`, without the autoreset mode.
+        num_envs: number of dreams.
+        dream: arguments of `DreamVectorEnv`, except the autoreset mode.
     """
 
     def __init__(self, num_envs: int = 16, **dream: Any) -> None:
@@ -39,7 +39,7 @@ class DreamVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         options = [option for option in self._options if option]
         if options and any(option != options[0] for option in self._options):
-            raise UserError("all dreams take the same reset options")
+            raise UserError("all dreams need the same reset options")
         seeds = None if self._seeds[0] is None else list(self._seeds)
         frames, infos = self.dreams.reset(seed=seeds, options=options[0] if options else None)
         self._reset_seeds()
@@ -75,7 +75,7 @@ class DreamVecEnv(VecEnv):
         return [getattr(self.dreams, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        raise NotImplementedError("attributes are shared by all dreams: set them when making them")
+        raise NotImplementedError("dreams share their attributes: set them when making DreamVecEnv")
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any

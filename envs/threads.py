@@ -1,9 +1,8 @@
-"""How many threads a dream takes: one, whatever the rest of the process has.
+"""Run dreams on one thread, whatever the rest of the process uses.
 
-A step is many small operations. Shared out among threads they are no faster on an idle machine,
-and beside one busy process up to 30 times slower, for each waits for the slowest thread. And sums
-that are shared out round differently: with one thread a dream is the same on every machine of a
-kind.
+A step is many small operations. With several threads they are no faster on an idle machine, and up
+to 30 times slower beside one busy process, because each waits for the slowest thread. Also, the
+rounding of sums depends on the number of threads: with one, a dream is reproducible.
 """
 
 import os
@@ -15,21 +14,19 @@ import torch
 
 _lock = threading.Lock()
 _num_within = 0
-_outside = 1  # threads that the process had before the first entered
+_outside = 1  # the number of threads before the first entered
 
-# A forked child has none of its parent's threads. It would wait for them for ever: with Gymnasium's
-# AsyncVectorEnv, with stable-baselines3's SubprocVecEnv. So children of a process that knows dreams
-# have one.
+# A forked child, as in Gymnasium's AsyncVectorEnv, has none of its parent's threads and would wait
+# for them forever. So forked children get one thread.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch uses one thread; afterwards as many as before. Takes microseconds.
+    """Let torch use one thread in this context, afterwards as many as before. Takes microseconds.
 
-    torch keeps a number for each thread of Python, and one for threads that are new: that is the
-    process's own again once nobody is within any more.
+    torch has a setting per Python thread, and one for new threads; the last to leave restores that.
     """
     global _num_within, _outside
     with _lock:

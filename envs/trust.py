@@ -1,7 +1,7 @@
-"""Policy files that may be loaded: those made on this machine, and those that its user trusts.
+"""Remember which policy files may be loaded: those made on this machine, and those the user trusts.
 
-stable-baselines3's files carry pickles, which run what whoever made them likes. A file is known by
-the sha256 of its content, noted in the user's cache folder.
+stable-baselines3's files contain pickles, which can run any code. A file is identified by the
+sha256 of its content, which is stored in the user's cache folder.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ def cache_folder() -> Path:
 
 
 def remember(path: Path) -> None:
-    """Note that a file may be loaded from now on."""
+    """Allow a file to be loaded from now on."""
     digest = _digest(path)
     _remembered.add(digest)
-    # A home that can't be written to costs a --trust in the next process, no more.
+    # If the cache folder isn't writable, the next process needs --trust again.
     with contextlib.suppress(OSError, RuntimeError):
         note = _note(digest)
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def remember(path: Path) -> None:
 
 
 def is_remembered(path: Path) -> bool:
-    """Whether a file of this very content may be loaded."""
+    """Whether a file with this content may be loaded."""
     digest = _digest(path)
     try:
         return digest in _remembered or _note(digest).exists()

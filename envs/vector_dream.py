@@ -1,4 +1,4 @@
-"""Many dreams at once: one model, one batch.
+"""A batch of dreams of one model.
 
 import envs
 dreams = gymnasium.make_vec("VideoGPTDream-v0", num_envs=16, checkpoint="dream-doom")
@@ -8,8 +8,7 @@ frames, rewards, terminated, truncated, infos = dreams.step(dreams.action_space.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -18,24 +17,19 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.dream_world import DreamWorld, Moment
+from envs.dream_world import DreamOptions, DreamWorld
 from envs.window import as_rgb
 from worldmodel import randomness
-from worldmodel.checkpoint import StartsAt
 from worldmodel.dream import Dream, Step
 from worldmodel.errors import UserError
-from worldmodel.interface.sampling import SamplingOptions
 
-# One for all dreams, whose i-th has the seed + i; or one for each.
-Seeds = int | Sequence[int | None] | None
-
-
-STREAM = "dream"  # of the seed: the random numbers of a dream
+Seeds = int | Sequence[int | None] | None  # dream i gets seed + i, or its own from a list
+STREAM = "dream"  # the name of a dream's random stream
 
 
 @dataclass(frozen=True)
 class DreamState:
-    """A moment of N dreams, to return to or to branch from. An opaque token."""
+    """The complete state of N dreams, to restore or to branch from. An opaque token."""
 
     dream: Dream
     frames: np.ndarray
@@ -45,22 +39,23 @@ class DreamState:
 
 
 class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
-    """N dreams that one model makes together.
+    """A batch of N dreams.
 
-    Each is what `DreamEnv` with its seed would be, up to floating-point rounding. Each takes some
-    2 MB of memory for its keys and values. Arguments that are not listed are those of `DreamEnv`.
+    Each equals a `DreamEnv` with its seed, up to floating-point rounding, and takes about 2 MB of
+    memory for its keys and values.
 
     Args:
         num_envs: N.
-        autoreset_mode: what happens after an end, as Gymnasium defines it: `NEXT_STEP` begins
-            the next dream in the step after, `SAME_STEP` in the same one, and the last frame and
-            info are in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
+        checkpoint: as for `DreamEnv`.
+        autoreset_mode: what happens after an end, as Gymnasium defines it: `NEXT_STEP` starts
+            the next dream in the following step, `SAME_STEP` in the same one, with the last frame
+            and info in `infos["final_obs"]` and `infos["final_info"]`; `DISABLED` leaves it to
             `reset(options={"reset_mask": ...})`.
         render_mode: None, or "rgb_array": the frames, RGB.
+        dream: other arguments of `DreamEnv`.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged; or another argument is out of
-            range.
+        UserError: as `DreamEnv`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}  # noqa: RUF012
@@ -70,29 +65,15 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         num_envs: int = 1,
         checkpoint: str = "dream-doom",
         *,
-        horizon: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float | None = None,
-        device: str = "cpu",
-        starts: str | Path | Sequence[Moment] | None = None,
-        starts_at: StartsAt = "anywhere",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        **dream: Unpack[DreamOptions],
     ) -> None:
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, not {num_envs}")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode must be None or rgb_array, not {render_mode!r}")
-        self.world = DreamWorld(
-            checkpoint,
-            horizon=horizon,
-            sampling=SamplingOptions(temperature, top_k, top_p, guidance),
-            device=device,
-            starts=starts,
-            starts_at=starts_at,
-        )
+        self.world = DreamWorld(checkpoint, **dream)
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
@@ -101,7 +82,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             "render_fps": self.world.recorded.fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.model, self.horizon = self.world.model, horizon
+        self.model, self.horizon = self.world.model, self.world.horizon
         self.variable_names = self.model.config.variable_names
         self.pose = self.model.config.pose
         self.single_observation_space = self.world.observation_space
@@ -117,7 +98,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     @property
     def has_begun(self) -> bool:
-        """Whether there have been dreams."""
+        """Whether `reset` has been called."""
         return self._dream is not None
 
     @property
@@ -125,7 +106,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """The tokens of the newest frames, int64 (N, h, w, q).
 
         Raises:
-            gymnasium.error.ResetNeeded: no dream has begun.
+            gymnasium.error.ResetNeeded: before the first reset.
         """
         if self._dream is None:
             raise gymnasium.error.ResetNeeded("call reset() before codes")
@@ -133,7 +114,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     @property
     def num_starts(self) -> int:
-        """How many recorded moments `options={"start": k}` can name."""
+        """The number of moments that `options={"start": k}` chooses from."""
         return len(self.world.moments)
 
     @property
@@ -144,18 +125,18 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Each dream's own seed."""
-        _ = self.np_random  # those not seeded yet are now
+        _ = self.np_random  # seeds the dreams that have no seed yet
         return tuple(self._own_seeds)
 
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin all dreams, or those of a mask.
+        """Start all dreams, or those of a mask.
 
         Args:
-            seed: as Gymnasium's: of dream i `seed + i`, or a list of one each.
-            options: as of `DreamEnv.reset`; `start` may be an array of one each. Beside them
-                "reset_mask", bool (N,): which to begin; the others stay.
+            seed: dream i gets `seed + i`, or its own from a list.
+            options: as for `DreamEnv.reset`; `start` may be an array with one per dream. Also
+                "reset_mask", bool (N,): the dreams to start; the others continue.
 
         Raises:
             UserError: an option is unknown or does not fit, or there are too few seeds.
@@ -177,7 +158,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 f"dreams {np.flatnonzero(self.is_over).tolist()} are over: "
                 'call reset(options={"reset_mask": ...})'
             )
-        beginning = np.flatnonzero(self.is_over)  # where the last step ended, in NEXT_STEP
+        beginning = np.flatnonzero(self.is_over)  # in NEXT_STEP, those that ended before
         stepping = np.flatnonzero(~self.is_over)
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
@@ -196,15 +177,14 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self._begin(beginning, infos, {})
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self.is_over.any():
             self._begin_at_once(np.flatnonzero(self.is_over), infos)
-        everyone = np.arange(self.num_envs)
-        infos = self._with_variables(infos, everyone)
+        infos = self._with_variables(infos, np.arange(self.num_envs))
         return self.frames.copy(), rewards, terminated, truncated, infos
 
     def get_state(self) -> DreamState:
-        """This moment of all dreams, to be given back to `set_state` as often as you like.
+        """The state of all dreams, for `set_state`.
 
         Raises:
-            gymnasium.error.ResetNeeded: no dream has begun.
+            gymnasium.error.ResetNeeded: before the first reset.
         """
         if self._dream is None:
             raise gymnasium.error.ResetNeeded("call reset() before get_state()")
@@ -217,13 +197,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         )
 
     def set_state(self, state: DreamState) -> tuple[np.ndarray, dict[str, Any]]:
-        """Go back to a moment; what follows is as if the dreams had never left it.
+        """Restore a state; the dreams continue as if nothing had happened since.
 
         Returns:
             Its observations and infos.
 
         Raises:
-            UserError: it is a moment of another number of dreams, or of other sizes.
+            UserError: it is of another number of dreams, or of a model of another size.
         """
         if len(state.frames) != self.num_envs:
             raise UserError(f"a state of {self.num_envs} dreams is needed, not {len(state.frames)}")
@@ -235,17 +215,17 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return self.frames.copy(), self._with_variables({}, np.arange(self.num_envs))
 
     def branch(self, state: DreamState, *, seed: Seeds = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """N futures of one moment of a single dream: all go on from it, each with its own draws.
+        """Continue a single dream N times, each with its own random numbers.
 
         Args:
             state: from `DreamEnv.get_state`, of the same checkpoint.
-            seed: as of `reset`.
+            seed: as for `reset`.
 
         Returns:
-            The moment's observation and info, N times.
+            The state's observation and info, N times.
 
         Raises:
-            UserError: it is a moment of several dreams, or of a checkpoint of other sizes.
+            UserError: it is of several dreams, or of a model of another size.
         """
         if len(state.frames) != 1:
             raise UserError(f"a state of one dream is needed, not of {len(state.frames)}")
@@ -268,13 +248,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return rng
 
     def _seed(self, seed: Seeds, rows: np.ndarray) -> None:
-        """New generators for the dreams at `rows` that get a seed."""
+        """Give the dreams at `rows` new generators, where there are seeds."""
         if seed is None:
             return
         if isinstance(seed, int | np.integer):
             seed = [int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
-            raise UserError(f"{self.num_envs} seeds are needed, one a dream, not {len(seed)}")
+            raise UserError(f"{self.num_envs} seeds are needed, one per dream, not {len(seed)}")
         for i in rows:
             if (seed_of_i := seed[i]) is not None:
                 self.generators[i] = randomness.generator(int(seed_of_i), STREAM)
@@ -286,7 +266,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise UserError(
-                f"reset_mask must be bool of shape ({self.num_envs},) with a True in it, not "
+                f"reset_mask must be bool ({self.num_envs},) with at least one True, not "
                 f"{mask.dtype} {mask.shape}"
             )
         if self._dream is None and not mask.all():
@@ -294,11 +274,11 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return np.flatnonzero(mask)
 
     def _begin(self, rows: np.ndarray, infos: dict[str, Any], options: dict[str, Any]) -> None:
-        """New dreams at `rows`; where they began goes into `infos`."""
+        """Start dreams at `rows`; adds their starts to `infos`."""
         starts: Any = options.get("start")
         is_one_each = isinstance(starts, list | tuple) or getattr(starts, "ndim", 0) > 0
         if is_one_each and len(starts) != self.num_envs:
-            raise UserError(f"start must be one number, or {self.num_envs}, one a dream")
+            raise UserError(f"start must be one number, or {self.num_envs}, one per dream")
         moments = []
         for i in rows:
             own = {"start": starts[i]} if is_one_each else {}
@@ -317,13 +297,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self._put(infos, "start", chosen, rows)
 
     def _begin_at_once(self, ended: np.ndarray, infos: dict[str, Any]) -> None:
-        """Begin dreams in the step that ended them; how they ended goes into `infos`."""
+        """Start dreams in the step that ended them; adds the last observations to `infos`."""
         final_info = self._with_variables({}, ended)
         surprise = infos.pop("surprise")
         del infos["_surprise"]
         self._put(final_info, "surprise", surprise, ended)
-        if len(going_on := np.setdiff1d(np.arange(self.num_envs), ended)):
-            self._put(infos, "surprise", surprise.copy(), going_on)
+        if len(others := np.setdiff1d(np.arange(self.num_envs), ended)):
+            self._put(infos, "surprise", surprise.copy(), others)
         final_frames = np.full(self.num_envs, None, object)
         for i in ended:
             final_frames[i] = self.frames[i].copy()
@@ -332,7 +312,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._begin(ended, infos, {})
 
     def _step_all(self, actions: np.ndarray, stepping: np.ndarray) -> Step:
-        """One step of the whole batch; only the generators of those `stepping` are drawn from."""
+        """Step the complete batch; only generators of the dreams `stepping` advance."""
         assert self._dream is not None
         uniforms = np.zeros((self.num_envs, self.model.num_uniforms), np.float32)
         for i in stepping:
@@ -351,24 +331,23 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def _with_variables(self, infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
         assert self._dream is not None
         variables = self._dream.variables.cpu().numpy().astype(np.float64)
-        for name, values in zip(self.variable_names, variables.T, strict=True):
-            self._put(infos, name, values.copy(), rows)
+        named = list(zip(self.variable_names, variables.T, strict=True))
         if self.pose:
             poses = self._dream.shown_pose.cpu().numpy().astype(np.float64)
-            for name, values in zip(self.pose.names, poses.T, strict=True):
-                self._put(infos, name, values.copy(), rows)
-            self._put(infos, "pose", poses, rows)
+            named += [*zip(self.pose.names, poses.T, strict=True), ("pose", poses)]
+        for name, values in named:
+            self._put(infos, name, values.copy(), rows)
         return infos
 
     def _put(self, infos: dict[str, Any], name: str, values: Any, rows: np.ndarray) -> None:
-        """An entry of Gymnasium's vector infos, and its mask of those that have it."""
+        """Add an entry to Gymnasium's vector infos, with the mask of dreams that have it."""
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
         infos[name], infos[f"_{name}"] = values, mask
 
 
 def info_of(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What Gymnasium's vector infos say of one environment, in plain numbers."""
+    """The info of one environment from Gymnasium's vector infos, in plain numbers."""
     return {
         name: values[i].item() if np.ndim(values[i]) == 0 else values[i].copy()
         for name, values in infos.items()

@@ -1,4 +1,4 @@
-"""A window that shows frames, one for each environment that asks for one."""
+"""A window that shows an environment's frames."""
 
 import weakref
 from typing import Any
@@ -20,11 +20,11 @@ def any_is_open() -> bool:
 
 
 class FrameWindow:
-    """Shows frames in true proportions. Opens with the first one.
+    """Shows frames without distortion; opens with the first one.
 
     Args:
         title: of the window.
-        fps: frames a second; `show` waits for the next one's time.
+        fps: frames per second; `show` waits accordingly.
     """
 
     def __init__(self, title: str, *, fps: float) -> None:
@@ -32,7 +32,7 @@ class FrameWindow:
         self._window: Any = None
 
     def show(self, frame: np.ndarray) -> None:
-        """Draw a frame, uint8 (H, W, 1 or 3), as large as fits."""
+        """Show a frame, uint8 (H, W, 1 or 3), as large as fits."""
         import pygame
 
         height, width = frame.shape[:2]
@@ -50,13 +50,13 @@ class FrameWindow:
         self._clock.tick(self.fps)
 
     def picture(self) -> np.ndarray:
-        """What the open window shows, uint8 (H, W, 3)."""
+        """The content of the open window, uint8 (H, W, 3)."""
         import pygame
 
         return pygame.surfarray.array3d(self._window.get_surface()).swapaxes(0, 1)
 
     def close(self) -> None:
-        """Close this window, and no other. pygame itself stays: others may be using it."""
+        """Close only this window; pygame stays initialised, because others may be using it."""
         if self._window is not None:
             self._window.destroy()
             self._window = None

@@ -439,7 +439,7 @@ def test_a_name_that_no_folder_can_have_is_refused(name: str):
 
 
 def test_a_folder_of_films_with_a_colon_is_a_world(copy: Path):
-    """Whoever makes an environment of it refuses to import a module (`envs.recorded`)."""
+    """Whoever makes an environment of it refuses to import a module (`envs.making`)."""
     change_config(copy, lambda c: c["world"].update(env_id="clips:2024"))
     assert load_checkpoint(str(copy)).world.env_id == "clips:2024"
     change_config(copy, lambda c: c["world"].update(env_id="evil_module:Doom-v0"))

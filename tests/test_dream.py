@@ -281,7 +281,7 @@ def test_a_moment_of_any_length_counts_by_its_last_frames(dream):
 
 @pytest.mark.parametrize("start", [[1, 2], float("inf"), 0.5, 2.7, "0", 10**30, np.array([0])])
 def test_a_start_is_a_whole_number(dream, start):
-    with pytest.raises(UserError, match="start must be from 0 to 1, a whole number"):
+    with pytest.raises(UserError, match="start must be a whole number from 0 to 1"):
         dream.reset(options={"start": start})
 
 
@@ -391,7 +391,10 @@ def test_a_moment_of_ones_own_is_dreamed_on(dream):
         ({"frames": np.zeros((2, 64, 64, 3), np.uint8), "actions": [[0]]}, "need the 1 actions"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "variables": [[np.nan]]}, "finite"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "variables": [["full"]]}, "finite"),
-        ({"frames": np.zeros((1, 64, 64, 3), np.uint8), "seed": 1}, "don't go with"),
+        (
+            {"frames": np.zeros((1, 64, 64, 3), np.uint8), "seed": 1},
+            "can't be combined",
+        ),
     ],
 )
 def test_a_moment_that_does_not_fit_is_refused(dream, options, message):
@@ -459,7 +462,7 @@ def test_the_real_moment_is_where_the_start_was_recorded(dream):
 
 @pytest.mark.parametrize("start", [-1, 10_000])
 def test_there_is_no_real_moment_beyond_the_starts(dream, start: int):
-    with pytest.raises(ValueError, match="start must be from 0 to"):
+    with pytest.raises(ValueError, match="start must be a whole number from 0 to"):
         dream.real_moment(start)
 
 

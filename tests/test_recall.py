@@ -199,8 +199,8 @@ def test_a_moment_without_a_pose_gets_one_from_its_frame(posed: DreamEnv):
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ([np.nan, 0, 0], "near what the data have shown: x 0 to 4"),
-        ([500, 40, 0], "near what the data have shown"),
+        ([np.nan, 0, 0], "near the range of the training data: x 0 to 4"),
+        ([500, 40, 0], "near the range of the training data"),
     ],
 )
 def test_a_pose_far_outside_is_refused(posed: DreamEnv, last, message):

@@ -196,13 +196,13 @@ def test_a_moment_of_another_checkpoint_is_refused(make, tiny_run):
     dreams.reset(seed=0)
     single = DreamEnv("dream-doom")
     single.reset(seed=0)
-    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
+    with pytest.raises(ValueError, match="a checkpoint of another size"):
         dreams.branch(single.get_state())
     own = DreamEnv(str(tiny_run))
-    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
+    with pytest.raises(ValueError, match="a checkpoint of another size"):
         own.set_state(single.get_state())
     alike = DreamEnv("dream-battle2")  # of the same sizes but for the variables
-    with pytest.raises(ValueError, match="a moment of a checkpoint of other sizes"):
+    with pytest.raises(ValueError, match="a checkpoint of another size"):
         alike.set_state(single.get_state())
 
 
@@ -316,11 +316,11 @@ def test_dreams_begin_at_moments_of_ones_own(tiny_run: Path, toy_data: Path):
     _, infos = dreams.reset(seed=0, options={"start": [1, 0]})
     assert infos["column"].tolist() == [episode.variables[6, 0], episode.variables[2, 0]]
     single = DreamEnv(str(tiny_run), starts=moments)
-    with pytest.raises(ValueError, match="one's own"):
+    with pytest.raises(ValueError, match="your own moments"):
         single.real_moment(0)
     shorter = Moment(episode.frames[:1], episode.action[:0], episode.variables[:1])
     for wrong in ([], [*moments, shorter]):
-        with pytest.raises(ValueError, match="moments of one length"):
+        with pytest.raises(ValueError, match="moment, all of the same length"):
             DreamEnv(str(tiny_run), starts=wrong)
 
 

@@ -1,7 +1,7 @@
 """ViZDoom scenarios as Gymnasium environments, on `vizdoom.DoomGame` directly.
 
-The wrapper bundled with ViZDoom returns a black terminal frame, calls a timeout both
-terminated and truncated, and leaves `info` empty; agents and world models need better.
+ViZDoom's own wrapper returns a black terminal frame, reports a timeout as both terminated and
+truncated, and leaves `info` empty.
 """
 
 import math
@@ -29,11 +29,11 @@ _working_folder_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Seen:
-    """A thing on the screen.
+    """An object on the screen.
 
     Attributes:
-        name: the engine's for its kind, for example "DoomImp".
-        left, width: columns of the screen that it takes, of `SCREEN_SIZE`.
+        name: the engine's name of its kind, for example "DoomImp".
+        left, width: columns of the screen that it covers, of `SCREEN_SIZE`.
         top, height: rows, likewise.
         distance: from the player, in the level's units.
     """
@@ -48,11 +48,11 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Senses:
-    """What a player who knows the engine sees.
+    """What the engine reports of the screen.
 
     Attributes:
-        things: on the screen, the player's own weapon left out.
-        depth: uint8 `SCREEN_SIZE`, how far away each pixel is: more is farther.
+        things: objects on the screen, without the player's own weapon.
+        depth: uint8 `SCREEN_SIZE`, larger is farther.
         place: of the player, in the level's units.
     """
 
@@ -64,11 +64,11 @@ class Senses:
 class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     """One ViZDoom scenario.
 
-    Observations are uint8 RGB, (obs_size, obs_size, 3). `info` holds the scenario's game variables
-    at every step, the last included, and the player's pose: x and y in the level's units, and the
+    Observations are uint8 RGB, (obs_size, obs_size, 3). At every step, including the last, `info`
+    has the scenario's game variables and the player's pose: x and y in the level's units, and the
     angle in degrees, counterclockwise from the x axis. Rewards are the scenario's own: in Health
-    Gathering Supreme +1 a tic alive and -100 at death, in Take Cover +1 a tic alive, in Battle2 a
-    point a kill. An action is an index where the player decides one thing, else an index for each.
+    Gathering Supreme +1 per tic alive and -100 on death, in Take Cover +1 per tic alive, in Battle2
+    +1 per kill. An action is an index if the scenario has one factor, else an index for each.
     `terminated` is the player's death, `truncated` the scenario's timeout. The engine shows no
     frame after the end, so the last observation repeats the one before it.
 
@@ -77,16 +77,16 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
     Args:
         scenario: a key of `SCENARIOS`.
         obs_size: height and width of an observation, in pixels.
-        frame_skip: tics that each action lasts; 35 tics are a second.
-        render_mode: None or "rgb_array", the engine's whole 160x120 screen.
-        labels: have the engine say what is on the screen (`senses`), in any scenario.
+        frame_skip: tics for which each action is repeated; there are 35 tics per second.
+        render_mode: None or "rgb_array", the engine's full 160x120 screen.
+        labels: provide `senses`, in any scenario.
 
     Raises:
         UserError: the scenario is unknown (the message lists the known ones), or another argument
-            is out of range; or the scenario's level can't be fetched.
+            is out of range; or the scenario's level can't be downloaded.
     """
 
-    # Recordings keep this: change it when the same game comes to give other frames.
+    # Stored with recordings: change it when the same game gives different frames.
     rendering = "160x120 without HUD and flashes, shrunk to the mean of the exact area"
 
     pose = PoseSpec(position=("x", "y"), heading="angle")
@@ -138,8 +138,8 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         super().reset(seed=seed)
-        # Every episode is seeded: frames then depend on its own seed and actions alone,
-        # not on the episodes that the engine has played before.
+        # Every episode is seeded, so frames depend only on its own seed and actions, not on the
+        # engine's earlier episodes.
         engine_seed = int(self.np_random.integers(2**31)) if seed is None else seed % 2**31
         self._game.set_seed(engine_seed)
         self._game.new_episode()
@@ -168,16 +168,14 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         return -(-tics // self.frame_skip)
 
     def variables(self) -> dict[str, float]:
-        """The game variables and the pose as they are now."""
+        """The current game variables and pose."""
         values = {name: float(read(self._game)) for name, read in self.scenario.variables.items()}
         for name, variable in zip(self.pose.names, POSE_VARIABLES, strict=True):
             values[name] = float(self._game.get_game_variable(variable))
         return values
 
     def senses(self) -> Senses | None:
-        """What is on the screen by name, for players that are allowed to know; None after the
-        end, and in scenarios without them.
-        """
+        """Objects and depth on the screen; None after the end, and without labels."""
         state = self._game.get_state()
         if state is None or state.labels is None or state.depth_buffer is None:
             return None
@@ -223,7 +221,7 @@ class DoomEnv(gymnasium.Env[np.ndarray, Any]):
         game.set_mode(vizdoom.Mode.PLAYER)
         self._guard = EngineGuard()
         game.set_doom_config_path(str(self._guard.folder / "vizdoom.ini"))
-        # The engine makes an empty `_vizdoom` folder where it is started.
+        # The engine creates an empty folder `_vizdoom` in its working directory.
         with _working_folder_lock:
             working_folder = os.getcwd()
             os.chdir(self._guard.folder)

@@ -1,4 +1,4 @@
-"""What can be played in ViZDoom: the levels, what a player can do there, and what is logged."""
+"""The ViZDoom scenarios: their levels, actions and game variables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,10 @@ Buttons = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that a player decides at every step.
+    """One component of an action.
 
     Attributes:
-        name: of what is decided.
-        choices: name, which says it alone -> value of each button, in the order of the scenario's
-            buttons.
+        choices: descriptive name -> value of each button, in the order of the scenario's buttons.
     """
 
     name: str
@@ -29,15 +27,15 @@ class Factor:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A level, what a player can do in it, and what is logged.
+    """A level, its actions, and its game variables.
 
     Attributes:
-        load: gives a game that has not begun its level, its buttons and its rules.
-        factors: what a player decides; the buttons of all choices are added up.
-        variables: name -> how to read it from a running game, as a float.
-        controls: keys and mouse for a person, as `play` takes them; empty: by the choices' names.
-        idle_tics: let pass before the first frame.
-        has_senses: whether what is on the screen can be asked for by name (`DoomEnv.senses`).
+        load: sets a new game's level, buttons and rules.
+        factors: of an action; the buttons of the chosen values are added up.
+        variables: name -> function that reads it from a running game.
+        controls: keys and mouse for `play`; empty: derived from the choices' names.
+        idle_tics: to skip before the first frame.
+        has_senses: whether `DoomEnv.senses` works without `labels=True`.
     """
 
     load: Callable[[DoomGame], None]
@@ -49,25 +47,25 @@ class Scenario:
 
 
 def _health(game: DoomGame) -> float:
-    """Health in [0, 100]; the engine may report less than zero at death."""
+    """Health in [0, 100]; the engine may report a negative value on death."""
     return max(0.0, game.get_game_variable(GameVariable.HEALTH))
 
 
 def _pickups(game: DoomGame) -> float:
-    """Medikits taken minus poisons taken so far.
+    """Medikits minus poison vials taken so far.
 
-    The scenario's script keeps the score as a 16.16 fixed-point number, 100 an item. Unlike
-    the change of health it counts medikits taken at full health.
+    The scenario's script stores the score as a 16.16 fixed-point number, 100 per item. Unlike
+    changes of health, it counts medikits taken at full health.
     """
     return game.get_game_variable(GameVariable.USER1) / 65536 / 100
 
 
-def _load_health_gathering_supreme(game: DoomGame) -> None:
-    game.load_config(str(Path(vizdoom.scenarios_path) / "health_gathering_supreme.cfg"))
+def _load_shipped(game: DoomGame, name: str) -> None:
+    game.load_config(str(Path(vizdoom.scenarios_path) / f"{name}.cfg"))
 
 
 _HEALTH_GATHERING_SUPREME = Scenario(
-    load=_load_health_gathering_supreme,
+    load=lambda game: _load_shipped(game, "health_gathering_supreme"),
     factors=(
         Factor(
             "move",
@@ -87,9 +85,8 @@ _BATTLE2_BUTTONS = (
     Button.SPEED,
     Button.TURN_LEFT_RIGHT_DELTA,
 )
-_TURNS = range(
-    -10, 11, 2
-)  # degrees a tic, to the right: 11, as in VideoGPT Table 9's 315 = 15 x 21
+# Degrees per tic to the right; 11 values, as in VideoGPT Table 9.
+_TURNS = range(-10, 11, 2)
 
 
 def _press(*buttons: Button, turn: float = 0) -> Buttons:
@@ -104,13 +101,13 @@ def _turn_name(degrees: int) -> str:
 
 
 def _load_battle2(game: DoomGame) -> None:
-    """As Dosovitskiy and Koltun (2017) play it, "D4": a kill is a point, 2100 tics at most."""
+    """The rules of Dosovitskiy and Koltun (2017), "D4": 1 point per kill, at most 2100 tics."""
     game.set_doom_scenario_path(str(battle2_wad()))
     game.set_doom_map("map01")
     game.set_doom_skill(2)
     game.set_episode_timeout(2100)
     game.set_available_buttons(list(_BATTLE2_BUTTONS))
-    # The engine goes on with the weapon's swing from one game to the next.
+    # The phase of the weapon's swing carries over from one game to the next.
     game.add_game_args("+movebob 0")
 
 
@@ -160,16 +157,16 @@ _BATTLE2 = Scenario(
         ],
         "mouse": {"x": {"component": 4, "per_pixel": 0.025}},
     },
-    # In a game's first picture moving walls stand as they did at the end of the game before. After
-    # these tics the weapon is up, too.
+    # In a game's first frame, moving walls are where they were at the end of the previous game.
+    # After these tics the weapon is raised, too.
     idle_tics=20,
     has_senses=True,
 )
 
 
 def _load_take_cover(game: DoomGame) -> None:
-    """As in World Models (Ha and Schmidhuber 2018): a tic alive is a point, 2100 tics at most."""
-    game.load_config(str(Path(vizdoom.scenarios_path) / "take_cover.cfg"))
+    """As in World Models (Ha and Schmidhuber 2018): 1 point per tic alive, at most 2100 tics."""
+    _load_shipped(game, "take_cover")
     game.set_episode_timeout(2100)
     game.add_game_args("+movebob 0")  # as in Battle2
 

@@ -1,4 +1,4 @@
-"""A robot's hand over a bin of objects, in the manner of BAIR robot pushing."""
+"""A robot hand over a bin of objects, similar to BAIR robot pushing."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,16 @@ if TYPE_CHECKING:
 
 
 def make(*, renderer: str = "auto", **options: Any) -> "PushingEnv":
-    """What `gymnasium.make("RobotPushing-v0", ...)` calls.
+    """Make `RobotPushing-v0`.
 
     Args:
         renderer: egl, osmesa or rays; auto: the first of them that works here.
         options: of `envs.pushing.env.PushingEnv`.
 
     Raises:
-        ValueError: an option is out of range.
-        envs.pushing.renderers.UserError: the renderer doesn't work here.
+        UserError: an option is out of range, or the renderer doesn't work here.
     """
-    chosen = choose_renderer(renderer)  # before MuJoCo is imported: it decides only once
+    chosen = choose_renderer(renderer)  # before MuJoCo is imported
     from envs.pushing.env import PushingEnv
 
     return PushingEnv(renderer=chosen, **options)

@@ -1,7 +1,7 @@
-"""Pictures of the bin. Import it after `choose_renderer`: MuJoCo is imported here."""
+"""Render the bin. Import this after `choose_renderer`, because it imports MuJoCo."""
 
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# (MuJoCo's bindings tell no types.)
+# (MuJoCo's bindings have no types.)
 
 import functools
 import os
@@ -16,35 +16,35 @@ from envs.pushing.scene import CAMERA_NAME, GROUND, TO_LAMP
 from worldmodel.errors import UserError
 
 MAX_GEOMS = 100
-# Of the rays; OpenGL has them from the scene.
+# For the rays; OpenGL reads them from the scene.
 AMBIENT, HEADLIGHT, LAMP = 0.35, 0.25, 0.55
 BACKGROUND = np.array([0.33, 0.34, 0.36], np.float32)
-LAMP_DISTANCE = 50.0  # its rays are as good as parallel
+LAMP_DISTANCE = 50.0  # far enough for almost parallel rays
 SHADOWING = np.array([group != GROUND for group in range(mujoco.mjNGROUP)], np.uint8)
-SHADOW_MARGIN = 2e-3  # metres by which a surface doesn't shade itself
+SHADOW_MARGIN = 2e-3  # metres; prevents surfaces from shadowing themselves
 
 
 class Camera(Protocol):
-    """Takes square pictures from where the scene's camera is."""
+    """Renders square frames from the scene's camera."""
 
     def look_at(self, model: mujoco.MjModel) -> None:
-        """Be ready for a scene, in place of the one before."""
+        """Switch to another scene."""
         ...
 
     def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
-        """The scene as it is now; `mj_forward` must have worked out where everything lies."""
+        """Render the scene; its kinematics must be up to date."""
         ...
 
     def close(self) -> None: ...
 
 
 def open_camera(renderer: Renderer, *, size: int) -> Camera:
-    """A camera for pictures of `size` pixels a side."""
+    """Make a camera for frames of `size` x `size` pixels."""
     return RayCamera(size) if renderer == "rays" else OpenGLCamera(size)
 
 
 class OpenGLCamera:
-    """Draws with OpenGL, which `choose_renderer` found to work."""
+    """Renders with OpenGL."""
 
     def __init__(self, size: int) -> None:
         self._drawn = 2 * size
@@ -66,7 +66,7 @@ class OpenGLCamera:
     def picture(self, data: mujoco.MjData) -> UInt8[np.ndarray, "size size 3"]:
         assert self._context is not None, "look_at comes first"
         _opengl_context().make_current()
-        # Each picture, or another camera's buffer would be drawn into.
+        # For each frame, because another camera may have set its own buffer.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjv_updateScene(
             self._model,
@@ -79,7 +79,7 @@ class OpenGLCamera:
         )
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
-        return _halved(self._pixels[::-1])  # OpenGL's first row is below
+        return _halved(self._pixels[::-1])  # OpenGL's first row is at the bottom
 
     def close(self) -> None:
         if self._context is not None:
@@ -89,27 +89,27 @@ class OpenGLCamera:
 
 
 def _opengl_context() -> Any:
-    """One for the process: it takes a third of a second to make.
+    """The process's context, which takes a third of a second to make.
 
     Raises:
-        UserError: it was made before a fork. OpenGL would wait for ever.
+        UserError: it was made before a fork, after which OpenGL would hang.
     """
     process, context = _made_context()
     if process != os.getpid():
         raise UserError(
             "OpenGL doesn't survive a fork: start processes with spawn (AsyncVectorEnv's "
-            "context='spawn'), or take renderer='rays'"
+            "context='spawn'), or use renderer='rays'"
         )
     return context
 
 
 @functools.cache
 def _made_context() -> tuple[int, Any]:
-    return os.getpid(), mujoco.GLContext(1, 1)  # MuJoCo draws into buffers of its own
+    return os.getpid(), mujoco.GLContext(1, 1)  # MuJoCo renders into its own buffers
 
 
 class RayCamera:
-    """Casts a ray for each pixel, and one from the lamp to each point that was met."""
+    """Casts a ray for each pixel, and one from the lamp to each point that it hits."""
 
     def __init__(self, size: int) -> None:
         self._drawn = 2 * size
@@ -124,7 +124,7 @@ class RayCamera:
         self._model = model
         camera = model.camera(CAMERA_NAME)
         half = np.tan(np.radians(float(camera.fovy[0])) / 2)
-        # Through the middle of each pixel, from the upper left; the camera looks along -z.
+        # Through the centre of each pixel, from the upper left; the camera looks along -z.
         steps = (np.arange(self._drawn) + 0.5) / self._drawn * 2 - 1
         x, y = np.meshgrid(half * steps, -half * steps)
         rays = np.stack([x, y, -np.ones_like(x)], -1).reshape(-1, 3)
@@ -151,7 +151,7 @@ class RayCamera:
         lamplight = np.maximum(-_dot(normals, from_lamp), 0) * is_lit
         light = AMBIENT + HEADLIGHT * np.abs(_dot(normals, self._rays)) + LAMP * lamplight
         light *= 255
-        image = self._colours[self._geoms] * light[:, None].astype(np.float32)  # -1: nothing met
+        image = self._colours[self._geoms] * light[:, None].astype(np.float32)  # -1: no hit
         pixels = np.minimum(image + 0.5, 255).astype(np.uint8)
         return _halved(pixels.reshape(self._drawn, self._drawn, 3))
 
@@ -185,11 +185,11 @@ class RayCamera:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each row with its own: three times as fast as a product and a sum."""
+    """Row-wise dot product, three times as fast as a product and a sum."""
     return np.einsum("ij,ij->i", a, b)
 
 
 def _halved(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Both cameras draw twice the size: the mean of four pixels makes edges smooth."""
+    """Halve the size by averaging four pixels, which smooths edges."""
     rows = pixels[::2].astype(np.uint16) + pixels[1::2]
     return ((rows[:, ::2] + rows[:, 1::2] + 2) // 4).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""`RobotPushing-v0`. Made by `envs.pushing.make`, which decides how to draw first."""
+"""`RobotPushing-v0`. Use `envs.pushing.make`, which chooses the renderer first."""
 
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# (MuJoCo's bindings tell no types.)
+# (MuJoCo's bindings have no types.)
 
 from typing import Any, ClassVar
 
@@ -26,35 +26,35 @@ from worldmodel.errors import UserError
 from worldmodel.interface.pose import PoseSpec
 
 SUBSTEPS = 10
-SETTLING_SUBSTEPS = (100, 50)  # objects fall, then the hand comes down: before the first frame
-# What an action of 1 does to where the hand should be, in metres along x, y and z.
+SETTLING_SUBSTEPS = (100, 50)  # before the first frame: objects fall, then the hand comes down
+# How far an action of 1 moves the hand's goal, in metres along x, y and z.
 STRIDE = np.array([0.05, 0.05, 0.035])
 START_HEIGHTS = (0.06, 0.14)
-TARGET_STEPS = (10, 16)  # an object is the target for so many, the last excluded
-AT_WALL = (BIN[0] - 0.045, BIN[1] - 0.045)  # beyond, an object can hardly be pushed on
-# The reward: near the target, and above all moving it.
+TARGET_STEPS = (10, 16)  # range of steps for which an object stays the target
+AT_WALL = (BIN[0] - 0.045, BIN[1] - 0.045)  # beyond, an object can hardly be pushed
+# The reward: for being near the target, and above all for moving it.
 NEARNESS_SCALE, PUSH_REWARD, LARGEST_PUSH = 8.0, 40.0, 0.04
 
 
 class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A hand with two fingers pushes objects about in a bin, seen by BAIR's camera.
+    """A hand with two fingers pushes objects around in a bin, seen from BAIR's camera.
 
     Observations are uint8 RGB, (obs_size, obs_size, 3). An action is four numbers in [-1, 1]: dx
-    and dy (of 5 cm), dz (of 3.5 cm), and the fingers, closed above 0. One object at a time is the
-    target; after 10 to 15 steps, or when it is at a wall, another is. The reward of a step is
-    `1 - tanh(8 d) + 40 min(m, 0.04)`, where d is the distance of the hand from the target and m
-    how far the target moved in it, in metres. `info` holds the hand's place, how far the fingers
-    are closed (0 to 1), and `moved`, how far targets have moved so far in the episode.
+    and dy (times 5 cm), dz (times 3.5 cm), and the fingers, closed above 0. One object at a time is
+    the target; after 10 to 15 steps, or when it reaches a wall, another one is. The reward is
+    `1 - tanh(8 d) + 40 min(m, 0.04)`, where d is the distance of the hand from the target and m how
+    far the target moved in this step, in metres. `info` has the hand's position, how far the
+    fingers are closed (0 to 1), and `moved`, how far targets have moved so far in the episode.
 
-    Nothing ever ends it but its `length` (`truncated`). The same seed and actions give the same
+    An episode ends only by its `length` (`truncated`). The same seed and actions give the same
     frames, bit for bit, with the same renderer.
 
     Args:
-        renderer: that `choose_renderer` has chosen.
-        length: steps of an episode; BAIR's have 30.
-        num_objects: the fewest and the most.
+        renderer: from `choose_renderer`.
+        length: steps per episode; BAIR's have 30.
+        num_objects: the minimum and the maximum.
         obs_size: height and width of an observation, in pixels.
-        render_mode: None or "rgb_array", which gives the observation.
+        render_mode: None or "rgb_array", which is the observation.
 
     Raises:
         UserError: an argument is out of range.
@@ -69,7 +69,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     variable_names = ("x", "y", "z", "closed", "moved")
     pose = PoseSpec(position=("x", "y", "z"))  # of the hand, in metres
     state_space = gymnasium.spaces.Box(-np.inf, np.inf, (10,), np.float32)
-    # See worldmodel/interface/controls.py. Idle fingers are clearly open: 0 is where they close.
+    # See worldmodel/interface/controls.py. Idle fingers are fully open: they close above 0.
     controls: ClassVar[dict[str, Any]] = {
         "idle": [0, 0, 0, -1],
         "keys": [
@@ -85,7 +85,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             )
             for key in keys
         ],
-        # A hand's width of the window, some 30 pixels, in one step.
+        # 30 pixels of the window, about the width of the hand, are one full step.
         "mouse": {
             "x": {"component": 0, "per_pixel": 0.03},
             "y": {"component": 1, "per_pixel": -0.03},
@@ -102,7 +102,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
     ) -> None:
         fewest, most = num_objects
-        if not 1 <= fewest <= most <= 8:  # more find no place
+        if not 1 <= fewest <= most <= 8:  # more don't fit
             raise UserError(f"num_objects must be two numbers from 1 to 8, not {num_objects}")
         for name, value in (("length", length), ("obs_size", obs_size)):
             if value < 1:
@@ -110,7 +110,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
         self.renderer = renderer
-        # Recordings keep this: change it when the same scene comes to give other frames.
+        # Stored with recordings: change it when the same scene gives different frames.
         self.rendering = f"{renderer}, twice the size, shrunk to means of four pixels"
         self.render_mode = render_mode
         self.length, self.num_objects, self.obs_size = length, num_objects, obs_size
@@ -170,8 +170,8 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._frame.copy(), float(reward), False, truncated, self._info()
 
     def state(self) -> np.ndarray:
-        """What a policy needs that doesn't look at pictures, float32 (10,): the hand's place, how
-        far the fingers are closed, and the target's place from the middle and from the hand.
+        """The observation of a state policy, float32 (10,): the hand's position, how far the
+        fingers are closed, and the target's position relative to the bin and to the hand.
         """
         hand, target = self._hand(), self._place(self._target)
         return np.concatenate([hand, [self._closed()], target, target - hand]).astype(np.float32)
@@ -190,11 +190,11 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _advance(self, num_substeps: int) -> None:
         mujoco.mj_step(self._model, self._data, num_substeps)
-        # A step ends with the places of bodies that it began with.
+        # mj_step leaves the positions of bodies as they were before it.
         mujoco.mj_kinematics(self._model, self._data)
 
     def _choose_target(self) -> None:
-        """Another object than now, away from the walls if there is one."""
+        """Choose another object as the target, away from the walls if there is one."""
         others = [body for body in self._objects if body != self._target]
         free = [body for body in others if not self._is_at_wall(body)]
         candidates = free or others or self._objects
@@ -208,7 +208,7 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._data.xipos[body].copy()
 
     def _hand(self) -> np.ndarray:
-        """The place between the finger tips."""
+        """The position between the finger tips."""
         return self._data.qpos[:3].copy()
 
     def _closed(self) -> float:

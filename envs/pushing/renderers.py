@@ -1,7 +1,7 @@
-"""How to draw without a display: OpenGL by EGL or OSMesa where they are installed, else rays.
+"""Choose how to render without a display: OpenGL through EGL or OSMesa if installed, else rays.
 
-MuJoCo reads `MUJOCO_GL` when it is imported, and can't change its mind. So what works is tried in
-another process, before MuJoCo is imported in this one.
+MuJoCo reads `MUJOCO_GL` once, when it is imported. So the renderers are tried in another process
+before MuJoCo is imported in this one.
 """
 
 import functools
@@ -14,8 +14,7 @@ from worldmodel.errors import UserError
 
 Renderer = Literal["egl", "osmesa", "rays"]
 OPENGL = ("egl", "osmesa")
-# Tells the processes started from here what was found to work: they need not try again, and can't
-# come to another answer.
+# Passes the result to child processes, which then neither try again nor get another result.
 FOUND = "ROBOT_BIN_RENDERER"
 PROBE_SECONDS = 60
 _PROBE = """
@@ -27,7 +26,7 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
 
 
 def choose_renderer(wanted: str) -> Renderer:
-    """The renderer to use, `MUJOCO_GL` set for it.
+    """Choose the renderer, and set `MUJOCO_GL` for it.
 
     Args:
         wanted: egl, osmesa or rays; auto: the first of them that works.
@@ -42,24 +41,24 @@ def choose_renderer(wanted: str) -> Renderer:
     found: Renderer = "rays"
     for renderer in (given,) if is_decided else _order(wanted):
         if renderer in OPENGL and _works(renderer):
-            # Also where rays are wanted: a second environment may want this one.
+            # Even if rays are wanted: a second environment may want this one.
             os.environ["MUJOCO_GL"] = os.environ[FOUND] = renderer
             found = cast(Renderer, renderer)
             break
     if found == "rays" and "mujoco" not in sys.modules:
-        os.environ["MUJOCO_GL"] = "disable"  # of one that isn't there MuJoCo can't be imported
+        os.environ["MUJOCO_GL"] = "disable"  # importing MuJoCo with a missing one fails
     if wanted in ("auto", found):
         return found
     if wanted == "rays":
         return "rays"
     if is_decided and given != wanted:
         raise UserError(
-            f"{wanted} can't be used: MUJOCO_GL is {given!r}, and a process that has imported "
-            f"MuJoCo keeps to it. Set MUJOCO_GL={wanted} before Python starts"
+            f"{wanted} can't be used: MUJOCO_GL is {given!r}, which can't change once MuJoCo has "
+            f"been imported. Set MUJOCO_GL={wanted} before Python starts"
         )
     raise UserError(
         f"{wanted} doesn't work here. Install it (Debian: libegl1 libgl1-mesa-dri libopengl0, or "
-        "libosmesa6), or take the renderer rays, which needs nothing"
+        "libosmesa6), or use the renderer rays, which needs nothing"
     )
 
 

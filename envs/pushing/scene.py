@@ -1,8 +1,8 @@
-"""The bin, the hand and the objects, as MuJoCo's XML: primitives alone, no assets.
+"""The bin, the hand and the objects as MuJoCo XML, made of primitives without assets.
 
-Lengths are in metres. The bin lies around the origin, its floor at height 0; x goes to the right
-of the picture, y away from the camera. Everything that is seen is coloured by its own `rgba`, which
-both ways of rendering read.
+Lengths are in metres. The bin is centred at the origin, its floor at height 0; x points to the
+right of the frame, y away from the camera. Colours are each geom's `rgba`, which both kinds of
+renderers read.
 """
 
 import colorsys
@@ -14,44 +14,44 @@ import numpy as np
 
 BIN = (0.26, 0.20)  # half of its length and width
 WALL_HEIGHT, WALL_THICKNESS = 0.05, 0.008  # half of each
-OBJECT_REACH = (0.20, 0.13)  # how far from the middle an object may begin
-LEAST_DISTANCE = 0.085  # of two objects at the beginning
+OBJECT_REACH = (0.20, 0.13)  # maximum initial distance of an object from the centre
+LEAST_DISTANCE = 0.085  # between objects initially
 HAND_LOW, HAND_HIGH = np.array([-0.21, -0.15, 0.012]), np.array([0.21, 0.15, 0.16])
 FINGER_TRAVEL = 0.026
 TIMESTEP_S = 0.008
-# BAIR's camera aux1, as near as its pictures tell.
+# BAIR's camera aux1, as estimated from its images.
 CAMERA = {"pos": "0 -0.50 0.60", "xyaxes": "1 0 0 0 0.735 0.678", "fovy": "44"}
 CAMERA_NAME = "aux1"
-TO_LAMP = (-0.18, -0.26, 0.95)  # which is far away
+TO_LAMP = (-0.18, -0.26, 0.95)  # direction of a distant lamp
 ARM_BASE = (0.0, 0.50, 0.30)
-ARM_LENGTHS = (0.37, 0.37)  # of the upper arm and the forearm: drawn, never touching
+ARM_LENGTHS = (0.37, 0.37)  # of the upper arm and the forearm, which don't collide
 WRIST_HEIGHT = 0.15  # above the finger tips, where the forearm ends
 
 BOARDS = ((0.72, 0.56, 0.38), (0.68, 0.52, 0.35), (0.75, 0.59, 0.41), (0.70, 0.54, 0.36))
-GROUND = 1  # the group of what lies below everything and throws no shadow
-LYING = (0.7071068, 0, 0.7071068, 0)  # along x; a capsule on its end topples at some time
+GROUND = 1  # the group of geoms below everything, which cast no shadow
+LYING = (0.7071068, 0, 0.7071068, 0)  # along x; an upright capsule would topple eventually
 SHAPES = ("box", "cylinder", "ellipsoid", "capsule", "sphere")
 
 
 def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: int) -> str:
-    """The XML of a scene: objects of random shapes, sizes and colours at random places in the bin.
+    """The XML of a scene with objects of random shapes, sizes, colours and positions.
 
-    Bodies object0, object1, ... have a free joint of their name.
+    Bodies object0, object1, ... have free joints of the same names.
 
     Args:
-        offscreen_size: sides in pixels of the picture that OpenGL draws.
+        offscreen_size: side in pixels of the image that OpenGL renders.
     """
     root = ET.Element("mujoco", model="robot bin")
     ET.SubElement(root, "option", timestep=str(TIMESTEP_S), integrator="implicitfast")
     visual = ET.SubElement(root, "visual")
     ET.SubElement(visual, "global", offwidth=str(offscreen_size), offheight=str(offscreen_size))
-    # A large shadow map and smooth curves cost most of the time, and don't show in 64 pixels.
+    # A large shadow map and smooth curves are slow and invisible in 64 pixels.
     quality = {"shadowsize": 512, "offsamples": 0, "numslices": 12, "numstacks": 8, "numquads": 1}
     ET.SubElement(visual, "quality", _text(quality))
     ET.SubElement(
         visual, "headlight", ambient="0.35 0.35 0.35", diffuse="0.25 0.25 0.25", specular="0 0 0"
     )
-    # What OpenGL's shadows reach; else all that the table is large.
+    # The range of OpenGL's shadows; without this it is the table's size.
     ET.SubElement(visual, "map", shadowclip="1.2")
     ET.SubElement(root, "statistic", center="0 0 0", extent="0.6")
     world = ET.SubElement(root, "worldbody")
@@ -78,15 +78,15 @@ def random_scene(rng: np.random.Generator, *, num_objects: int, offscreen_size: 
 
 
 def elbow(wrist: np.ndarray) -> np.ndarray:
-    """Where a two-link arm from its base to the wrist bends, upwards."""
+    """The elbow of a two-link arm from its base to the wrist, bent upwards."""
     base, (upper, lower) = np.asarray(ARM_BASE), ARM_LENGTHS
     reach = wrist - base
     distance = min(float(np.linalg.norm(reach)), 0.999 * (upper + lower))
     along = reach / np.linalg.norm(reach)
-    share = (upper**2 - lower**2 + distance**2) / (2 * distance)
+    offset = (upper**2 - lower**2 + distance**2) / (2 * distance)
     up = np.array([0.0, 0.0, 1.0]) - along[2] * along
     up /= np.linalg.norm(up)
-    return base + share * along + math.sqrt(max(upper**2 - share**2, 0.0)) * up
+    return base + offset * along + math.sqrt(max(upper**2 - offset**2, 0.0)) * up
 
 
 def _add_bin(world: ET.Element) -> None:
@@ -131,7 +131,7 @@ def _add_hand(world: ET.Element) -> None:
 
 
 def _add_arm(world: ET.Element) -> None:
-    """Drawn alone: `PushingEnv` puts the links where the wrist is."""
+    """Add the arm, which is only visual: `PushingEnv` moves its links with the wrist."""
     red, grey = (0.55, 0.10, 0.10, 1), (0.22, 0.22, 0.24, 1)
     for name, length, radius, colour in (
         ("upper arm", ARM_LENGTHS[0], 0.032, red),
@@ -142,7 +142,7 @@ def _add_arm(world: ET.Element) -> None:
 
 
 def _places(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 2) places in the bin, none too near to another."""
+    """Positions in the bin (count, 2), at least `LEAST_DISTANCE` apart."""
     places: list[np.ndarray] = []
     while len(places) < count:
         place = rng.uniform(-1, 1, 2) * OBJECT_REACH
@@ -170,7 +170,7 @@ def _add_object(world: ET.Element, name: str, rng: np.random.Generator, x: float
             pos=(part * offset, 0, 0),
             quat=LYING if shape == "capsule" else (1, 0, 0, 0),
             density=500,
-            # Round things would roll for ever without the last two.
+            # Without the last two, round objects would roll forever.
             condim=6,
             friction=(0.6, 0.01, 0.01),
         )
@@ -181,7 +181,7 @@ def _geom(parent: ET.Element, shape: str, size: object, rgba: object, **more: ob
 
 
 def _text(attributes: Mapping[str, object]) -> dict[str, str]:
-    """Numbers, and rows of them, as XML wants them."""
+    """Convert numbers and arrays to XML attributes."""
     return {
         name: value
         if isinstance(value, str)
