@@ -1,8 +1,8 @@
-"""Play the real game by looking ahead in the dream: python -m examples.look_ahead
+"""Play the real game by planning in the dream: python -m examples.look_ahead
 
-Random shooting, the simplest planner there is: what was seen last becomes a dream, the dream
-branches into many futures under random actions, and the first actions of the best future are
-taken in the real game. No policy is trained.
+Random shooting, the simplest planner: the newest real frames start a dream, the dream branches into
+many futures with random actions, and the first actions of the best future are taken in the real
+game. No policy is trained.
 """
 
 from collections import deque
@@ -18,32 +18,32 @@ from envs.dream import DreamEnv
 from envs.interface import pose_of
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
-from worldmodel.command import run_command, track
+from worldmodel.command import check_numbers, run_command, track
 from worldmodel.errors import UserError
 
-PER_STEP = 0.97  # what a step later is worth
+PER_STEP = 0.97  # discount
 
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Play the real game by looking ahead in a dream of it."""
+    """Play the real game by planning in a dream of it."""
 
     dream: str = "dream-doom"
     """A shipped name, a folder, or a Hugging Face Hub id."""
     worth: str = "pickups"
-    """The game variable to have more of, or reward: the environment's own."""
+    """What to maximise: a game variable, or reward, the environment's own."""
     games: int = 3
     """Real games to play."""
     steps: int = 525
-    """Most steps of a game."""
+    """Maximum number of steps per game."""
     futures: int = 32
-    """Futures to look into at a time."""
+    """Number of futures per plan."""
     depth: int = 16
-    """Steps to look ahead."""
+    """Length of a plan in steps."""
     commit: int = 4
-    """Steps to take before looking again."""
+    """Steps to take before planning again."""
     seed: int = 0
-    """Of the games and of what is dreamed."""
+    """Seed of the games and the dreams."""
 
 
 def main() -> None:
@@ -52,15 +52,13 @@ def main() -> None:
 
 
 def play(options: LookAhead) -> list[float]:
-    """Play games by looking ahead; returns each game's own return.
+    """Play games; returns the return of each.
 
     Raises:
-        UserError: there is no such dream.
-        UserError: an option is out of range, or the dream's game can't be made.
+        UserError: there is no such dream, an option is out of range, or the dream's game can't be
+            made.
     """
-    for name in ("games", "steps", "futures", "depth", "commit"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1")
+    check_numbers(options, games=1, steps=1, futures=1, depth=1, commit=1, seed=0)
     if options.commit > options.depth:
         raise UserError("--commit must be at most --depth")
     planner = Planner(options)
@@ -77,10 +75,10 @@ def play(options: LookAhead) -> list[float]:
 
 
 class Planner:
-    """Chooses actions by dreaming of what they bring.
+    """Chooses actions by sampling futures.
 
     Attributes:
-        now: the dream of the present, made anew from the newest frames each time.
+        now: the dream that starts from the newest frames.
     """
 
     def __init__(self, options: LookAhead) -> None:
@@ -96,7 +94,7 @@ class Planner:
         """The actions of the best future, (depth, *shape).
 
         Args:
-            moment: `frames`, `actions` and `variables`, as `DreamEnv.reset` takes them.
+            moment: the options of `DreamEnv.reset`.
         """
         options = self.options
         _, info = self.now.reset(options=moment)
@@ -110,12 +108,12 @@ class Planner:
                 gain = rewards
             else:
                 gain, before = infos[options.worth] - before, infos[options.worth]
-            gained += PER_STEP**t * alive * (gain - terminated)  # an end costs a medikit
+            gained += PER_STEP**t * alive * (gain - terminated)  # death costs 1
             alive &= ~terminated
         return plans[gained.argmax()]
 
     def _random_plans(self) -> np.ndarray:
-        """Actions that are held for a few steps, (futures, depth, *shape)."""
+        """Random actions, each held for 1 to 8 steps, (futures, depth, *shape)."""
         space, options = self.now.action_space, self.options
         space.seed(int(self.rng.integers(2**31)))
         plans = []
@@ -130,7 +128,7 @@ class Planner:
 def _play_game(
     real: gymnasium.Env[Any, Any], planner: Planner, options: LookAhead, *, seed: int
 ) -> tuple[float, int]:
-    """Return and length of one real game."""
+    """Play a real game; returns its return and length."""
     window = planner.now.model.config.prior.window
     frame, info = real.reset(seed=seed)
     frames, actions = deque([frame], window), deque(maxlen=window - 1)
@@ -142,9 +140,9 @@ def _play_game(
             moment = {"frames": np.stack(frames), "variables": np.stack(variables)}
             if actions:
                 moment["actions"] = np.stack(actions)
-            told = [pose for pose in poses if pose is not None]
-            if len(told) == len(frames):
-                moment["poses"] = np.stack(told)
+            known = [pose for pose in poses if pose is not None]
+            if len(known) == len(frames):
+                moment["poses"] = np.stack(known)
             plan = planner.plan(moment)
         action = plan[t % options.commit]
         frame, reward, terminated, truncated, info = real.step(action)

@@ -1,4 +1,4 @@
-"""A person at the keyboard, in the real game or in a dream of it: `python -m play`."""
+"""Play a real game or a dream of it with keyboard and mouse: `python -m play`."""
 
 import shlex
 import shutil
@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 def command_line(*arguments: str) -> str:
-    """What to type here to run `python -m play` with these arguments.
-
-    It names the Python that runs now: another one may lack the packages.
-    """
+    """The shell command for `python -m play` with these arguments, using the current Python."""
     python = sys.executable
     if python == shutil.which("python"):
         python = "python"

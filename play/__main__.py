@@ -1,4 +1,4 @@
-"""Walk through a dream of Doom, through Doom itself, or elsewhere, with keys and mouse.
+"""Play a dream of Doom, Doom itself, or another world, with keyboard and mouse.
 
 python -m play
 python -m play --env doom-hgs --policy runs/policy.zip --trust
@@ -11,12 +11,12 @@ python -m play --headless --record walk.mp4 --steps 200 --seed 1
 import sys
 import time
 
-STARTED_S = time.perf_counter()  # before the imports, which are part of the wait
+STARTED_S = time.perf_counter()  # before the imports, which take part of the time
 
 
 def main() -> None:
     """Run the command line and exit."""
-    from play.session import PlayOptions, parse, run
+    from play.command import PlayOptions, parse, run
     from worldmodel.command import run_command
 
     options: PlayOptions = parse(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The real game, brought to the moment where a dream is, and given the same actions."""
+"""The real game beside a dream: brought to the same moment, and given the same actions."""
 
 import contextlib
 from collections.abc import Iterable
@@ -9,8 +9,7 @@ import gymnasium
 import numpy as np
 
 from envs.interface import FlatActions, actions_of
-from envs.making import made
-from envs.recorded import refuse_imports
+from envs.making import made, refuse_imports
 from envs.window import as_rgb
 from worldmodel.errors import UserError, one_line
 from worldmodel.interface.actions import Action
@@ -18,12 +17,12 @@ from worldmodel.interface.actions import Action
 
 @dataclass(frozen=True, eq=False)
 class RealView:
-    """The real game beside a dream. After its end it stays as it was.
+    """What the real game shows; unchanged after its end.
 
     Attributes:
-        frame: uint8 (H, W, 3); a copy, as some games draw into one array.
+        frame: uint8 (H, W, 3); a copy, because some games reuse their array.
         info: the real game variables.
-        is_over: the real episode has ended.
+        is_over: whether the real episode has ended.
     """
 
     frame: np.ndarray
@@ -32,9 +31,7 @@ class RealView:
 
 
 class RealBeside:
-    """A real game that follows one dream.
-
-    It is closed when it fails, in whatever way; `begin` opens another.
+    """A real game that follows one dream. If it fails, it is closed; `begin` opens another.
 
     Args:
         dream: has `real_moment`.
@@ -50,16 +47,16 @@ class RealBeside:
         """Go to the dream's start, then take the dream's actions since.
 
         Raises:
-            UserError: this dream has no real game, it isn't installed here, it failed, or
-                the checkpoint names one that can't be.
+            UserError: this dream has no real game, it isn't installed, it failed, or the
+                checkpoint names one that isn't allowed.
         """
         try:
             return self._begin(start, actions)
-        except Exception as error:  # a game's library raises what it likes
-            raise self._given_up("no real game for this moment", error) from error
+        except Exception as error:  # a game's library may raise anything
+            raise self._failed("no real game for this moment", error) from error
 
     def step(self, view: RealView, action: Action) -> RealView:
-        """The real game one action after `view`, which is its latest.
+        """Step the real game; `view` is its latest.
 
         Raises:
             UserError: it failed.
@@ -67,7 +64,7 @@ class RealBeside:
         try:
             return self._step(view, action)
         except Exception as error:
-            raise self._given_up("the real game failed", error) from error
+            raise self._failed("the real game failed", error) from error
 
     def close(self) -> None:
         if self._env is not None:
@@ -98,8 +95,8 @@ class RealBeside:
         frame, _, terminated, truncated, info = self._env.step(self._actions.to_own(action))
         return RealView(as_rgb(frame), info, is_over=bool(terminated or truncated))
 
-    def _given_up(self, what: str, error: Exception) -> UserError:
-        """Close the game, and say in one line why."""
+    def _failed(self, what: str, error: Exception) -> UserError:
+        """Close the game, and describe the error in one line."""
         env, self._env = self._env, None
         if env is not None:
             with contextlib.suppress(Exception):  # a broken game may not even close

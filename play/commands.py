@@ -1,4 +1,4 @@
-"""What keys do: they steer, or give commands such as pause, restart and quit."""
+"""Keys: those that steer, and those for commands such as pause, restart and quit."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ Command = Literal[
 
 @dataclass(frozen=True)
 class CommandKey:
-    """Keys that give one command; `shown` is how the help writes them."""
+    """The keys of one command; `shown` is their text in the help."""
 
     command: Command
     keys: tuple[str, ...]
@@ -40,8 +40,8 @@ COMMAND_KEYS = (
     CommandKey("step", (".", "[.]"), ".", "one step, then pause"),
     CommandKey("restart", ("r",), "r", "restart from the same moment"),
     CommandKey("another", ("n",), "n", "another start"),
-    CommandKey("policy", ("m",), "m", "hand over to the policy, and back"),
-    # "=" is where "+" lies without shift on many keyboards
+    CommandKey("policy", ("m",), "m", "let the policy steer, and take over again"),
+    # On many keyboards, "=" is the key of "+"
     CommandKey("faster", ("+", "=", "[+]"), "+", "faster"),
     CommandKey("slower", ("-", "[-]"), "-", "slower"),
     CommandKey("real", ("tab",), "tab", "show the real game beside the dream"),
@@ -49,19 +49,18 @@ COMMAND_KEYS = (
     CommandKey("help", ("h",), "h", "show or hide the keys"),
     CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
 )
-# The one command key that a world may steer with: p pauses as well.
+# The only command key that a world may steer with, because p pauses as well.
 YIELDING_KEY = "space"
 
 
 def controls_for(env: gymnasium.Env, actions: FlatActions, keys: Any = None) -> Controls:
-    """The controls in a --keys file, else the environment's own, else the default ones.
+    """The controls of a --keys file, else the environment's own, else default ones.
 
     Args:
-        actions: the environment's.
-        keys: the JSON in the file; None: there is no file.
+        keys: the JSON of the file; None: there is no file.
 
     Raises:
-        UserError: they don't fit the actions, or steer with a key that gives a command.
+        UserError: they don't fit the actions, or steer with a command's key.
     """
     try:
         if keys is not None:
@@ -75,16 +74,16 @@ def controls_for(env: gymnasium.Env, actions: FlatActions, keys: Any = None) -> 
                         f"keys[{number}]: the key {key!r} is taken by the command {command!r}"
                     )
     except UserError as error:
-        hint = f"--keys: {error}" if keys is not None else f"{error}; --keys FILE gives others"
+        hint = f"--keys: {error}" if keys is not None else f"{error}; use others with --keys FILE"
         raise UserError(hint) from None
     return controls
 
 
 def command_of(key: str, controls: Controls | None = None) -> Command | None:
-    """The command that a key gives, or None.
+    """The command of a key, or None.
 
     Args:
-        controls: of the world, which may steer with one of them.
+        controls: of the world, which may steer with `YIELDING_KEY`.
     """
     if controls is not None and key in controls.key_names:
         return None
@@ -92,7 +91,7 @@ def command_of(key: str, controls: Controls | None = None) -> Command | None:
 
 
 def help_lines(controls: Controls) -> list[tuple[str, str]]:
-    """(keys, what they do): the actions first, then every command."""
+    """(keys, what they do): first the actions, then all commands."""
     lines = controls.help_lines()
     if controls.uses_mouse:
         lines.append(("click", "the mouse steers, until escape"))

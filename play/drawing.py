@@ -1,4 +1,4 @@
-"""What the window looks like. Draws a `View` on any pygame surface; handles no events."""
+"""Draw the window's content, a `View`, on a pygame surface."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ ACCENT = (126, 200, 190)
 WARM = (240, 180, 90)
 HEALTHY, HURT = (120, 190, 110), (215, 85, 75)
 STATUS_HEIGHT = 90
-ROWS = (12, 38, 64)  # of the status, in pixels from its top
+ROWS = (12, 38, 64)  # of the status bar, in pixels from its top
 MARGIN = 14
 GAP = 8
-MAP_SHARE = 4  # of the pane's side is the map's
+MAP_FRACTION = 4  # the map's side is the pane's divided by this
 
 
 @dataclass(frozen=True)
 class View:
-    """Everything that is on the screen; equal views look the same.
+    """The content of the screen; equal views look the same.
 
     Attributes:
-        shown: None while the world is being loaded.
-        pane: side of the square that a frame is shown in, in pixels.
+        shown: None while the world is loading.
+        pane: side of the square for a frame, in pixels.
         title: what is played.
-        names: of the panes: the world's, and the real game's.
-        action: what led here, in words.
-        waking_dots: how many dots the waiting text has, while it waits.
-        hint: the keys that one must know.
-        shows_map: whether the map is shown, where there is one.
+        names: titles of the panes of the world and the real game.
+        action: the last action, in words.
+        waking_dots: number of dots of the loading text.
+        hint: the most important keys.
+        shows_map: whether to show the map, if there is one.
         help_lines: (keys, what they do); empty when hidden.
     """
 
@@ -64,24 +64,24 @@ class View:
 
 
 class Painter:
-    """Draws views, with fonts made once."""
+    """Draws views; holds the fonts."""
 
     def __init__(self) -> None:
-        # pygame's own font: the same on every machine.
+        # pygame's own font is the same on every machine.
         self._tiny = pygame.font.Font(None, 16)
         self._small = pygame.font.Font(None, 20)
         self._text = pygame.font.Font(None, 24)
         self._large = pygame.font.Font(None, 40)
 
     def draw(self, screen: pygame.Surface, view: View) -> None:
-        """Draw all of `view` on a surface of `view.size`."""
+        """Draw a view on a surface of `view.size`."""
         screen.fill(BACKGROUND)
         whole = pygame.Rect(0, 0, screen.get_width(), view.pane)
         if view.shown is None:
             dots = "." * view.waking_dots
             left = whole.centerx - self._large.size("waking up...")[0] // 2
             self._write(screen, "waking up" + dots, (left, whole.centery - 24), self._large, TEXT)
-            self._centred(screen, view.title, whole.move(0, 28), self._text, DIM)
+            self._write(screen, view.title, whole.move(0, 28).center, self._text, DIM, "center")
         else:
             self._draw_panes(screen, view, view.shown)
             self._draw_status(screen, view, view.shown)
@@ -97,14 +97,14 @@ class Painter:
         if moment.real is not None:
             beside = pane.move(view.pane + GAP, 0)
             _blit_frame(screen, moment.real.frame, beside)
-            shared = [name for name in moment.real.info if name in moment.info]  # no pose
-            real_facts = _facts({name: moment.real.info[name] for name in shared})
+            common = [name for name in moment.real.info if name in moment.info]  # no pose
+            real_facts = _facts({name: moment.real.info[name] for name in common})
             real_facts = "over" if moment.real.is_over else real_facts
-            dream_facts = _facts({name: moment.info[name] for name in shared})
+            dream_facts = _facts({name: moment.info[name] for name in common})
             self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
             self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)
         if view.shows_map and moment.map is not None:
-            side = view.pane // MAP_SHARE
+            side = view.pane // MAP_FRACTION
             inset = pygame.Rect(pane.right - side - GAP, GAP, side, side)
             _blit_frame(screen, draw_map(moment.map, side), inset)
         if shown.is_over:
@@ -118,12 +118,13 @@ class Painter:
             title, hint = "the replay is over", f"its frames are {agree}    q quits"
         else:
             title = "this life is over" if moment.terminated else "time is over"
-            hint = "r  the same moment again      n  another start"
-        self._centred(screen, title, pane.move(0, -26), self._large, TEXT)
-        self._centred(
-            screen, f"return {moment.total_reward:,.1f}", pane.move(0, 8), self._text, WARM
-        )
-        self._centred(screen, hint, pane.move(0, 40), self._text, DIM)
+            hint = "r  restart from the same moment      n  another start"
+        for text, y, font, color in (
+            (title, -26, self._large, TEXT),
+            (f"return {moment.total_reward:,.1f}", 8, self._text, WARM),
+            (hint, 40, self._text, DIM),
+        ):
+            self._write(screen, text, pane.move(0, y).center, font, color, "center")
 
     def _draw_status(self, screen: pygame.Surface, view: View, shown: Shown) -> None:
         bar = pygame.Rect(0, view.pane, screen.get_width(), STATUS_HEIGHT)
@@ -131,9 +132,11 @@ class Painter:
         pygame.draw.line(screen, LINE, bar.topleft, bar.topright)
         top, middle, bottom = (bar.top + row for row in ROWS)
         right = bar.right - MARGIN
-        left = self._write_before(screen, view.hint, (right, top + 2), self._small, DIM)
+        at = (right, top + 2)
+        left = self._write(screen, view.hint, at, self._small, DIM, "topright").left
         if view.paused and not shown.is_over:
-            left = self._write_before(screen, "paused", (left - 16, top), self._text, WARM)
+            at = (left - 16, top)
+            left = self._write(screen, "paused", at, self._text, WARM, "topright").left
         self._draw_action(screen, view, shown, top, room=left - 2 * MARGIN)
         self._draw_counts(screen, view, shown, middle)
         self._draw_variables(screen, shown.moment.info, bottom, room=right)
@@ -145,7 +148,7 @@ class Painter:
         if shown.moment.steered_by == "replay":
             steerer = "replay"
         action = self._shortened(view.action, room - self._small.size(steerer)[0] - 8)
-        x = self._write(screen, action, (MARGIN, y), self._text, ACCENT)
+        x = self._write(screen, action, (MARGIN, y), self._text, ACCENT).right
         self._write(screen, steerer, (x + 8, y + 2), self._small, WARM)
 
     def _draw_counts(self, screen: pygame.Surface, view: View, shown: Shown, y: int) -> None:
@@ -161,14 +164,14 @@ class Painter:
     def _draw_variables(
         self, screen: pygame.Surface, info: dict[str, object], y: int, *, room: int
     ) -> None:
-        """The health as a bar, then as many other variables as there is room for."""
+        """Draw the health as a bar, then as many other variables as fit."""
         numbers = _numbers(info)
         x = MARGIN
         if (health := numbers.pop("health", None)) is not None:
             x = self._draw_health(screen, health, x, y) + 22
         for name, value in numbers.items():
             shown, width = _in_digits(value), self._small.size(name)[0] + 6
-            # As wide as it gets: a number that grows by a digit doesn't push the others.
+            # At a minimal width, so that a growing number doesn't move the others.
             width += max(self._text.size(shown)[0], self._text.size("0.00")[0]) + 16
             if x + width > room:
                 break
@@ -176,20 +179,22 @@ class Painter:
             x += width
 
     def _draw_health(self, screen: pygame.Surface, health: float, x: int, y: int) -> int:
-        """Returns where a bar and the largest number end, in pixels from the left."""
-        share = min(max(health / 100, 0.0), 1.0)
+        """Draw the health bar; returns its right end, with room for the largest number."""
+        fraction = min(max(health / 100, 0.0), 1.0)
         trough = pygame.Rect(x, y + 2, 80, 11)
         pygame.draw.rect(screen, LINE, trough, border_radius=5)
-        if share > 0:
-            full = pygame.Rect(trough.topleft, (max(8, round(trough.width * share)), trough.height))
-            pygame.draw.rect(screen, HEALTHY if share > 0.3 else HURT, full, border_radius=5)
+        if fraction > 0:
+            full = pygame.Rect(
+                trough.topleft, (max(8, round(trough.width * fraction)), trough.height)
+            )
+            pygame.draw.rect(screen, HEALTHY if fraction > 0.3 else HURT, full, border_radius=5)
         self._write(screen, f"{health:.0f}", (trough.right + 7, y), self._small, TEXT)
         return trough.right + 7 + self._small.size("100")[0]
 
     def _draw_help(self, screen: pygame.Surface, view: View) -> None:
         pane = pygame.Rect(0, 0, screen.get_width(), view.pane)
         _shade(screen, pane, 215)
-        # Letters as large as fit; two columns where a list is longer than that.
+        # The largest font that fits; two columns for a long list.
         for font, num_columns in (
             (self._text, 1),
             (self._small, 1),
@@ -210,53 +215,28 @@ class Painter:
             x += keys_width
             for row, (keys, description) in enumerate(column):
                 y = pane.centery + spacing * row - spacing * num_rows // 2
-                self._write_before(screen, keys, (x - GAP, y), font, ACCENT)
+                self._write(screen, keys, (x - GAP, y), font, ACCENT, "topright")
                 self._write(screen, description, (x + GAP, y), font, TEXT)
             x += words_width
 
     def _field(self, screen: pygame.Surface, x: int, y: int, name: str, value: str) -> None:
-        x = self._write(screen, name, (x, y + 2), self._small, DIM)
+        x = self._write(screen, name, (x, y + 2), self._small, DIM).right
         self._write(screen, value, (x + 6, y), self._text, TEXT)
 
     def _pill(self, screen: pygame.Surface, text: str, x: int, y: int) -> None:
-        room = screen.get_width() - 40  # longer text goes on in another line
+        room = screen.get_width() - 40  # longer text wraps
         label = self._small.render(text, True, TEXT, wraplength=room)
         box = label.get_rect(center=(x, y))
         _shade(screen, box.inflate(20, 10), 190, radius=10)
         screen.blit(label, box)
 
-    def _centred(
-        self,
-        screen: pygame.Surface,
-        text: str,
-        box: pygame.Rect,
-        font: pygame.font.Font,
-        color: tuple[int, int, int],
-    ) -> None:
-        label = font.render(text, True, color)
-        screen.blit(label, label.get_rect(center=box.center))
-
     def _shortened(self, text: str, room: int) -> str:
-        """The text, or as much of its beginning as fits into so many pixels."""
+        """The text, truncated to a width in pixels."""
         if self._text.size(text)[0] <= room:
             return text
         while text and self._text.size(text + "...")[0] > room:
             text = text[:-1]
         return text + "..."
-
-    def _write_before(
-        self,
-        screen: pygame.Surface,
-        text: str,
-        at: tuple[int, int],
-        font: pygame.font.Font,
-        color: tuple[int, int, int],
-    ) -> int:
-        """Write text that ends where it is told, and return where it begins."""
-        label = font.render(text, True, color)
-        box = label.get_rect(topright=at)
-        screen.blit(label, box)
-        return box.left
 
     def _write(
         self,
@@ -265,20 +245,23 @@ class Painter:
         at: tuple[int, int],
         font: pygame.font.Font,
         color: tuple[int, int, int],
-    ) -> int:
-        """Write, and return where the text ends, in pixels from the left."""
-        screen.blit(font.render(text, True, color), at)
-        return at[0] + font.size(text)[0]
+        anchor: str = "topleft",
+    ) -> pygame.Rect:
+        """Write text with its `anchor` (of pygame.Rect) at a point, and return its rectangle."""
+        label = font.render(text, True, color)
+        box = label.get_rect(**{anchor: at})
+        screen.blit(label, box)
+        return box
 
 
 def _column_width(lines: Sequence[tuple[str, str]], font: pygame.font.Font) -> tuple[int, int]:
-    """Pixels that the keys and the words of a part of the help take, with gaps."""
+    """Widths of the keys and the descriptions of a column of the help, with gaps."""
     keys, words = (max(font.size(line[i])[0] for line in lines) for i in (0, 1))
     return keys + 2 * GAP, words + 2 * GAP
 
 
 def _blit_frame(screen: pygame.Surface, frame: np.ndarray, pane: pygame.Rect) -> None:
-    """Show a frame, uint8 (H, W, 3), as large as fits, smoothed: big squares hide the walls."""
+    """Show a frame, uint8 (H, W, 3), as large as fits, smoothed for legibility."""
     height, width = frame.shape[:2]
     image = pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (width, height), "RGB")
     scale = min(pane.width / width, pane.height / height)
@@ -297,7 +280,7 @@ def _facts(info: dict[str, object]) -> str:
 
 
 def _numbers(info: dict[str, object]) -> dict[str, float]:
-    """The game variables, under names that can be drawn."""
+    """The game variables with printable names."""
     return {
         printable(name[:MOST_SHOWN]): float(value)
         for name, value in info.items()

@@ -1,4 +1,4 @@
-"""Playing without a window: as fast as the world goes."""
+"""Play without a window, as fast as possible."""
 
 import threading
 import time
@@ -14,13 +14,9 @@ MEAN_HOLD_STEPS = 4  # about half a second of Doom
 
 
 class RandomWalk:
-    """Somebody wandering about: holds each action for a while, and goes forward half the time.
+    """Random actions, each held for a while; half of them are "forward" if there is such an action.
 
-    Where actions have several components, each action is drawn evenly.
-
-    Args:
-        actions: to choose from.
-        seed: the same seed walks the same way.
+    Actions with several components are sampled uniformly.
     """
 
     def __init__(self, actions: ActionSpec, *, seed: int) -> None:
@@ -30,7 +26,7 @@ class RandomWalk:
         weights = np.ones(len(names))
         if "forward" in names and len(weights) > 1:
             weights[names.index("forward")] = len(weights) - 1
-        self._chances = weights / weights.sum()  # of the choices of a discrete action
+        self._probabilities = weights / weights.sum()  # of the choices of a discrete action
         self._steps_left = 0
 
     def next_action(self) -> Action:
@@ -42,13 +38,13 @@ class RandomWalk:
 
     def _draw(self) -> Action:
         if self._actions.kind == "discrete":
-            return int(self._random.choice(len(self._chances), p=self._chances))
+            return int(self._random.choice(len(self._probabilities), p=self._probabilities))
         return self._actions.plain(self._actions.sample(self._random))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a headless run did; `total_reward` is summed over its episodes."""
+    """The result of a headless run; `total_reward` is summed over its episodes."""
 
     num_steps: int
     num_episodes: int
@@ -57,9 +53,9 @@ class Summary:
 
 
 def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> Summary:
-    """Take `num_steps`, by the policy where it steers, else a random walk.
+    """Take `num_steps` steps, by the policy if it steers, else a random walk.
 
-    An episode's end begins another. `stop` (Ctrl-C) ends the walk early.
+    After an episode's end another one starts. `stop` (Ctrl-C) ends the walk early.
     """
     wanderer = RandomWalk(pilot.actions, seed=seed)
     num_taken, num_episodes, total_reward, stepping_s = 0, 1, 0.0, 0.0
@@ -76,6 +72,6 @@ def walk(pilot: Pilot, *, num_steps: int, seed: int, stop: threading.Event) -> S
 
 
 def replay(pilot: Pilot, *, stop: threading.Event) -> None:
-    """Step until nothing is left to play."""
+    """Replay to the end, or until `stop`."""
     while not pilot.is_over and not stop.is_set():
         pilot.step(pilot.controls.idle)

@@ -1,4 +1,4 @@
-"""A small map: where the player has been, from above."""
+"""A small map of the player's path, seen from above."""
 
 import math
 from collections import deque
@@ -13,18 +13,18 @@ from envs.interface import pose_of
 
 BACKGROUND, EDGE = (24, 27, 34), (44, 49, 60)
 DREAM, REAL = (126, 200, 190), (240, 180, 90)
-MOST_POINTS = 2000  # of a trail; older ones are forgotten
+MOST_POINTS = 2000  # of a trail; older ones are dropped
 MARGIN = 0.08  # of the map's side
-JUMP = 0.25  # of the map's side: farther apart, two points are not joined
-SHARPER = 3  # times as large drawn, then shrunk
+JUMP = 0.25  # of the map's side; points farther apart are not connected
+SHARPER = 3  # oversampling
 
 
 @dataclass(frozen=True)
 class Trail:
-    """Where a player has been.
+    """A player's path.
 
     Attributes:
-        points: the first two coordinates of each pose, the newest last; one: on a line.
+        points: the first two coordinates of each pose, the newest last.
         heading: the newest, in radians counterclockwise from the first axis; None: there is none.
     """
 
@@ -34,10 +34,10 @@ class Trail:
 
 @dataclass(frozen=True)
 class Map:
-    """What a map shows.
+    """The content of a map.
 
     Attributes:
-        low, high: corners of the level; None: they are not known, and the trail fills the map.
+        low, high: corners of the level; None: unknown, so the trail fills the map.
     """
 
     trail: Trail
@@ -47,7 +47,7 @@ class Map:
 
 
 class Trailing:
-    """Follows where an environment's info says that its player goes."""
+    """Collects a trail from an environment's info."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         self._spec = pose_of(env)
@@ -57,7 +57,7 @@ class Trailing:
         self._points.clear()
 
     def extended(self, info: dict[str, Any]) -> Trail | None:
-        """The trail up to here; None where the info tells no pose."""
+        """The trail up to this info; None if it has no pose."""
         pose = self._spec.read(info)
         if pose is None:
             return None
@@ -67,7 +67,7 @@ class Trailing:
 
 
 def planar(position: np.ndarray) -> tuple[float, float]:
-    """The first two coordinates; of a position on a line, the second is 0."""
+    """The first two coordinates; a missing second one is 0."""
     return float(position[0]), float(position[1]) if len(position) > 1 else 0.0
 
 
@@ -108,7 +108,7 @@ def _draw_player(
     side: int,
 ) -> None:
     radius = side / 40
-    if heading is not None:  # what it sees: 90 degrees ahead
+    if heading is not None:  # the field of view, 90 degrees
         edges = [heading + off for off in (-math.pi / 4, math.pi / 4)]
         reach = side / 8
         tips = [(at[0] + reach * math.cos(e), at[1] - reach * math.sin(e)) for e in edges]

@@ -1,5 +1,6 @@
-"""Who steers what: a person or a policy, in a dream or the real game. Knows no window."""
+"""Play a dream or a real game, steered by a person or a policy; independent of the window."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,18 +14,18 @@ from envs.window import as_rgb
 from play.beside import RealBeside, RealView
 from play.commands import controls_for
 from play.map import Map, Trailing, planar
-from play.replay import mark_of
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import Action, ActionSpec
 from worldmodel.randomness import generator
 
 Steerer = Literal["person", "policy", "replay"]
+MARK_DIGITS = 8
 
 
 class Policy(Protocol):
-    """What the pilot asks of a policy; those of `envs.policy` are such."""
+    """A policy of `envs.policy`."""
 
-    num_stacked: int  # frames that it looks at, the newest included
+    num_stacked: int  # frames that it sees, including the newest
 
     def reset(self) -> None: ...
 
@@ -33,23 +34,23 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One frame, and how it came about.
+    """One frame, and the step that led to it.
 
     Attributes:
-        frame: uint8 (H, W, 3), RGB also where the environment's are grey.
-        action: what led here; None for an episode's first frame.
+        frame: uint8 (H, W, 3), RGB even if the environment's are grey.
+        action: the last one; None for an episode's first frame.
         reward: of that action; a dream's is predicted.
         info: the game variables.
         terminated, truncated: Gymnasium's.
         total_reward: of the episode so far.
-        step_number: actions taken in the episode.
-        mark: of what is seen, as sessions keep it: of a dream's codes, else of the frame.
-        seed: given to the reset that began the episode.
+        step_number: number of actions in the episode so far.
+        mark: hash of a dream's codes, or of the frame, see `mark_of`.
+        seed: given to the reset that started the episode.
         steered_by: who chose the action.
         start: the dream's start; None in a real game.
         real: the real game at the same moment, while it is shown.
-        map: where the player has been in this episode; None where the world tells no pose.
-        note: what the person should be told, or None.
+        map: of this episode; None if the world has no pose.
+        note: a message for the player, or None.
     """
 
     frame: np.ndarray
@@ -73,19 +74,23 @@ class Moment:
         return self.terminated or self.truncated
 
 
-class Pilot:
-    """Plays an environment, and can show the real game beside a dream. A real game that fails
-    there is hidden, and the dream goes on.
+def mark_of(seen: np.ndarray) -> str:
+    """A hash of a frame, or of a dream's codes, which determine its frames."""
+    return hashlib.sha256(np.ascontiguousarray(seen).data).hexdigest()[:MARK_DIGITS]
 
-    It owns the environment: `close` closes it. Methods named `toggle_...` return a note for
-    the person.
+
+class Pilot:
+    """Plays an environment, and can show the real game beside a dream. If the real game fails, it
+    is hidden, and the dream continues.
+
+    `close` closes the environment. Methods that return text return a message for the player.
 
     Args:
-        env: real, or a dream (it then has `num_starts` and `real_moment`).
+        env: a real game, or a dream (which has `num_starts` and `real_moment`).
         seed: of the first episode; each new start adds one.
-        start: of a dream's first episode; None draws one from `seed`.
-        policy: to hand over to; None if there is none.
-        keys: JSON of controls to use instead of those that the environment announces.
+        start: of a dream's first episode; None: sampled from `seed`.
+        policy: that can take over; None: there is none.
+        keys: JSON of controls to use instead of the environment's own.
         watch: called with every moment, in order.
 
     Raises:
@@ -108,7 +113,7 @@ class Pilot:
         self._flat = actions_of(env)
         self.actions: ActionSpec = self._flat.spec
         self.controls = controls_for(env, self._flat, keys)
-        self._hidden = {"pose", *pose_of(env).names} - set(variable_names(env))  # of an info
+        self._hidden = {"pose", *pose_of(env).names} - set(variable_names(env))  # in info
         self.num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
         self.seed = seed
         self.start = self._first_start(start)
@@ -125,7 +130,7 @@ class Pilot:
 
     @property
     def is_over(self) -> bool:
-        """Whether `step` has nothing left to do until a restart."""
+        """Whether the episode is over."""
         return self.moment.is_over
 
     @property
@@ -133,7 +138,7 @@ class Pilot:
         return self.num_starts is not None
 
     def step(self, action_from_keys: Action) -> Moment:
-        """Take one step with the person's action, or the policy's while it steers.
+        """Take one step with the given action, or the policy's while it steers.
 
         Raises:
             gymnasium.error.ResetNeeded: the episode is over.
@@ -146,12 +151,12 @@ class Pilot:
         return self._advance(action_from_keys, "person")
 
     def restart(self) -> str | None:
-        """Go back to where this episode began: the same seed and start."""
+        """Restart the episode with the same seed and start."""
         self.moment = self._begin()
         return self.moment.note
 
     def another_start(self) -> str | None:
-        """Begin elsewhere: the next seed, and in a dream the next start."""
+        """Start an episode with the next seed, and in a dream the next start."""
         self.seed += 1
         if self.start is not None and self.num_starts is not None:
             self.start = (self.start + 1) % self.num_starts
@@ -161,21 +166,21 @@ class Pilot:
         return f"start {self.start} of {self.num_starts}"
 
     def toggle_policy(self) -> str:
-        """Hand over to the policy, or take back."""
+        """Let the policy steer, or the player again."""
         if self.policy is None:
-            return "no policy to hand over to: start with --policy FILE.zip"
+            return "there is no policy: start with --policy FILE.zip"
         self.policy_steers = not self.policy_steers
         if not self.policy_steers:
             return "you steer"
         self.policy.reset()
-        for frame in list(self._recent)[:-1]:  # what it would have seen until now
+        for frame in list(self._recent)[:-1]:  # the frames that it stacks
             self.policy.act(frame)
-        return "the policy steers: m takes back"
+        return "the policy steers: press m to take over"
 
     def toggle_real(self) -> str | None:
         """Show the real game beside the dream, at the same moment, or hide it."""
         if self._beside is None:
-            return "this is the real game: a dream can show it beside itself"
+            return "this is the real game: only dreams can show it beside them"
         if self._real is not None:
             self._real = None
         else:
@@ -194,7 +199,7 @@ class Pilot:
     def _first_start(self, start: int | None) -> int | None:
         if self.num_starts is None:
             if start is not None:
-                raise UserError("--start is for dreams: a real game begins by its --seed")
+                raise UserError("--start is for dreams: a real game starts by its --seed")
             return None
         if start is None:
             return int(generator(self.seed, "first start").integers(self.num_starts))
@@ -211,79 +216,65 @@ class Pilot:
             self.policy.reset()
         self._trail.clear()
         self._real_trail.clear()
-        note = self._take_real_along(lambda beside, _: beside.begin(self.start, ()))
-        return self._show(
-            Moment(
-                frame=as_rgb(frame),
-                action=None,
-                reward=0.0,
-                info=self._variables(info),
-                terminated=False,
-                truncated=False,
-                total_reward=0.0,
-                step_number=0,
-                mark=self._mark(frame),
-                seed=self.seed,
-                steered_by="person",
-                start=self.start,
-                real=self._real,
-                map=self._mapped(info),
-                note=note,
-            )
-        )
+        note = self._move_real(lambda beside, _: beside.begin(self.start, ()))
+        return self._arrive(frame, info, note, steered_by="person")
 
     def _advance(self, action: Action, steered_by: Steerer) -> Moment:
         frame, reward, terminated, truncated, info = self.env.step(self._flat.to_own(action))
         self.actions_taken.append(action)
-        note = self._take_real_along(lambda beside, view: beside.step(view, action))
-        return self._show(
-            Moment(
-                frame=as_rgb(frame),
-                action=action,
-                reward=float(reward),
-                info=self._variables(info),
-                terminated=bool(terminated),
-                truncated=bool(truncated),
-                total_reward=self.moment.total_reward + float(reward),
-                step_number=self.moment.step_number + 1,
-                mark=self._mark(frame),
-                seed=self.seed,
-                steered_by=steered_by,
-                start=self.start,
-                real=self._real,
-                map=self._mapped(info),
-                note=note,
-            )
+        note = self._move_real(lambda beside, view: beside.step(view, action))
+        total = self.moment.total_reward + float(reward)
+        outcome = (action, float(reward), bool(terminated), bool(truncated))
+        return self._arrive(frame, info, note, *outcome, total, steered_by=steered_by)
+
+    def _arrive(
+        self,
+        frame: np.ndarray,
+        info: dict[str, Any],
+        note: str | None,
+        action: Action | None = None,
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+        total_reward: float = 0.0,
+        *,
+        steered_by: Steerer,
+    ) -> Moment:
+        seen = self.env.unwrapped.codes if self._has_codes else frame  # pyright: ignore[reportAttributeAccessIssue]
+        moment = Moment(
+            frame=as_rgb(frame),
+            action=action,
+            reward=reward,
+            info={name: value for name, value in info.items() if name not in self._hidden},
+            terminated=terminated,
+            truncated=truncated,
+            total_reward=total_reward,
+            step_number=len(self.actions_taken),
+            mark=mark_of(seen),
+            seed=self.seed,
+            steered_by=steered_by,
+            start=self.start,
+            real=self._real,
+            map=self._extend_map(info),
+            note=note,
         )
+        return self._show(moment)
 
-    def _variables(self, info: dict[str, Any]) -> dict[str, Any]:
-        """The entries of an info that are not only about where the player is."""
-        return {name: value for name, value in info.items() if name not in self._hidden}
-
-    def _mapped(self, info: dict[str, Any]) -> Map | None:
-        """The map after another step."""
+    def _extend_map(self, info: dict[str, Any]) -> Map | None:
+        """The map including another step."""
         trail = self._trail.extended(info)
         if trail is None:
             return None
         if self._real is None:
             self._real_trail.clear()
         real = None if self._real is None else self._real_trail.extended(self._real.info)
-        low, high = self._corners()
+        corners = getattr(self.env.unwrapped, "pose_range", None)
+        low, high = (None, None) if corners is None else map(planar, corners)
         return Map(trail, real, low, high)
 
-    def _corners(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-        found = getattr(self.env.unwrapped, "pose_range", None)
-        if found is None:
-            return None, None
-        low, high = (planar(corner) for corner in found)
-        return low, high
-
-    def _mark(self, frame: np.ndarray) -> str:
-        return mark_of(self.env.unwrapped.codes if self._has_codes else frame)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _take_real_along(self, go: Callable[[RealBeside, RealView], RealView]) -> str | None:
-        """Bring the real game, where it is shown, to the dream's moment. Returns a note when it
-        has failed; it is then hidden."""
+    def _move_real(self, go: Callable[[RealBeside, RealView], RealView]) -> str | None:
+        """Bring the real game, if it is shown, to the dream's moment. If it fails, hide it and
+        return a note."""
         if self._beside is None or self._real is None:
             return None
         try:
@@ -305,6 +296,4 @@ def _check_frames(env: gymnasium.Env) -> None:
     """Raises UserError when its frames can't be shown."""
     frames = env.observation_space
     if frames.dtype != np.uint8 or (frames.shape or ())[2:] not in ((1,), (3,)):
-        raise UserError(
-            f"only uint8 frames in RGB or grey can be shown, but those here are {frames}"
-        )
+        raise UserError(f"only uint8 frames in RGB or grey can be shown, not {frames}")

@@ -1,4 +1,4 @@
-"""An mp4 of what was seen, and beside it the session that plays it again."""
+"""A film of what was seen, and next to it the session that can be replayed."""
 
 import os
 from fractions import Fraction
@@ -12,13 +12,13 @@ from PIL import Image
 
 from play.map import draw_map
 from play.pilot import Moment
-from play.session_file import SessionFile, keep_others_out
+from play.session import SessionFile, lock_file
 from play.worlds import UnopenedWorld
 from worldmodel.errors import UserError, os_error
 from worldmodel.storage.files import refuse_existing
 
-# A film can be watched up to its last second while it is written, and where its writing was cut
-# off; at the end it becomes an ordinary one.
+# A film can be watched while it is written, and if it is truncated, up to its last second; at the
+# end it becomes an ordinary one.
 FILM_OPTIONS = {
     "movflags": "+hybrid_fragmented",
     "frag_duration": "1000000",  # microseconds
@@ -27,23 +27,23 @@ FILM_OPTIONS = {
 
 
 class Recording:
-    """Frames into `path` (H.264, yuv420p), the session into the same name with .json.
+    """Writes frames to `path` (H.264, yuv420p), and the session to the same name with .json.
 
-    Both are written as they are played: what ends the process leaves the session, and the film up
-    to its last seconds. Where nothing was seen, neither appears, and nothing is replaced.
+    Both are written while playing: a crash leaves the session, and the film up to its last seconds.
+    Without any moment, neither is created or replaced.
 
     Args:
-        path: ends in .mp4; its folder is made.
+        path: ends in .mp4; its folder is created.
         world: what is played.
         size: height of the film in pixels, rounded down to an even number.
-        fps: frames a second of the film; None may be replaced until the first frame comes.
-        with_map: whether the map is shown beside each frame.
+        fps: frames per second of the film; None: set it before the first frame.
+        with_map: whether to show the map beside each frame.
         overwrite: whether an existing film and session may be replaced.
-        replayed: the session that is replayed. Where it is the one beside the film, it stays as it
-            is.
+        replayed: the session that is replayed. If it is the one next to the film, it is not
+            written.
 
     Raises:
-        UserError: the film or the session exists, another play is writing it, or it can't be
+        UserError: the film or the session exists, another process is writing it, or it can't be
             written.
     """
 
@@ -72,10 +72,10 @@ class Recording:
         except OSError as error:
             raise UserError(f"can't write {path}: {os_error(error)}") from error
         self._session: SessionFile | None = None
-        self._source: BinaryIO | None = None  # the session beside the film, held while it is read
+        self._source: BinaryIO | None = None  # the replayed session next to the film, locked
         if replayed is not None and is_same_file(replayed, self.session_path):
             self._source = replayed.open("rb")
-            keep_others_out(self._source, replayed)
+            lock_file(self._source, replayed)
         else:
             self._session = SessionFile(self.session_path, world, overwrite=overwrite)
 
@@ -83,7 +83,7 @@ class Recording:
         """Append a moment; its frame, uint8 (H, W, 3), is scaled up by repeating pixels.
 
         Raises:
-            UserError: the disk is full, or gone. What was recorded until then is kept.
+            UserError: it can't be written, for example because the disk is full.
         """
         if self._session is not None:
             self._session.add(moment)
@@ -96,12 +96,12 @@ class Recording:
                 self._begin(film_width + map_width, film_height)
             frame = Image.fromarray(np.ascontiguousarray(moment.frame))
             frame = frame.resize((film_width, film_height), Image.Resampling.NEAREST)
-            picture = Image.new("RGB", (film_width + map_width, film_height))
-            picture.paste(frame)
+            image = Image.new("RGB", (film_width + map_width, film_height))
+            image.paste(frame)
             if self._with_map and moment.map is not None:
                 drawn = Image.fromarray(draw_map(moment.map, film_height))
-                picture.paste(drawn, (film_width, 0))
-            self._encode(av.VideoFrame.from_image(picture))
+                image.paste(drawn, (film_width, 0))
+            self._encode(av.VideoFrame.from_image(image))
         except OSError as error:
             raise UserError(f"can't write {self.path}: {os_error(error)}") from error
         self.num_frames += 1
@@ -110,7 +110,7 @@ class Recording:
         """Complete the film and the session.
 
         Raises:
-            UserError: they can't be completed. What was recorded is kept.
+            UserError: they can't be completed; what was recorded remains.
         """
         try:
             if self._container is not None:
@@ -135,12 +135,12 @@ class Recording:
         self._stream.options = {"preset": "veryfast", "crf": "16"}
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
-        """Encode a frame, or with None what the encoder still holds."""
+        """Encode a frame, or with None flush the encoder."""
         assert self._container is not None
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two names lead to one file that exists."""
+    """Whether two paths are the same existing file."""
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)

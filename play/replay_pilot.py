@@ -1,4 +1,4 @@
-"""A recorded session is played again and compared with its recording."""
+"""Replay a session and compare it with its recording."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,17 @@ import gymnasium
 
 from envs.interface import actions_of
 from play.pilot import Moment, Pilot
-from play.replay import Session
+from play.session import Session
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import Action
 
 
 class ReplayPilot(Pilot):
-    """Plays a recorded session again; nobody can steer it.
+    """Replays a recorded session; the player can't steer it.
 
     Attributes:
-        num_frames: seen so far.
-        first_difference: from the recording, in words; None while there is none.
+        num_frames: replayed so far.
+        first_difference: describes the first difference from the recording; None: there is none.
 
     Raises:
         UserError: the session doesn't fit the environment.
@@ -41,23 +41,23 @@ class ReplayPilot(Pilot):
 
     @property
     def is_over(self) -> bool:
-        """Whether every episode has been played to its end."""
-        return self._episode_is_played and self._episode_number == len(self.session.episodes) - 1
+        """Whether all episodes have been replayed."""
+        return self._episode_is_done and self._episode_number == len(self.session.episodes) - 1
 
     @property
     def frames_agree(self) -> bool | None:
-        """Whether all that was seen is what was recorded; None before all is played."""
+        """Whether all frames were as recorded; None before the end."""
         return self.first_difference is None if self.is_over else None
 
     def step(self, action_from_keys: Action) -> Moment:
-        """The session's next frame, whatever the keys say.
+        """Continue to the session's next frame; ignores the keys.
 
         Raises:
             gymnasium.error.ResetNeeded: the session is over.
         """
         if self.is_over:
             raise gymnasium.error.ResetNeeded("the session is over")
-        if not self._episode_is_played:
+        if not self._episode_is_done:
             actions = self.session.episodes[self._episode_number].actions
             return self._advance(actions[self.moment.step_number], "replay")
         self._episode_number += 1
@@ -66,12 +66,12 @@ class ReplayPilot(Pilot):
         return self._begin()
 
     def restart(self) -> str:
-        return "this is a replay: it can't be steered"
+        return "this is a replay: you can't steer it"
 
     another_start = toggle_policy = restart
 
     @property
-    def _episode_is_played(self) -> bool:
+    def _episode_is_done(self) -> bool:
         num_actions = len(self.session.episodes[self._episode_number].actions)
         return self.moment.is_over or self.moment.step_number == num_actions
 
@@ -94,12 +94,12 @@ class ReplayPilot(Pilot):
 
 
 def _check_fit(env: gymnasium.Env, session: Session) -> None:
-    """Raises UserError when a session can't have come from an environment like this one."""
+    """Raises UserError when a session can't have been recorded in such an environment."""
     actions = actions_of(env).spec
     height_and_width = (env.observation_space.shape or ())[:2]
     if session.frame_size != height_and_width:
         raise UserError(
-            f"the session's frames are {session.frame_size}, those here {height_and_width}"
+            f"the session's frames are {session.frame_size}, the environment's {height_and_width}"
         )
     num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
     for number, episode in enumerate(session.episodes):

@@ -1,345 +1,304 @@
-"""The command line of `python -m play`, and the four ways through it."""
+"""A played session as a file: enough to replay it, and to report where a replay differs.
+
+A session is a JSON array, written line by line while it is played:
+
+    [
+    {"format": "videogpt-dream session", "version": 4, "env_id": ..., "frame_size": [64, 64]},
+    {"seed": 5, "start": 3, "mark": "5f1c3e0a"},
+    [2, "9a01b2ee"],
+    [0, "41d7c9f3"]
+    ]
+
+The first entry says what was played; then an object starts an episode, and an array is an action.
+Marks are hashes of what was seen, see `play.pilot.mark_of`. A truncated file can be replayed up to
+its last complete line. Files may come from anywhere, so `read_session` checks every entry.
+"""
 
 import contextlib
-import secrets
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import errno
+import json
+import math
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated, Any, BinaryIO, ClassVar
 
-import gymnasium
-import tyro
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 
-import envs
-from envs.interface import fps_of
-from play import command_line
-from play.commands import COMMAND_KEYS
-from play.headless import replay, walk
-from play.pilot import Moment, Pilot
-from play.recording import Recording, is_same_file
-from play.replay import MAX_SEED, Session, read_session
-from play.replay_pilot import ReplayPilot
-from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
-from worldmodel.command import say
-from worldmodel.errors import UserError, printable
+from play.pilot import MARK_DIGITS, Moment
+from play.worlds import UnopenedWorld
+from worldmodel.errors import UserError, one_line, os_error
+from worldmodel.interface.actions import Action
 from worldmodel.interface.sampling import Sampling, SamplingOptions
-from worldmodel.storage.files import read_json
+from worldmodel.storage.files import parse_json, read_bytes, refuse_existing
+from worldmodel.storage.parsed import parsed
 
-# Makes the pilot; given what tells the person why it takes long.
-OpenPilot = Callable[[Callable[[str], None]], Pilot]
-DEFAULT_ENV = "dream-doom"
-DEFAULT_NUM_STEPS = 200
-MAX_SIZE = 4096
-MAX_KEYS_BYTES = 2**16  # of --keys
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows, where only an existing file is protected
+    fcntl = None
+
+FORMAT = "videogpt-dream session"
+VERSION = 4
+MAX_FILE_BYTES = 64 * 2**20
+MAX_VALUES = 3_000_000  # numbers, strings, arrays and objects; a million steps of Doom are 32 hours
+MAX_SEED = 2**63 - 1
+MAX_ACTION = 10**6
+MAX_COMPONENTS = 1000
+MAX_FRAME_SIDE = 4096
+
+
+def _checked_text(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be printable text")
+    return text
+
+
+def _checked_action(action: Any) -> Action:
+    if type(action) is int and 0 <= action <= MAX_ACTION:
+        return action
+    numbers = action if isinstance(action, list) else []
+    are_numbers = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
+    if not are_numbers or not 0 < len(numbers) <= MAX_COMPONENTS:
+        raise ValueError(
+            f"an action must be an integer from 0 to {MAX_ACTION}, or a list of at most "
+            f"{MAX_COMPONENTS} numbers"
+        )
+    return tuple(numbers)
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_checked_text)]
+Mark = Annotated[str, Field(pattern=f"^[0-9a-f]{{{MARK_DIGITS}}}$")]
+Integer = Annotated[int, Strict()]
+Index = Annotated[Integer, Field(ge=0, le=MAX_ACTION)]
+Side = Annotated[Integer, Field(ge=1, le=MAX_FRAME_SIDE)]
 
 
 @dataclass(frozen=True)
-class PlayOptions:
-    """Play a learned world, or the real game it was learned from."""
+class PlayedEpisode:
+    """One episode.
 
-    env: str | None = None
-    """What to play: a real game (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a shipped
-    dream, the folder of a checkpoint, or a Hugging Face Hub id. Default: dream-doom. With --replay:
-    the checkpoint to use instead of the session's."""
+    Attributes:
+        seed: given to `reset`.
+        start: of a dream; None in a real game.
+        actions: one per step.
+        marks: one per frame, including the first.
+    """
 
-    fps: float | None = None
-    """Steps per second in the window, and frames per second of the film. Default: the game's
-    own."""
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    size: int = 512
-    """Height of the picture in pixels."""
-
-    policy: Path | None = None
-    """A stable-baselines3 PPO policy (.zip) that takes over when you press m, or at once with
-    --headless. One that was not made here needs --trust the first time."""
-
-    trust: bool = False
-    """Load --policy, although stable-baselines3's files can run code of whoever made them."""
-
-    keys: Path | None = None
-    """A JSON file of keys and mouse controls to use instead of the world's own; its format is
-    described in worldmodel/interface/controls.py."""
-
-    record: Path | None = None
-    """Record a film to this .mp4, and next to it a .json that --replay can play again."""
-
-    map: bool = False
-    """Show the map from the beginning, and beside the frames in --record's film."""
-
-    overwrite: bool = False
-    """Let --record replace existing files."""
-
-    replay: Path | None = None
-    """Replay a recorded .json, and report whether every frame is the same."""
-
-    headless: bool = False
-    """Open no window: play as fast as possible, with --policy or at random, and print a
-    summary."""
-
-    steps: int | None = None
-    """Number of steps to play with --headless. Default: 200."""
-
-    seed: int | None = None
-    """Seed of everything random. Default: drawn, and printed."""
-
-    start: int | None = None
-    """Number of the recorded moment that a dream starts from. Default: drawn from the seed."""
-
-    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
-    """How a dream samples its tokens."""
+    seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)]
+    start: Index | None
+    actions: tuple[Annotated[Any, AfterValidator(_checked_action)], ...]
+    marks: tuple[Mark, ...]
 
 
-def parse(arguments: Sequence[str]) -> PlayOptions:
-    """The command line as options; exits for --help and for unknown options."""
-    keys = "\n".join(f"  {entry.shown}: {entry.description}" for entry in COMMAND_KEYS)
-    return tyro.cli(
-        PlayOptions,
-        prog="python -m play",
-        description=f"Play a learned world, or the real game it was learned from.\n\n"
-        f"Arrow keys and WASD steer; h shows all of a world's keys.\n\nKeys:\n{keys}",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+@dataclass(frozen=True)
+class Session:
+    """Everything that determines what was seen.
+
+    Attributes:
+        env_id: Gymnasium id of the environment.
+        checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
+        sampling: changes to the dream's own sampling.
+        frame_size: height and width of a frame, in pixels.
+        episodes: in the order played.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    env_id: Text
+    checkpoint: Text | None
+    sampling: SamplingOptions
+    frame_size: tuple[Side, Side]
+    episodes: tuple[PlayedEpisode, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(len(episode.actions) + 1 for episode in self.episodes)
 
 
-def run(options: PlayOptions, *, started_s: float) -> int:
-    """Play as the options say.
+def num_values(content: bytes) -> int:
+    """An upper bound on the number of values in JSON text, without parsing it."""
+    return sum(content.count(sign) for sign in b",[{")
 
-    Args:
-        started_s: when the command began, by time.perf_counter.
 
-    Returns:
-        The exit status: 0, or 1 when a replay wasn't the same.
+def read_session(path: Path) -> Session:
+    """Read and check a session.
 
     Raises:
-        UserError: something in the options can't be done.
+        UserError: the file is missing, too large, or not a session.
     """
-    _check(options)
-    session = read_session(options.replay) if options.replay else None
-    keys = read_json(options.keys, most_bytes=MAX_KEYS_BYTES) or {} if options.keys else None
-    world = _world_of(options, session)
-    if not options.headless:
-        from play.window import check_display
+    content = read_bytes(path, most_bytes=MAX_FILE_BYTES)
+    try:
+        if num_values(content) > MAX_VALUES:
+            raise ValueError(f"it contains more than {MAX_VALUES} values")
+        return _session_from(parse_json(_completed(content)))
+    except ValueError as error:
+        hint = "" if path.suffix == ".json" else " (a film's session is the .json beside it)"
+        raise UserError(f"{path} is not a session: {error}{hint}") from None
 
-        check_display(_without_window(options, world))
-    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    recording = _recording(options, world)
-    played: Pilot | None = None
 
-    def open_pilot(tell: Callable[[str], None]) -> Pilot:
-        nonlocal played
-        env = world.open(tell)
-        if recording is not None and recording.fps is None:
-            recording.fps = fps_of(env)
+def _completed(content: bytes) -> bytes:
+    """The file; if it is truncated, its complete lines as valid JSON."""
+    if not content.startswith(b"[\n") or content.rstrip().endswith(b"\n]"):
+        return content
+    return content[: content.rfind(b",\n")] + b"\n]"
+
+
+def _session_from(data: Any) -> Session:
+    """Raises ValueError if it is not a session."""
+    if not isinstance(data, list) or len(data) < 2:
+        raise ValueError("it must be an array of what was played, and at least one episode")
+    head, *entries = data
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise ValueError(f"format must be {FORMAT!r}")
+    if head.get("version") != VERSION:
+        raise ValueError(
+            f"it was written by another version of this program: {head.get('version')!r}, not "
+            f"{VERSION}"
+        )
+    played = {name: value for name, value in head.items() if name not in ("format", "version")}
+    names = SamplingOptions.__dataclass_fields__
+    sampling = {name: played.pop(name) for name in names if name in played}
+    episodes: list[dict[str, Any]] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            begun = {name: value for name, value in entry.items() if name != "mark"}
+            episodes.append({**begun, "actions": [], "marks": [entry.get("mark")]})
+        elif episodes and isinstance(entry, list) and len(entry) == 2:
+            for part, value in zip(("actions", "marks"), entry, strict=True):
+                episodes[-1][part].append(value)
+        else:
+            raise ValueError(
+                "an entry must be an object that starts an episode, or after one an array of an "
+                f"action and a mark, not {one_line(json.dumps(entry), most=80)}"
+            )
+    session = parsed(Session, {**played, "sampling": sampling, "episodes": episodes})
+    session.sampling.applied_to(Sampling())  # or UserError
+    return session
+
+
+class SessionFile:
+    """Writes a session line by line, so that a crash loses nothing; holds a lock meanwhile.
+
+    Args:
+        path: an existing file is left unchanged until the first moment.
+        world: what is played.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        UserError: the file exists, can't be written, or another process is writing it.
+    """
+
+    def __init__(self, path: Path, world: UnopenedWorld, *, overwrite: bool) -> None:
+        refuse_existing(path, overwrite=overwrite)
+        self.path = path
+        self._world = world
+        self._is_new = not os.path.lexists(path)
+        self._num_bytes = self._num_values = 0
+        self._file: BinaryIO = _open(path, may_exist=overwrite)
         try:
-            watch = recording.add if recording else None
-            played = _pilot(env, options, session, seed, keys, watch)
-        except BaseException:
-            env.close()
+            lock_file(self._file, path)
+        except UserError:
+            self._file.close()
             raise
-        return played
 
-    stop = threading.Event()
+    @property
+    def has_begun(self) -> bool:
+        return self._num_bytes > 0
+
+    def add(self, moment: Moment) -> None:
+        """Write a moment.
+
+        Raises:
+            UserError: the disk is full, or the session too long.
+        """
+        if not self.has_begun:
+            self._file.truncate(0)
+            head = {
+                "format": FORMAT,
+                "version": VERSION,
+                "env_id": self._world.env_id,
+                "checkpoint": self._world.checkpoint,
+                **vars(self._world.sampling),
+                "frame_size": moment.frame.shape[:2],
+            }
+            self._append("[\n", head)
+        if moment.action is None:
+            entry: Any = {"seed": moment.seed, "start": moment.start, "mark": moment.mark}
+        else:
+            entry = [moment.action, moment.mark]
+        self._append("", entry)
+
+    def finish(self) -> None:
+        """Complete the file, or remove it if no moment was written.
+
+        Raises:
+            UserError: the end can't be written; the file can still be replayed.
+        """
+        try:
+            if self.has_begun:
+                # Overwrite the last comma, and what a full disk has truncated.
+                self._file.truncate(self._num_bytes - len(b",\n"))
+                self._file.seek(0, os.SEEK_END)
+                self._write(b"\n]\n")
+                os.fsync(self._file.fileno())
+            elif self._is_new:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"can't write {self.path}: {os_error(error)}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _append(self, before: str, entry: Any) -> None:
+        line = f"{before}{json.dumps(entry)},\n".encode()
+        total = self._num_bytes + len(line), self._num_values + num_values(line)
+        if total[0] >= MAX_FILE_BYTES or total[1] > MAX_VALUES:
+            raise UserError(f"{self.path} is full: continue recording under another name")
+        try:
+            self._write(line)
+        except OSError as error:
+            raise UserError(f"can't write {self.path}: {os_error(error)}") from error
+        self._num_bytes, self._num_values = total
+
+    def _write(self, line: bytes) -> None:
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def lock_file(file: BinaryIO, path: Path) -> None:
+    """Lock an open file until it is closed, or the process dies.
+
+    Raises:
+        UserError: another process has locked it.
+    """
+    if fcntl is None:
+        return
     try:
-        with _interrupts_set(stop):
-            if options.headless:
-                _play_headless(open_pilot, options, seed, stop, started_s)
-            else:
-                _play_in_window(open_pilot, options, world, stop, started_s)
-    finally:
-        if recording is not None:
-            _finish(recording)
-    if not isinstance(played, ReplayPilot):
-        print(f"seed {seed}")
-        return 0
-    return _verdict(played)
-
-
-def _pilot(
-    env: gymnasium.Env,
-    options: PlayOptions,
-    session: Session | None,
-    seed: int,
-    keys: Any,
-    watch: Callable[[Moment], None] | None,
-) -> Pilot:
-    if session is not None:
-        return ReplayPilot(env, session, keys=keys, watch=watch)
-    policy = None
-    if options.policy is not None:
-        policy = load_policy(options.policy, env, trusted=options.trust, seed=seed)
-    return Pilot(env, seed=seed, start=options.start, policy=policy, keys=keys, watch=watch)
-
-
-def _play_headless(
-    open_pilot: OpenPilot,
-    options: PlayOptions,
-    seed: int,
-    stop: threading.Event,
-    started_s: float,
-) -> None:
-    pilot = open_pilot(say)
-    print(f"first frame after {time.perf_counter() - started_s:.1f} s")
-    try:
-        if isinstance(pilot, ReplayPilot):
-            replay(pilot, stop=stop)
-            return
-        if pilot.policy is not None:
-            pilot.toggle_policy()
-        num_steps = DEFAULT_NUM_STEPS if options.steps is None else options.steps
-        summary = walk(pilot, num_steps=num_steps, seed=seed, stop=stop)
-    finally:
-        pilot.close()
-    episodes = "1 episode" if summary.num_episodes == 1 else f"{summary.num_episodes} episodes"
-    print(
-        f"{summary.num_steps} steps in {episodes} at {summary.steps_per_s:.1f} steps/s, "
-        f"return {summary.total_reward:,.1f}"
-    )
-
-
-def _play_in_window(
-    open_pilot: OpenPilot,
-    options: PlayOptions,
-    world: UnopenedWorld,
-    stop: threading.Event,
-    started_s: float,
-) -> None:
-    from play.window import Window
-
-    window = Window(
-        open_pilot,
-        title=_name_of(options, world),
-        names=("dream", "real game"),
-        pane=options.size,
-        fps=options.fps,
-        shows_map=options.map,
-        stop=stop,
-        instead=_without_window(options, world),
-    )
-    window.run()
-    if window.first_frame_at_s is not None:
-        print(f"first frame after {window.first_frame_at_s - started_s:.1f} s")
-
-
-def _name_of(options: PlayOptions, world: UnopenedWorld) -> str:
-    return options.env or world.checkpoint or DEFAULT_ENV
-
-
-def _without_window(options: PlayOptions, world: UnopenedWorld) -> str:
-    """The command to run where no window can open."""
-    if options.replay is not None:
-        return command_line("--replay", str(options.replay), "--headless")
-    film = str(options.record or "out.mp4")
-    env = _name_of(options, world)
-    return command_line("--env", env, "--headless", "--record", film, "--steps", "200")
-
-
-def _recording(options: PlayOptions, world: UnopenedWorld) -> Recording | None:
-    """What --record asks for. Raises UserError where it would replace a file that it may not."""
-    if options.record is None:
-        return None
-    session_path = options.record.with_suffix(".json")
-    if options.keys is not None and is_same_file(options.keys, session_path):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         raise UserError(
-            f"--record {options.record} would write its session over --keys {options.keys}: choose "
-            "another name"
-        )
-    return Recording(
-        options.record,
-        world,
-        size=options.size,
-        fps=options.fps,
-        with_map=options.map,
-        overwrite=options.overwrite,
-        replayed=options.replay,
-    )
+            f"{path} is in use by another process: wait until it is done, or choose another name"
+        ) from None
+    except OSError:
+        return  # a file system without locks
 
 
-def _finish(recording: Recording) -> None:
-    """Leave the film and the session whole, however the playing ended."""
-    recording.finish()
-    if recording.num_frames:
-        print(printable(f"{recording.num_frames} frames in {recording.path}"))
-        again = command_line("--replay", str(recording.session_path))
-        print(printable(f"play them again: {again}"))
-
-
-def _verdict(played: ReplayPilot) -> int:
-    """Say whether a replay was the same; the exit status."""
-    total = played.session.num_frames
-    if played.first_difference is not None:
-        print(
-            f"the frames are NOT the recorded ones: the first to differ is "
-            f"{played.first_difference}. It is another checkpoint, another version of a library, "
-            "or another kind of processor"
-        )
-        return 1
-    if not played.is_over:
-        print(f"the replay stopped after {played.num_frames} of {total} frames, all as recorded")
-        return 1
-    print(f"all {total} steps are as recorded")
-    return 0
-
-
-def _check(options: PlayOptions) -> None:
-    """Raises UserError for values out of range and for options that don't go together."""
-    if options.fps is not None and not 0.1 <= options.fps <= 1000:
-        raise UserError(f"--fps must be from 0.1 to 1000, not {options.fps}")
-    if not 64 <= options.size <= MAX_SIZE:
-        raise UserError(f"--size must be from 64 to {MAX_SIZE}, not {options.size}")
-    if options.seed is not None and not 0 <= options.seed <= MAX_SEED:
-        raise UserError(f"--seed must be from 0 to 2**63 - 1, not {options.seed}")
-    options.sampling.applied_to(Sampling())  # or UserError, before anything is loaded
-    if options.steps is not None:
-        if not options.headless:
-            raise UserError("--steps goes with --headless: in a window you decide when to stop")
-        if options.steps < 1:
-            raise UserError(f"--steps must be at least 1, not {options.steps}")
-    if options.overwrite and options.record is None:
-        raise UserError("--overwrite goes with --record: nothing else writes files")
-    if options.replay is not None:
-        decided = ("policy", "steps", "seed", "start")
-        given = [name for name in decided if getattr(options, name) is not None]
-        for name in (*given, *options.sampling.given):
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} doesn't go with --replay: the session decides it")
-
-
-def _world_of(options: PlayOptions, session: Session | None) -> UnopenedWorld:
-    """What the options or the session name, not yet opened."""
-    if session is None:
-        return choose_world(options.env or DEFAULT_ENV, options.sampling)
-    real_names = {env_id: name for name, env_id in envs.REAL_WORLDS.items()}
-    recorded = session.checkpoint or real_names.get(session.env_id)
-    if recorded is None:
-        raise UserError(f"{options.replay} was played in {session.env_id!r}, unknown here")
-    name = options.env or recorded
-    if options.env is None and recorded not in envs.REAL_WORLDS and not is_local(recorded):
-        raise UserError(
-            f"{options.replay} was played in {recorded!r}, which is not on this machine; if you "
-            f"trust it, say so: --env {recorded}"
-        )
-    world = choose_world(name, session.sampling)
-    if world.env_id != session.env_id:
-        raise UserError(f"{options.replay} was played in {session.env_id!r}, not in {name!r}")
-    return world
-
-
-@contextlib.contextmanager
-def _interrupts_set(stop: threading.Event) -> Iterator[None]:
-    """Within, the first Ctrl-C or TERM sets `stop`, so files are finished; a second one kills."""
-
-    def on_interrupt(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    before = {of: signal.signal(of, on_interrupt) for of in (signal.SIGINT, signal.SIGTERM)}
+def _open(path: Path, *, may_exist: bool) -> BinaryIO:
+    flags = os.O_RDWR | os.O_CREAT | (0 if may_exist else os.O_EXCL)
     try:
-        yield
-    finally:
-        for of, handler in before.items():
-            signal.signal(of, handler)
+        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except FileExistsError:  # created since the check
+        refuse_existing(path, overwrite=False)
+        raise
+    except OSError as error:
+        raise UserError(f"can't write {path}: {os_error(error)}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"can't write {path}: it is not a regular file")
+    return os.fdopen(handle, "r+b", buffering=0)  # pyright: ignore[reportReturnType]

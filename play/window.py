@@ -1,4 +1,4 @@
-"""The window: keys in, frames out, sixty times a second, whatever the world is doing."""
+"""The window: takes input and shows frames sixty times per second, independent of the world."""
 
 import os
 import sys
@@ -11,38 +11,62 @@ import pygame
 
 from play.commands import Command, command_of, help_lines
 from play.drawing import GAP, Painter, View
-from play.held import HeldKeys
-from play.mouse import Mouse
-from play.pilot import Moment, Pilot
-from play.worker import FASTER, Worker
+from play.pilot import Pilot
+from play.worker import FASTER, HeldKeys, Shown, Worker
 from worldmodel.errors import UserError
 from worldmodel.interface.controls import Controls
 
 UI_FPS = 60
 NOTE_S = 4.0
+NUM_BUTTONS = 3  # of the mouse; the wheel counts as further buttons
 NO_DISPLAY = "there is no display to open a window on; without one, this works: "
 
 
 def check_display(instead: str) -> None:
-    """Raises UserError, naming the command to run instead, when no window can open here.
-
-    Opens none.
-    """
+    """Raises UserError if no window can open here; `instead` is a command that works."""
     named = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in named):
         raise UserError(NO_DISPLAY + instead)
 
 
+class Mouse:
+    """Passes on buttons, and motion while it is caught: then it is hidden and can't leave the
+    window. A click catches it, escape frees it."""
+
+    def __init__(self, keys: HeldKeys) -> None:
+        self.is_caught = False
+        self._keys = keys
+
+    def handle(self, event: pygame.event.Event, *, steers: bool) -> None:
+        """Handle any event. If the mouse's motion `steers`, the first click only catches it."""
+        if event.type == pygame.MOUSEMOTION and self.is_caught:
+            self._keys.move(*event.rel)
+        elif event.type == pygame.MOUSEBUTTONUP:
+            self._keys.release(f"mouse {event.button}")
+        elif event.type == pygame.MOUSEBUTTONDOWN and event.button <= NUM_BUTTONS:
+            if steers and not self.is_caught:
+                self._catch(True)
+            else:
+                self._keys.press(f"mouse {event.button}")
+
+    def free(self) -> None:
+        if self.is_caught:
+            self._catch(False)
+
+    def _catch(self, is_caught: bool) -> None:
+        self.is_caught = is_caught
+        pygame.mouse.set_relative_mode(is_caught)
+
+
 class Window:
-    """Shows a pilot, and passes it what the person does.
+    """Shows a pilot, and passes the player's input to it.
 
     Args:
-        open_pilot: makes the pilot, in the world's own thread; may take seconds, and is given what
-            tells the person why.
+        open_pilot: makes the pilot, in the worker's thread; takes a function for messages.
         title: what is played.
-        names: of the panes, when two are shown: the world's, and the real game's.
+        names: titles of the panes of the world and the real game.
         pane: side of the square for a frame, in pixels.
-        fps: steps a second to begin with; None for the environment's own pace.
+        fps: initial steps per second; None: the environment's own.
         shows_map: from the beginning.
         stop: set from outside (Ctrl-C) to close the window.
         instead: the command to run where no window can open.
@@ -63,7 +87,7 @@ class Window:
         self.keys = HeldKeys()
         self.mouse = Mouse(self.keys)
         self.worker = Worker(open_pilot, keys=self.keys, fps=fps)
-        self.num_ticks = 0  # how often the window has looked at events
+        self.num_ticks = 0  # iterations of the event loop
         self.view: View | None = None  # what the screen shows
         self.first_frame_at_s: float | None = None  # by time.perf_counter
         self._title = title
@@ -77,11 +101,11 @@ class Window:
         self._note_ends_s = 0.0
 
     def run(self) -> None:
-        """Show the window until it is closed; then end the world's thread.
+        """Show the window until it is closed, then stop the worker.
 
         Raises:
             UserError: no window can open here.
-            Exception: whatever the world's thread ended with.
+            Exception: the worker's error, if any.
         """
         try:
             pygame.display.init()
@@ -89,7 +113,7 @@ class Window:
                 _refuse_invisible(pygame.display.get_driver())
             pygame.font.init()
             pygame.display.set_caption(f"{self._title} - play")
-            screen = pygame.display.set_mode(self._look().size)
+            screen = pygame.display.set_mode(self._current_view().size)
         except pygame.error as error:
             pygame.quit()
             raise UserError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
@@ -97,7 +121,7 @@ class Window:
             self.worker.start()
             self._loop(screen)
         finally:
-            pygame.quit()  # the window goes at once, even if a step is still under way
+            pygame.quit()  # closes the window at once, even during a step
             self.worker.stop()
         self.worker.join()
 
@@ -107,8 +131,8 @@ class Window:
         while not (self._stop.is_set() or self.worker.is_done):
             for event in pygame.event.get():
                 needs_drawing |= event.type == pygame.WINDOWEXPOSED
-                self._take_in(event)
-            view = self._look()
+                self._handle(event)
+            view = self._current_view()
             if view != self.view or needs_drawing:
                 if view.size != screen.get_size():
                     screen = _resized(view.size)
@@ -122,10 +146,10 @@ class Window:
 
     @property
     def _controls(self) -> Controls | None:
-        """None until the world is there."""
+        """None until the world is loaded."""
         return self.worker.pilot.controls if self.worker.pilot is not None else None
 
-    def _take_in(self, event: pygame.event.Event) -> None:
+    def _handle(self, event: pygame.event.Event) -> None:
         controls = self._controls
         self.mouse.handle(event, steers=controls is not None and controls.uses_mouse)
         if event.type == pygame.QUIT:
@@ -136,12 +160,12 @@ class Window:
             self.keys.release(pygame.key.name(event.key))
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.keys.release_all()
-            self.mouse.let_go()
+            self.mouse.free()
 
     def _press(self, key: str, controls: Controls | None) -> None:
         command = command_of(key, controls)
         if key == "escape" and self.mouse.is_caught:
-            self.mouse.let_go()
+            self.mouse.free()
         elif command is None:
             self.keys.press(key)
         else:
@@ -175,13 +199,13 @@ class Window:
     def _toggle_map(self) -> None:
         shown = self.worker.shown
         if shown is not None and shown.moment.map is None:
-            self._note = "this world tells no pose to draw a map of"
+            self._note = "there is no map, because this world has no pose"
             self._note_ends_s = time.perf_counter() + NOTE_S
         else:
             self._shows_map = not self._shows_map
 
-    def _look(self) -> View:
-        """What the screen should show now."""
+    def _current_view(self) -> View:
+        """The view of the current state."""
         now_s = time.perf_counter()
         if note := self.worker.next_note():
             self._note, self._note_ends_s = note, now_s + NOTE_S
@@ -198,7 +222,7 @@ class Window:
             pane=pane,
             title=self._title,
             names=self._names,
-            action="" if shown is None or controls is None else _doing(shown.moment, controls),
+            action=_last_action(shown, controls),
             policy_steers=pilot is not None and pilot.policy_steers,
             paused=self.worker.paused,
             fps=self.worker.fps,
@@ -215,19 +239,21 @@ class Window:
         return "click  mouse      h  keys" if controls and controls.uses_mouse else "h  keys"
 
 
-def _doing(moment: Moment, controls: Controls) -> str:
-    """What led to a moment, in words."""
-    return "start" if moment.action is None else controls.words(moment.action)
+def _last_action(shown: Shown | None, controls: Controls | None) -> str:
+    if shown is None or controls is None:
+        return ""
+    action = shown.moment.action
+    return "start" if action is None else controls.words(action)
 
 
 def _refuse_invisible(driver: str) -> None:
-    """Raises pygame.error for a driver that SDL falls back to and that nobody can see."""
+    """Raises pygame.error for an invisible driver that SDL has fallen back to."""
     if driver in ("dummy", "offscreen"):
         raise pygame.error(f"only the {driver!r} video driver works here")
 
 
 def _resized(size: tuple[int, int]) -> pygame.Surface:
-    """The window with another width and height, in the middle of the desktop again."""
+    """Resize the window, and centre it on the desktop."""
     screen = pygame.display.set_mode(size)
     desktop = pygame.display.get_desktop_sizes()[0]
     x, y = (max(room - side, 0) // 2 for room, side in zip(desktop, size, strict=True))

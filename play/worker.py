@@ -1,4 +1,4 @@
-"""The thread in which the world steps, so that the window never waits for it."""
+"""Step the world in its own thread, so that the window never waits for it."""
 
 import threading
 import time
@@ -7,23 +7,74 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from envs.interface import fps_of
-from play.held import HeldKeys
 from play.pilot import Moment, Pilot
 
 FASTER = 1.25
 MIN_FPS, MAX_FPS = 0.5, 240.0
 
-# Something to do between two steps; returns a note for the person, or None.
+# Something to do between two steps; returns a note for the player, or None.
 Request = Callable[[Pilot], str | None]
+
+
+class HeldKeys:
+    """The keys that are down, and the mouse's motion; thread-safe.
+
+    A key that is tapped between two steps counts for the next one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pressed: list[str] = []  # down now, or since the last take; oldest first
+        self._down: set[str] = set()
+        self._unseen: set[str] = set()  # pressed since the last take
+        self._motion = (0, 0)
+
+    def press(self, key: str) -> None:
+        with self._lock:
+            self._pressed = [*(other for other in self._pressed if other != key), key]
+            self._down.add(key)
+            self._unseen.add(key)
+
+    def release(self, key: str) -> None:
+        with self._lock:
+            self._down.discard(key)
+            self._forget_released()
+
+    def move(self, right: int, down: int) -> None:
+        """Add a motion of the mouse, in pixels."""
+        with self._lock:
+            self._motion = self._motion[0] + right, self._motion[1] + down
+
+    def release_all(self) -> None:
+        with self._lock:
+            self._pressed, self._down, self._unseen = [], set(), set()
+            self._motion = (0, 0)
+
+    def take(self) -> tuple[str, ...]:
+        """The keys that are down or were tapped since the last call, oldest first."""
+        with self._lock:
+            taken = tuple(self._pressed)
+            self._unseen = set()
+            self._forget_released()
+            return taken
+
+    def take_motion(self) -> tuple[int, int]:
+        """The mouse's motion since the last call, in pixels to the right and down."""
+        with self._lock:
+            taken, self._motion = self._motion, (0, 0)
+            return taken
+
+    def _forget_released(self) -> None:
+        self._pressed = [key for key in self._pressed if key in self._down | self._unseen]
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The newest moment, and how fast moments come.
+    """The newest moment, and the speed.
 
     Attributes:
-        steps_per_s: over the last steps; None until there are two in a row.
-        frames_agree: after a replay's end, whether it was the same; None otherwise.
+        steps_per_s: of the last steps; None until there are two in a row.
+        frames_agree: after a replay, whether all frames were as recorded; None otherwise.
     """
 
     moment: Moment
@@ -33,14 +84,14 @@ class Shown:
 
 
 class Worker:
-    """Opens a pilot, steps it at a pace, and closes it, all in a thread of its own.
+    """Opens a pilot, steps it at a given speed, and closes it, all in its own thread.
 
     Every method returns at once. The window reads `shown`, `paused`, `fps` and `is_done`.
 
     Args:
-        open_pilot: makes the pilot; may take seconds, and is given what tells the person why.
-        keys: what the person holds down, and the mouse's motion.
-        fps: steps a second to begin with; None for the environment's own pace.
+        open_pilot: makes the pilot; takes a function for messages to the player.
+        keys: the player's input.
+        fps: initial steps per second; None: the environment's own.
     """
 
     def __init__(
@@ -72,17 +123,17 @@ class Worker:
 
     @property
     def is_done(self) -> bool:
-        """Whether the thread has ended, by `stop` or by an error."""
+        """Whether the thread has ended, after `stop` or an error."""
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Let the thread end after the step it is in."""
+        """End the thread after the current step."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
 
     def join(self) -> None:
-        """Wait for the end, and raise the error that the thread ended with, if any."""
+        """Wait for the end, and raise the thread's error, if any."""
         self._thread.join()
         if self.error is not None:
             raise self.error
@@ -94,9 +145,9 @@ class Worker:
             self._wake.notify()
 
     def single_step(self) -> None:
-        """One step, and pause."""
+        """Take one step, then pause."""
         with self._wake:
-            # Pressed while running, the key only has to stop at the step under way.
+            # While running, this only pauses after the current step.
             self._single_steps += 1
             self.paused = True
             self._wake.notify()
@@ -108,13 +159,13 @@ class Worker:
             self._wake.notify()
 
     def ask(self, request: Request) -> None:
-        """Have `request` done before the next step."""
+        """Run a request before the next step."""
         with self._wake:
             self._requests.append(request)
             self._wake.notify()
 
     def next_note(self) -> str | None:
-        """The oldest note not yet read."""
+        """The oldest unread note."""
         return self._notes.popleft() if self._notes else None
 
     def _run(self) -> None:
@@ -128,20 +179,20 @@ class Worker:
                 if note := work(pilot):
                     self._notes.append(note)
                 self._publish(pilot)
-        except BaseException as error:  # raised again in the window's thread, by join
+        except BaseException as error:  # `join` raises it in the window's thread
             self.error = error
         finally:
             if self.pilot is not None:
                 self.pilot.close()
 
     def _next_work(self, pilot: Pilot) -> Request | None:
-        """Wait for a request or the next step; None to end."""
+        """Wait for a request or the next step; None: end."""
         with self._wake:
             while not self._stopping:
                 if self._requests:
                     self._step_times_s.clear()
                     return self._requests.popleft()
-                wait_s = None  # until a key wakes us
+                wait_s = None  # until notified
                 if pilot.is_over:
                     self._single_steps = 0
                 elif self.paused:
@@ -153,7 +204,7 @@ class Worker:
                     now_s = time.perf_counter()
                     wait_s = self._due_s - now_s
                     if wait_s <= 0:
-                        # A late step doesn't make the next ones hurry.
+                        # After a late step, the next ones don't catch up.
                         self._due_s = max(self._due_s + 1 / self.fps, now_s)
                         return self._step
                 self._wake.wait(wait_s)

@@ -1,4 +1,4 @@
-"""What can be played: real games and shipped dreams by name, folders, and Hub ids."""
+"""Find what to play: real games and shipped dreams by name, folders, and Hub ids."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from worldmodel.interface.sampling import SamplingOptions
 if TYPE_CHECKING:
     from play.pilot import Policy
 
-# A person isn't hurried: the bin's episodes of 30 steps are over in 2.4 seconds.
-UNHURRIED: dict[str, dict[str, Any]] = {"RobotPushing-v0": {"length": 10_000}}
+# People need more time: the bin's own episodes of 30 steps last 2.4 seconds.
+ARGUMENTS: dict[str, dict[str, Any]] = {"RobotPushing-v0": {"length": 10_000}}
 DREAM_ID = "VideoGPTDream-v0"
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w.-]{1,96}")
 
@@ -30,7 +30,7 @@ class UnopenedWorld:
     Attributes:
         env_id: its Gymnasium id.
         checkpoint: a dream's shipped name, folder or Hub id; None for a real game.
-        sampling: what of a dream's own sampling to change.
+        sampling: changes to a dream's own sampling.
     """
 
     env_id: str
@@ -42,36 +42,32 @@ class UnopenedWorld:
         return self.checkpoint is not None
 
     def open(self, tell: Callable[[str], None]) -> gymnasium.Env:
-        """Load it. Seconds for a dream.
+        """Load it; a dream takes seconds.
 
         Args:
-            tell: given a line for the person who waits, where it takes longer.
+            tell: called with a message for the player if it takes longer.
 
         Raises:
-            UserError: the checkpoint can't be loaded, or the real world can't be had here.
+            UserError: the checkpoint can't be loaded, or the real game can't be made here.
         """
         if self.checkpoint is None:
-            return self._open_real()
-        from envs.dream import compile_once  # slow: brings torch
+            return made(self.env_id, **ARGUMENTS.get(self.env_id, {}))
+        from envs.dream import compile_once  # slow: imports torch
 
         compile_once(tell)
         return made(self.env_id, checkpoint=self.checkpoint, horizon=None, **self.sampling.given)
 
-    def _open_real(self) -> gymnasium.Env:
-        # Levels may have to be fetched first.
-        return made(self.env_id, **UNHURRIED.get(self.env_id, {}))
-
 
 def is_local(name: str) -> bool:
-    """Whether a dream can be opened without fetching anything."""
+    """Whether a dream can be opened without a download."""
     return name in envs.shipped_names() or os.path.isdir(name)
 
 
 def choose_world(name: str, sampling: SamplingOptions = SamplingOptions()) -> UnopenedWorld:
-    """The world called `name`, found without loading anything.
+    """Find the world called `name`, without loading it.
 
     Raises:
-        UserError: no such world, or sampling options for one that samples nothing.
+        UserError: there is no such world, or it is a real game and has no sampling options.
     """
     if name in envs.REAL_WORLDS:
         for option in sampling.given:
@@ -92,17 +88,17 @@ def choose_world(name: str, sampling: SamplingOptions = SamplingOptions()) -> Un
 
 
 def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> "Policy":
-    """A stable-baselines3 policy that fits an environment.
+    """Load a stable-baselines3 policy for an environment.
 
     Args:
-        trusted: whether code in the file may run, as --trust says.
-        seed: of the actions drawn.
+        trusted: whether code in the file may run, see --trust.
+        seed: of the sampled actions.
 
     Raises:
         UserError: the file is missing, isn't a PPO policy, isn't trusted, or was made for other
             observations or actions.
     """
-    from envs import policy  # slow: brings stable-baselines3
+    from envs import policy  # slow: imports stable-baselines3
 
     try:
         return policy.load_policy(path, env, trusted=trusted, seed=seed)
@@ -111,5 +107,5 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
 
 
 def _is_training(folder: Path) -> bool:
-    """Whether a folder is that of a training that hasn't come to a checkpoint."""
+    """Whether a folder contains an unfinished training."""
     return os.path.isdir(folder / "training") and not os.path.exists(folder / "config.json")

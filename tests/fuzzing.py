@@ -338,7 +338,7 @@ def read_training_state(folder: str) -> None:
 
 
 def read_walk(folder: str) -> None:
-    from play.replay import read_session
+    from play.session import read_session
 
     session = read_session(Path(folder) / "walk.json")
     assert session.episodes
@@ -348,8 +348,8 @@ def read_keys(folder: str) -> None:
     import gymnasium
 
     from envs.interface import actions_of
+    from play.command import MAX_KEYS_BYTES
     from play.commands import controls_for, help_lines
-    from play.session import MAX_KEYS_BYTES
     from worldmodel.storage.files import read_json
 
     class FourChoices(gymnasium.Env):

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from play.pilot import Moment
-from play.replay import PlayedEpisode, Session, read_session
-from play.session_file import SessionFile
+from play.session import PlayedEpisode, Session, SessionFile, read_session
 from play.worlds import UnopenedWorld
 
 

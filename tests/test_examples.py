@@ -58,7 +58,7 @@ def test_the_plan_is_that_of_the_best_future(tiny_run: Path):
         (["--dream", "nowhere"], "unknown checkpoint"),
         (["--worth", "gold"], "--worth must be one of reward, column"),
         (["--commit", "40"], "--commit must be at most --depth"),
-        (["--games", "0"], "--games must be at least 1"),
+        (["--games", "0"], "--games must be from 1"),
     ],
 )
 def test_mistakes_are_told_in_a_line(tiny_run: Path, monkeypatch, wrong, message):

@@ -20,7 +20,7 @@ from envs.making import made
 from play import command_line
 from play.__main__ import main
 from play.commands import COMMAND_KEYS
-from play.replay import Session, read_session
+from play.session import Session, read_session
 from worldmodel.interface.sampling import SamplingOptions
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
@@ -87,7 +87,7 @@ def test_a_recording_plays_again_bit_for_bit(recorded: tuple[Path, str], tmp_pat
         *("--replay", film.with_suffix(".json"), "--headless", "--size", 128, "--record", again)
     )
     assert done.returncode == 0, done.stderr
-    assert "steps are as recorded" in done.stdout
+    assert "frames are as recorded" in done.stdout
     assert again.with_suffix(".json").read_bytes() == film.with_suffix(".json").read_bytes()
     np.testing.assert_array_equal(film_frames(again), film_frames(film))
 
@@ -100,7 +100,7 @@ def test_other_actions_are_found_out(recorded: tuple[Path, str], tmp_path: Path)
     changed.write_text(json.dumps(data))
     done = play("--replay", changed, "--headless")
     assert done.returncode == 1
-    assert "NOT the recorded ones" in done.stdout
+    assert "NOT as recorded" in done.stdout
     assert "the frame at step 4 of episode 1" in done.stdout
 
 
@@ -157,7 +157,7 @@ def test_a_kill_costs_the_films_last_seconds_alone(tmp_path: Path) -> None:
         *("--env", "doom-hgs", "--headless", "--steps", 5, "--record", film, "--overwrite")
     )
     assert again.returncode == 2
-    assert "long.json is in use by another play" in again.stderr
+    assert "long.json is in use by another process" in again.stderr
     playing.kill()
     playing.communicate()
     session = read_session(film.with_suffix(".json"))
@@ -165,7 +165,7 @@ def test_a_kill_costs_the_films_last_seconds_alone(tmp_path: Path) -> None:
     assert session.num_frames - len(film_frames(film)) < 100
     replayed = play("--replay", film.with_suffix(".json"), "--headless")
     assert replayed.returncode == 0, replayed.stderr
-    assert "steps are as recorded" in replayed.stdout
+    assert "frames are as recorded" in replayed.stdout
 
 
 def test_a_recording_replaces_nothing(recorded: tuple[Path, str], tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_dream_is_the_same_with_any_number_of_threads(tmp_path: Path) -> None:
     assert sessions[1].read_bytes() == sessions[0].read_bytes() == sessions[2].read_bytes()
     done = play("--replay", sessions[1], "--headless", OMP_NUM_THREADS="1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "steps are as recorded" in done.stdout
+    assert "frames are as recorded" in done.stdout
     entries = json.loads(sessions[0].read_text())
     entries[7][1] = "0" * 8
     sessions[0].write_text(json.dumps(entries))
@@ -266,7 +266,7 @@ def test_a_policy_is_loaded_once_it_is_trusted(tmp_path: Path) -> None:
     walk = ("--env", "doom-hgs", "--headless", "--steps", 3, "--policy", tmp_path / "p.zip")
     done = play(*walk)
     assert done.returncode == 2
-    assert "may run code" in done.stderr
+    assert "may contain code" in done.stderr
     assert "--trust" in done.stderr
     done = play(*walk, "--trust")
     assert done.returncode == 0, done.stderr
@@ -283,7 +283,7 @@ def test_a_strangers_session_fetches_nothing(tmp_path: Path) -> None:
     write_session(tmp_path / "walk.json", session)
     done = play("--replay", tmp_path / "walk.json", "--headless")
     assert done.returncode != 0
-    assert "if you trust it, say so: --env stranger/dream" in done.stderr
+    assert "if you trust it, use --env stranger/dream" in done.stderr
 
 
 def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "doom-hgs", "--size", 1), "--size must be"),
         (("--env", "doom-hgs", "--fps", 0), "--fps must be"),
         (("--env", "doom-hgs", "--seed", -1), "--seed must be"),
-        (("--env", "doom-hgs", "--steps", 5), "goes with --headless"),
+        (("--env", "doom-hgs", "--steps", 5), "needs --headless"),
         (("--env", "doom-hgs", "--headless", "--record", "walk.avi"), "must end in .mp4"),
         (("--env", "doom-hgs", "--headless", "--record", "/dev/null/walk.mp4"), "can't write"),
         (("--env", "doom-hgs", "--headless", "--policy", "none.zip"), "there is no policy file"),
@@ -322,7 +322,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "dream-doom", "--top-k", 10**19), "top_k must be"),
         (("--env", "dream-doom", "--start", 10**19, "--headless"), "--start must be"),
         (("--env", "doom-hgs", "--seed", 10**19), "--seed must be"),
-        (("--env", "doom-hgs", "--overwrite"), "goes with --record"),
+        (("--env", "doom-hgs", "--overwrite"), "needs --record"),
         (("--replay", "none.json", "--seed", 1), "the session decides"),
     ],
 )
@@ -351,12 +351,12 @@ def test_what_is_proposed_without_a_display_works(tmp_path: Path) -> None:
     assert "200 steps" in walked.stdout
     session = read_session(film.with_suffix(".json"))
     assert session.env_id == "DoomHealthGatheringSupreme-v0"
-    again = shlex.split(walked.stdout.split("play them again: ")[1].splitlines()[0])
+    again = shlex.split(walked.stdout.split("replay: ")[1].splitlines()[0])
     assert again[-1] == str(film.with_suffix(".json"))
     proposed = shlex.split(play(*again[3:]).stderr.split("this works: ")[1])
     replayed = subprocess.run(proposed, env=_without_display(), capture_output=True, text=True)
     assert replayed.returncode == 0, replayed.stderr
-    assert "steps are as recorded" in replayed.stdout
+    assert "frames are as recorded" in replayed.stdout
 
 
 def test_a_command_is_proposed_as_one_would_type_it(
@@ -377,7 +377,7 @@ def test_a_command_is_proposed_as_one_would_type_it(
 def test_nothing_heavy_is_loaded_before_the_window() -> None:
     """An unknown name is answered, and the window is there, before torch is."""
     code = (
-        "import sys, play.session, play.window; play.worlds.choose_world('dream-doom');"
+        "import sys, play.command, play.window; play.worlds.choose_world('dream-doom');"
         "print({'torch', 'vizdoom', 'numba'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

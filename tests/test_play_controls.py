@@ -14,8 +14,8 @@ from test_play_keymap import FIGHT, FIGHT_CONTROLS, actions_in, controls_in
 import envs  # noqa: F401  registers the environments
 import worldmodel.interface.controls
 from envs.doom.scenarios import SCENARIOS
+from play.command import MAX_KEYS_BYTES
 from play.commands import controls_for
-from play.session import MAX_KEYS_BYTES
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.controls import Controls

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from envs.interface import FlatActions, actions_of
 from play.commands import COMMAND_KEYS, command_of, help_lines
-from play.held import HeldKeys
+from play.worker import HeldKeys
 from worldmodel.interface.controls import Controls
 from worldmodel.interface.default_controls import DIGITS, NAMED_KEYS, PAIRS, default_controls
 

@@ -212,7 +212,7 @@ def test_a_policy_that_does_not_fit_is_refused(policy_file: Path, tmp_path: Path
     with pytest.raises(UserError, match="not a stable-baselines3"):
         load_policy(tmp_path / "bad.zip", env, trusted=True, seed=0)
     env.observation_space = gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8)
-    with pytest.raises(UserError, match="the policy looks at frames"):
+    with pytest.raises(UserError, match="the policy observes frames"):
         load_policy(policy_file, env, trusted=True, seed=0)
     env = ToyWorld()
     env.action_space = gymnasium.spaces.Discrete(3)

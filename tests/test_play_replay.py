@@ -16,15 +16,14 @@ import pytest
 from played import played_episode, write_session
 from test_play_pilot import ToyWorld
 
-from play.pilot import Moment, Pilot
+from play.pilot import Moment, Pilot, mark_of
 from play.recording import Recording
-from play.replay import (
+from play.session import (
     MAX_FILE_BYTES,
     Session,
-    mark_of,
+    SessionFile,
     read_session,
 )
-from play.session_file import SessionFile
 from play.worlds import UnopenedWorld
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import SamplingOptions
@@ -97,7 +96,7 @@ def test_two_do_not_write_one_session(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"exists already.*--overwrite"):
         SessionFile(path, UnopenedWorld("x"), overwrite=False)
     first = SessionFile(path, UnopenedWorld("x"), overwrite=True)
-    with pytest.raises(UserError, match="in use by another play"):
+    with pytest.raises(UserError, match="in use by another process"):
         SessionFile(path, UnopenedWorld("x"), overwrite=True)
     first.finish()
     assert path.read_bytes() == before  # nothing was seen
@@ -135,14 +134,14 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
 def test_a_session_ends_where_it_could_not_be_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("play.session_file.MAX_VALUES", 100)
+    monkeypatch.setattr("play.session.MAX_VALUES", 100)
     moments: list[Moment] = []
     pilot = Pilot(ToyWorld(), seed=1, watch=moments.append)
     file = SessionFile(tmp_path / "s.json", UnopenedWorld("x"), overwrite=False)
     with pytest.raises(UserError, match="is full"):
         play_on(pilot, moments, file.add)
     file.finish()
-    monkeypatch.setattr("play.replay.MAX_VALUES", 100)
+    monkeypatch.setattr("play.session.MAX_VALUES", 100)
     assert 20 < read_session(tmp_path / "s.json").num_frames == len(moments) - 1
 
 
@@ -193,8 +192,8 @@ def test_a_hostile_head_is_refused(tmp_path: Path, change: dict[str, Any], messa
     ("entries", "message"),
     [
         ([], "at least one episode"),
-        ([3], "an object that begins an episode, .* not 3"),
-        ([[0, "00000000"]], "an object that begins an episode"),
+        ([3], "an object that starts an episode, .* not 3"),
+        ([[0, "00000000"]], "an object that starts an episode"),
         (
             [{"seed": 0, "start": 0}],
             r"episodes\[0\]\.marks\[0\] should be a valid string, not None",

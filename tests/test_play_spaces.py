@@ -21,8 +21,8 @@ from envs.interface import actions_of, controls_of
 from envs.policy import StateObservation
 from play.headless import walk
 from play.pilot import Moment, Pilot
-from play.replay import read_session
 from play.replay_pilot import ReplayPilot
+from play.session import read_session
 from play.worlds import choose_world, load_policy
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.episodes import read_info
@@ -192,7 +192,7 @@ def test_keys_given_go_before_a_worlds_own_and_these_before_the_usual_ones() -> 
     env.controls = {}
     assert Pilot(env, seed=0).controls.idle == (0, 0, 0, 0, 0)
     env.controls = {**FIGHT_CONTROLS, "idle": 7}
-    with pytest.raises(UserError, match=r"of this world: idle must.*; --keys FILE gives others"):
+    with pytest.raises(UserError, match=r"of this world: idle must.*; use others with --keys FILE"):
         Pilot(env, seed=0)
 
 
@@ -213,7 +213,7 @@ def test_a_policy_on_the_state_steers_the_real_bin_and_no_dream(tmp_path: Path) 
     pilot.close()
     session = session_of(seen, tmp_path / "s.json")
     assert play_through(robot(), session) is True
-    with pytest.raises(UserError, match=r"looks at Box.*, not at RGB frames") as refused:
+    with pytest.raises(UserError, match=r"observes Box.*, but .* only observe RGB") as refused:
         load_policy(tmp_path / "p.zip", DreamOfFight(), trusted=True, seed=0)
     assert "\n" not in str(refused.value)
 

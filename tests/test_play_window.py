@@ -20,7 +20,7 @@ import pygame
 
 from play.drawing import Painter, View
 from play.pilot import Moment, Pilot
-from play.replay import read_session
+from play.session import read_session
 from play.window import Window
 from play.worker import Shown
 

@@ -21,7 +21,7 @@ class Environment:
     Attributes:
         env_id: Gymnasium's name of it, or the name of another source: printable, of 1 to 200
             characters. A colon is allowed: a folder of videos may be called "clips:2024". In
-            "module:Name-v0" it would make Gymnasium import a module: `envs.recorded` refuses that.
+            "module:Name-v0" it would make Gymnasium import a module: `envs.making` refuses that.
         env_kwargs: its arguments, JSON of at most 64 KiB.
         fps: steps a second of its own time, from 0.01 to 1000.
         controls: which keys choose the actions, for people who play: JSON of at most 64 KiB that
