@@ -183,9 +183,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     context = torch.zeros(1, num_tokens, model.config.prior.head_width)
     uniforms = torch.rand(1, num_tokens)
     head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
-    if (
-        checkpoint.world.sampling.guidance
-    ):  # two contexts; one read of the weights could do
+    if checkpoint.world.sampling.guidance:  # two contexts; one read of the weights could do
         head_flops *= 2
     decoder_flops = _flops(lambda: model._draw(recent))
     head_bytes = FLOAT_BYTES * sum(

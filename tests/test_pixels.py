@@ -191,7 +191,7 @@ def test_a_policy_file_is_loaded_once_it_is_trusted(tmp_path):
                 content = json.dumps(data).encode()
             bad.writestr(name, content)
     env = make("toy_envs:PictureAndPlace-v0")
-    with pytest.raises(UserError, match=r"may contain code: .* --trust"):
+    with pytest.raises(UserError, match=r"may contain code .*--trust"):
         load_policy(hostile, env, trusted=False)
     assert not marker.exists()
     load_policy(tmp_path / "p.zip", env, trusted=True)
@@ -268,7 +268,7 @@ def test_an_environment_closed_beside_a_window_leaves_it_open():
         ("no_such_module:Env-v0", {}, "No module named 'no_such_module'"),
         ("CartPole-v1", {"env_kwargs": {"colour": 1}}, "unexpected keyword argument 'colour'"),
         ("CartPole-v1", {"env_kwargs": {"render_mode": "human"}}, "can't contain render_mode"),
-        ("CartPole-v1", {"source": "observation"}, "no picture: .* try --source render"),
+        ("CartPole-v1", {"source": "observation"}, "not an image: .* try --source render"),
         ("toy_envs:Blind-v0", {}, "has no images: .* no render mode rgb_array, only ansi"),
         ("toy_envs:Unbounded-v0", {}, "have no bounds: .* --action-limit"),
     ],
