@@ -323,7 +323,7 @@ def test_a_file_of_keys_is_checked_against_the_world(tmp_path: Path) -> None:
         (("--env", "dream-doom", "--start", 10**19, "--headless"), "--start must be"),
         (("--env", "doom-hgs", "--seed", 10**19), "--seed must be"),
         (("--env", "doom-hgs", "--overwrite"), "needs --record"),
-        (("--replay", "none.json", "--seed", 1), "the session decides"),
+        (("--replay", "none.json", "--seed", 1), "the session determines"),
     ],
 )
 def test_a_mistake_gets_one_line(
