@@ -68,7 +68,7 @@ def test_frames_are_stacked_as_stable_baselines3_does(policy_file):
             assert isinstance(stacked, np.ndarray)
             expected, _ = policy.model.predict(stacked, deterministic=True)
             np.testing.assert_array_equal(
-                np.concatenate(policy._stack._last, -1).transpose(2, 0, 1), stacked[0]
+                np.concatenate(policy._sampler._stack._last, -1).transpose(2, 0, 1), stacked[0]
             )
             assert action == expected[0]
             (stacked, *_), (frame, *_) = vec_env.step(np.array([action])), env.step(action)
