@@ -153,11 +153,11 @@ def test_own_dreams_begin_as_recorded_and_say_how_old_they_are(posed_run: Path, 
     reader = EpisodeReader(posed_data)
     coded = CodedEpisodes(model.tokenizer, reader, posed_run / "training/codes.st", fabric)
     dreams = OwnDreams(model, coded, num_dreams=6, num_frames=6)
-    assert not dreams.there
+    assert dreams.times_renewed == 0
     dreams.renew()
     window = model.config.prior.window
     for (episode, first), codes, age in zip(
-        *(dreams.kept[name].numpy() for name in ("episodes", "codes", "age")), strict=True
+        *(dreams.state[name].numpy() for name in ("episodes", "codes", "age")), strict=True
     ):
         recorded = coded.codes_of(int(episode))[first : first + dreams.num_frames]
         np.testing.assert_array_equal(codes[:window], recorded[:window])

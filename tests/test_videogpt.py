@@ -33,20 +33,20 @@ from worldmodel.interface.actions import NO_ACTION, ActionSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import GAP, RED
-from worldmodel.training.describe import describe as describe_dream
+from worldmodel.training.dream import describe as describe_dream
 from worldmodel.videogpt import evaluate as evaluate_command
 from worldmodel.videogpt import sample as sample_command
 from worldmodel.videogpt import train as train_command
 from worldmodel.videogpt import training
 from worldmodel.videogpt.checkpoint import VideoGPTCheckpoint, load_videogpt
 from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
-from worldmodel.videogpt.describe import describe
 from worldmodel.videogpt.evaluate import Evaluate, evaluate
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.sample import Sample, sample
 from worldmodel.videogpt.stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt.train import Train, train
+from worldmodel.videogpt.training import describe
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
@@ -443,7 +443,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
         ({"json": True}, "--json goes with --describe"),
         (
             {"describe": True, "precision": "auto", "accumulate": 2},
-            "--describe counts without --accumulate",
+            "--describe doesn't take --accumulate",
         ),
     ],
 )

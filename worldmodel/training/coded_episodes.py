@@ -1,4 +1,4 @@
-"""Recorded episodes as a tokenizer sees them."""
+"""Recorded episodes as the tokenizer's codes."""
 
 from pathlib import Path
 
@@ -18,47 +18,44 @@ class CodedEpisodes:
     """Codes and poses of every episode, in memory.
 
     Args:
-        codes_path: where the codes are kept; the file is used again as long as tokenizer, data and
-            precision are the same.
-        fabric: whose device and precision the codes are worked out with.
+        path: a cache of the codes; it is reused while tokenizer, data and precision are the same.
+        fabric: provides device and precision.
 
     Attributes:
         codes: int16 (frames, h, w, q) of all episodes in the order of the index.
         poses: float32 (frames, P), likewise.
     """
 
-    def __init__(
-        self, tokenizer: VQVAE, reader: EpisodeReader, codes_path: Path, fabric: Fabric
-    ) -> None:
-        self.reader = reader
-        self.codes = encode_all(tokenizer, reader, codes_path, fabric)
+    def __init__(self, tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fabric) -> None:
+        self.reader, self.device = reader, fabric.device
+        self.codes = _encode_all(tokenizer, reader, path, fabric)
         poses = [reader.steps(i)["pose"] for i in track(range(len(reader)), "reading the poses")]
         self.poses = np.concatenate(poses)
         self._ends = np.cumsum(reader.index["episode_length"] + 1)
 
     def codes_of(self, i: int) -> np.ndarray:
-        """Of the i-th episode, (T+1, h, w, q)."""
+        """Codes (T+1, h, w, q) of the i-th episode."""
         return self.codes[self.first(i) : self._ends[i]]
 
     def poses_of(self, i: int) -> np.ndarray:
-        """Of the i-th episode, (T+1, P)."""
+        """Poses (T+1, P) of the i-th episode."""
         return self.poses[self.first(i) : self._ends[i]]
 
-    def tells_pose(self, i: int) -> bool:
-        """Whether the i-th episode's pose is known; not in worlds without one."""
+    def has_pose(self, i: int) -> bool:
+        """Whether the i-th episode's pose is known; False in worlds without one."""
         return self.poses.shape[1] > 0 and bool(np.isfinite(self.poses[self.first(i)]).all())
 
     def first(self, i: int) -> int:
-        """Where the i-th episode begins in the flat arrays."""
+        """Index of the i-th episode's first frame in `codes` and `poses`."""
         return int(self._ends[i] - self.reader.index["episode_length"][i] - 1)
 
 
 @torch.no_grad()
-def encode_all(tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fabric) -> np.ndarray:
-    """Codes int16 (frames, h, w, q) of every episode in the order of the index, kept at `path`.
+def _encode_all(tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fabric) -> np.ndarray:
+    """`CodedEpisodes.codes`, cached at `path`.
 
-    In the precision of the training: in bf16 one code in 40 is another one, as near to the frame
-    (the same squared error), in a third of the time.
+    In the precision of the training: bf16 takes a third of the time, and one code in 40 differs,
+    at the same squared error.
     """
     key = f"{tokenizer.digest()} {reader.digest()} {fabric.strategy.precision.precision}"
     try:
@@ -66,7 +63,7 @@ def encode_all(tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fabr
             if (file.metadata() or {}).get("key") == key:
                 return file.get_tensor("codes")
     except (OSError, SafetensorError):
-        pass  # not made yet, or cut short: made now
+        pass  # missing or truncated: encode again
     tokenizer.eval()
     parts = []
     for i in track(range(len(reader)), "encoding the episodes"):

@@ -1,8 +1,8 @@
 """The prior's own dreams as pasts to learn from.
 
-A prior that has only seen recorded pasts believes its own mistakes. Where poses are told, the
-recorded frame at the recorded pose is what should come, whatever the dream went wrong before: the
-prior dreams along recorded actions and poses, and learns to go on from there as recorded.
+A prior that has only seen recorded pasts trusts its own mistakes. In worlds with a pose the
+recorded frame at the recorded pose is the right next frame, whatever went wrong in the dream
+before: so the prior dreams under recorded actions and poses, and learns to continue as recorded.
 """
 
 import numpy as np
@@ -17,25 +17,26 @@ from worldmodel.prior.past import Here, Past
 from worldmodel.prior.stepping import prefill, step
 from worldmodel.training.coded_episodes import CodedEpisodes
 
-DREAMED_STEPS = 28  # of each clip, after the window
-CLIPS_A_BATCH = 8  # dreams that are kept, for each clip of a batch
-GOES_ON = 0.5
+DREAMED_STEPS = 28  # of each dream, after the window
+CLIPS_A_BATCH = 8  # dreams in stock for each clip of a batch
+CONTINUED = 0.5  # chance that a dream continues
 SAMPLING = Sampling(temperature=0.8)
 
 
 class OwnDreams:
-    """Clips of the training split, their past dreamed by the prior under recorded actions and
-    poses, but for the frames of the first window.
+    """Dreams along clips of the training split, under their actions and poses. The frames of the
+    first window are recorded.
 
     Args:
-        num_dreams: at a time.
-        num_frames: of the clips that are learned: no dream is shorter.
+        num_dreams: dreams in stock.
+        num_frames: of a training clip: no dream is shorter.
         dreamed_steps: of each dream, after the window.
-        goes_on: chance that a dream goes on along its episode, instead of a new one.
+        continued: chance that a dream continues along its episode when dreams are renewed; else
+            another one begins.
 
     Attributes:
-        kept: what training has to save of it: "episodes" (episode and first frame of each dream),
-            "codes" and "age", for how many steps each frame was dreamed.
+        state: to be saved with the training: "episodes" (episode and first frame of each dream),
+            "codes", "age" (for how many steps each frame was dreamed), "renewed" (how often).
     """
 
     def __init__(
@@ -46,74 +47,74 @@ class OwnDreams:
         num_frames: int,
         *,
         dreamed_steps: int = DREAMED_STEPS,
-        goes_on: float = GOES_ON,
+        continued: float = CONTINUED,
     ) -> None:
-        self.model, self.coded, self.reader = model, coded, coded.reader
-        self.window, self._goes_on = model.config.prior.window, goes_on
-        prior_has_no_pose = model.prior.place is None
+        self.model, self.reader = model, coded.reader
+        self.window, self._continued = model.config.prior.window, continued
+        has_pose = model.prior.place is not None
         lengths = [
             int(self.reader.index["episode_length"][i]) + 1
             for i in self.reader.split("train")
-            if prior_has_no_pose or coded.tells_pose(int(i))
+            if coded.has_pose(int(i)) or not has_pose
         ]
-        # As long as half of the episodes allow: a few long ones would be dreamed again and again.
-        reached = max(int(np.median(lengths or [0])), num_frames)
-        self.num_frames = min(reached, max(self.window + dreamed_steps, num_frames))
+        # As long as half of the episodes allow: else a few long ones would be dreamed repeatedly.
+        longest = max(int(np.median(lengths or [0])), num_frames)
+        self.num_frames = min(longest, max(self.window + dreamed_steps, num_frames))
         shape = (num_dreams, self.num_frames)
-        self.kept = {
+        self.state = {
             "episodes": torch.zeros(num_dreams, 2, dtype=torch.int64),
             "codes": torch.zeros(*shape, *coded.codes.shape[1:], dtype=torch.int16),
             "age": torch.zeros(shape, dtype=torch.int64),
-            "renewed": torch.zeros(1, dtype=torch.int64),  # how often
+            "renewed": torch.zeros(1, dtype=torch.int64),
         }
         self._sampler = ClipSampler(
             self.reader,
             "train",
             self.num_frames,
             frames_of=coded.codes_of,
-            with_pose=not prior_has_no_pose,
+            with_pose=has_pose,
         )
 
     @property
-    def there(self) -> bool:
-        return int(self.kept["renewed"]) > 0
+    def times_renewed(self) -> int:
+        return int(self.state["renewed"])
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Dream again, from recorded frames or on from where a dream has come."""
-        rng = randomness.generator(0, "own dreams", int(self.kept["renewed"]))
+        """Dream again: from recorded frames, or continuing a dream."""
+        rng = randomness.generator(0, "own dreams", self.times_renewed)
         episodes, given, given_age = self._begin(rng)
         w, num_dreamed = self.window, self.num_frames - self.window
         age = np.concatenate([given_age, given_age[:, -1:] + 1 + np.arange(num_dreamed)], 1)
-        self.kept["episodes"].copy_(torch.from_numpy(episodes))
-        self.kept["age"].copy_(torch.from_numpy(age))
-        self.kept["codes"][:, :w] = torch.from_numpy(given)
+        self.state["episodes"].copy_(torch.from_numpy(episodes))
+        self.state["age"].copy_(torch.from_numpy(age))
+        self.state["codes"][:, :w] = torch.from_numpy(given)
         self._dream(self._sampler.read(episodes), rng)
-        self.kept["renewed"] += 1
+        self.state["renewed"] += 1
 
     def _begin(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Episode and first frame of each dream, and codes and age of the frames given to it."""
-        kept = {name: tensor.numpy() for name, tensor in self.kept.items()}
-        num_dreams, w = len(kept["episodes"]), self.window
+        """Episode and first frame of each dream, and codes and age of the first window."""
+        state = {name: tensor.numpy() for name, tensor in self.state.items()}
+        num_dreams, w = len(state["episodes"]), self.window
         episodes = self._sampler.draw(rng, num_dreams)
-        goes_on = rng.random(num_dreams) < (self._goes_on if self.there else 0.0)
-        onward = kept["episodes"] + np.array([0, self.num_frames - w])
+        continued = rng.random(num_dreams) < (self._continued if self.times_renewed else 0.0)
+        onward = state["episodes"] + np.array([0, self.num_frames - w])
         lengths = self.reader.index["episode_length"][onward[:, 0]] + 1
-        goes_on &= onward[:, 1] + self.num_frames <= lengths
-        episodes = np.where(goes_on[:, None], onward, episodes)
+        continued &= onward[:, 1] + self.num_frames <= lengths
+        episodes = np.where(continued[:, None], onward, episodes)
         recorded = self._sampler.read(episodes).frames[:, :w]
         given = np.where(
-            goes_on.reshape(-1, *[1] * (recorded.ndim - 1)), kept["codes"][:, -w:], recorded
+            continued.reshape(-1, *[1] * (recorded.ndim - 1)), state["codes"][:, -w:], recorded
         )
-        return episodes, given, np.where(goes_on[:, None], kept["age"][:, -w:], 0)
+        return episodes, given, np.where(continued[:, None], state["age"][:, -w:], 0)
 
     def _dream(self, clips: Clips, rng: np.random.Generator) -> None:
-        """Fill in the codes after the first window."""
+        """Dream the codes after the first window."""
         prior, w = self.model.prior, self.window
         device = prior.position.device
         codes, age, variables, poses = (
             torch.as_tensor(part).to(device)
-            for part in (self.kept["codes"], self.kept["age"], clips.variables, clips.pose)
+            for part in (self.state["codes"], self.state["age"], clips.variables, clips.pose)
         )
         actions = encode_actions(
             self.model.config.actions, torch.from_numpy(clips.action).to(device)
@@ -133,12 +134,12 @@ class OwnDreams:
                 memory,
                 now,
                 actions[:, t - 1],
-                variables[:, t - 1],  # the recorded ones: what comes with the recorded frame
+                variables[:, t - 1],  # as recorded
                 uniforms.to(device),
                 SAMPLING,
                 Here(poses[:, t - 1], known[:, t - 1], age[:, t - 1]),
                 poses[:, t],
             )
             now = outcome.codes
-            self.kept["codes"][:, t] = now.to(self.kept["codes"])
+            self.state["codes"][:, t] = now.to(self.state["codes"])
         prior.train(was_training)

@@ -1,4 +1,4 @@
-"""How long a stage trains, and how fast it learns meanwhile."""
+"""How long a stage trains, and its learning rate meanwhile."""
 
 import math
 import time
@@ -12,16 +12,16 @@ from worldmodel.configs.recipe import StageRecipe
 
 @dataclass(frozen=True)
 class Timing:
-    """When to stop, and when to write.
+    """When to stop, save and validate.
 
     Attributes:
-        max_minutes: stop this call then, ready to be resumed; None: when the schedule ends. On the
-            wall: validation counts.
-        schedule_minutes: the learning rate falls over so many minutes of training, in all
-            calls together and validation left out, in place of over the recipe's steps. Such
-            a run can't be repeated to the bit: how far it gets depends on the machine.
+        max_minutes: stop this call after so many minutes of wall time, validation included, ready
+            to resume; None: stop when the schedule ends.
+        schedule_minutes: the learning rate falls over so many minutes of training, over all calls
+            and without validation, instead of over the recipe's steps. Such a run can't be
+            repeated to the bit: how far it gets depends on the machine.
         save_minutes: between saves of the training state.
-        validate_minutes: between validations, with a preview picture.
+        validate_minutes: between validations, each with a preview picture.
     """
 
     max_minutes: float | None = None
@@ -31,66 +31,65 @@ class Timing:
 
 
 @dataclass
-class Progressed:
-    """How far training has come, over all calls."""
+class Progress:
+    """Steps and seconds of training so far, over all calls."""
 
     step: int = 0
     seconds: float = 0.0
 
-    def share(self, recipe: StageRecipe, timing: Timing) -> float:
-        """In [0, 1] of the whole schedule."""
+    def fraction(self, recipe: StageRecipe, timing: Timing) -> float:
+        """The fraction of the schedule that is done, in [0, 1]."""
         if timing.schedule_minutes is not None:
             return min(1.0, self.seconds / (60 * timing.schedule_minutes))
         return min(1.0, self.step / recipe.steps)
 
 
-def learning_rate(recipe: StageRecipe, step: int, share: float) -> float:
-    """Up a line over the warm-up, then down to zero as the recipe says."""
-    rising = min(1.0, (step + 1) / recipe.warmup)
-    if recipe.decay < 1:
-        return recipe.learning_rate * rising * min(1.0, (1 - share) / recipe.decay)
-    return recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share))
+def learning_rate(recipe: StageRecipe, step: int, fraction: float) -> float:
+    """A linear warm-up, then the recipe's decay to zero.
 
-
-class Moment(NamedTuple):
-    """What is due after a step.
-
-    Attributes:
-        seconds: of training in this call.
+    Args:
+        fraction: of the schedule that is done.
     """
+    warmed_up = min(1.0, (step + 1) / recipe.warmup)
+    if recipe.decay < 1:
+        return recipe.learning_rate * warmed_up * min(1.0, (1 - fraction) / recipe.decay)
+    return recipe.learning_rate * warmed_up * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+class Due(NamedTuple):
+    """What is due after a step, and the seconds of training in this call so far."""
 
     seconds: float
-    out_of_time: bool
+    stop: bool
     save: bool
     validate: bool
 
 
 class Clock:
-    """Of one call: says what is due, and stands still while the model is validated."""
+    """Tells what is due in one call; validation doesn't count as training time."""
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
         self.began = self.saved = self.validated = time.monotonic()
-        self.seconds_paused = 0.0
+        self.seconds_validating = 0.0
 
-    def read(self) -> Moment:
+    def read(self) -> Due:
         now, timing = time.monotonic(), self.timing
         seconds = now - self.began
-        return Moment(
-            seconds - self.seconds_paused,
-            out_of_time=timing.max_minutes is not None and seconds > 60 * timing.max_minutes,
+        return Due(
+            seconds - self.seconds_validating,
+            stop=timing.max_minutes is not None and seconds > 60 * timing.max_minutes,
             save=now - self.saved > 60 * timing.save_minutes,
             validate=now - self.validated > 60 * timing.validate_minutes,
         )
 
-    def saves(self) -> None:
-        """To be said when the state is saved."""
+    def restart_save_timer(self) -> None:
         self.saved = time.monotonic()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """While the model is validated."""
+    def validating(self) -> Iterator[None]:
+        """Leave what is done inside out of the training time, and restart the timer."""
         began = time.monotonic()
         yield
         self.validated = time.monotonic()
-        self.seconds_paused += self.validated - began
+        self.seconds_validating += self.validated - began

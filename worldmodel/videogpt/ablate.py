@@ -26,7 +26,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.training.schedule import Progressed
+from worldmodel.training.schedule import Progress
 from worldmodel.training.state import load_state
 from worldmodel.videogpt.ablation import (
     ABLATIONS,
@@ -317,7 +317,7 @@ def _measured(
     return numbers
 
 
-def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
+def _sizes(model: VideoGPT, steps: dict[str, Progress]) -> dict[str, int]:
     parts = {"tokenizer": model.tokenizer, "prior": model.prior}
     return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
 

@@ -33,7 +33,7 @@ class SharpDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.no_grad()
-    def begin_as(self, decoder: Decoder) -> None:
+    def start_from(self, decoder: Decoder) -> None:
         """Draw what another decoder draws."""
         self.decoder.load_state_dict(decoder.state_dict())
         self.before.weight.zero_()
