@@ -27,7 +27,7 @@ from worldmodel.dream import Dream, WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.held_out import wander
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.storage.provenance import git_commit, machine
 
 WARM_UP_STEPS = 3  # the first compiles

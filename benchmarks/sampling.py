@@ -25,8 +25,8 @@ from worldmodel.command import run_command
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import normalise
-from worldmodel.prior.sampling import draw_codes
 from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.videogpt.attention import visible
 from worldmodel.videogpt.configs import VideoGPTConfig

@@ -37,7 +37,7 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.bootstrap import Bootstrap
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.training.prior_losses import prior_losses
 
 HORIZON = 6

@@ -13,8 +13,7 @@ from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, empty_memory
-from worldmodel.prior.past import Here, Older
+from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, empty_memory
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import look_back
 from worldmodel.prior.stepping import step
@@ -50,7 +49,7 @@ def _chosen(poses, next_pose, *, num_chosen: int = 2, known: bool = True, times=
         window=12,
         space=_space(),
     )
-    return older.codes.flatten()[older.there.flatten()].tolist()
+    return older.codes.flatten()[older.present.flatten()].tolist()
 
 
 def test_who_looked_the_same_way_is_chosen():
@@ -101,9 +100,9 @@ def test_stepping_with_older_frames_equals_the_full_pass(monkeypatch):
     codes, actions, variables, past = _clips(prior, num_frames=25)
     states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
     older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
-    assert older.there[:, -1, 0].all()
+    assert older.present[:, -1, 0].all()
     window = prior.config.window
-    assert (older.since[older.there] >= window).all()
+    assert (older.since[older.present] >= window).all()
     seen = older.since[0, -1, 0]
     at = actions.shape[1] - 1 - int(seen)
     assert at % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
@@ -133,12 +132,12 @@ def test_what_is_not_there_changes_nothing():
         known=torch.ones(shape, dtype=torch.bool),
         age=torch.zeros(shape, dtype=torch.int64),
         since=torch.full(shape, 20),
-        there=torch.zeros(shape, dtype=torch.bool),
+        present=torch.zeros(shape, dtype=torch.bool),
     )
     other = none._replace(codes=(none.codes + 1) % 8)
     assert torch.equal(logits(none), logits(other))
     there = torch.ones(shape, dtype=torch.bool)
-    seen, other_seen = (logits(older._replace(there=there)) for older in (none, other))
+    seen, other_seen = (logits(older._replace(present=there)) for older in (none, other))
     assert not torch.allclose(seen, other_seen)
 
 

@@ -135,7 +135,7 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
-    with pytest.raises(UserError, match="other tokenizer, prior, sharp_frames than this"):
+    with pytest.raises(UserError, match="its tokenizer, prior, sharp_frames differ from"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
@@ -405,7 +405,7 @@ def test_a_run_never_meets_other_data(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
     train(replace(options, max_minutes=1e-6))
     other = write_toy_data(tmp_path / "other", num_episodes=21)
-    with pytest.raises(UserError, match="a run with other data than"):
+    with pytest.raises(UserError, match="a run whose data differ"):
         train(replace(options, data=other))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.training.run import make_fabric
 from worldmodel.training.schedule import Timing
 from worldmodel.training.trainer import Stage, train_stage

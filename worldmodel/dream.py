@@ -19,12 +19,10 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.prior import stepping
-from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import FrameGPT
-from worldmodel.prior.memory import Batched, Memory
-from worldmodel.prior.past import Here
-from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
-from worldmodel.vqvae.vqvae import VQVAE
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import Batched, Here, Memory
+from worldmodel.vqvae.vqvae import VQVAE, SharpDecoder, with_those_before
 
 FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
 

@@ -17,7 +17,7 @@ from worldmodel.checkpoint.contents import (
     World,
 )
 from worldmodel.checkpoint.digests import file_digest, weights_digest
-from worldmodel.checkpoint.files import check_kind, find_checkpoint, read_lineage, read_world
+from worldmodel.checkpoint.files import find_checkpoint, find_kind, read_lineage, read_world
 from worldmodel.checkpoint.reading import load_checkpoint
 from worldmodel.checkpoint.starts import StartsAt, choose_starts
 from worldmodel.checkpoint.writing import (
@@ -35,10 +35,10 @@ __all__ = [
     "Starts",
     "StartsAt",
     "World",
-    "check_kind",
     "choose_starts",
     "file_digest",
     "find_checkpoint",
+    "find_kind",
     "finish_save",
     "folder_for_another",
     "is_or_was_saved",

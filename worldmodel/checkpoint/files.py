@@ -1,4 +1,4 @@
-"""A checkpoint's files, whatever its model: read as data, each size checked before it is used."""
+"""Reading a checkpoint's files, whatever its model: every size is checked before it is used."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from worldmodel.checkpoint.contents import (
     World,
     present_name,
 )
+from worldmodel.command import python_command
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
@@ -49,6 +50,8 @@ STORED_AS = {
 def find_checkpoint(name: str) -> Path:
     """The folder of a checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
 
+    Find it once per command: a hub's checkpoint may change meanwhile.
+
     Raises:
         UserError: there is none; the message lists the shipped ones.
     """
@@ -61,15 +64,15 @@ def find_checkpoint(name: str) -> Path:
         is_half_saved = (folder / UNFINISHED / "config.json").is_file()
     except PermissionError:
         raise _forbidden(folder) from None
-    except (OSError, ValueError) as error:  # too long a name, or one with a null character
+    except (OSError, ValueError) as error:  # the name is too long or has a null character
         reason = os_error(error) if isinstance(error, OSError) else error
         raise UserError(f"no checkpoint can have this name: {reason}") from None
     if is_checkpoint:
         return folder
     if is_half_saved:
         raise UserError(
-            f"{name} holds half of a checkpoint: a save was stopped while its files changed "
-            "places. Run the command that wrote it again: it finishes the save"
+            f"{name} holds half of a checkpoint: a save was stopped while its files were moved "
+            "into place. Run the command that wrote it again: it finishes the save"
         )
     if is_there:
         raise UserError(f"{name} holds no checkpoint: it has no config.json")
@@ -79,28 +82,31 @@ def find_checkpoint(name: str) -> Path:
         raise UserError(f"unknown checkpoint {name!r}; {hint}")
     try:
         return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
-    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+    except Exception as error:  # the hub's client raises many kinds
         raise UserError(
             f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); {hint}"
         ) from None
 
 
-def check_kind(folder: Path, name: str, wanted: str | None, command: str) -> None:
-    """Raises UserError where a checkpoint is of another kind of model.
+def find_kind(name: str, wanted: str | None, module: str, *arguments: str) -> Path:
+    """The folder of a checkpoint with the wanted kind of model, see `AnyCheckpoint.kind`.
 
     Args:
-        name: of the checkpoint, for the message.
-        wanted: as of `AnyCheckpoint.kind`.
-        command: that does for the other kind what was asked for.
+        module, arguments: the command that does the same for the other kind.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of the other kind.
     """
+    folder = find_checkpoint(name)
     kind = VIDEOGPT if _read_config_json(folder).get("model") == VIDEOGPT else None
     if kind != wanted:
-        raise UserError(f"{name} is {KINDS[kind]}: use `{command}`")
+        raise UserError(f"{name} is {KINDS[kind]}: use `{python_command(module, *arguments)}`")
+    return folder
 
 
 def read_world(name: str) -> World:
-    """What a checkpoint has learned, without its weights.
+    """The environment that a checkpoint has learned, read without its weights.
 
     Raises:
         UserError: it is missing, or its config.json is damaged.
@@ -111,8 +117,8 @@ def read_world(name: str) -> World:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """What the checkpoint in a folder was made from; empty for an older one, None where there is
-    no whole checkpoint.
+    """What the checkpoint in a folder was made from; empty in older checkpoints, None where the
+    folder holds no complete checkpoint.
 
     Raises:
         UserError: its config.json is damaged.
@@ -125,12 +131,12 @@ def read_lineage(folder: Path) -> Lineage | None:
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Whatever is wrong with the files of a checkpoint becomes a UserError. "Get it again" is said
-    only of content that was read and is wrong."""
+    """Every fault in a checkpoint's files becomes a UserError. It recommends "get it again" only
+    where content was read and is wrong."""
     try:
         for file in FILES:
             if not (folder / file).is_file():
-                raise UserError(f"{folder} is not whole: it lacks {file}")
+                raise UserError(f"{folder} is incomplete: it lacks {file}")
         yield
     except UserError:
         raise
@@ -164,13 +170,13 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def read_common(folder: Path) -> tuple[dict[str, Any], World]:
-    """The JSON object of a config, and the world in it."""
+    """The content of config.json, and the world in it."""
     data = _read_config_json(folder)
     version = data.get("format_version")
     if not isinstance(version, int) or version not in ADDED_SINCE:
         raise UserError(
-            f"{folder / 'config.json'}: format version {one_line(repr(version), most=40)} is none "
-            f"of those read here, {', '.join(map(str, ADDED_SINCE))}"
+            f"{folder / 'config.json'}: format version {one_line(repr(version), most=40)} is not "
+            f"supported; supported are {', '.join(map(str, ADDED_SINCE))}"
         )
     world = data["world"]
     try:
@@ -186,7 +192,7 @@ def read_common(folder: Path) -> tuple[dict[str, Any], World]:
 
 
 def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, ...] = ()) -> Config:
-    """A model's config from the JSON object of a checkpoint.
+    """A model's config from the content of config.json.
 
     Args:
         added: entries that older checkpoints lack.
@@ -197,7 +203,7 @@ def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, .
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:
-    """What a checkpoint says it was made from; of this, all that is read later is checked."""
+    """What a checkpoint was made from; entries that are used later are checked."""
     lineage = data.get("lineage", {})
     if not isinstance(lineage, dict):
         raise TypeError("lineage must be an object")
@@ -216,15 +222,15 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
 def read_weights(
     path: Path, make_model: Callable[[], torch.nn.Module], added: frozenset[str] = frozenset()
 ) -> dict[str, Tensor]:
-    """Every tensor that such a model has, with the shape that the config gives it and finite in
-    the model's own type; those `added` since the file was written are zeros.
+    """Every tensor of a model: of the config's shape, of the model's type, and finite; those
+    `added` since the file was written are zeros.
     """
     try:
         with torch.device("meta"):  # shapes only: a hostile config takes no memory
             expected = make_model().state_dict()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: no model has the sizes that its config says: {reason}") from None
+        raise UserError(f"{path}: no model can have its config's sizes: {reason}") from None
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
         raise UserError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
@@ -261,7 +267,7 @@ def _read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
         if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1] or scale.get_dtype() != "F32":
             raise UserError(f"{path}: {name} should have one scale a row")
         tensor = tensor.float() * file.get_tensor(scale_name)
-    tensor = tensor.to(wanted.dtype)  # checked after it: 1e300 is finite in another type only
+    tensor = tensor.to(wanted.dtype)  # checked next: 1e300 is finite in float64 only
     if not tensor.isfinite().all():
         raise UserError(f"{path}: {name} holds numbers that are not finite")
     return tensor
@@ -276,7 +282,7 @@ def check_tokenizer_buffers(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.ndarray]:
-    """Arrays of these names and types, of at most 1 GiB together."""
+    """The arrays of these names and types, at most 1 GiB in all."""
     if path.stat().st_size > MAX_STARTS_BYTES:
         raise UserError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
     with opened_tensors(path, "np") as file:

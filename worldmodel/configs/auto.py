@@ -1,4 +1,4 @@
-"""The preset `auto`: a dream whose sizes and recipe are chosen from the data at hand."""
+"""The preset `auto`: a dream whose sizes and recipe are chosen from the data."""
 
 from dataclasses import replace
 
@@ -9,20 +9,19 @@ from worldmodel.data import SPLITS, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.prior.pose import RECENT
 
-WANTED_TOKENS = 64  # a frame, 8x8 of them: what the dream of Doom has
+WANTED_TOKENS = 64  # a frame, as in dream-doom
 PIXELS_A_TOKEN = (2, 4, 8, 16, 32)  # along each side
-MOST_TOKENS = 256  # a frame; sampling takes as long as there are tokens
-# How often a frame is seen in training: about as often as in the dream of Doom.
-TOKENIZER_EPOCHS, PRIOR_EPOCHS = 8, 20
+MOST_TOKENS = 256  # a frame; the time to sample is proportional to it
+TOKENIZER_EPOCHS, PRIOR_EPOCHS = 8, 20  # about those of dream-doom
 TOKENIZER_STEPS, PRIOR_STEPS = (3_000, 20_000), (5_000, 40_000)  # the fewest, the most
-COVERED = 0.9  # of the frames lie in episodes that a clip fits into
+COVERED = 0.9  # fraction of the frames that are in episodes long enough for a clip
 
 
 def auto_preset(reader: EpisodeReader) -> Preset:
-    """The dream of Doom, fitted to other data.
+    """dream-doom, adapted to other data.
 
-    A frame becomes 64 tokens, or as few more as its size allows; clips and the window shrink
-    where episodes are short; the schedules grow with the data.
+    A frame becomes 64 tokens, or as few more as its size allows; clips and the window are shorter
+    where episodes are short; the schedules are longer with more data.
 
     Raises:
         UserError: the frames can't be cut into a suitable number of tokens.
@@ -64,9 +63,9 @@ def auto_preset(reader: EpisodeReader) -> Preset:
 
 
 def pixels_a_token(height: int, width: int) -> int | None:
-    """The power of two that cuts frames into at least 64 tokens, and as few as possible; into
-    the most there can be where frames are too small for 64. None: no power of two gives whole
-    blocks of tokens, and not too many."""
+    """The power of two that divides frames into the fewest tokens that are at least 64, or, in
+    small frames, into as many as possible. None: no power of two gives complete blocks of tokens,
+    and not too many."""
     merge = PRESETS["dream-doom"].prior.merge
     num_tokens = {
         side: height // side * (width // side)
@@ -79,7 +78,7 @@ def pixels_a_token(height: int, width: int) -> int | None:
 
 
 def clip_length(reader: EpisodeReader) -> int:
-    """Frames of a training clip: as the dream of Doom's, or fewer where episodes are shorter."""
+    """Frames of a training clip: as in dream-doom, or fewer where episodes are shorter."""
     num_frames = reader.index["episode_length"] + 1
     longest_of_all = PRESETS["dream-doom"].prior_recipe.num_frames
     in_every_split = min(
@@ -92,11 +91,11 @@ def clip_length(reader: EpisodeReader) -> int:
 
 
 def summary(preset: Preset) -> str:
-    """What was chosen, in a line."""
+    """What was chosen, in one line."""
     tokenizer, recipe = preset.tokenizer, preset.prior_recipe
     rows, columns = tokenizer.grid
     return (
         f"chosen for these data: {rows}x{columns} tokens a frame, clips of {recipe.num_frames} "
-        f"frames, a window of {preset.prior.window}; {preset.tokenizer_recipe.steps} steps of the "
-        f"tokenizer, {recipe.steps} of the prior"
+        f"frames, a window of {preset.prior.window}; {preset.tokenizer_recipe.steps} steps for the "
+        f"tokenizer, {recipe.steps} for the prior"
     )

@@ -1,20 +1,54 @@
-"""The named presets of dreams."""
+"""How a stage is trained, and the named presets of dreams."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig
-from worldmodel.configs.recipe import StageRecipe
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import PoseSpec
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A dream: everything that `python -m worldmodel.train NAME` needs to know but the data.
+class StageRecipe:
+    """How to train one stage.
 
     Attributes:
-        data: where its data are looked for.
-        get: the command that puts them there, less its --out.
+        steps: optimiser steps of the full schedule.
+        batch_size: clips per step, over all processes.
+        num_frames: frames per clip.
+        learning_rate: peak; it rises over `warmup` steps.
+        decay: fraction of the schedule, at its end, over which the learning rate falls to zero.
+            1: a cosine over the full schedule; less: constant, then linear.
+        optimizer: "muon" for the matrices between hidden layers, with AdamW for the rest.
+        corruption: largest fraction of past tokens that are replaced at random (prior only).
+        hidden: fraction of recorded clips whose past is hidden, in worlds with a pose (prior only).
+        dreamed: fraction of a batch whose past the prior itself dreamed, likewise.
+        momentum: Adam's first beta.
+    """
+
+    steps: int
+    batch_size: int
+    num_frames: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.0
+    corruption: float = 0.0
+    hidden: float = 0.0
+    dreamed: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A dream: everything that `python -m worldmodel.train NAME` needs besides the data.
+
+    Attributes:
+        data: folder of its data.
+        get: the command that puts them there, without its --out.
+        sharp_frames: frames whose codes the sharp decoder sees.
+        actions, variable_names, pose: of the data meant; a run takes those of its own data.
     """
 
     data: str
@@ -24,8 +58,8 @@ class Preset:
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
     decoder_recipe: StageRecipe
-    sharp_frames: int  # whose codes the sharp decoder sees
-    actions: ActionSpec  # of the data meant; a run takes its data's own
+    sharp_frames: int
+    actions: ActionSpec
     variable_names: tuple[str, ...]
     pose: PoseSpec
 
@@ -65,6 +99,8 @@ _DREAM_DOOM = Preset(
     ),
 )
 
+TINY_RECIPE = StageRecipe(steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2)
+
 PRESETS: dict[str, Preset] = {
     "dream-doom": _DREAM_DOOM,
     "dream-battle2": replace(
@@ -102,22 +138,9 @@ PRESETS: dict[str, Preset] = {
             tells_age=True,
             recalled=2,
         ),
-        tokenizer_recipe=StageRecipe(
-            steps=20, batch_size=8, num_frames=1, learning_rate=1e-3, warmup=2
-        ),
-        prior_recipe=StageRecipe(
-            steps=20,
-            batch_size=4,
-            num_frames=6,
-            learning_rate=1e-3,
-            warmup=2,
-            corruption=0.15,
-            hidden=0.4,
-            dreamed=0.5,
-        ),
+        tokenizer_recipe=replace(TINY_RECIPE, batch_size=8, num_frames=1),
+        prior_recipe=replace(TINY_RECIPE, num_frames=6, corruption=0.15, hidden=0.4, dreamed=0.5),
         sharp_frames=2,
-        decoder_recipe=StageRecipe(
-            steps=20, batch_size=4, num_frames=3, learning_rate=1e-3, warmup=2, momentum=0.5
-        ),
+        decoder_recipe=replace(TINY_RECIPE, num_frames=3, momentum=0.5),
     ),
 }

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 
 # Operations that PyTorch's counter leaves out. Masked products count like others.
 ATTENTION_FLOPS = {

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import ClipSampler
 from worldmodel.dream import WorldModel
 from worldmodel.media.film import save_png, sheet

@@ -12,9 +12,8 @@ from torch import Tensor
 from worldmodel.checkpoint import (
     Checkpoint,
     World,
-    check_kind,
     choose_starts,
-    find_checkpoint,
+    find_kind,
     load_checkpoint,
 )
 from worldmodel.checkpoint.card import model_card
@@ -34,7 +33,7 @@ from worldmodel.training.options import (
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
     check_preset,
-    command_of,
+    main_arguments,
 )
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.prior_stage import PriorStage
@@ -221,9 +220,8 @@ def _model(
     world = world_of(reader)
     if options.init is None:
         return made_for(reader, lambda: WorldModel(config)), world
-    folder = find_checkpoint(options.init)
-    published = replace(options, preset="PRESET")
-    check_kind(folder, options.init, Checkpoint.kind, command_of(PUBLISHED_TRAIN, published))
+    published = main_arguments(replace(options, preset="PRESET"))
+    folder = find_kind(options.init, Checkpoint.kind, PUBLISHED_TRAIN, *published)
     loaded = load_checkpoint(str(folder))
     model = _grown(loaded.model, config).train()
     check_init(options.init, config, model.config)

@@ -1,6 +1,5 @@
 """Options that both training commands share, and the presets' names; without torch, for --help."""
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Literal, TypeVar
 
 import tyro
 
-from worldmodel.command import run_command
+from worldmodel.command import python_command, run_command
 from worldmodel.errors import UserError
 
 Options = TypeVar("Options", bound="TrainOptions")
@@ -86,7 +85,7 @@ def main_of(
 ) -> None:
     """Run a training command: read its options, train, and say how to resume."""
     options = tyro.cli(kind, prog=f"python -m {module}", description=description)
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    command = python_command(module, *sys.argv[1:])
     run_command(
         lambda: train(options, command=command),
         stopped=f"stopped; to resume from the last saved state: {command}",
@@ -102,15 +101,16 @@ def check_preset(
         others: presets that `module` trains.
     """
     if options.preset in others:
-        raise UserError(f"{options.preset} is trained by `{command_of(module, options)}`")
+        command = python_command(module, *main_arguments(options))
+        raise UserError(f"{options.preset} is trained by `{command}`")
     if options.preset not in known:
         raise UserError(
             f"unknown preset {options.preset!r}; the known ones are: {', '.join(known)}"
         )
 
 
-def command_of(module: str, options: TrainOptions) -> str:
-    """The command that trains with these main options in another module."""
+def main_arguments(options: TrainOptions) -> list[str]:
+    """The options that both training commands need, as arguments."""
     named = {"data": options.data, "out": options.out, "init": options.init}
     given = [part for k, v in named.items() if v is not None for part in (f"--{k}", str(v))]
-    return shlex.join(["python", "-m", module, options.preset, *given])
+    return [options.preset, *given]

@@ -12,8 +12,8 @@ from worldmodel import randomness
 from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.past import Here, Past
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import Here, Past
 from worldmodel.prior.stepping import prefill, step
 from worldmodel.training.coded_episodes import CodedEpisodes
 

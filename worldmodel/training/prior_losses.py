@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.prior.frame_gpt import FrameGPT, Prediction
-from worldmodel.prior.past import Past
+from worldmodel.prior.memory import Past
 
 # Weights relative to that of the codes' nats a token.
 OUTCOME_WEIGHT = 0.5  # of reward, end and variables, in nats a frame

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel, dream_along
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
-from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
-from worldmodel.prior.past import Older, Past
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.training.coded_episodes import CodedEpisodes
 from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
 from worldmodel.training.prior_losses import Sketched, prior_losses

@@ -25,7 +25,7 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.checkpoint.device import usable_device
 from worldmodel.command import check_numbers, say, track
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import locked, read_json, write_json

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 
 
 @dataclass(frozen=True)

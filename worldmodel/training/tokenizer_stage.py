@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.media.film import save_png, sheet

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldmodel import randomness
 from worldmodel.command import say
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
 from worldmodel.training.schedule import Clock, Progress, Timing, learning_rate

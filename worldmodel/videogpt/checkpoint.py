@@ -1,6 +1,5 @@
-"""A checkpoint of VideoGPT as published: the files of any checkpoint, with whole clips inside."""
+"""A checkpoint of VideoGPT as published: the files of any checkpoint, with recorded clips."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,15 +8,15 @@ import numpy as np
 import torch
 
 from worldmodel import randomness
-from worldmodel.checkpoint import AnyCheckpoint, find_checkpoint
+from worldmodel.checkpoint import AnyCheckpoint
 from worldmodel.checkpoint.card import card_text
 from worldmodel.checkpoint.digests import check_digests
 from worldmodel.checkpoint.files import (
     VIDEOGPT,
     check_actions,
-    check_kind,
     check_tokenizer_buffers,
     checked_lineage,
+    find_kind,
     read_arrays,
     read_common,
     read_config,
@@ -31,21 +30,21 @@ from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.stages import clip_tensors
 
-NUM_CLIPS = 16  # that a checkpoint holds
+NUM_CLIPS = 16  # in a checkpoint
 USE = """
-VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It draws whole clips:
+VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It samples whole clips:
 `python -m worldmodel.videogpt.sample {name} --out clips.png`
 """
 
 
 @dataclass(frozen=True)
 class GivenClips:
-    """S recorded clips, whose first frames, actions or class a model is given.
+    """S recorded clips, whose first frames, actions or class a model is conditioned on.
 
     Attributes:
         frames: uint8 (S, T, H, W, C).
         actions: (S, T-1, *shape), between the frames.
-        classes: int64 (S,), positions in the class names; zeros where there are none.
+        classes: int64 (S,), indices of class names; zeros where there are none.
     """
 
     frames: np.ndarray
@@ -62,12 +61,12 @@ class GivenClips:
         if self.actions.shape[:2] != (num_clips, num_frames - 1):
             raise ValueError("starts: there should be one action between two frames")
         if self.classes.shape != (num_clips,):
-            raise ValueError("starts: there should be one class a clip")
+            raise ValueError("starts: there should be one class per clip")
 
 
 @dataclass(frozen=True)
 class VideoGPTCheckpoint(AnyCheckpoint):
-    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+    """VideoGPT as published, the environment of its data, and clips to take conditions from."""
 
     kind: ClassVar[str | None] = VIDEOGPT
     model: VideoGPT
@@ -75,14 +74,12 @@ class VideoGPTCheckpoint(AnyCheckpoint):
 
 
 def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTCheckpoint:
-    """Load VideoGPT as published whole, in evaluation mode.
+    """Load a checkpoint of VideoGPT as published, in evaluation mode.
 
     Raises:
-        UserError: it is missing, truncated, its files disagree, or it is a dream.
+        UserError: it is missing, damaged, its files don't belong together, or it is a dream.
     """
-    folder = find_checkpoint(name)
-    futures = f"python -m worldmodel.sample {shlex.quote(name)} --out futures.gif"
-    check_kind(folder, name, VIDEOGPT, futures)
+    folder = find_kind(name, VIDEOGPT, "worldmodel.sample", name, "--out", "futures.gif")
     with reading(folder):
         data, world = read_common(folder)
         config = read_config(VideoGPTConfig, data)
@@ -97,7 +94,7 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
 
 
 def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
-    """Clips of the test split, of different episodes as far as there are enough.
+    """Clips of the test split, each of another episode if there are enough.
 
     Raises:
         UserError: no test episode is long enough.
@@ -125,7 +122,7 @@ def model_card(checkpoint: VideoGPTCheckpoint, *, name: str) -> str:
 
 
 def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name: str) -> None:
-    """Raises UserError where frames, actions or classes of the data are others than the model's.
+    """Raises UserError where the data's frames, actions or classes are not those of the model.
 
     Args:
         name: of the checkpoint, for the message.

@@ -7,14 +7,13 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from worldmodel.configs.checks import (
-    Codebooks,
+    Fraction,
     Layers,
     Names,
-    Share,
     Size,
     SizeOrZero,
     Switch,
-    Weight,
+    TokenizerConfig,
     check_products,
 )
 from worldmodel.interface.actions import ActionSpec
@@ -24,34 +23,20 @@ MOST_CLIP_NUMBERS = 2**30  # keys and values of one clip, or activations in a la
 
 
 @dataclass(frozen=True)
-class VideoVQVAEConfig:
-    """Sizes of the VQ-VAE as published, for whole clips (VideoGPT Table 8).
+class VideoVQVAEConfig(TokenizerConfig):
+    """Sizes of the VQ-VAE as published, for clips (VideoGPT Table 8).
 
     Attributes:
         clip_shape: (T, H, W, C) of a clip.
-        downsampling: pixels to one latent along time, height and width; powers of two.
-        hidden_units: channels on the latent grid and between the strided convolutions.
-        residual_units: channels inside a residual block.
-        residual_layers: residual blocks in the encoder, and again in the decoder.
-        attention_heads: of the axial attention in each residual block; 0: no attention.
-        num_codes: K, vectors in a codebook.
-        code_dim: length of a code's vector.
-        num_codebooks: q, codes at each grid position.
-        commitment: beta, the weight of the commitment loss.
+        downsampling: pixels per latent along time, height and width; powers of two.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
-
-    clip_shape: tuple[Size, Size, Size, Size] = (16, 64, 64, 3)
-    downsampling: tuple[Size, Size, Size] = (2, 2, 2)
     hidden_units: Size = 240
-    residual_units: Size = 128
-    residual_layers: Layers = 4
     attention_heads: SizeOrZero = 2
     num_codes: Size = 1024
     code_dim: Size = 256
-    num_codebooks: Codebooks = 1
-    commitment: Weight = 0.25
+    clip_shape: tuple[Size, Size, Size, Size] = (16, 64, 64, 3)
+    downsampling: tuple[Size, Size, Size] = (2, 2, 2)
 
     def __post_init__(self) -> None:
         for size, stride in zip(self.clip_shape, self.downsampling, strict=False):
@@ -64,7 +49,7 @@ class VideoVQVAEConfig:
             raise ValueError("downsampling must be above 1 along one axis at least")
         if self.attention_heads and self.hidden_units % self.attention_heads:
             raise ValueError(
-                f"hidden_units of {self.hidden_units} can't be shared by "
+                f"hidden_units of {self.hidden_units} can't be divided among "
                 f"{self.attention_heads} attention_heads"
             )
 
@@ -103,7 +88,7 @@ class GPTConfig:
     feedforward: Size = 2048
     layers: Layers = 16
     heads: Size = 4
-    dropout: Share = 0.2
+    dropout: Fraction = 0.2
     attention: Literal["dense", "sparse"] = "sparse"
     num_actions: SizeOrZero = 0
     on_class: Switch = False
@@ -113,7 +98,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"a width of {self.width} can't be shared by {self.heads} heads")
+            raise ValueError(f"a width of {self.width} can't be divided into {self.heads} heads")
         if self.given_frames and self.resnet_depth not in (18, 34):
             raise ValueError(f"resnet_depth must be 18 or 34, not {self.resnet_depth}")
 
@@ -121,12 +106,7 @@ class GPTConfig:
 @dataclass(frozen=True)
 class VideoGPTConfig:
     """VideoGPT as published: a tokenizer of clips, a prior over their codes, and the data's
-    actions and classes.
-
-    Attributes:
-        actions: the data's action space.
-        class_names: the data's classes; empty where there are none.
-    """
+    actions and classes (empty where there are none)."""
 
     tokenizer: VideoVQVAEConfig
     prior: GPTConfig
@@ -140,13 +120,13 @@ class VideoGPTConfig:
             raise ValueError("more frames or actions are given than a clip has")
         tokenizer, prior = self.tokenizer, self.prior
         tokens = math.prod(tokenizer.latent_shape)
-        # The first convolution halves each axis that is to shrink.
+        # The first convolution halves each axis that is downsampled.
         pairs = zip(tokenizer.clip_shape, tokenizer.downsampling, strict=False)
         halved = math.prod(size // min(2, shrunk) for size, shrunk in pairs)
         check_products(
             {
                 "tokens a clip": (tokens, MOST_TOKENS_A_CLIP),
-                "numbers remembered of a clip": (
+                "keys and values of a clip": (
                     2 * prior.layers * tokens * prior.width,
                     MOST_CLIP_NUMBERS,
                 ),
@@ -163,6 +143,6 @@ class VideoGPTConfig:
 
     @property
     def condition_size(self) -> int:
-        """Length of the vector that conditions the norms; 0: they are plain."""
+        """Length of the vector that conditions the norms; 0: they are unconditional."""
         num_classes = len(self.class_names) if self.prior.on_class else 0
         return self.prior.num_actions * self.actions.vector_size + num_classes

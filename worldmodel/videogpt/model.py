@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.media.frames import clips_to_float, clips_to_uint8
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
 from worldmodel.videogpt.vqvae import VideoVQVAE

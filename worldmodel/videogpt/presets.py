@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from worldmodel.configs.presets import BATTLE2_ACTIONS, HGS_ACTIONS, RECORD_BATTLE2, RECORD_HGS
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import (
+    BATTLE2_ACTIONS,
+    HGS_ACTIONS,
+    RECORD_BATTLE2,
+    RECORD_HGS,
+    TINY_RECIPE,
+    StageRecipe,
+)
 from worldmodel.interface.actions import NO_ACTION, ActionSpec
 from worldmodel.videogpt.configs import GPTConfig, VideoVQVAEConfig
 
@@ -15,9 +21,10 @@ class PublishedPreset:
     """VideoGPT as published: a column of Tables 8 and 9.
 
     Attributes:
-        data: where its data are looked for.
-        get: the command that puts them there, less its --out.
-        source: where the paper says so, and where it is left.
+        data: folder of its data.
+        get: the command that puts them there, without its --out.
+        source: where in the paper the sizes are from, and where they deviate.
+        actions: of the data meant; a run takes those of its own data.
     """
 
     data: str
@@ -27,11 +34,11 @@ class PublishedPreset:
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
     source: str
-    actions: ActionSpec = NO_ACTION  # of the data meant; a run takes its data's own
+    actions: ActionSpec = NO_ACTION
 
 
 def _recipe(steps: int, learning_rate: float) -> StageRecipe:
-    """Tables 8 and 9: 32 clips of 16 frames a step. The warm-up is ours: the paper is silent."""
+    """Tables 8 and 9: 32 clips of 16 frames a step. The warm-up is not from the paper."""
     return StageRecipe(steps=steps, batch_size=32, num_frames=16, learning_rate=learning_rate)
 
 
@@ -46,13 +53,11 @@ _BAIR = PublishedPreset(
     actions=ActionSpec("box", low=(-0.1, -0.1, -10, -10), high=(0.1, 0.1, 10, 10)),
     source='Tables 8 and 9, "BAIR / RoboNet"; one given frame as in Sec. 4.3 and Fig. 6',
 )
-_VIZDOOM_HGS = PublishedPreset(
+_VIZDOOM_HGS = replace(
+    _BAIR,
     data="data/doom-hgs",
     get=RECORD_HGS,
-    tokenizer=VideoVQVAEConfig(),
     prior=GPTConfig(num_actions=15),  # 60 = 15 actions, one of 4 each
-    tokenizer_recipe=_recipe(100_000, 7e-4),
-    prior_recipe=_recipe(150_000, 3e-4),
     actions=HGS_ACTIONS,
     source='Tables 8 and 9, "ViZDoom"; 60 = 15 x 4 (HGS)',
 )
@@ -115,7 +120,6 @@ PUBLISHED: dict[str, PublishedPreset] = {
         _UCF101,
         data="data/tgif",
         get=f"{_IMPORT} videos SRC --size 64 --train-list FILE --test-list FILE",
-        tokenizer_recipe=_recipe(100_000, 7e-4),
         prior_recipe=_recipe(600_000, 3e-4),
     ),
     # For tests: learns nothing worth seeing, in seconds.
@@ -141,12 +145,8 @@ PUBLISHED: dict[str, PublishedPreset] = {
             resnet_depth=18,
             resnet_units=16,
         ),
-        tokenizer_recipe=StageRecipe(
-            steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2
-        ),
-        prior_recipe=StageRecipe(
-            steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2
-        ),
+        tokenizer_recipe=TINY_RECIPE,
+        prior_recipe=TINY_RECIPE,
         actions=HGS_ACTIONS,
         source="made up",
     ),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from worldmodel import randomness
 from worldmodel.command import progress_bar
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
 from worldmodel.interface.sampling import Sampling

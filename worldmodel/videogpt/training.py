@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from worldmodel.checkpoint import check_kind, find_checkpoint
+from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
@@ -19,7 +19,7 @@ from worldmodel.training.options import (
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
     check_preset,
-    command_of,
+    main_arguments,
 )
 from worldmodel.training.run import (
     check,
@@ -205,9 +205,8 @@ def _wanted(conditions: str | None) -> set[str]:
 def _model(options: Train, config: VideoGPTConfig, reader: EpisodeReader) -> VideoGPT:
     if options.init is None:
         return made_for(reader, lambda: VideoGPT(config))
-    folder = find_checkpoint(options.init)
-    dream = command_of(DREAM_TRAIN, replace(options, preset="PRESET"))
-    check_kind(folder, options.init, VIDEOGPT, dream)
+    dream = main_arguments(replace(options, preset="PRESET"))
+    folder = find_kind(options.init, VIDEOGPT, DREAM_TRAIN, *dream)
     model = load_videogpt(str(folder)).model.train()
     check_init(options.init, config, model.config)
     return model
