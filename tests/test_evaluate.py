@@ -365,7 +365,7 @@ def test_data_of_another_world_are_refused(
     other: DatasetInfo = replace(info, actions=ActionSpec("discrete", (3,)))
     with EpisodeWriter(tmp_path / "other", other) as writer:
         writer.append(EpisodeReader(toy_data).episode(0))
-    with pytest.raises(UserError, match="has learned other actions than"):
+    with pytest.raises(UserError, match="have different actions"):
         evaluate(replace(options, data=tmp_path / "other"))
 
 

@@ -228,7 +228,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
         mixtures.append(mixture)
         return past.poses[:, len(mixtures)]  # the pose that came
 
-    monkeypatch.setattr(prior.place.head, "draw", recorded)
+    monkeypatch.setattr(prior.place.head, "sample", recorded)
     memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         states.clear()

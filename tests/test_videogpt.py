@@ -29,9 +29,8 @@ from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import Command
 from worldmodel.data.episodes import read_info
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import NO_ACTION, ActionSpec
+from worldmodel.interface.actions import NO_ACTION, ActionSpec, action_sequence
 from worldmodel.interface.sampling import Sampling
-from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import GAP, RED
 from worldmodel.training.dream import describe as describe_dream
 from worldmodel.videogpt import evaluate as evaluate_command
@@ -345,8 +344,8 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"action": "right:x"}, "'x' is no number of steps"),
-        ({"action": "right:0"}, "'0' is no number of steps"),
+        ({"action": "right:x"}, "'x' is not a number of steps"),
+        ({"action": "right:0"}, "'0' is not a number of steps"),
         ({"starts": (99,)}, "there is no start 99"),
         ({"class_name": "cat"}, "takes no class"),
     ],
@@ -426,7 +425,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     (other / "meta.json").write_text(json.dumps(meta))
     options = Evaluate(str(published_run), data=other)
     monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
-    assert "has learned other actions" in one_line_error(evaluate_command.main)
+    assert "have different actions" in one_line_error(evaluate_command.main)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch import Tensor
 from worldmodel import randomness
 from worldmodel.checkpoint import (
     Checkpoint,
+    check_same_world,
     find_checkpoint,
     finish_save,
     folder_for_another,
@@ -32,9 +33,7 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.checkpoint.card import with_note
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.checkpoint.same_world import check_same_world
-from worldmodel.command import check_numbers, progress_bar, run_command, say
+from worldmodel.command import check_numbers, progress_bar, run_command, say, usable_device
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable

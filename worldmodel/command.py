@@ -170,3 +170,23 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
     # while, and a process forked then would wait for a lock that the thread held.
     with Bar(MofNCompleteColumn(), transient=True, auto_refresh=False) as bar:
         yield from bar.track(items, description=what)
+
+
+def usable_device(name: str, *, or_auto: bool = False) -> str:
+    """ "cpu" or "cuda", as `name` says.
+
+    Args:
+        or_auto: whether "auto" is accepted: CUDA if there is a device.
+
+    Raises:
+        UserError: it is another name, or there is no CUDA device.
+    """
+    import torch  # late: `--help` shouldn't wait for it
+
+    if name == "auto" and or_auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: {'auto, ' * or_auto}cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available: leave --device out")
+    return name

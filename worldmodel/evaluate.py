@@ -14,8 +14,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldmodel.checkpoint import Checkpoint, find_kind, load_checkpoint, weights_digest
-from worldmodel.checkpoint.same_world import check_same_world
+from worldmodel.checkpoint import (
+    Checkpoint,
+    check_same_world,
+    find_kind,
+    load_checkpoint,
+    weights_digest,
+)
 from worldmodel.command import check_numbers, python_command, run_command, say
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader

@@ -26,9 +26,8 @@ from worldmodel.evaluation.futures import (
     start_rows,
 )
 from worldmodel.evaluation.held_out import wander
-from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.actions import ActionSpec, action_sequence
 from worldmodel.interface.sampling import Sampling, SamplingOptions
-from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import coloured, framed
 from worldmodel.storage.files import refuse_existing
 

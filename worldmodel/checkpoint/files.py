@@ -1,6 +1,7 @@
 """Reading a checkpoint's files, whatever its model: every size is checked before it is used."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,7 @@ KINDS = {
     None: "a dream, not VideoGPT as published",
     VIDEOGPT: "VideoGPT as published, which makes whole clips and can't be stepped",
 }
+HELD_TOGETHER = ("weights.safetensors", "starts.safetensors")  # config.json has their digests
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
 MAX_CONFIG_BYTES = 2**22
@@ -300,3 +302,30 @@ def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.
 def check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
     if not spec.contains(actions):
         raise UserError(f"{path}: {name} are outside the action space")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as hex.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a checkpoint's weights."""
+    return file_digest(folder / "weights.safetensors")
+
+
+def check_digests(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError where a file is not the one that config.json was written with; older
+    checkpoints don't say."""
+    digests = config.get("files", {})
+    for name in HELD_TOGETHER:
+        if name in digests and digests[name] != file_digest(folder / name):
+            raise UserError(
+                f"{folder}: {name} is not the file that config.json was written with: the folder "
+                "holds files of two checkpoints, or damaged ones. Copy all of it again"
+            )

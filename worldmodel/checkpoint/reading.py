@@ -1,4 +1,4 @@
-"""Reading a dream's checkpoint: its config, its weights, and the moments to start from."""
+"""Reading a dream's checkpoint, and comparing it with a data set."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.checkpoint.contents import ADDED_SINCE, POSES_SINCE, Checkpoint, Starts
-from worldmodel.checkpoint.digests import check_digests
 from worldmodel.checkpoint.files import (
     check_actions,
+    check_digests,
     check_tokenizer_buffers,
     checked_lineage,
     find_kind,
@@ -20,6 +20,7 @@ from worldmodel.checkpoint.files import (
     reading,
 )
 from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 
@@ -48,6 +49,50 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         model = WorldModel(config)
         model.load_state_dict(weights)
     return Checkpoint(model.to(device).eval(), world, starts, lineage)
+
+
+def check_same_world(
+    checkpoint: Checkpoint,
+    reader: EpisodeReader,
+    name: str,
+    *,
+    same_environment: bool,
+) -> None:
+    """Raises UserError where frames, actions, variables or pose differ.
+
+    Args:
+        name: of the checkpoint, for the message.
+        same_environment: whether its id and arguments must be the same, too. Measuring works in
+            similar environments.
+    """
+    config, info = checkpoint.model.config, reader.info
+    pairs: list[tuple[str, object, object]] = [
+        ("frames", config.tokenizer.frame_shape, info.frame_shape),
+        ("actions", config.actions, info.actions),
+        ("variables", config.variable_names, info.variable_names),
+    ]
+    if config.pose and info.pose:
+        pairs.append(("pose", config.pose, info.pose))
+    if same_environment:
+        world = checkpoint.world
+        pairs.append(
+            ("environment", (world.env_id, world.env_kwargs), (info.env_id, info.env_kwargs))
+        )
+    check_same(pairs, reader, name)
+
+
+def check_same(pairs: list[tuple[str, object, object]], reader: EpisodeReader, name: str) -> None:
+    """Raises UserError where a checkpoint and a data set differ.
+
+    Args:
+        pairs: name of a property, its value in the checkpoint, its value in the data.
+        name: of the checkpoint, for the message.
+    """
+    for what, learned, recorded in pairs:
+        if learned != recorded:
+            raise UserError(
+                f"{name} and {reader.folder} have different {what}: {learned} and {recorded}"
+            )
 
 
 def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:

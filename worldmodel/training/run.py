@@ -23,8 +23,7 @@ from worldmodel.checkpoint import (
     read_lineage,
     save_checkpoint,
 )
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import check_numbers, say, track
+from worldmodel.command import check_numbers, say, track, usable_device
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError, printable

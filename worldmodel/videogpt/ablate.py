@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import check_numbers, duration, run_command, say
+from worldmodel.command import check_numbers, duration, run_command, say, usable_device
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import to_json

@@ -10,10 +10,10 @@ import torch
 from worldmodel import randomness
 from worldmodel.checkpoint import AnyCheckpoint
 from worldmodel.checkpoint.card import card_text
-from worldmodel.checkpoint.digests import check_digests
 from worldmodel.checkpoint.files import (
     VIDEOGPT,
     check_actions,
+    check_digests,
     check_tokenizer_buffers,
     checked_lineage,
     find_kind,
@@ -23,7 +23,7 @@ from worldmodel.checkpoint.files import (
     read_weights,
     reading,
 )
-from worldmodel.checkpoint.same_world import check_same
+from worldmodel.checkpoint.reading import check_same
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.videogpt.configs import VideoGPTConfig

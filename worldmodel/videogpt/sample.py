@@ -23,8 +23,8 @@ from worldmodel.evaluation.futures import (
     save_futures,
     start_rows,
 )
+from worldmodel.interface.actions import action_sequence
 from worldmodel.interface.sampling import ClipSamplingOptions
-from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import with_given
 from worldmodel.storage.files import refuse_existing
 from worldmodel.videogpt.checkpoint import load_videogpt
