@@ -168,7 +168,7 @@ def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_pa
     # A shipped name goes before a folder that happens to be called alike.
     shutil.copytree(tiny_run, tmp_path / "dream-doom")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="isn't yours to write over: give --out"):
+    with pytest.raises(UserError, match="can't be overwritten: give --out"):
         calibrate(replace(options, checkpoint="dream-doom", out=None))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from envs.interface import FlatActions, actions_of
 from play.commands import COMMAND_KEYS, command_of, help_lines
 from play.held import HeldKeys
-from worldmodel.interface.controls import DIGITS, DEFAULT_KEYS, PAIRS, Controls, default_controls
+from worldmodel.interface.controls import DEFAULT_KEYS, DIGITS, PAIRS, Controls, default_controls
 
 DOOM = ("noop", "left", "right", "forward")
 # As in a fight: forward or back, a step aside, attack, sprint, and a turn in eleven degrees.

@@ -21,12 +21,12 @@ from worldmodel.metrics.features import FeatureNetwork, Protocol, describe, read
 NUM_FRAMES = 16
 SIZE = 112
 MEAN_SHAPE = (3, NUM_FRAMES, 128, 171)  # of the clips that it was trained on, blue first
-CORNER = 8  # of the square of the mean that is taken off
+CORNER = 8  # of the square of the mean that is subtracted
 URL = "https://github.com/rezoo/tgan2/releases/tag/v1.0"
 MEAN = "mean2.npz"  # beside the weights
 GET = (
     f"get conv3d_deepnetA_ucf.npz and {MEAN} from {URL} into one folder (their sha256 "
-    "isn't known here) and give the first as --c3d-weights"
+    "is not checked) and give the first as --c3d-weights"
 )
 TGANV2 = Protocol("TGANv2", 20480, 16)  # 10 times 2048 samples
 # name: (channels in, channels out)
@@ -69,7 +69,7 @@ class C3D(nn.Module):
             x = self.get_submodule(name)(x).relu()
             if name in POOLED:
                 kernel = (1, 2, 2) if name == "conv1a" else (2, 2, 2)
-                # Chainer, where the weights come from, pools what is left at the edge too.
+                # Chainer, where the weights come from, also pools incomplete windows at the edge.
                 x = F.max_pool3d(x, kernel, ceil_mode=True)
         return self.fc8(self.fc7(self.fc6(x.flatten(1)).relu()).relu())
 
@@ -116,7 +116,7 @@ def _chainer_name(name: str) -> str:
 
 
 def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz as float32, whose sizes are those of `shapes`."""
+    """Arrays of an .npz as float32, with the sizes in `shapes`."""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -129,7 +129,7 @@ def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
         ValueError,
         EOFError,
         OSError,
-        NotImplementedError,  # an unknown way of compressing
+        NotImplementedError,  # an unknown compression
         RuntimeError,  # an encrypted archive
     ) as error:
         raise UserError(f"{path} is damaged or another file: {error}; {GET}") from None
@@ -137,7 +137,7 @@ def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One .npy, whose header is believed only where it says what is expected."""
+    """One .npy; its header must describe the expected array."""
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):

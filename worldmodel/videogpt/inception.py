@@ -9,17 +9,17 @@ from worldmodel.evaluation.fvd import features_of, source_line, source_of
 from worldmodel.evaluation.tables import Blocks, Table, number
 from worldmodel.metrics.features import FeatureNetwork
 
-READING = "Whether samples look like clear and different classes; hardly any surpass real clips."
+READING = "Whether samples look like distinct classes; samples hardly ever score above real clips."
 
 
 def inception_score(probabilities: np.ndarray, *, num_splits: int = 10) -> tuple[float, float]:
     """exp E KL(p(class | clip) || p(class)): mean and standard deviation over splits.
 
-    Each split has its own p(class), so that the score grows with the clips of a split, up to the
-    number of classes (Salimans et al. 2016).
+    Each split has its own p(class), so the score grows with the clips of a split, up to the number
+    of classes (Salimans et al. 2016).
 
     Args:
-        probabilities: (n, K), rows sum to 1; split in the order they come in.
+        probabilities: (n, K), rows sum to 1; they are split in their order.
 
     Raises:
         ValueError: there are fewer rows than splits.
@@ -38,11 +38,11 @@ def inception_score(probabilities: np.ndarray, *, num_splits: int = 10) -> tuple
 def measure_inception_score(
     sampled: np.ndarray, real: np.ndarray, network: FeatureNetwork, *, num_splits: int = 10
 ) -> dict[str, Any]:
-    """Inception score of samples, and of real clips, which hardly any sample surpasses (Table 2).
+    """Inception score of samples, and of real clips for comparison (Table 2).
 
     Args:
         sampled, real: uint8 (n, T, H, W, C) and (m, T, H, W, C), in random order.
-        network: its features are logits of classes.
+        network: has logits of classes as features.
 
     Raises:
         UserError: there are fewer clips than splits, or the network refuses them.
