@@ -29,10 +29,9 @@ from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import normalise
 from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.videogpt.attention import visible
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions, GPTCache
 from worldmodel.videogpt.gpt_layers import PriorBlock, merge_heads, split_heads
-from worldmodel.videogpt.presets import PUBLISHED
 
 SAMPLING = Sampling()
 ACTIONS = ActionSpec("discrete", (4,))  # of health gathering

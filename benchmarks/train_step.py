@@ -23,9 +23,8 @@ from worldmodel.evaluation.tables import table
 from worldmodel.media.frames import clips_to_float
 from worldmodel.storage.provenance import git_commit, machine
 from worldmodel.training.trainer import make_optimizers
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED
 
 STAGES = ("vqvae", "prior")
 PRECISIONS = ("fp32", "bf16")

@@ -15,7 +15,7 @@ from worldmodel.evaluation.tables import to_text
 from worldmodel.videogpt import ablate as ablate_command
 from worldmodel.videogpt.ablate import Ablate, ablate
 from worldmodel.videogpt.ablation import ABLATIONS
-from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.configs import PUBLISHED
 from worldmodel.videogpt.training import train_preset
 from worldmodel.videogpt.vqvae import VideoVQVAE
 

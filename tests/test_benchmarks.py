@@ -14,9 +14,8 @@ from benchmarks.dream_step import BATCH_SIZES, measure, tables
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.storage.provenance import machine
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
-from worldmodel.videogpt.presets import PUBLISHED
 
 
 def test_dream_step_measures_every_variant(tiny_run: Path) -> None:

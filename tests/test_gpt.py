@@ -13,13 +13,13 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import ConditionalNorm
 from worldmodel.videogpt.configs import (
+    PUBLISHED,
     GPTConfig,
     VideoGPTConfig,
     VideoVQVAEConfig,
 )
 from worldmodel.videogpt.gpt import GPT, Conditions
 from worldmodel.videogpt.gpt_layers import PriorBlock
-from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.resnet import Conv, ResNet
 
 NUM_CODES = 11

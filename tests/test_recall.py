@@ -17,7 +17,7 @@ from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, empt
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import look_back
 from worldmodel.prior.stepping import step
-from worldmodel.training.own_dreams import OwnDreams
+from worldmodel.training.codes import OwnDreams
 
 
 def _space() -> PoseSpace:
@@ -145,7 +145,7 @@ def test_own_dreams_begin_as_recorded_and_say_how_old_they_are(posed_run: Path, 
     from lightning_fabric import Fabric
 
     from worldmodel.data import EpisodeReader
-    from worldmodel.training.coded_episodes import CodedEpisodes
+    from worldmodel.training.codes import CodedEpisodes
 
     model = load_checkpoint(str(posed_run)).model
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")

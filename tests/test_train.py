@@ -36,7 +36,7 @@ from worldmodel.training.schedule import (
     learning_rate,
 )
 from worldmodel.training.trainer import make_optimizers
-from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.configs import PUBLISHED
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]

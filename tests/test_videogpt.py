@@ -38,10 +38,9 @@ from worldmodel.videogpt import sample as sample_command
 from worldmodel.videogpt import train as train_command
 from worldmodel.videogpt import training
 from worldmodel.videogpt.checkpoint import VideoGPTCheckpoint, load_videogpt
-from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, GPTConfig, VideoGPTConfig
 from worldmodel.videogpt.evaluate import Evaluate, evaluate
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.sample import Sample, sample
 from worldmodel.videogpt.stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt.train import Train, train

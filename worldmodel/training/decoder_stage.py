@@ -24,8 +24,7 @@ from worldmodel.media.film import save_png, sheet
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.metrics.perceptual import LITE0, LITE2, EfficientNetLite, load_network
 from worldmodel.metrics.pictures import fine_energy, psnr
-from worldmodel.training.coded_episodes import CodedEpisodes
-from worldmodel.training.own_dreams import OwnDreams
+from worldmodel.training.codes import CodedEpisodes, OwnDreams
 from worldmodel.training.trainer import Stage
 
 PERCEPTUAL_WEIGHT = 1.0  # relative to the normalised squared error

@@ -17,15 +17,14 @@ from worldmodel.checkpoint import (
     load_checkpoint,
 )
 from worldmodel.checkpoint.card import model_card
-from worldmodel.configs.auto import auto_preset, summary
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import PRESETS, Preset
+from worldmodel.configs.presets import PRESETS, Preset, auto_preset, summary
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.pose import NO_POSE
 from worldmodel.train import Train
-from worldmodel.training.coded_episodes import CodedEpisodes
+from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.costs import costs, latents
 from worldmodel.training.decoder_stage import DecoderStage
 from worldmodel.training.options import (

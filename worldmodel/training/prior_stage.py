@@ -16,8 +16,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
-from worldmodel.training.coded_episodes import CodedEpisodes
-from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
+from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
 from worldmodel.training.prior_losses import Sketched, prior_losses
 from worldmodel.training.trainer import Stage
 

@@ -34,9 +34,8 @@ from worldmodel.videogpt.ablation import (
     to_blocks,
     to_markdown,
 )
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, PublishedPreset, VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
 from worldmodel.videogpt.train import Train
 from worldmodel.videogpt.training import config_of, train_preset
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.tables import Blocks, Table, interval, number, to_lines
 from worldmodel.metrics.statistics import rank_correlation
 from worldmodel.storage.files import written_whole
-from worldmodel.videogpt.presets import PublishedPreset
+from worldmodel.videogpt.configs import PublishedPreset
 
 
 @dataclass(frozen=True)

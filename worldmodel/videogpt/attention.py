@@ -84,12 +84,14 @@ class _Chunk(NamedTuple):
     """A piece of each of some rows of one frame, and the keys gathered for each row.
 
     Attributes:
+        latent_shape: of the clip.
         frame, rows, piece: position of the queries.
         local: the tokens that may be near.
         seen: whether each query sees each token of its row in the frames before, then each of
             `local`. A token that is both counts once, as near.
     """
 
+    latent_shape: LatentShape
     frame: int
     rows: slice
     piece: slice
@@ -135,7 +137,9 @@ def _chunk(
         -1,
     )
     # Tokens after a row's own queries are not seen; the index must stay within the clip.
-    return _Chunk(frame, rows, piece, local.clamp(max=int(queries.max())), seen[:, None])
+    return _Chunk(
+        latent_shape, frame, rows, piece, local.clamp(max=int(queries.max())), seen[:, None]
+    )
 
 
 def gathered_sparse_attention(
@@ -156,34 +160,32 @@ class _Gathered(torch.autograd.Function):
         y = torch.empty_like(q)
         for chunk in _chunks_of(q, latent_shape):
             attended = _attend(
-                _queries(q, chunk, latent_shape),
-                _gather(k, chunk, latent_shape),
-                _gather(v, chunk, latent_shape),
+                _queries(q, chunk),
+                _gather(k, chunk),
+                _gather(v, chunk),
                 chunk.seen,
             )
-            _queries(y, chunk, latent_shape).copy_(attended)
+            _queries(y, chunk).copy_(attended)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
-        shape = ctx.latent_shape
+
         grad_q = torch.empty_like(q)
         # A key's gradient is the sum over all chunks that see it.
         precise = torch.promote_types(k.dtype, torch.float32)
         grad_k, grad_v = (torch.zeros_like(x, dtype=precise) for x in (k, v))
-        for chunk in _chunks_of(q, shape):
-            queries = _queries(q, chunk, shape).detach().requires_grad_()
-            keys, values = (_gather(x, chunk, shape).detach().requires_grad_() for x in (k, v))
+        for chunk in _chunks_of(q, ctx.latent_shape):
+            queries = _queries(q, chunk).detach().requires_grad_()
+            keys, values = (_gather(x, chunk).detach().requires_grad_() for x in (k, v))
             with torch.enable_grad():
                 attended = _attend(queries, keys, values, chunk.seen)
-            grads = torch.autograd.grad(
-                attended, (queries, keys, values), _queries(grad_y, chunk, shape)
-            )
-            _queries(grad_q, chunk, shape).copy_(grads[0])
-            _scatter_add(grad_k, grads[1], chunk, shape)
-            _scatter_add(grad_v, grads[2], chunk, shape)
+            grads = torch.autograd.grad(attended, (queries, keys, values), _queries(grad_y, chunk))
+            _queries(grad_q, chunk).copy_(grads[0])
+            _scatter_add(grad_k, grads[1], chunk)
+            _scatter_add(grad_v, grads[2], chunk)
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
 
 
@@ -202,17 +204,13 @@ def _on_grid(x: Tensor, latent_shape: LatentShape) -> Float[Tensor, "B nh t h ro
     return x.unflatten(-2, (-1, latent_shape[1], latent_shape[2] * latent_shape[3]))
 
 
-def _queries(
-    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
-) -> Float[Tensor, "B nh rows queries hs"]:
+def _queries(x: Tensor, chunk: _Chunk) -> Float[Tensor, "B nh rows queries hs"]:
     """A view of the chunk's queries."""
-    return _on_grid(x, latent_shape)[:, :, chunk.frame, chunk.rows, chunk.piece]
+    return _on_grid(x, chunk.latent_shape)[:, :, chunk.frame, chunk.rows, chunk.piece]
 
 
-def _gather(
-    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
-) -> Float[Tensor, "B nh rows keys hs"]:
-    before = _on_grid(x, latent_shape)[:, :, : chunk.frame, chunk.rows]
+def _gather(x: Tensor, chunk: _Chunk) -> Float[Tensor, "B nh rows keys hs"]:
+    before = _on_grid(x, chunk.latent_shape)[:, :, : chunk.frame, chunk.rows]
     earlier = before.transpose(2, 3).flatten(3, 4)
     local = x.index_select(2, chunk.local.flatten()).unflatten(2, chunk.local.shape)
     return torch.cat([earlier, local], 3)
@@ -222,14 +220,13 @@ def _scatter_add(
     total: Tensor,
     gathered: Float[Tensor, "B nh rows keys hs"],
     chunk: _Chunk,
-    latent_shape: LatentShape,
 ) -> None:
     """Add the transpose of `_gather` to `total`."""
     num_local = chunk.local.shape[1]
     earlier, local = gathered.split([gathered.shape[3] - num_local, num_local], 3)
     if chunk.frame:
         earlier = earlier.unflatten(3, (chunk.frame, -1)).transpose(2, 3)
-        _on_grid(total, latent_shape)[:, :, : chunk.frame, chunk.rows] += earlier
+        _on_grid(total, chunk.latent_shape)[:, :, : chunk.frame, chunk.rows] += earlier
     total.index_add_(2, chunk.local.flatten(), local.flatten(2, 3).to(total.dtype))
 
 

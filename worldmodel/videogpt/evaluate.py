@@ -27,8 +27,8 @@ from worldmodel.evaluation.report import (
 )
 from worldmodel.evaluation.tables import to_text
 from worldmodel.interface.sampling import ClipSamplingOptions
-from worldmodel.videogpt.c3d import load_c3d
 from worldmodel.videogpt.checkpoint import check_same_data, load_videogpt
+from worldmodel.videogpt.inception import load_c3d
 from worldmodel.videogpt.whole_clips import PARTS, SECTIONS, ClipSettings, clip_parts
 
 

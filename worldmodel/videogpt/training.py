@@ -38,10 +38,9 @@ from worldmodel.videogpt.checkpoint import (
     load_videogpt,
     model_card,
 )
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, PublishedPreset, VideoGPTConfig
 from worldmodel.videogpt.gpt import Conditions
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
 from worldmodel.videogpt.stages import ClipTokenizerStage, VideoPriorStage
 from worldmodel.videogpt.train import Train
 
