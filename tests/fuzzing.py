@@ -159,8 +159,7 @@ def make_old_unfinished_set(folder: Path) -> None:
 def make_training_state(folder: Path) -> None:
     import torch
 
-    from worldmodel.training.schedule import Progress
-    from worldmodel.training.state import save_state
+    from worldmodel.training.state import Progress, save_state
 
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(module.parameters())

@@ -29,13 +29,8 @@ from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 from worldmodel.training.curves import Board, Curves
 from worldmodel.training.options import AUTO, DREAM_PRESETS, PUBLISHED_PRESETS
-from worldmodel.training.schedule import (
-    Clock,
-    Progress,
-    Timing,
-    learning_rate,
-)
-from worldmodel.training.trainer import make_optimizers
+from worldmodel.training.state import Progress
+from worldmodel.training.trainer import Clock, Timing, learning_rate, make_optimizers
 from worldmodel.videogpt.configs import PUBLISHED
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
@@ -443,7 +438,7 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 def test_a_schedule_in_minutes_goes_by_the_time_trained():
     timing = Timing(schedule_minutes=2)
-    assert Progress(step=10**6, seconds=60).fraction(PRESETS["tiny"].prior_recipe, timing) == 0.5
+    assert timing.fraction(PRESETS["tiny"].prior_recipe, Progress(step=10**6, seconds=60)) == 0.5
 
 
 def test_validation_is_no_training_time(monkeypatch):

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.training.run import make_fabric
-from worldmodel.training.schedule import Timing
-from worldmodel.training.trainer import Stage, train_stage
+from worldmodel.training.trainer import Stage, Timing, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7

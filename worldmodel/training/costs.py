@@ -1,6 +1,7 @@
 """What a training step costs, computed without data, and a preset's description as text."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,6 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
-
-from worldmodel.configs.presets import StageRecipe
 
 # Operations that PyTorch's counter leaves out. Masked products count like others.
 ATTENTION_FLOPS = {
@@ -63,28 +62,35 @@ def to_lines(described: dict[str, Any]) -> list[str]:
     return lines
 
 
-def latents(tokenizer: Any) -> dict[str, Any]:
-    """The latents' shape and codes of a tokenizer config."""
-    books = tokenizer.num_codebooks
-    return {
-        "latent_shape": [*tokenizer.grid, books] if books > 1 else list(tokenizer.grid),
-        "codebooks": books,
-        "codes": tokenizer.num_codes,
-    }
-
-
-def costs(
-    stages: dict[str, tuple[nn.Module, StageRecipe, Callable[[], Tensor]]],
+def described(
+    name: str,
+    preset: Any,
+    *,
+    model: Any,
+    losses: tuple[Callable[[], Tensor], Callable[[], Tensor]],
+    source: str,
+    clip_shape: Sequence[int],
+    conditions: str,
+    condition_size: int,
+    frames_of_tokens: int,
 ) -> dict[str, Any]:
-    """Parameters of each stage's module, and costs of its steps, in JSON's types.
+    """Sizes and costs of a preset, in JSON's types.
 
     FLOPs count matrix products and convolutions, forward and backward, two per multiplication and
     addition. Memory counts weights, gradients and Adam's moments in fp32, and the activations
     saved for the backward pass; a codebook's distances come on top.
 
     Args:
-        stages: of each stage its module, its recipe, and the loss of one clip.
+        model: made of the preset.
+        losses: of tokenizer and prior, for one clip.
+        frames_of_tokens: frames that one grid of tokens stands for.
     """
+    sizes, books = preset.tokenizer, preset.tokenizer.num_codebooks
+    tokens = math.prod(sizes.grid) * books
+    stages = {
+        "vqvae": (model.tokenizer, preset.tokenizer_recipe, losses[0]),
+        "prior": (model.prior, preset.prior_recipe, losses[1]),
+    }
     steps = {}
     for stage, (module, recipe, loss) in stages.items():
         flops, activations = _cost_of_a_clip(loss)
@@ -95,6 +101,19 @@ def costs(
             "activation_bytes_a_clip": activations,
         }
     return {
+        "preset": name,
+        "data": preset.data,
+        "source": source,
+        "clip_shape": list(clip_shape),
+        "conditions": conditions,
+        "condition_size": condition_size,
+        "latent_shape": [*sizes.grid, books] if books > 1 else list(sizes.grid),
+        "codebooks": books,
+        "codes": sizes.num_codes,
+        "tokens": tokens,
+        "tokens_of": "a frame" if frames_of_tokens == 1 else "a clip",
+        "tokens_a_frame": tokens / frames_of_tokens,
+        "config": {"vqvae": vars(sizes), "prior": vars(preset.prior)},
         "parameters": {stage: _count(module) for stage, (module, *_) in stages.items()},
         "parts": {stage: _parts(module) for stage, (module, *_) in stages.items()},
         "step": steps,

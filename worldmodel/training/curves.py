@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from worldmodel.command import Bar, say
 from worldmodel.storage.files import naming, parse_json, written_whole
-from worldmodel.training.schedule import Progress
+from worldmodel.training.state import Progress
 
 
 class Interruption:

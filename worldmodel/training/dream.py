@@ -1,6 +1,5 @@
 """How a dream is trained: its tokenizer, its prior and, if asked for, its sharp decoder."""
 
-import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from worldmodel.errors import UserError
 from worldmodel.interface.pose import NO_POSE
 from worldmodel.train import Train
 from worldmodel.training.codes import CodedEpisodes
-from worldmodel.training.costs import costs, latents
+from worldmodel.training.costs import described
 from worldmodel.training.decoder_stage import DecoderStage
 from worldmodel.training.options import (
     AUTO,
@@ -47,8 +46,7 @@ from worldmodel.training.run import (
     with_options,
     world_of,
 )
-from worldmodel.training.schedule import Progress
-from worldmodel.training.state import load_state
+from worldmodel.training.state import Progress, load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
 
 NUM_STARTS = 16  # in a checkpoint
@@ -96,7 +94,7 @@ def train_preset(preset: Preset, options: Train, *, command: str = "the same com
 
 
 def describe(name: str, preset: Preset) -> dict[str, Any]:
-    """Sizes and costs of a preset, computed without data, in JSON's types; see `costs`."""
+    """Sizes and costs of a preset, computed without data, in JSON's types; see `described`."""
     tokenizer = preset.tokenizer
     config = WorldModelConfig(
         preset.actions,
@@ -125,30 +123,17 @@ def describe(name: str, preset: Preset) -> dict[str, Any]:
             weights=torch.ones(1, num_frames - 1),
         ).loss
 
-    tokens = math.prod(tokenizer.grid) * tokenizer.num_codebooks
-    return {
-        "preset": name,
-        "data": preset.data,
-        "source": "a dream, to be lived in step by step",
-        "clip_shape": [num_frames, *tokenizer.frame_shape],
-        "conditions": f"each frame's action of {preset.actions.vector_size}",
-        "condition_size": preset.actions.vector_size,
-        **latents(tokenizer),
-        "tokens": tokens,
-        "tokens_of": "a frame",
-        "tokens_a_frame": tokens,
-        **costs(
-            {
-                "vqvae": (
-                    model.tokenizer,
-                    preset.tokenizer_recipe,
-                    lambda: model.tokenizer(frames).loss,
-                ),
-                "prior": (model.prior, preset.prior_recipe, prior_loss),
-            }
-        ),
-        "config": {"vqvae": vars(tokenizer), "prior": vars(preset.prior)},
-    }
+    return described(
+        name,
+        preset,
+        model=model,
+        losses=(lambda: model.tokenizer(frames).loss, prior_loss),
+        source="a dream, to be lived in step by step",
+        clip_shape=(num_frames, *tokenizer.frame_shape),
+        conditions=f"each frame's action of {preset.actions.vector_size}",
+        condition_size=preset.actions.vector_size,
+        frames_of_tokens=1,
+    )
 
 
 def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:

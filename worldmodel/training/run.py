@@ -30,10 +30,9 @@ from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import locked, read_json, write_json
 from worldmodel.training.costs import to_lines
 from worldmodel.training.options import TrainOptions
-from worldmodel.training.schedule import Progress, Timing
-from worldmodel.training.state import load_state
+from worldmodel.training.state import Progress, load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
-from worldmodel.training.trainer import Stage, train_stage
+from worldmodel.training.trainer import Stage, Timing, train_stage
 
 Made = TypeVar("Made")
 MOST_POLICIES = 8  # named on a model's card

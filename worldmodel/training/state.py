@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ from torch import Tensor, nn
 from worldmodel.checkpoint.contents import present_name
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.storage.tensors import opened_tensors, save_tensors
-from worldmodel.training.schedule import Progress
 
 NO_TENSORS: Mapping[str, Tensor] = {}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # In names: weights, optimisers' entries, `Stage.extra_state`.
 MODEL, OPTIMIZER, EXTRA = "model.", "optimizer.", "kept."
+
+
+@dataclass
+class Progress:
+    """Steps and seconds of training so far, over all calls."""
+
+    step: int = 0
+    seconds: float = 0.0
 
 
 def save_state(

@@ -1,9 +1,13 @@
 """The training loop of every stage: time-limited, resumable, the same for any process count."""
 
 import math
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,12 +19,37 @@ from worldmodel.command import say
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
-from worldmodel.training.schedule import Clock, Progress, Timing, learning_rate
-from worldmodel.training.state import load_optimizers, load_state, save_state
+from worldmodel.training.state import Progress, load_optimizers, load_state, save_state
 from worldmodel.vqvae.codebook import Codebook
 
 LOG_EVERY = 20  # steps
 LARGEST_NORM = 1.0  # of the gradient; longer ones are clipped
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When to stop, save and validate.
+
+    Attributes:
+        max_minutes: stop this call after so many minutes of wall time, validation included, ready
+            to resume; None: stop when the schedule ends.
+        schedule_minutes: the learning rate falls over so many minutes of training, over all calls
+            and without validation, instead of over the recipe's steps. Such a run can't be
+            repeated to the bit: how far it gets depends on the machine.
+        save_minutes: between saves of the training state.
+        validate_minutes: between validations, each with a preview picture.
+    """
+
+    max_minutes: float | None = None
+    schedule_minutes: float | None = None
+    save_minutes: float = 2.0
+    validate_minutes: float = 5.0
+
+    def fraction(self, recipe: StageRecipe, progress: Progress) -> float:
+        """The fraction of the schedule that is done, in [0, 1]."""
+        if self.schedule_minutes is not None:
+            return min(1.0, progress.seconds / (60 * self.schedule_minutes))
+        return min(1.0, progress.step / recipe.steps)
 
 
 class Stage(ABC):
@@ -88,7 +117,7 @@ def train_stage(
     parts = _parts_of_batch(stage.recipe.batch_size, fabric, accumulate)
     state_path = _state_path(stage, folder)
     progress = load_state(state_path, stage.module, stage.inputs, stage.extra_state)
-    if progress.fraction(stage.recipe, timing) >= 1:
+    if timing.fraction(stage.recipe, progress) >= 1:
         return True
     learner = Learner(stage, fabric, parts, seed=seed, compiled=compiled)
     load_optimizers(state_path, learner.optimizers)
@@ -96,7 +125,7 @@ def train_stage(
     fabric.barrier()
     if interrupted:
         raise KeyboardInterrupt
-    return progress.fraction(stage.recipe, timing) >= 1
+    return timing.fraction(stage.recipe, progress) >= 1
 
 
 def _learn(
@@ -111,14 +140,14 @@ def _learn(
         Interruption() as interruption,
     ):
         while True:
-            rate = learning_rate(recipe, progress.step, progress.fraction(recipe, timing))
+            rate = learning_rate(recipe, progress.step, timing.fraction(recipe, progress))
             stage.prepare(progress.step)
             numbers = learner.step(progress.step, rate)
             # Every process follows the first one's clock and keyboard: they must stop together.
             due, interrupted = fabric.broadcast((clock.read(), interruption.asked))
             progress.step += 1
             progress.seconds = seconds_before + due.seconds
-            fraction = progress.fraction(recipe, timing)
+            fraction = timing.fraction(recipe, progress)
             last = interrupted or due.stop or fraction >= 1
             logged = progress.step % LOG_EVERY == 1
             if logged or last:
@@ -262,3 +291,54 @@ def make_optimizers(module: nn.Module, recipe: StageRecipe) -> list[torch.optim.
         adjust_lr_fn="match_rms_adamw",
     )
     return [adamw, muon]
+
+
+def learning_rate(recipe: StageRecipe, step: int, fraction: float) -> float:
+    """A linear warm-up, then the recipe's decay to zero.
+
+    Args:
+        fraction: of the schedule that is done.
+    """
+    warmed_up = min(1.0, (step + 1) / recipe.warmup)
+    if recipe.decay < 1:
+        return recipe.learning_rate * warmed_up * min(1.0, (1 - fraction) / recipe.decay)
+    return recipe.learning_rate * warmed_up * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+class Due(NamedTuple):
+    """What is due after a step, and the seconds of training in this call so far."""
+
+    seconds: float
+    stop: bool
+    save: bool
+    validate: bool
+
+
+class Clock:
+    """Tells what is due in one call; validation doesn't count as training time."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
+        self.began = self.saved = self.validated = time.monotonic()
+        self.seconds_validating = 0.0
+
+    def read(self) -> Due:
+        now, timing = time.monotonic(), self.timing
+        seconds = now - self.began
+        return Due(
+            seconds - self.seconds_validating,
+            stop=timing.max_minutes is not None and seconds > 60 * timing.max_minutes,
+            save=now - self.saved > 60 * timing.save_minutes,
+            validate=now - self.validated > 60 * timing.validate_minutes,
+        )
+
+    def restart_save_timer(self) -> None:
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def validating(self) -> Iterator[None]:
+        """Leave what is done inside out of the training time, and restart the timer."""
+        began = time.monotonic()
+        yield
+        self.validated = time.monotonic()
+        self.seconds_validating += self.validated - began

@@ -1,6 +1,5 @@
 """How VideoGPT as published is trained: its tokenizer of clips, then its prior."""
 
-import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from worldmodel.checkpoint.files import VIDEOGPT
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
-from worldmodel.training.costs import costs, latents
+from worldmodel.training.costs import described
 from worldmodel.training.options import (
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
@@ -104,7 +103,7 @@ def train_preset(
 
 
 def describe(name: str, preset: PublishedPreset) -> dict[str, Any]:
-    """Sizes and costs of a preset, computed without data, in JSON's types; see `costs`."""
+    """Sizes and costs of a preset, computed without data, in JSON's types; see `described`."""
     tokenizer = preset.tokenizer
     names = ("a", "b") if preset.prior.on_class else ()
     config = VideoGPTConfig(tokenizer, preset.prior, preset.actions, names)
@@ -128,33 +127,20 @@ def describe(name: str, preset: PublishedPreset) -> dict[str, Any]:
         if preset.prior.given_frames
         else "",
     }
-    return {
-        "preset": name,
-        "data": preset.data,
-        "source": preset.source,
-        "clip_shape": list(tokenizer.clip_shape),
-        "conditions": " and ".join(text for text in named.values() if text) or "none",
-        "condition_size": config.condition_size,
-        **latents(tokenizer),
-        "tokens": math.prod(tokenizer.latent_shape),
-        "tokens_of": "a clip",
-        "tokens_a_frame": math.prod(tokenizer.latent_shape) / num_frames,
-        **costs(
-            {
-                "vqvae": (
-                    model.tokenizer,
-                    preset.tokenizer_recipe,
-                    lambda: model.tokenizer(clips).loss,
-                ),
-                "prior": (
-                    model.prior,
-                    preset.prior_recipe,
-                    lambda: model.prior(codes, conditions).float().mean(),
-                ),
-            }
+    return described(
+        name,
+        preset,
+        model=model,
+        losses=(
+            lambda: model.tokenizer(clips).loss,
+            lambda: model.prior(codes, conditions).float().mean(),
         ),
-        "config": {"vqvae": vars(tokenizer), "prior": vars(preset.prior)},
-    }
+        source=preset.source,
+        clip_shape=tokenizer.clip_shape,
+        conditions=" and ".join(text for text in named.values() if text) or "none",
+        condition_size=config.condition_size,
+        frames_of_tokens=num_frames,
+    )
 
 
 def config_of(preset: PublishedPreset, reader: EpisodeReader) -> VideoGPTConfig:
