@@ -33,6 +33,8 @@ from worldmodel.storage.parsed import parsed
 from worldmodel.storage.tensors import opened_tensors
 
 Config = TypeVar("Config")
+Model = TypeVar("Model", bound=torch.nn.Module)
+Starts = TypeVar("Starts")
 VIDEOGPT = "videogpt"  # "model" in config.json; a dream's has none
 KINDS = {
     None: "a dream, not VideoGPT as published",
@@ -129,6 +131,39 @@ def read_lineage(folder: Path) -> Lineage | None:
         return None
     with reading(folder):
         return checked_lineage(_read_config_json(folder))
+
+
+def read_parts(
+    folder: Path,
+    config_type: type[Config],
+    make_model: Callable[[Config], Model],
+    check_buffers: Callable[[Path, dict[str, Tensor]], None],
+    read_starts: Callable[[Path, Config, int], Starts],
+    *,
+    added: tuple[str, ...] = (),
+) -> tuple[Model, World, Starts, Lineage]:
+    """The content of a checkpoint: model, world, starts and lineage.
+
+    Args:
+        check_buffers: raises UserError for weights in a file that the model can't work with.
+        read_starts: reads the starts from a file, for a config and a format version.
+        added: entries of the config that older checkpoints lack.
+
+    Raises:
+        UserError: it is missing, damaged, or its files don't belong together.
+    """
+    with reading(folder):
+        data, world = read_common(folder)
+        config, version = read_config(config_type, data, added=added), data["format_version"]
+        path = folder / "weights.safetensors"
+        weights = read_weights(path, lambda: make_model(config), ADDED_SINCE[version])
+        check_buffers(path, weights)
+        starts = read_starts(folder / "starts.safetensors", config, version)
+        check_digests(folder, data)
+        lineage = checked_lineage(data)
+        model = make_model(config)
+        model.load_state_dict(weights)
+    return model, world, starts, lineage
 
 
 @contextlib.contextmanager

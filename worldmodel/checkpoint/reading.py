@@ -6,18 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.checkpoint.contents import ADDED_SINCE, POSES_SINCE, Checkpoint, Starts
+from worldmodel.checkpoint.contents import POSES_SINCE, Checkpoint, Starts
 from worldmodel.checkpoint.files import (
     check_actions,
-    check_digests,
     check_tokenizer_buffers,
-    checked_lineage,
     find_kind,
     read_arrays,
-    read_common,
-    read_config,
-    read_weights,
-    reading,
+    read_parts,
 )
 from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.data import EpisodeReader
@@ -37,18 +32,15 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     """
     clips = ("worldmodel.videogpt.sample", name, "--out", "clips.png")
     folder = find_kind(name, Checkpoint.kind, *clips)
-    with reading(folder):
-        data, world = read_common(folder)
-        config = read_config(WorldModelConfig, data, added=ADDED_ENTRIES)
-        added = ADDED_SINCE[data["format_version"]]
-        weights = read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
-        _check_dream_buffers(folder / "weights.safetensors", weights)
-        starts = _read_starts(folder / "starts.safetensors", config, data["format_version"])
-        check_digests(folder, data)
-        lineage = checked_lineage(data)
-        model = WorldModel(config)
-        model.load_state_dict(weights)
-    return Checkpoint(model.to(device).eval(), world, starts, lineage)
+    model, *parts = read_parts(
+        folder,
+        WorldModelConfig,
+        lambda config: WorldModel(config),
+        _check_dream_buffers,
+        _read_starts,
+        added=ADDED_ENTRIES,
+    )
+    return Checkpoint(model.to(device).eval(), *parts)
 
 
 def check_same_world(

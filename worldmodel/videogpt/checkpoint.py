@@ -13,15 +13,10 @@ from worldmodel.checkpoint.card import card_text
 from worldmodel.checkpoint.files import (
     VIDEOGPT,
     check_actions,
-    check_digests,
     check_tokenizer_buffers,
-    checked_lineage,
     find_kind,
     read_arrays,
-    read_common,
-    read_config,
-    read_weights,
-    reading,
+    read_parts,
 )
 from worldmodel.checkpoint.reading import check_same
 from worldmodel.data import ClipSampler, EpisodeReader
@@ -80,17 +75,10 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
         UserError: it is missing, damaged, its files don't belong together, or it is a dream.
     """
     folder = find_kind(name, VIDEOGPT, "worldmodel.sample", name, "--out", "futures.gif")
-    with reading(folder):
-        data, world = read_common(folder)
-        config = read_config(VideoGPTConfig, data)
-        weights = read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
-        check_tokenizer_buffers(folder / "weights.safetensors", weights)
-        clips = _read_clips(folder / "starts.safetensors", config)
-        check_digests(folder, data)
-        lineage = checked_lineage(data)
-        model = VideoGPT(config)
-        model.load_state_dict(weights)
-    return VideoGPTCheckpoint(model.to(device).eval(), world, clips, lineage)
+    model, *parts = read_parts(
+        folder, VideoGPTConfig, VideoGPT, check_tokenizer_buffers, _read_clips
+    )
+    return VideoGPTCheckpoint(model.to(device).eval(), *parts)
 
 
 def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
@@ -136,7 +124,7 @@ def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name:
     check_same(pairs, reader, name)
 
 
-def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+def _read_clips(path: Path, config: VideoGPTConfig, _version: int) -> GivenClips:
     types = {"frames": np.uint8, "actions": config.actions.dtype, "classes": np.int64}
     clips = GivenClips(**read_arrays(path, types))
     wanted = config.tokenizer.clip_shape

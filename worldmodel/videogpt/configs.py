@@ -266,9 +266,8 @@ PUBLISHED: dict[str, PublishedPreset] = {
         prior_recipe=_recipe(600_000, 3e-4),
     ),
     # For tests: learns nothing worth seeing, in seconds.
-    "tiny-videogpt": PublishedPreset(
-        data="data/doom-hgs",
-        get=RECORD_HGS,
+    "tiny-videogpt": replace(
+        _VIZDOOM_HGS,
         tokenizer=VideoVQVAEConfig(
             clip_shape=(4, 64, 64, 3),
             downsampling=(2, 8, 8),
@@ -290,7 +289,6 @@ PUBLISHED: dict[str, PublishedPreset] = {
         ),
         tokenizer_recipe=TINY_RECIPE,
         prior_recipe=TINY_RECIPE,
-        actions=HGS_ACTIONS,
         source="made up",
     ),
 }
