@@ -252,7 +252,7 @@ class Learner:
         if not math.isfinite(float(nn.utils.clip_grad_norm_(moved, LARGEST_NORM))):
             raise UserError(
                 f"the {self.stage.name}'s gradient is not finite at step {step}: lower "
-                "--learning-rate; the state saved last is kept"
+                "--learning-rate; the last saved state is unchanged"
             )
         for optimizer, wrapped in zip(self.optimizers, self._wrapped_optimizers, strict=True):
             for group in optimizer.param_groups:
