@@ -490,7 +490,7 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
     assert not (tmp_path / "run").exists()
     train(options)  # the preset would tell actions
     assert load_videogpt(str(tmp_path / "run")).model.config.prior.num_actions == 0
-    assert "note: nobody steered in these episodes" in capsys.readouterr().err
+    assert "note: these episodes have no actions" in capsys.readouterr().err
 
 
 def test_sizes_that_the_data_change_are_told(toy_data: Path):

@@ -32,7 +32,7 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
     """
     clips = ("worldmodel.videogpt.sample", name, "--out", "clips.png")
     folder = find_kind(name, Checkpoint.kind, *clips)
-    model, *parts = read_parts(
+    model, world, starts, lineage = read_parts(
         folder,
         WorldModelConfig,
         lambda config: WorldModel(config),
@@ -40,7 +40,7 @@ def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpo
         _read_starts,
         added=ADDED_ENTRIES,
     )
-    return Checkpoint(model.to(device).eval(), *parts)
+    return Checkpoint(model.to(device).eval(), world, starts, lineage)
 
 
 def check_same_world(

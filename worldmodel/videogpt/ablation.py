@@ -92,12 +92,12 @@ def _layers(base: PublishedPreset, layers: int) -> PublishedPreset:
 
 
 def _latent_row(shape: tuple[int, int, int], *paper: float) -> Row:
-    figures = dict(zip(("R-FVD", "FVD", "FVD*"), paper, strict=True))
+    figures: dict[str, float] = dict(zip(("R-FVD", "FVD", "FVD*"), paper, strict=True))
     return Row("x".join(map(str, shape)), lambda base: _latents(base, shape), figures)
 
 
 def _codebook_row(shape: tuple[int, int, int], books: int, *paper: float) -> Row:
-    figures = dict(zip(("R-FVD", "FVD", "bits/dim"), paper, strict=True))
+    figures: dict[str, float] = dict(zip(("R-FVD", "FVD", "bits/dim"), paper, strict=True))
     name = "x".join(map(str, (*shape, books)))
     return Row(name, lambda base: _latents(base, shape, books), figures)
 

@@ -75,10 +75,10 @@ def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTC
         UserError: it is missing, damaged, its files don't belong together, or it is a dream.
     """
     folder = find_kind(name, VIDEOGPT, "worldmodel.sample", name, "--out", "futures.gif")
-    model, *parts = read_parts(
+    model, world, clips, lineage = read_parts(
         folder, VideoGPTConfig, VideoGPT, check_tokenizer_buffers, _read_clips
     )
-    return VideoGPTCheckpoint(model.to(device).eval(), *parts)
+    return VideoGPTCheckpoint(model.to(device).eval(), world, clips, lineage)
 
 
 def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
