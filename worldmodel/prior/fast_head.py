@@ -216,8 +216,7 @@ def _sample_frame(
     """
     num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
-    # Allocated one by one: numba can't tell that parts of one array are contiguous, and is ten
-    # times as slow.
+    # Allocated one by one: numba takes parts of one array as strided, ten times as slow.
     keys = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
     values = np.empty_like(keys)
     x = np.empty(width, np.float32)
