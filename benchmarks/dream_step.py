@@ -25,7 +25,7 @@ from worldmodel.dream import Dream, WorldModel
 from worldmodel.evaluation.held_out import wander
 from worldmodel.evaluation.tables import Blocks, Table
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 
 WARM_UP_STEPS = 3  # the first one compiles
 STEPS_A_TURN = 5

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import Block, ConditionalNorm
-from worldmodel.prior.sampling import draw_codes
 
 
 class PlainGPT(nn.Module):

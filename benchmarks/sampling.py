@@ -30,13 +30,12 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, Table
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import normalise
-from worldmodel.prior.sampling import draw_codes
 from worldmodel.videogpt.attention import visible
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions, GPTCache
 from worldmodel.videogpt.gpt_layers import PriorBlock, merge_heads, split_heads
-from worldmodel.videogpt.presets import PUBLISHED
 
 SAMPLING = Sampling()
 ACTIONS = ActionSpec("discrete", (4,))  # of Health Gathering

@@ -31,10 +31,9 @@ from worldmodel.command import check_numbers
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, Table
 from worldmodel.media.frames import clips_to_float
-from worldmodel.training.learner import make_optimizers
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.training.trainer import make_optimizers
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED
 
 VARIANTS = [
     f"{stage} {precision}{recomputed}"

@@ -20,12 +20,12 @@ from worldmodel.checkpoint import (
     Checkpoint,
     Starts,
     StartsAt,
+    check_same_world,
     choose_starts,
     find_checkpoint,
     load_checkpoint,
     read_world,
 )
-from worldmodel.checkpoint.same_world import check_same_world
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import Dream
 from worldmodel.errors import UserError

@@ -7,8 +7,7 @@ import gymnasium
 
 from envs.interface import FlatActions, controls_of
 from worldmodel.errors import UserError
-from worldmodel.interface.controls import Controls
-from worldmodel.interface.default_controls import default_controls
+from worldmodel.interface.controls import Controls, default_controls
 
 Command = Literal[
     "pause",

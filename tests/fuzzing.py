@@ -159,14 +159,13 @@ def make_old_unfinished_set(folder: Path) -> None:
 def make_training_state(folder: Path) -> None:
     import torch
 
-    from worldmodel.training.schedule import Progressed
-    from worldmodel.training.state import save_state
+    from worldmodel.training.state import Progress, save_state
 
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.ones(3)).sum().backward()
     optimizer.step()
-    save_state(folder / "prior.state.safetensors", module, [optimizer], Progressed())
+    save_state(folder / "prior.state.safetensors", module, [optimizer], Progress())
 
 
 SESSION = b"""[

@@ -15,7 +15,7 @@ from worldmodel.evaluation.tables import to_text
 from worldmodel.videogpt import ablate as ablate_command
 from worldmodel.videogpt.ablate import Ablate, ablate
 from worldmodel.videogpt.ablation import ABLATIONS
-from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.configs import PUBLISHED
 from worldmodel.videogpt.training import train_preset
 from worldmodel.videogpt.vqvae import VideoVQVAE
 
@@ -69,7 +69,7 @@ def test_a_table_without_priors_has_no_column_of_theirs(toy_data: Path, tmp_path
         steps=1,
     )
     text = to_text(ablate(options))
-    assert "by our NMSE" in text
+    assert "Our NMSE orders" in text
     assert "a token" not in text
     assert not list(tmp_path.glob("runs/*/training/prior*"))
 

@@ -6,7 +6,7 @@ import torch
 
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
-from worldmodel.prior.action_vectors import encode_actions, mean_action
+from worldmodel.prior.layers import encode_actions, mean_action
 
 DISCRETE = ActionSpec("discrete", (4,))
 MULTI = ActionSpec("multi_discrete", (3, 2))

@@ -11,8 +11,8 @@ from data_samples import INFO, sample_episode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.configs.auto import auto_preset, clip_length, pixels_a_token
 from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.presets import auto_preset, clip_length, pixels_a_token
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
 from worldmodel.train import Train, main, train

@@ -107,7 +107,7 @@ def test_refusals(tiny_run: Path, tmp_path: Path):
     for other, problem in (
         (tiny_run, "holds the checkpoint to start from"),
         (tmp_path / "elsewhere" / ".." / "tokenizer", "holds the checkpoint to start from"),
-        (tmp_path / "running", "the folder of a training"),
+        (tmp_path / "running", "belongs to a training run"),
     ):
         (tmp_path / "running" / "training").mkdir(parents=True, exist_ok=True)
         with pytest.raises(UserError, match=problem):

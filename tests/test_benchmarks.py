@@ -21,9 +21,8 @@ from benchmarks import (
 from benchmarks.measuring import about, run_benchmark
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import to_lines
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
-from worldmodel.videogpt.presets import PUBLISHED
 
 
 def shown(module, results) -> str:

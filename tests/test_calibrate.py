@@ -168,7 +168,7 @@ def test_a_shipped_name_is_not_written_over(options: Calibrate, tiny_run, tmp_pa
     # A shipped name goes before a folder that happens to be called alike.
     shutil.copytree(tiny_run, tmp_path / "dream-doom")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="isn't yours to write over: give --out"):
+    with pytest.raises(UserError, match="can't be overwritten: give --out"):
         calibrate(replace(options, checkpoint="dream-doom", out=None))
 
 
@@ -185,12 +185,12 @@ def test_what_can_not_be_done_is_said(options: Calibrate, toy_data: Path, tmp_pa
     other = replace(reader.info, variable_names=("row",))
     with EpisodeWriter(tmp_path / "other", other) as writer:
         writer.append(reader.episode(0))
-    with pytest.raises(UserError, match="has learned other variables than"):
+    with pytest.raises(UserError, match="have different variables"):
         calibrate(replace(options, data=tmp_path / "other"))
     elsewhere = replace(reader.info, env_kwargs={"frame_skip": 2})
     with EpisodeWriter(tmp_path / "elsewhere", elsewhere) as writer:
         writer.append(reader.episode(0))
-    with pytest.raises(UserError, match="has learned other environment than"):
+    with pytest.raises(UserError, match="have different environment"):
         calibrate(replace(options, data=tmp_path / "elsewhere"))
     assert options.out is not None
     assert not options.out.exists()
@@ -211,7 +211,7 @@ def test_another_checkpoint_is_not_replaced_unasked(options: Calibrate, tiny_run
     with locked(other), pytest.raises(UserError, match="is being written to by another process"):
         calibrate(replace(options, checkpoint=str(other), out=None))
     assert (other / "weights.safetensors").read_bytes() == before
-    with pytest.raises(UserError, match="is the folder of a training"):
+    with pytest.raises(UserError, match="belongs to a training run"):
         calibrate(replace(options, checkpoint=str(other), out=tiny_run, overwrite=True))
     calibrate(replace(options, out=other, overwrite=True))
     assert (other / "weights.safetensors").read_bytes() != before

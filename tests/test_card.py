@@ -58,7 +58,7 @@ def test_a_shipped_card_holds_the_numbers_and_no_folders(tiny_run: Path, tmp_pat
     assert set(lineage) == {"trained", "data", "shipped_from"}
     with pytest.raises(UserError, match="holds the checkpoint to start from"):
         ship(Ship(str(tiny_run), tiny_run, overwrite=True))
-    with pytest.raises(UserError, match="is the folder of a training"):
+    with pytest.raises(UserError, match="belongs to a training run"):
         ship(Ship("dream-doom", tiny_run, overwrite=True))
     with pytest.raises(FileNotFoundError):
         numbers_of(tmp_path / "nothing.md")

@@ -139,7 +139,7 @@ def test_a_codebook_moves_once_for_all_parts_of_a_batch(num_parts: int, size: in
 
 
 def test_what_cannot_be_shared_is_said_in_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match="a batch of 8 can't be cut evenly into 3 parts"):
+    with pytest.raises(UserError, match="a batch of 8 can't be divided evenly into 3 parts"):
         run(Options(out=str(tmp_path), accumulate=3))
 
 

@@ -37,7 +37,7 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.metrics.bootstrap import Bootstrap
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.training.prior_losses import prior_losses
 
 HORIZON = 6
@@ -365,7 +365,7 @@ def test_data_of_another_world_are_refused(
     other: DatasetInfo = replace(info, actions=ActionSpec("discrete", (3,)))
     with EpisodeWriter(tmp_path / "other", other) as writer:
         writer.append(EpisodeReader(toy_data).episode(0))
-    with pytest.raises(UserError, match="has learned other actions than"):
+    with pytest.raises(UserError, match="have different actions"):
         evaluate(replace(options, data=tmp_path / "other"))
 
 

@@ -27,7 +27,7 @@ from worldmodel.metrics.features import (
 )
 from worldmodel.metrics.frechet import frechet_distance
 from worldmodel.metrics.i3d import I3D, pad_same
-from worldmodel.videogpt.c3d import C3D, load_c3d
+from worldmodel.videogpt.inception import C3D, load_c3d
 
 
 def random_clips(seed: int, *, num_clips: int = 1, colours: int = 3) -> np.ndarray:

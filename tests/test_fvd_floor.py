@@ -15,9 +15,8 @@ from worldmodel.evaluation.fvd import measure_dreams
 from worldmodel.evaluation.held_out import HeldOut, Settings
 from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 NUM_CLIPS = 8  # more than there are test episodes, and no more than are described at once

@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import ConditionalNorm
-from worldmodel.prior.sampling import draw_codes
 from worldmodel.videogpt.configs import (
+    PUBLISHED,
     GPTConfig,
     VideoGPTConfig,
     VideoVQVAEConfig,
 )
 from worldmodel.videogpt.gpt import GPT, Conditions
 from worldmodel.videogpt.gpt_layers import PriorBlock
-from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.resnet import Conv, ResNet
 
 NUM_CODES = 11
@@ -144,7 +144,7 @@ def test_stepping_from_the_first_code_to_the_last_equals_the_full_forward_pass(a
     actual = step(prior, conditions, flat[:, :0], flat[:, :-1])
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     _, cache = prior.prefill(conditions, flat[:, :-1])
-    with pytest.raises(ValueError, match="none comes after the last"):
+    with pytest.raises(ValueError, match="none follows the last"):
         prior.decode_one_token(cache, flat[:, -1])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.vqvae.norm import ChannelNorm, layer_norm
+from worldmodel.vqvae.layers import ChannelNorm, layer_norm
 
 
 def gradients(x: torch.Tensor, incoming: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -18,8 +18,7 @@ from play.command import MAX_KEYS_BYTES
 from play.commands import controls_for
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
-from worldmodel.interface.controls import Controls
-from worldmodel.interface.default_controls import default_controls
+from worldmodel.interface.controls import Controls, default_controls
 from worldmodel.storage.files import read_json
 
 BOX = gymnasium.spaces.Box(-1, 1, (2,))

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from envs.interface import FlatActions, actions_of
 from play.commands import COMMAND_KEYS, command_of, help_lines
 from play.worker import HeldKeys
-from worldmodel.interface.controls import Controls
-from worldmodel.interface.default_controls import DIGITS, NAMED_KEYS, PAIRS, default_controls
+from worldmodel.interface.controls import DEFAULT_KEYS, DIGITS, PAIRS, Controls, default_controls
 
 DOOM = ("noop", "left", "right", "forward")
 # As in a fight: forward or back, a step aside, attack, sprint, and a turn in eleven degrees.
@@ -98,7 +97,7 @@ def test_a_turn_goes_before_walking_and_the_latest_key_wins(
 ) -> None:
     others = iter("12")
     key_names = {
-        meaning: NAMED_KEYS.get(meaning) or (next(others),)
+        meaning: DEFAULT_KEYS.get(meaning) or (next(others),)
         for meaning in meanings
         if meaning != "noop"
     }
@@ -310,7 +309,7 @@ def test_motion_adds_up_until_it_is_taken() -> None:
 def test_no_key_does_two_things() -> None:
     commands = [key for entry in COMMAND_KEYS for key in entry.keys]
     assert len(set(commands)) == len(commands)
-    for keys in (*NAMED_KEYS.values(), KEYS):
+    for keys in (*DEFAULT_KEYS.values(), KEYS):
         assert all(command_of(key) is None for key in keys)
 
 

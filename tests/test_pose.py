@@ -30,8 +30,7 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import FrameGPT
-from worldmodel.prior.memory import empty_memory
-from worldmodel.prior.past import Here, Past
+from worldmodel.prior.memory import Here, Past, empty_memory
 from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
@@ -229,7 +228,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
         mixtures.append(mixture)
         return past.poses[:, len(mixtures)]  # the pose that came
 
-    monkeypatch.setattr(prior.place.head, "draw", recorded)
+    monkeypatch.setattr(prior.place.head, "sample", recorded)
     memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         states.clear()
@@ -346,7 +345,7 @@ def test_sizes_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         WorldModelConfig(ActionSpec("discrete", (4,)), (), prior=prior, **change)
     recalling = replace(prior, recalled=2)
-    with pytest.raises(ValueError, match="knows at most 32768 codes"):
+    with pytest.raises(ValueError, match="can have at most 32768 codes"):
         WorldModelConfig(
             ActionSpec("discrete", (4,)),
             (),

@@ -17,10 +17,9 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import fast_head
 from worldmodel.prior.frame_gpt import FrameGPT
-from worldmodel.prior.head import TokenHead, Undirected
+from worldmodel.prior.head import TokenHead, Undirected, draw_codes
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
-from worldmodel.prior.sampling import draw_codes
 from worldmodel.prior.stepping import prefill, step
 
 NUM_ACTIONS, NUM_CODES = 3, 16
@@ -397,7 +396,7 @@ def test_outcome_values_are_those_of_the_data():
     head = prior.outcome
     assert head.bins[1][: int(head.num_used[1])].tolist() == [-8.0, 0.0, 20.0]
     logits = head(torch.randn(500, 4, 32), some_recent(head, 500))
-    drawn = head.draw(logits, 1, torch.rand(500))
+    drawn = head.sample(logits, 1, torch.rand(500))
     assert set(drawn.tolist()) <= {-8.0, 0.0, 20.0}
     assert head.expected(logits, 0).min() >= 0
     assert head.expected(logits, 0).max() <= 1

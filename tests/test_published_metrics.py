@@ -15,8 +15,7 @@ from worldmodel.evaluation.tables import to_lines
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork
 from worldmodel.metrics.frechet import frechet_distance
 from worldmodel.metrics.statistics import next_of_another
-from worldmodel.videogpt.c3d import TGANV2
-from worldmodel.videogpt.inception import inception_score_blocks, measure_inception_score
+from worldmodel.videogpt.inception import TGANV2, inception_score_blocks, measure_inception_score
 from worldmodel.videogpt.measures import (
     likelihood_blocks,
     measure_likelihood,

@@ -13,12 +13,11 @@ from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, empty_memory
-from worldmodel.prior.past import Here, Older
+from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, empty_memory
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import look_back
 from worldmodel.prior.stepping import step
-from worldmodel.training.own_dreams import OwnDreams
+from worldmodel.training.codes import OwnDreams
 
 
 def _space() -> PoseSpace:
@@ -50,7 +49,7 @@ def _chosen(poses, next_pose, *, num_chosen: int = 2, known: bool = True, times=
         window=12,
         space=_space(),
     )
-    return older.codes.flatten()[older.there.flatten()].tolist()
+    return older.codes.flatten()[older.present.flatten()].tolist()
 
 
 def test_who_looked_the_same_way_is_chosen():
@@ -101,9 +100,9 @@ def test_stepping_with_older_frames_equals_the_full_pass(monkeypatch):
     codes, actions, variables, past = _clips(prior, num_frames=25)
     states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
     older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
-    assert older.there[:, -1, 0].all()
+    assert older.present[:, -1, 0].all()
     window = prior.config.window
-    assert (older.since[older.there] >= window).all()
+    assert (older.since[older.present] >= window).all()
     seen = older.since[0, -1, 0]
     at = actions.shape[1] - 1 - int(seen)
     assert at % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
@@ -133,12 +132,12 @@ def test_what_is_not_there_changes_nothing():
         known=torch.ones(shape, dtype=torch.bool),
         age=torch.zeros(shape, dtype=torch.int64),
         since=torch.full(shape, 20),
-        there=torch.zeros(shape, dtype=torch.bool),
+        present=torch.zeros(shape, dtype=torch.bool),
     )
     other = none._replace(codes=(none.codes + 1) % 8)
     assert torch.equal(logits(none), logits(other))
     there = torch.ones(shape, dtype=torch.bool)
-    seen, other_seen = (logits(older._replace(there=there)) for older in (none, other))
+    seen, other_seen = (logits(older._replace(present=there)) for older in (none, other))
     assert not torch.allclose(seen, other_seen)
 
 
@@ -146,18 +145,18 @@ def test_own_dreams_begin_as_recorded_and_say_how_old_they_are(posed_run: Path, 
     from lightning_fabric import Fabric
 
     from worldmodel.data import EpisodeReader
-    from worldmodel.training.coded_episodes import CodedEpisodes
+    from worldmodel.training.codes import CodedEpisodes
 
     model = load_checkpoint(str(posed_run)).model
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     reader = EpisodeReader(posed_data)
     coded = CodedEpisodes(model.tokenizer, reader, posed_run / "training/codes.st", fabric)
     dreams = OwnDreams(model, coded, num_dreams=6, num_frames=6)
-    assert not dreams.there
+    assert dreams.times_renewed == 0
     dreams.renew()
     window = model.config.prior.window
     for (episode, first), codes, age in zip(
-        *(dreams.kept[name].numpy() for name in ("episodes", "codes", "age")), strict=True
+        *(dreams.state[name].numpy() for name in ("episodes", "codes", "age")), strict=True
     ):
         recorded = coded.codes_of(int(episode))[first : first + dreams.num_frames]
         np.testing.assert_array_equal(codes[:window], recorded[:window])

@@ -23,7 +23,7 @@ from worldmodel.evaluation import score as scoring
 from worldmodel.evaluation.score import select_episodes, step_nats
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import PoseSpec
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.perceptual import LITE0, LITE2, load_network
 from worldmodel.metrics.pictures import fine_energy
 from worldmodel.train import Train, train
-from worldmodel.vqvae.sharp import with_those_before
+from worldmodel.vqvae.vqvae import with_those_before
 
 
 @pytest.mark.parametrize("network", [LITE0, LITE2], ids=lambda network: network.name)

@@ -28,15 +28,10 @@ from worldmodel.errors import UserError
 from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 from worldmodel.training.curves import Board, Curves
-from worldmodel.training.learner import make_optimizers
 from worldmodel.training.options import AUTO, DREAM_PRESETS, PUBLISHED_PRESETS
-from worldmodel.training.schedule import (
-    Clock,
-    Progressed,
-    Timing,
-    learning_rate,
-)
-from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.training.state import Progress
+from worldmodel.training.trainer import Clock, Timing, learning_rate, make_optimizers
+from worldmodel.videogpt.configs import PUBLISHED
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
 COMMAND += ["--device", "cpu", "--precision", "fp32"]
@@ -135,7 +130,7 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
-    with pytest.raises(UserError, match="other tokenizer, prior, sharp_frames than this"):
+    with pytest.raises(UserError, match="its tokenizer, prior, sharp_frames differ from"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
@@ -149,7 +144,7 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     shown = shlex.join(["python", "-m", "worldmodel.train", *map(str, command[3:])])
-    assert f"to resume from the state saved last: {shown}" in errors
+    assert f"to resume from the last saved state: {shown}" in errors
     assert "Traceback" not in errors
     assert (out / "training" / "tokenizer.state.safetensors").exists()
 
@@ -241,7 +236,7 @@ def test_curves_on_a_full_disk_end_in_a_line(full_disk, room: int):
     def write_on() -> None:
         with Curves(folder / "run", "prior", 0, shown=True) as curves:
             for step in range(10_000):
-                curves.write(Progressed(step=step), {"loss": 1.0})
+                curves.write(Progress(step=step), {"loss": 1.0})
 
     with pytest.raises(OSError, match="No space left") as error:
         write_on()
@@ -287,7 +282,7 @@ def test_what_a_checkpoint_was_made_from_stands_in_it(
     save_checkpoint(out, calibrated, card="", compact=False)
     os.utime(out / "training" / "prior.state.safetensors")  # as cp -r may leave it: newer
     train(options)
-    assert "stays as it is" in capsys.readouterr().err
+    assert "its checkpoint is unchanged" in capsys.readouterr().err
     assert exported(out) == bias_of(calibrated)
     # Trained further, it is exported whatever the weights' date.
     os.utime(out / "weights.safetensors", (2**32, 2**32))
@@ -391,7 +386,7 @@ def test_batches_that_cannot_be_shared_are_refused(toy_data: Path, tmp_path: Pat
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
     )
     assert result.returncode != 0
-    assert "a batch of 3 can't be shared evenly" in result.stderr
+    assert "a batch of 3 can't be divided evenly" in result.stderr
 
 
 def test_a_prior_never_meets_another_tokenizer(toy_data: Path, tmp_path: Path):
@@ -405,7 +400,7 @@ def test_a_run_never_meets_other_data(toy_data: Path, tmp_path: Path):
     options = Train("tiny", data=toy_data, out=tmp_path / "run", device="cpu", precision="fp32")
     train(replace(options, max_minutes=1e-6))
     other = write_toy_data(tmp_path / "other", num_episodes=21)
-    with pytest.raises(UserError, match="a run with other data than"):
+    with pytest.raises(UserError, match="a run whose data differ"):
         train(replace(options, data=other))
 
 
@@ -443,7 +438,7 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 def test_a_schedule_in_minutes_goes_by_the_time_trained():
     timing = Timing(schedule_minutes=2)
-    assert Progressed(step=10**6, seconds=60).share(PRESETS["tiny"].prior_recipe, timing) == 0.5
+    assert timing.fraction(PRESETS["tiny"].prior_recipe, Progress(step=10**6, seconds=60)) == 0.5
 
 
 def test_validation_is_no_training_time(monkeypatch):
@@ -452,13 +447,13 @@ def test_validation_is_no_training_time(monkeypatch):
     clock = Clock(Timing(max_minutes=5, validate_minutes=1))
     now = 90.0
     assert clock.read().validate
-    assert not clock.read().out_of_time
-    with clock.paused():
+    assert not clock.read().stop
+    with clock.validating():
         now = 390.0
-    moment = clock.read()
-    assert moment.seconds == 90
-    assert not moment.validate  # not at once again, however long it took
-    assert moment.out_of_time  # five minutes on the wall
+    due = clock.read()
+    assert due.seconds == 90
+    assert not due.validate  # not at once again, however long it took
+    assert due.stop  # five minutes on the wall
 
 
 def test_too_little_data_is_said_before_training(tmp_path: Path):

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.videogpt.configs import VideoVQVAEConfig
-from worldmodel.videogpt.presets import PUBLISHED
+from worldmodel.videogpt.configs import PUBLISHED, VideoVQVAEConfig
 from worldmodel.videogpt.vqvae import VideoVQVAE
 from worldmodel.vqvae.codebook import Codebook, Codebooks
 from worldmodel.vqvae.layers import AxialAttention, ChannelNorm

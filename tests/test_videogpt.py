@@ -29,24 +29,22 @@ from worldmodel.data import ClipSampler, EpisodeReader, EpisodeWriter
 from worldmodel.data.__main__ import Command
 from worldmodel.data.episodes import read_info
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import NO_ACTION, ActionSpec
+from worldmodel.interface.actions import NO_ACTION, ActionSpec, action_sequence
 from worldmodel.interface.sampling import Sampling
-from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import GAP, RED
-from worldmodel.training.describe import describe as describe_dream
+from worldmodel.training.dream import describe as describe_dream
 from worldmodel.videogpt import evaluate as evaluate_command
 from worldmodel.videogpt import sample as sample_command
 from worldmodel.videogpt import train as train_command
 from worldmodel.videogpt import training
 from worldmodel.videogpt.checkpoint import VideoGPTCheckpoint, load_videogpt
-from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
-from worldmodel.videogpt.describe import describe
+from worldmodel.videogpt.configs import PUBLISHED, GPTConfig, VideoGPTConfig
 from worldmodel.videogpt.evaluate import Evaluate, evaluate
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED
 from worldmodel.videogpt.sample import Sample, sample
 from worldmodel.videogpt.stages import VideoPriorStage, sample_clips
 from worldmodel.videogpt.train import Train, train
+from worldmodel.videogpt.training import describe
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
 
 TINY = Train(preset="tiny-videogpt", device="cpu", precision="fp32")
@@ -345,8 +343,8 @@ def test_a_class_by_its_name_makes_other_clips(published_run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"action": "right:x"}, "'x' is no number of steps"),
-        ({"action": "right:0"}, "'0' is no number of steps"),
+        ({"action": "right:x"}, "'x' is not a number of steps"),
+        ({"action": "right:0"}, "'0' is not a number of steps"),
         ({"starts": (99,)}, "there is no start 99"),
         ({"class_name": "cat"}, "takes no class"),
     ],
@@ -426,7 +424,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     (other / "meta.json").write_text(json.dumps(meta))
     options = Evaluate(str(published_run), data=other)
     monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
-    assert "has learned other actions" in one_line_error(evaluate_command.main)
+    assert "have different actions" in one_line_error(evaluate_command.main)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +441,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
         ({"json": True}, "--json goes with --describe"),
         (
             {"describe": True, "precision": "auto", "accumulate": 2},
-            "--describe counts without --accumulate",
+            "--describe doesn't take --accumulate",
         ),
     ],
 )
@@ -492,7 +490,7 @@ def test_actions_that_nobody_took_are_refused_if_asked_for_and_else_left_out(
     assert not (tmp_path / "run").exists()
     train(options)  # the preset would tell actions
     assert load_videogpt(str(tmp_path / "run")).model.config.prior.num_actions == 0
-    assert "note: nobody steered in these episodes" in capsys.readouterr().err
+    assert "note: these episodes have no actions" in capsys.readouterr().err
 
 
 def test_sizes_that_the_data_change_are_told(toy_data: Path):

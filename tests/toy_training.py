@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.configs.recipe import StageRecipe
-from worldmodel.training.devices import make_fabric
-from worldmodel.training.schedule import Timing
-from worldmodel.training.trainer import Stage, train_stage
+from worldmodel.configs.presets import StageRecipe
+from worldmodel.training.run import make_fabric
+from worldmodel.training.trainer import Stage, Timing, train_stage
 from worldmodel.vqvae.codebook import Codebook
 
 WIDTH = 7
@@ -92,14 +91,12 @@ class ToyStage(Stage):
         )
         self.killed_at, self.num_calls = options.killed_at, 0
 
-    def losses(
-        self, module: nn.Module, rng: np.random.Generator, share: slice
-    ) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         self.num_calls += 1
         if self.num_calls == self.killed_at:
             raise Killed
         x, y = draw(rng, self.recipe.batch_size)
-        error = module(x[share]) - y[share]
+        error = module(x[part]) - y[part]
         return {"loss": error.square().mean(), "bias": error.mean()}
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
 """The mean of checkpoints' weights: python -m worldmodel.average RUN RUN --out DIR
 
-A checkpoint that is trained further gains on the new data and loses a little elsewhere. The mean of
-both often has the best of each, and makes a step no slower (Wortsman et al. 2022, Robust
-fine-tuning of zero-shot models; with several runs they call it a model soup). It works between
-weights of one lineage: one was trained further from the other, or all from the same start. Measure
-the result, and calibrate it: what was found for the parts needn't hold for their mean.
+A checkpoint that is trained further improves on the new data and loses a little elsewhere. The mean
+of both often combines their strengths, at no cost per step (Wortsman et al. 2022, Robust
+fine-tuning of zero-shot models; with several runs it is called a model soup). It works for weights
+of one lineage: one was trained further from the other, or all from the same start. Measure the
+result, and calibrate it: the parts' calibrations need not hold for their mean.
 """
 
 from dataclasses import dataclass, replace
@@ -34,12 +34,12 @@ class Average:
     """Take the mean of checkpoints' weights."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Two or more: runs' folders, shipped names or Hugging Face Hub ids, all with the same
+    """Two or more runs' folders, shipped names or Hugging Face Hub ids, all with the same
     tokenizer. The mean takes its recorded moments and sampling settings from the first."""
     out: Path
     """Folder of the mean."""
     shares: tuple[float, ...] = ()
-    """Weight of each, in the same order; scaled to sum to 1. By default all weigh the same."""
+    """Weight of each checkpoint, in the same order; scaled to sum to 1. Default: equal."""
     overwrite: bool = False
     """Replace a checkpoint in --out."""
 
@@ -50,12 +50,12 @@ def main() -> None:
 
 
 def average(options: Average) -> None:
-    """Do what `Average` says.
+    """Write the mean of the checkpoints.
 
     Raises:
-        UserError: a checkpoint is missing or damaged, or of another model, world or
-            tokenizer than the first; the shares don't fit; or --out is not usable.
-        OSError: the mean can't be written; a checkpoint that is there stays.
+        UserError: a checkpoint is missing or damaged, or its model, world or tokenizer differs
+            from the first one's; the shares don't fit; or --out is not usable.
+        OSError: the mean can't be written; an existing checkpoint is unchanged.
     """
     names = options.checkpoints
     if len(names) < 2:
@@ -80,7 +80,7 @@ def _average(options: Average, folders: list[Path], shares: tuple[float, ...]) -
         {"weights_sha256": weights_digest(folder), "share": share / sum(shares)}
         for folder, share in zip(folders, shares, strict=True)
     ]
-    data = {k: v for k, v in first.lineage.items() if k == "data"}  # of the moments: the first's
+    data = {k: v for k, v in first.lineage.items() if k == "data"}  # where the moments are from
     mean = replace(first, lineage={**data, "averaged_from": parts})
     what = ", ".join(
         f"{share / sum(shares):.2f} of {Path(name).name}"
@@ -95,8 +95,8 @@ def _average(options: Average, folders: list[Path], shares: tuple[float, ...]) -
 def mean_prior(priors: list[FrameGPT], shares: tuple[float, ...]) -> None:
     """Make the first prior the weighted mean of all; the others are changed, too.
 
-    What hangs on the data that each was trained on (which changes of a variable are predicted, how
-    variables are standardised) is made the first one's; so are the variables' ranges.
+    What depends on a prior's training data (the values of each outcome, how variables are
+    standardised, their ranges) is taken from the first.
     """
     first = priors[0]
     for prior in priors[1:]:
@@ -115,7 +115,7 @@ def _pose_ranges(checkpoint: Checkpoint) -> dict[str, list[float]]:
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: str) -> None:
-    """Raises UserError where the mean of the two would be of nothing."""
+    """Raises UserError where the mean of the two would be meaningless."""
     worlds = [(c.world.env_id, c.world.env_kwargs) for c in (first, other)]
     digests = [c.model.tokenizer.digest() for c in (first, other)]
     ranges = [_pose_ranges(c) for c in (first, other)]
@@ -128,7 +128,7 @@ def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: st
         if mine != others:
             raise UserError(
                 f"{name} has another {what} than {first_name}: a mean takes weights of which one "
-                "was trained on from the other, or all from the same beginning"
+                "was trained further from the other, or all from the same start"
             )
 
 

@@ -1,11 +1,11 @@
 """Calibrate long dreams: python -m worldmodel.calibrate RUN --data DIR
 
-A prior that predicts single steps well still drifts over a long dream: small and rare things
+A prior that predicts single steps well still drifts in a long dream: small and rare things
 disappear a little more often than they appear, and after a few dozen steps they are gone. Here
-dreams continue recorded moments under the recorded actions, and the bias of each code's logit moves
-until dreamed frames show each code as often as the recorded frames in their place, as Braverman et
+dreams continue recorded moments under the recorded actions, and the bias of each code's logit is
+adjusted until dreamed frames show each code as often as the recorded frames do, as Braverman et
 al. 2020 (Calibration, Entropy Rates, and Memory in Language Models) do for the entropy of text. The
-biases are valid for the temperature and the guidance with which they were found.
+biases are valid for the temperature and guidance that they were fitted with.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from torch import Tensor
 from worldmodel import randomness
 from worldmodel.checkpoint import (
     Checkpoint,
+    check_same_world,
     find_checkpoint,
     finish_save,
     folder_for_another,
@@ -32,9 +33,7 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.checkpoint.card import with_note
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.checkpoint.same_world import check_same_world
-from worldmodel.command import check_numbers, progress_bar, run_command, say
+from worldmodel.command import check_numbers, progress_bar, run_command, say, usable_device
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable
@@ -45,8 +44,8 @@ from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.pretrained import shipped_names
 from worldmodel.storage.files import locked
 
-RATE = 0.4  # a share of what is missing: dreams respond to more than a single step's bias
-LARGEST_MOVE = 1.0  # nats a round, before the rate: of codes that dreams never show
+RATE = 0.4  # below 1: over a dream, a bias has more effect than in a single step
+LARGEST_MOVE = 1.0  # nats a round, before the rate, for codes that dreams never show
 DREAMS_AT_ONCE = 64
 NOTE = "Calibrated since (`worldmodel.calibrate`): numbers below are of the weights before."
 
@@ -62,35 +61,34 @@ class Calibrate:
     out: Path | None = None
     """Folder of the calibrated checkpoint; by default the run's own."""
     rounds: int = 10
-    """How often the biases move. The mean of the last half is kept."""
+    """Rounds of adjusting the biases; the result is the mean of the last half."""
     dreams: int = 128
-    """Dreams in a round, each from another recorded moment."""
+    """Dreams per round, each from another recorded moment."""
     steps: int = 32
     """Length of each dream."""
     temperature: float = 1.0
-    """Temperature of the dreams, here and by default from then on."""
+    """Temperature of the dreams, and the checkpoint's default from then on."""
     guidance: float | None = None
-    """How much further dreams follow the action than the model does, here and by default from then
-    on; by default the checkpoint's own. Where `evaluate` shows that dreams follow their actions
-    less than real frames do, try 0.5 to 1: it costs PSNR in the first steps, and a step takes
-    nearly twice as long."""
+    """Guidance by the action, and the checkpoint's default from then on; if not given, the
+    checkpoint's own. Where `evaluate` shows that dreams follow their actions less than real frames
+    do, try 0.5 to 1: it costs PSNR in the first steps, and a step takes nearly twice as long."""
     overwrite: bool = False
     """Replace another checkpoint in --out."""
     device: str = "auto"
     """auto, cpu or cuda."""
     seed: int = 0
-    """Seed of the moments and the draws."""
+    """Seed of the moments and the dreams."""
 
 
 class Drift(NamedTuple):
-    """How a model does on one set of clips."""
+    """How far a model's dreams drift from one set of clips."""
 
-    apart: float  # KL(recorded || dreamed) of the shares of codes, in nats a token
+    apart: float  # KL(recorded || dreamed) of the codes' frequencies, in nats a token
     nats: float  # a token, one step ahead of real frames
 
 
 class Dreams(NamedTuple):
-    """How dreams are sampled, and what is called after each step of a batch of them."""
+    """How dreams are sampled, and what to call after each step of a batch."""
 
     sampling: Sampling
     advance: Callable[[], object] = lambda: None
@@ -102,12 +100,12 @@ def main() -> None:
 
 
 def calibrate(options: Calibrate) -> None:
-    """Do what `Calibrate` says.
+    """Calibrate a checkpoint.
 
     Raises:
         UserError: the checkpoint is missing or damaged; an option is not usable; or the data are
             missing, damaged, of another world, or their episodes too short.
-        OSError: the checkpoint can't be written; the one that is there stays.
+        OSError: the checkpoint can't be written; the existing one is unchanged.
     """
     check_numbers(options, above_zero=["temperature"], rounds=1, dreams=1, steps=1, seed=0)
     with ExitStack() as locks:
@@ -130,8 +128,8 @@ def calibrate(options: Calibrate) -> None:
 
 
 def _lock(options: Calibrate, locks: ExitStack) -> tuple[Path, Path]:
-    """The checkpoint's folder and that of the calibrated one, which is locked; where they are the
-    same, before the checkpoint is looked for."""
+    """The folders of the checkpoint and of the calibrated one, which is locked; where they are the
+    same, it is locked before the checkpoint is looked up."""
     own, is_shipped = Path(options.checkpoint), options.checkpoint in shipped_names()
     if options.out is None and not is_shipped and is_or_was_saved(own):
         locks.enter_context(locked(own))
@@ -139,7 +137,7 @@ def _lock(options: Calibrate, locks: ExitStack) -> tuple[Path, Path]:
     folder = find_checkpoint(options.checkpoint)
     out = options.out or folder
     if options.out is None and folder != own:
-        raise UserError(f"{options.checkpoint} isn't yours to write over: give --out")
+        raise UserError(f"{options.checkpoint} can't be overwritten: give --out")
     if out.resolve() != folder.resolve():
         locks.enter_context(folder_for_another(out, [], overwrite=options.overwrite))
     elif options.out is not None:
@@ -150,7 +148,7 @@ def _lock(options: Calibrate, locks: ExitStack) -> tuple[Path, Path]:
 def _move(
     model: WorldModel, reader: EpisodeReader, options: Calibrate, sampling: Sampling, out: Path
 ) -> tuple[Drift, Drift]:
-    """Calibrate the model; how it did on validation clips before and after."""
+    """Calibrate the model; returns its drift on validation clips before and after."""
     num_frames = model.config.prior.window + options.steps
     train, validation = (
         ClipSampler(reader, split, num_frames) for split in ("train", "validation")
@@ -199,20 +197,21 @@ def move_biases(
     num_dreams: int,
     rng: np.random.Generator,
 ) -> None:
-    """Move the biases of the codes' logits until dreams show each code as often as clips do.
+    """Adjust the biases of the codes' logits until dreams show each code as often as clips do.
 
-    Codebooks share these logits: code k of one counts with code k of another.
+    Codebooks share these logits: code k of one counts together with code k of another.
 
     Args:
-        clips: of more frames than the model's window; dreams begin where it is full.
-        dreams: how they are sampled, at a temperature above 0.
-        rounds: of dreaming and moving; the result is the mean over the last half.
-        num_dreams: in a round.
+        clips: longer than the model's window; dreams begin where it is full.
+        dreams: sampled at a temperature above 0.
+        rounds: of dreaming and adjusting; the result is the mean over the last half.
+        num_dreams: per round.
     """
     bias = model.prior.head.logits.bias
     found = []
     for _ in range(rounds):
-        recorded, dreamed = _code_shares(model, clips, clips.draw(rng, num_dreams), dreams, rng)
+        rows = clips.draw(rng, num_dreams)
+        recorded, dreamed = _code_frequencies(model, clips, rows, dreams, rng)
         move = (recorded / dreamed).log().clamp(-LARGEST_MOVE, LARGEST_MOVE)
         bias += RATE * dreams.sampling.temperature * move
         found.append(bias.clone())
@@ -222,14 +221,10 @@ def move_biases(
 def measure_drift(
     model: WorldModel, clips: ClipSampler, rows: np.ndarray, dreams: Dreams, *, seed: int
 ) -> Drift:
-    """How far dreams are from the clips that they continue, and how well single steps are
-    predicted.
-
-    Args:
-        rows: of the clips.
-    """
+    """How far dreams are from the clips that they continue (given by their rows), and how well
+    single steps are predicted."""
     rng = randomness.generator(seed, "drift dreams")
-    recorded, dreamed = _code_shares(model, clips, rows, dreams, rng)
+    recorded, dreamed = _code_frequencies(model, clips, rows, dreams, rng)
     nats = []
     for part in _parts(rows, TEACHER_FORCED_CLIPS):
         given = clips.read(part)
@@ -240,17 +235,18 @@ def measure_drift(
     return Drift(float(apart), float(np.concatenate(nats).mean()))
 
 
-def _code_shares(
+def _code_frequencies(
     model: WorldModel,
     clips: ClipSampler,
     rows: np.ndarray,
     dreams: Dreams,
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
-    """The share of each code in the clips' frames beyond the window, and in dreams of them.
+    """The frequency of each code in the clips' frames after the window, and in dreams of them.
 
-    A frame counts, in a clip as in its dream, by the chance that the dream hasn't ended before: no
-    data show what comes after an end. No share is zero: each code counts once more than it came.
+    A frame is weighted, in a clip and in its dream, by the probability that the dream hasn't ended
+    before: the data don't show what follows an end. One is added to every count, so that no
+    frequency is zero.
     """
     window, num_codes = model.config.prior.window, model.config.tokenizer.num_codes
     device = next(model.parameters()).device

@@ -1,7 +1,8 @@
-"""How every command of the project runs: how it ends, what it says, how far it is."""
+"""What the project's commands share: exit statuses, messages, progress bars."""
 
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,24 +23,24 @@ from rich.progress import (
 from worldmodel.errors import UserError, one_line, os_error
 
 T = TypeVar("T")
-FAILED = 2  # the exit status of errors; 1 is a verdict: a damaged data set, a replay that differs
-INTERRUPTED = 130  # as shells say it of Ctrl-C
+FAILED = 2  # exit status of errors; 1 is a finding: a damaged data set, a replay that differs
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells
 RESUMES = "stopped; the same command resumes here"
 console = Console(stderr=True)
-MOST = 2**31 - 1  # of any whole number but a seed: nothing here counts further
+MOST = 2**31 - 1  # of any integer option but a seed
 MOST_SEED = 2**63 - 1
 LOG_EVERY = 60.0  # seconds
-SPEED_OVER = 600.0  # seconds: single steps may take a minute
+SPEED_OVER = 600.0  # seconds over which speed is averaged: a step may take a minute
 
 
 def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
-    """Do a command's work; exits unless it went well.
+    """Do a command's work; exits if it fails.
 
-    The exit status is what `work` returns (0 unless an integer), 2 after an error that a user can
-    put right, 130 after Ctrl-C. Errors are one line on stderr: "error: ...".
+    The exit status is the integer that `work` returns, else 0; 2 after an error that a user can
+    fix; 130 after Ctrl-C. Errors are one line on stderr: "error: ...".
 
     Args:
-        stopped: what Ctrl-C leaves, for the user.
+        stopped: message after Ctrl-C: what it leaves behind.
     """
     try:
         done = work()
@@ -47,7 +48,7 @@ def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader of a pipe has gone, as `| head` does
+    except BrokenPipeError:  # the reader of the pipe has exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except OSError as error:
@@ -62,17 +63,21 @@ def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
 
 
 def say(text: str) -> None:
-    """A line on stderr, above a progress bar where one is shown. Text stays text: no markup, and
-    nothing that the terminal would obey."""
+    """Print a line on stderr, above any progress bar, without markup or control characters."""
     console.print(one_line(text, most=2000), soft_wrap=True, markup=False, highlight=False)
 
 
 def duration(seconds: float) -> str:
-    """For people: "40 minutes", "3.5 hours"."""
+    """A duration in words: "40 minutes", "3.5 hours"."""
     minutes = max(1, round(seconds / 60))
     if minutes == 1:
         return "a minute"
     return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
+def python_command(module: str, *arguments: str) -> str:
+    """The shell command that runs a module."""
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def _fail(message: str) -> NoReturn:
@@ -81,10 +86,10 @@ def _fail(message: str) -> NoReturn:
 
 
 def check_numbers(options: object, *, above_zero: Collection[str] = (), **lowest: float) -> None:
-    """Raises UserError where an option is below its lowest value, absurdly large, or no number.
+    """Raises UserError where an option is below its lowest value, absurdly large, or not a number.
 
     Args:
-        options: a dataclass of a command; an option that is None was not given.
+        options: a command's options; those that are None were not given.
         above_zero: names of options that must be above 0.
         lowest: lowest value of each other option to check.
     """
@@ -103,14 +108,14 @@ def check_numbers(options: object, *, above_zero: Collection[str] = (), **lowest
 
 
 class Bar(Progress):
-    """A bar with the time that is left, beside `console`'s lines.
+    """A progress bar with the time left, which leaves room for `console`'s lines.
 
-    Where stderr is no terminal, but a log or a pipe, a line says the same once in a while.
+    Where stderr is not a terminal but a log or a pipe, it prints a line once a minute.
 
     Args:
-        amount: what tells how much is done.
-        transient: whether it goes away at its end.
-        auto_refresh: whether a thread draws it anew, ten times a second.
+        amount: the column that shows how much is done.
+        transient: whether the bar disappears at its end.
+        auto_refresh: whether a thread redraws it, ten times a second.
     """
 
     def __init__(
@@ -155,13 +160,33 @@ class Bar(Progress):
 
 
 def progress_bar(*, transient: bool = False) -> Bar:
-    """Of what is done one by one."""
+    """A progress bar that counts items."""
     return Bar(MofNCompleteColumn(), transient=transient)
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items one by one, under a bar that goes away at the end."""
-    # Drawn item by item, by no thread: an error in the caller's loop leaves the bar open for a
-    # while, and processes forked then would wait for a lock that a thread held.
+    """Yield the items under a progress bar that disappears at the end."""
+    # Redrawn per item, not by a thread: an error in the caller's loop leaves the bar open for a
+    # while, and a process forked then would wait for a lock that the thread held.
     with Bar(MofNCompleteColumn(), transient=True, auto_refresh=False) as bar:
         yield from bar.track(items, description=what)
+
+
+def usable_device(name: str, *, or_auto: bool = False) -> str:
+    """ "cpu" or "cuda", as `name` says.
+
+    Args:
+        or_auto: whether "auto" is accepted: CUDA if there is a device.
+
+    Raises:
+        UserError: it is another name, or there is no CUDA device.
+    """
+    import torch  # late: `--help` shouldn't wait for it
+
+    if name == "auto" and or_auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: {'auto, ' * or_auto}cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available: leave --device out")
+    return name

@@ -3,7 +3,7 @@
     dream = model.start(frames, actions, variables)          # prefill: B given moments
     step, dream = model.step(dream, action, uniforms, sampling)
 
-A dream's state is an argument: it is passed in and passed on, never kept on the module.
+A dream's state is passed in and returned, never stored on the module.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,12 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.prior import stepping
-from worldmodel.prior.action_vectors import encode_actions
 from worldmodel.prior.frame_gpt import FrameGPT
-from worldmodel.prior.memory import Batched, Memory
-from worldmodel.prior.past import Here
-from worldmodel.vqvae.sharp import SharpDecoder, with_those_before
-from worldmodel.vqvae.vqvae import VQVAE
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import Batched, Here, Memory
+from worldmodel.vqvae.vqvae import VQVAE, SharpDecoder, with_those_before
 
-FRAMES_AT_ONCE = 256  # encoded or decoded: activations of one frame take a few MB
+FRAMES_AT_ONCE = 256  # encoded or decoded; one frame's activations take a few MB
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,10 @@ class Dream(Batched):
     """The state of B dreams: the newest frame, and the memory of those before it.
 
     Attributes:
-        recent: codes of the newest frames that a picture is drawn from, the newest last.
-        pose: of the newest frame; P is 0 in worlds without one.
-        known: whether it is known.
-        age: for how many steps each has been dreamed.
+        recent: codes of the frames that the newest picture is decoded from, the newest last.
+        pose: of the newest frame; P is 0 in worlds without a pose.
+        known: whether the pose is known.
+        age: for how many steps each dream has run.
     """
 
     recent: Int[Tensor, "B R h w q"]
@@ -49,7 +47,7 @@ class Dream(Batched):
 
     @property
     def codes(self) -> Int[Tensor, "B h w q"]:
-        """Of the newest frame."""
+        """Codes of the newest frame."""
         return self.recent[:, -1]
 
     @property
@@ -59,16 +57,16 @@ class Dream(Batched):
 
 
 class Step(NamedTuple):
-    """What one action brought in each of B dreams."""
+    """The result of one action in each of B dreams."""
 
     frames: UInt8[Tensor, "B H W C"]
     codes: Int[Tensor, "B h w q"]  # of the frames
     reward: Float[Tensor, " B"]  # expected
-    terminated: Bool[Tensor, " B"]  # drawn
+    terminated: Bool[Tensor, " B"]  # sampled
     end_probability: Float[Tensor, " B"]
-    variables: Float[Tensor, "B V"]  # drawn
-    pose: Float[Tensor, "B P"]  # drawn; NaN where it is not known
-    nats: Float[Tensor, " B"]  # a token: how unexpected the frame was to the model itself
+    variables: Float[Tensor, "B V"]  # sampled
+    pose: Float[Tensor, "B P"]  # sampled; NaN where it is unknown
+    nats: Float[Tensor, " B"]  # negative log-likelihood of the frame's codes, a token
 
 
 class WorldModel(nn.Module):
@@ -89,15 +87,10 @@ class WorldModel(nn.Module):
 
     @property
     def num_uniforms(self) -> int:
-        """Random numbers that one step takes: a token each, a variable each, those of the pose, and
-        one for the end."""
-        prior = self.prior
-        return (
-            prior.head.num_tokens
-            + len(self.config.variable_names)
-            + prior.world.num_pose_uniforms
-            + 1
-        )
+        """Random numbers for one step: one for each token and each variable, those of the pose,
+        and one for the end."""
+        num_tokens, num_variables = self.prior.head.num_tokens, len(self.config.variable_names)
+        return num_tokens + num_variables + self.config.num_pose_uniforms + 1
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "*batch H W C"]) -> Int[Tensor, "*batch h w q"]:
@@ -113,14 +106,14 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def draw(self, codes: Int[Tensor, "B T h w q"]) -> UInt8[Tensor, "B T H W C"]:
-        """Consecutive frames as a dream shows them: by the sharp decoder, where there is one."""
+        """Decode consecutive frames as a dream shows them: by the sharp decoder, if any."""
         if self.sharp is None:
             return self.decode(codes)
         seen = with_those_before(codes, self.sharp.num_frames).flatten(0, 1)
         return self._draw(seen).unflatten(0, codes.shape[:2])
 
     def _draw(self, codes: Int[Tensor, "F R h w q"]) -> UInt8[Tensor, "F H W C"]:
-        """The last of R frames each."""
+        """Decode the last of R frames."""
         if self.sharp is None:
             return self.decode(codes[:, -1])
         parts = codes.split(FRAMES_AT_ONCE)
@@ -134,11 +127,11 @@ class WorldModel(nn.Module):
         variables: Float[Tensor, "B T V"],
         poses: Float[Tensor, "B T P"] | None = None,
     ) -> Dream:
-        """Begin to dream after T >= 1 given frames and the T - 1 actions between them.
+        """Start dreams after T >= 1 given frames and the T - 1 actions between them.
 
         Args:
-            poses: NaN where they are not known; None or P = 0: none is. The last is then read off
-                its frame.
+            poses: NaN where they are unknown; None or P = 0: all are. If the last is unknown, it is
+                read off its frame.
         """
         return self.start_from(self.encode(frames), actions, variables, poses)
 
@@ -157,8 +150,8 @@ class WorldModel(nn.Module):
                 poses = variables.new_full(
                     (*variables.shape[:2], len(prior.world.used_pose)), torch.nan
                 )
-            is_told = poses[:, -1].isfinite().all(-1, keepdim=True)
-            last = torch.where(is_told, poses[:, -1], prior.locate(codes[:, -1]))
+            is_known = poses[:, -1].isfinite().all(-1, keepdim=True)
+            last = torch.where(is_known, poses[:, -1], prior.locate(codes[:, -1]))
             poses = torch.cat([poses[:, :-1], last[:, None]], 1)
         past = prior.given_past(codes[:, :-1], poses)
         memory = stepping.prefill(prior, codes[:, :-1], encoded, variables[:, :-1], past)
@@ -181,14 +174,13 @@ class WorldModel(nn.Module):
         sampling: Sampling,
         next_pose: Float[Tensor, "B P"] | None = None,
     ) -> tuple[Step, Dream]:
-        """Dream one step on.
+        """Dream one step.
 
         Args:
-            dream: where to go on; its memory is written over. Clone it to keep it.
+            dream: the current state; its memory is overwritten. Clone it to keep it.
             actions: one for each dream, as stored on disk.
             uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
-            sampling: how tokens are drawn.
-            next_pose: where to go, in place of where the action leads; None: it is drawn.
+            next_pose: overrides the sampled pose; None: it is sampled.
         """
         encoded = encode_actions(self.config.actions, actions)
         outcome, memory = stepping.step(
@@ -219,7 +211,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:
-        """What the newest frames of dreams look like."""
+        """The newest frames of dreams."""
         return self._draw(dream.recent)
 
 
@@ -232,10 +224,10 @@ def dream_along(
     sampling: Sampling,
     poses: Float[Tensor, "B T P"] | None = None,
 ) -> Iterator[Step]:
-    """Dream T steps under given actions; ends are passed over.
+    """Dream T steps under given actions; ends are ignored.
 
     Args:
-        poses: where to go, in place of where the actions lead; None: poses are drawn.
+        poses: override the sampled poses; None: they are sampled.
     """
     for t in range(actions.shape[1]):
         uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))

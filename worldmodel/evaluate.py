@@ -7,7 +7,6 @@ resumes, and parts measured before with the same settings, data and weights are 
     --score DIR    the exact log-likelihood of recorded episodes, into scores.json and scores.csv
 """
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ import tyro
 
 from worldmodel.checkpoint import (
     Checkpoint,
-    check_kind,
-    find_checkpoint,
+    check_same_world,
+    find_kind,
     load_checkpoint,
     weights_digest,
 )
-from worldmodel.checkpoint.same_world import check_same_world
-from worldmodel.command import check_numbers, run_command, say
+from worldmodel.command import check_numbers, python_command, run_command, say
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
@@ -58,13 +56,13 @@ class Evaluate(ReportOptions):
     score: Path | None = None
     """Instead of a report: the exact log-likelihood of the codes of the episodes in this folder."""
     episodes: str = "all"
-    """Which of them to score: all, train, validation, test, or ids as in 0,5-9."""
+    """Episodes to score: all, train, validation, test, or ids as in 0,5-9."""
     samples: int = 10
     """Dreams of each clip."""
     horizon: int = 32
-    """Frames that a dream goes beyond each clip's given ones."""
+    """Frames that dreams continue each clip's given frames by."""
     frames: int = 4096
-    """Single frames that the tokenizer is measured on."""
+    """Single frames for measuring the tokenizer."""
     inverse_dynamics_steps: int = 2000
     """Training steps of the network that reads actions off frames: minutes on one core."""
     stability_steps: int = 1000
@@ -75,7 +73,7 @@ class Evaluate(ReportOptions):
 
 def main() -> None:
     options = tyro.cli(Evaluate, prog="python -m worldmodel.evaluate", description=__doc__)
-    command = f"python -m worldmodel.evaluate {shlex.join(sys.argv[1:])}"
+    command = python_command("worldmodel.evaluate", *sys.argv[1:])
 
     def work() -> None:
         if options.score is None:
@@ -90,17 +88,17 @@ def main() -> None:
 
 
 def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
-    """Do what `Evaluate` says.
+    """Measure a world model as the options say.
 
     Args:
-        command: kept in the report beside the numbers.
+        command: recorded in the report.
 
     Returns:
-        The report, as in report.json.
+        The content of report.json.
 
     Raises:
         UserError: the checkpoint or the data are missing or damaged; an option is not usable;
-            the two don't fit; or another program's file stands where the report is to be written.
+            the two don't fit; or the report's folder holds another program's files.
     """
     data = options.data
     if data is None and options.checkpoint in shipped_names():
@@ -134,7 +132,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
 
 
 def score(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict[str, Any]:
-    """Score episodes, as `Evaluate.score` says; returns what scores.json holds.
+    """Score episodes, see `Evaluate.score`; returns the content of scores.json.
 
     Raises:
         UserError: the checkpoint or the data are missing or damaged; an option is not usable; or
@@ -167,10 +165,8 @@ def _opened(options: Evaluate, data: Path | None) -> tuple[Path, Checkpoint, Epi
     Raises:
         UserError: one of them can't be used, the two don't fit, or an option is out of range.
     """
-    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
-    clips = ["python", "-m", "worldmodel.videogpt.evaluate", options.checkpoint]
-    clips += ["--data", "DIR" if data is None else str(data)]
-    check_kind(folder, options.checkpoint, Checkpoint.kind, shlex.join(clips))
+    clips = ("worldmodel.videogpt.evaluate", options.checkpoint, "--data", str(data or "DIR"))
+    folder = find_kind(options.checkpoint, Checkpoint.kind, *clips)
     chosen_parts(options, DREAM_PARTS, {"fvd": options.i3d_weights})  # before anything is read
     check_numbers(
         options,

@@ -2,12 +2,12 @@
 
     actions = randomness.generator(seed, "player actions", episode_id)
 
-Two generators made from one integer are twins: a player whose actions and whose holds both came
-from `default_rng(seed)` chose its third action by the length of its first hold. And numbers put
-side by side are no names: `SeedSequence([s, 1])` and `SeedSequence([s, 1, 0])` are one stream.
-Here the path of a child is hashed to a fixed number of words for each part, so that different
-paths are different streams. Nothing else in the project makes generators from integers;
-`tests/test_randomness.py` holds that.
+Two generators made from the same integer are identical: a player whose actions and hold lengths
+both came from `default_rng(seed)` chose its third action by the length of its first hold. And lists
+of numbers don't make distinct streams: `SeedSequence([s, 1])` equals `SeedSequence([s, 1, 0])`.
+Here each part of a child's path is hashed to a fixed number of words, so that different paths are
+different streams. Nothing else in the project makes generators from integers;
+`tests/test_randomness.py` checks that.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ def sequence(seed: int, *path: str | int) -> np.random.SeedSequence:
     """The SeedSequence of a child.
 
     Args:
-        seed: of everything that a run draws, not negative.
-        path: names and numbers that tell this child from all others; a name first.
+        seed: of all random numbers of a run, not negative.
+        path: names and numbers that identify this child; a name first.
     """
     if not path or not isinstance(path[0], str):
         raise TypeError("a stream needs a name")
@@ -47,20 +47,20 @@ def integer(seed: int, *path: str | int, bits: int = 31) -> int:
 
 def torch_generator(seed: int, *path: str | int) -> "torch.Generator":
     """The same for torch, on the CPU."""
-    import torch  # here: most of what draws numbers does without
+    import torch  # late: most callers of this module don't need it
 
     return torch.Generator().manual_seed(integer(seed, *path, bits=63))
 
 
 def seed_torch(seed: int, *path: str | int) -> None:
-    """Seed torch's global generators with a child's seed: weights and dropout are drawn there."""
+    """Seed torch's global generators, for weights and dropout, with a child's seed."""
     import torch
 
     torch.manual_seed(integer(seed, *path, bits=63))
 
 
 def _words(part: str | int) -> list[int]:
-    """A part of a path as words; names and numbers never give the same ones by design."""
+    """A part of a path as words; names and numbers are hashed differently."""
     kind = "name" if isinstance(part, str) else "number"
     content = f"{kind} {part}".encode(errors="surrogatepass")
     digest = hashlib.blake2b(content, digest_size=4 * WORDS_PER_PART).digest()

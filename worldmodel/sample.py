@@ -1,13 +1,12 @@
-"""Draw what could happen: python -m worldmodel.sample dream-doom --out futures.gif
+"""Sample possible futures: python -m worldmodel.sample dream-doom --out futures.gif
 
-From each start of a checkpoint, several futures. Given frames have a red border. A .png holds
+Several futures of each of a checkpoint's starts. Given frames have a red border. A .png holds
 frames side by side, a .gif or .mp4 moves.
 
     one start, many futures               --starts 3 --futures 8
     one action sequence, many worlds      --starts 0 1 2 3 --futures 1 --action right:8,forward
 """
 
-import shlex
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,14 +14,7 @@ import numpy as np
 import tyro
 
 from worldmodel import randomness
-from worldmodel.checkpoint import (
-    Checkpoint,
-    Starts,
-    check_kind,
-    find_checkpoint,
-    load_checkpoint,
-    read_world,
-)
+from worldmodel.checkpoint import Checkpoint, Starts, find_kind, load_checkpoint, read_world
 from worldmodel.command import check_numbers, run_command
 from worldmodel.data import Clips
 from worldmodel.evaluation.dreaming import dream_on
@@ -34,9 +26,8 @@ from worldmodel.evaluation.futures import (
     start_rows,
 )
 from worldmodel.evaluation.held_out import wander
-from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.actions import ActionSpec, action_sequence
 from worldmodel.interface.sampling import Sampling, SamplingOptions
-from worldmodel.interface.sequence import action_sequence
 from worldmodel.media.film import coloured, framed
 from worldmodel.storage.files import refuse_existing
 
@@ -46,7 +37,7 @@ SHOWN_DREAMED = 12  # dreamed frames in a .png, spread evenly
 
 @dataclass(frozen=True)
 class Sample(FuturesOptions):
-    """Draw several futures of a checkpoint's starts."""
+    """Sample several futures of a checkpoint's starts."""
 
     steps: int = 32
     """Length of a dream."""
@@ -63,17 +54,15 @@ def main() -> None:
 
 
 def sample(options: Sample) -> None:
-    """Do what `Sample` says.
+    """Sample dreams as the options say.
 
     Raises:
         UserError: the checkpoint is missing or damaged, an option is out of range, or the file
             exists.
     """
     refuse_existing(options.out, overwrite=options.overwrite)
-    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
-    clips = ["python", "-m", "worldmodel.videogpt.sample", options.checkpoint]
-    clips += ["--out", str(options.out)]
-    check_kind(folder, options.checkpoint, Checkpoint.kind, shlex.join(clips))
+    clips = ("worldmodel.videogpt.sample", options.checkpoint, "--out", str(options.out))
+    folder = find_kind(options.checkpoint, Checkpoint.kind, *clips)
     check_options(options)
     check_numbers(options, steps=1)
     sampling = options.sampling.applied_to(read_world(str(folder)).sampling)

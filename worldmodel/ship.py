@@ -1,8 +1,8 @@
 """Make a checkpoint small enough to ship: python -m worldmodel.ship runs/dream-doom OUT
 
 The prior's matrices become int8 with a scale for each row, the tokenizer's weights half precision.
-Measure the result, not what it was made from; then run this again with --report and --overwrite for
-its model card.
+Measure the result, not the original; then run this again with --report and --overwrite for its
+model card.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +33,9 @@ class Ship:
     out: tyro.conf.Positional[Path]
     """Folder of the small checkpoint; its name is the model's."""
     temperature: float | None = None
-    """Temperature of its dreams by default; if not given, as in the run."""
+    """Default temperature of its dreams; if not given, the run's."""
     guidance: float | None = None
-    """The same for guidance."""
+    """Default guidance of its dreams; if not given, the run's."""
     report: Path | None = None
     """report.md written by `python -m worldmodel.evaluate OUT`, for the model card."""
     overwrite: bool = False
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def ship(options: Ship) -> None:
-    """Do what `Ship` says.
+    """Write the small checkpoint.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or OUT or an option is not usable.
@@ -57,20 +57,17 @@ def ship(options: Ship) -> None:
     numbers = NOT_MEASURED if options.report is None else numbers_of(options.report)
     folder = find_checkpoint(options.checkpoint)
     with folder_for_another(options.out, [folder], overwrite=options.overwrite):
-        _ship(options, folder, numbers)
-
-
-def _ship(options: Ship, folder: Path, numbers: str) -> None:
-    checkpoint = load_checkpoint(str(folder))
-    chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
-    sampling = chosen.applied_to(checkpoint.world.sampling)
-    checkpoint = replace(
-        checkpoint,
-        world=replace(checkpoint.world, sampling=sampling),
-        lineage={**checkpoint.lineage, "shipped_from": {"weights_sha256": weights_digest(folder)}},
-    )
-    card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)
-    save_checkpoint(options.out, checkpoint, card=card, compact=True)
+        checkpoint = load_checkpoint(str(folder))
+        chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
+        sampling = chosen.applied_to(checkpoint.world.sampling)
+        shipped_from = {"weights_sha256": weights_digest(folder)}
+        checkpoint = replace(
+            checkpoint,
+            world=replace(checkpoint.world, sampling=sampling),
+            lineage={**checkpoint.lineage, "shipped_from": shipped_from},
+        )
+        card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)
+        save_checkpoint(options.out, checkpoint, card=card, compact=True)
     num_bytes = sum((options.out / name).stat().st_size for name in (*FILES, "README.md"))
     print(printable(f"{options.out}: {num_bytes / 2**20:.1f} MiB"))
 

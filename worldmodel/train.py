@@ -1,8 +1,8 @@
 """Train a world model: python -m worldmodel.train --data data/car --out runs/car
 
-Sizes are chosen from the data, or named: `python -m worldmodel.train dream-doom`. The tokenizer is
-trained first, then the prior on its codes. However training is interrupted, rerunning the command
-resumes it. The folder is a checkpoint: play it, make an environment of it, ship it.
+Sizes are chosen from the data, or by a preset: `python -m worldmodel.train dream-doom`. The
+tokenizer is trained first, then the prior on its codes. However training is interrupted, rerunning
+the command resumes it. The folder becomes a checkpoint: play it, ship it, use it as an environment.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ class Train(TrainOptions):
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
-            help="Sizes and recipe; auto chooses those of a dream from --data. One of: "
+            help="Sizes and recipe; auto chooses them from --data. One of: "
             f"{', '.join(DREAM_PRESETS)}."
         ),
     ] = AUTO
     out: Path | None = None
     """Folder of the run, which becomes a checkpoint; by default runs/PRESET, for auto runs/DATA."""
     stage: Literal["both", "tokenizer", "prior", "decoder"] = "both"
-    """What to train: both is the tokenizer, then the prior; decoder, after them, a decoder of
-    sharper pictures, which needs the extra "perceptual"."""
+    """What to train: both is the tokenizer, then the prior. decoder, after both, trains a decoder
+    of sharper pictures; it needs the extra "perceptual"."""
     decoder_minutes: float | None = None
     """As --tokenizer-minutes, for the sharp decoder."""
     decoder_steps: int | None = None
@@ -43,18 +43,8 @@ def main() -> None:
 
 
 def train(options: Train, *, command: str = "the same command") -> None:
-    """Do what `Train` says.
-
-    Args:
-        command: that resumes the training, for the user.
-
-    Raises:
-        UserError: --init can't be loaded; the data are missing, damaged or unsound; an option,
-            the run's folder or its device is not usable; or another process trains there.
-    """
-    from worldmodel.training import (
-        dream,  # after the options are read: `--help` shouldn't wait for torch
-    )
+    """Train as the options say; see `worldmodel.training.dream.train`."""
+    from worldmodel.training import dream  # late: `--help` shouldn't wait for torch
 
     dream.train(options, command=command)
 

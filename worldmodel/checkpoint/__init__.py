@@ -1,8 +1,8 @@
-"""A checkpoint: one self-contained folder with a model and all that it takes to use it.
+"""A checkpoint: one self-contained folder with a model and everything needed to use it.
 
     config.json          sizes, actions, variables, and the environment that was learned
     weights.safetensors  the tokenizer's and the prior's weights
-    starts.safetensors   recorded moments to begin from, from the data's test split
+    starts.safetensors   recorded moments to start from, from the data's test split
     README.md            the model card, with the measured numbers
 
 Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
@@ -14,12 +14,19 @@ from worldmodel.checkpoint.contents import (
     Checkpoint,
     Lineage,
     Starts,
+    StartsAt,
     World,
+    choose_starts,
 )
-from worldmodel.checkpoint.digests import file_digest, weights_digest
-from worldmodel.checkpoint.files import check_kind, find_checkpoint, read_lineage, read_world
-from worldmodel.checkpoint.reading import load_checkpoint
-from worldmodel.checkpoint.starts import StartsAt, choose_starts
+from worldmodel.checkpoint.files import (
+    file_digest,
+    find_checkpoint,
+    find_kind,
+    read_lineage,
+    read_world,
+    weights_digest,
+)
+from worldmodel.checkpoint.reading import check_same_world, load_checkpoint
 from worldmodel.checkpoint.writing import (
     finish_save,
     folder_for_another,
@@ -35,10 +42,11 @@ __all__ = [
     "Starts",
     "StartsAt",
     "World",
-    "check_kind",
+    "check_same_world",
     "choose_starts",
     "file_digest",
     "find_checkpoint",
+    "find_kind",
     "finish_save",
     "folder_for_another",
     "is_or_was_saved",

@@ -47,8 +47,8 @@ def model_card(
 
     Args:
         name: of the model; never a path.
-        made: how it was made, where that is not by training; a sentence.
-        numbers: Markdown, what was measured on these weights.
+        made: a sentence on how it was made, if not by training.
+        numbers: measurements of these weights, as Markdown.
     """
     config = checkpoint.model.config
     variables = ", ".join(config.variable_names)
@@ -78,12 +78,12 @@ def card_text(
     """The text of a README.md, for any kind of model.
 
     Args:
-        title: what it is, in front of the environment's id.
+        title: the kind of model, in front of the environment's id.
         use: how it is used.
-        facts: lines of their own in the list of facts.
-        frames: what the model is of, and the shape of one.
-        moments: what the recorded starts are called.
-        made, numbers: as of `model_card`.
+        facts: additional lines in the list of facts.
+        frames: what the model generates, and the shape of one.
+        moments: the name of the recorded starts.
+        made, numbers: see `model_card`.
     """
     model, world = checkpoint.model, checkpoint.world
     sizes = {
@@ -113,15 +113,15 @@ def card_text(
 
 
 def with_note(card: str, note: str) -> str:
-    """The card with a paragraph in front of its text, behind the front matter; in place of the same
-    paragraph if it is there."""
+    """The card with a paragraph between its front matter and its text; the same paragraph is not
+    repeated."""
     card = card.replace(note + "\n\n", "")
     end = card.find("\n---\n", 3) + len("\n---\n") if card.startswith("---\n") else 0
     return f"{card[:end]}{note}\n\n{card[end:]}"
 
 
 def numbers_of(report: Path) -> str:
-    """What report.md says, without its title and the commands, which name folders of a machine.
+    """The content of report.md without its title and commands, which contain local paths.
 
     Raises:
         OSError: it can't be read.
@@ -132,19 +132,19 @@ def numbers_of(report: Path) -> str:
 
 
 def _moments(checkpoint: AnyCheckpoint, what: str) -> str:
-    """Where the starts are from: they are recordings, and somebody's."""
+    """Where the starts are from: recordings may be under a licence."""
     env_id, data = checkpoint.world.env_id, checkpoint.lineage.get("data", {})
     text = (
         f"starts.safetensors holds {len(checkpoint.starts)} {what} recorded from {plain(env_id)}, "
-        "of the test split of the data that the model was trained on"
+        "from the test split of the data that the model was trained on"
     )
     if "num_episodes" in data:
         by = ", ".join(data.get("recorded_by", []))
         text += f": {data['num_episodes']} episodes" + (f" by {plain(by)}" if by else "")
-    content = [said for begin, said in CONTENT.items() if env_id.startswith(begin)]
+    content = [text for prefix, text in CONTENT.items() if env_id.startswith(prefix)]
     return f"{text}. {content[0] if content else UNKNOWN_CONTENT}"
 
 
 def plain(text: str) -> str:
-    """One line without HTML or Markdown's own signs: names may be a stranger's."""
+    """One line without HTML or Markdown: names may be a stranger's."""
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split()).replace("<", "&lt;"))

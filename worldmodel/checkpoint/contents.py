@@ -1,18 +1,22 @@
-"""What a checkpoint holds, and what its files are called."""
+"""What a checkpoint holds, and which recorded moments it takes."""
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from itertools import islice
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from worldmodel import randomness
+from worldmodel.data import EpisodeReader, Split
 from worldmodel.dream import WorldModel
+from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 
 FORMAT_VERSION = 6
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
-# Tensors that a format does without: zeros where it is read.
+# Tensors that each format version lacks: they are read as zeros.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
@@ -22,10 +26,13 @@ ADDED_SINCE = {
 }
 POSES_SINCE = 5
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
-UNFINISHED = "unfinished.tmp"  # a folder in a checkpoint's, with the files of a save under way
+UNFINISHED = "unfinished.tmp"  # subfolder with the files of a save in progress
 SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
-# Until version 5 the ranges of the variables were the prior's own.
+# Up to version 5 the ranges of the variables belonged to the prior itself.
 _MOVED = re.compile(r"(^|prior\.)(variable_(mean|std|low|high))$")
+SHOWN_AFTER_START = 32  # frames of the real future after a start, to compare with
+# "anywhere" with the frames before it; "reset": at an episode's first frame, without any before.
+StartsAt = Literal["anywhere", "reset"]
 # What the files were made from, as JSON: see `AnyCheckpoint`.
 Lineage = dict[str, Any]
 
@@ -46,10 +53,10 @@ class World(Environment):
 
 @dataclass(frozen=True)
 class Starts:
-    """S real moments, and how the real environment gets there.
+    """S recorded moments, and how the real environment gets there.
 
     Attributes:
-        frames: uint8 (S, T, H, W, C), the last of them the moment itself.
+        frames: uint8 (S, T, H, W, C), up to the moment.
         actions: (S, T-1, *shape), between the frames.
         variables: float32 (S, T, V).
         poses: float32 (S, T, P); P is 0 in worlds without one.
@@ -98,9 +105,9 @@ class AnyCheckpoint:
         kind: of the model, "model" in config.json; None: a dream.
         model: a module with a config that has actions.
         starts: a dataclass of arrays.
-        lineage: what it was made from, so that nobody has to guess by the times of files:
-            "trained" names the training state that it was exported from, "calibrated",
-            "averaged_from" and "shipped_from" what was done since. Empty in older checkpoints.
+        lineage: what it was made from: "trained" names the training states that it was exported
+            from, "calibrated", "averaged_from" and "shipped_from" what was done since. Empty in
+            older checkpoints.
     """
 
     kind: ClassVar[str | None] = None
@@ -112,12 +119,71 @@ class AnyCheckpoint:
 
 @dataclass(frozen=True)
 class Checkpoint(AnyCheckpoint):
-    """A dream, the world it learned, and moments to begin from."""
+    """A dream, the world it learned, and moments to start from."""
 
     model: WorldModel
     starts: Starts
 
 
 def present_name(name: str) -> str:
-    """What a tensor is called today, by its name in a file."""
+    """The current name of a tensor that a file may store under an older one."""
     return _MOVED.sub(r"\1outcome.\2", name)
+
+
+def choose_starts(
+    reader: EpisodeReader,
+    *,
+    num_frames: int,
+    num_starts: int,
+    split: Split = "test",
+    starts_at: StartsAt = "anywhere",
+    seed: int = 0,
+) -> Starts:
+    """Choose moments of a split, each of another episode.
+
+    Args:
+        num_frames: of each start; starts at a reset have 1.
+        num_starts: fewer where the split has fewer episodes.
+
+    Raises:
+        UserError: no episode of the split is long enough.
+    """
+    if starts_at == "reset":
+        num_frames = 1
+    lengths = reader.index["episode_length"].astype(int)
+    members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
+    if not members:
+        raise UserError(
+            f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "
+            "more or longer episodes"
+        )
+    rng = randomness.generator(seed, "starts", split)
+    order = rng.permutation(members)
+    # Of merged data sets, those whose pose is known.
+    posed = (i for i in order if not np.isnan(reader.steps(int(i))["pose"]).any())
+    chosen = np.array(list(islice(posed, num_starts)) or order[:num_starts])
+    latest = np.where(starts_at == "reset", 0, lengths[chosen] - SHOWN_AFTER_START)
+    latest = latest.clip(num_frames - 1)
+    moments = [int(rng.integers(num_frames - 1, last + 1)) for last in latest]
+    steps = [reader.steps(int(i)) for i in chosen]
+    longest = max(moments)
+    prefixes = [
+        np.concatenate([step["action"][:moment], step["action"][:1].repeat(longest - moment, 0)])
+        for step, moment in zip(steps, moments, strict=True)
+    ]
+    spans = [(moment + 1 - num_frames, moment + 1) for moment in moments]
+
+    def cut(name: str, num_less: int = 0) -> np.ndarray:
+        parts = zip(steps, spans, strict=True)
+        return np.stack([step[name][first : end - num_less] for step, (first, end) in parts])
+
+    frames = [reader.frames(int(i), *span) for i, span in zip(chosen, spans, strict=True)]
+    return Starts(
+        frames=np.stack(frames),
+        actions=cut("action", 1),
+        variables=cut("variables"),
+        poses=cut("pose"),
+        seeds=reader.index["seed"][chosen].astype(np.int64),
+        prefix_lengths=np.asarray(moments, np.int64),
+        prefixes=np.stack(prefixes),
+    )

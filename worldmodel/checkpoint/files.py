@@ -1,6 +1,7 @@
-"""A checkpoint's files, whatever its model: read as data, each size checked before it is used."""
+"""Reading a checkpoint's files, whatever its model: every size is checked before it is used."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from worldmodel.checkpoint.contents import (
     World,
     present_name,
 )
+from worldmodel.command import python_command
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
@@ -31,11 +33,14 @@ from worldmodel.storage.parsed import parsed
 from worldmodel.storage.tensors import opened_tensors
 
 Config = TypeVar("Config")
+Model = TypeVar("Model", bound=torch.nn.Module)
+Starts = TypeVar("Starts")
 VIDEOGPT = "videogpt"  # "model" in config.json; a dream's has none
 KINDS = {
     None: "a dream, not VideoGPT as published",
     VIDEOGPT: "VideoGPT as published, which makes whole clips and can't be stepped",
 }
+HELD_TOGETHER = ("weights.safetensors", "starts.safetensors")  # config.json has their digests
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
 MAX_CONFIG_BYTES = 2**22
@@ -49,6 +54,8 @@ STORED_AS = {
 def find_checkpoint(name: str) -> Path:
     """The folder of a checkpoint: a shipped name, a folder, or a Hugging Face Hub id.
 
+    Find it once per command: a hub's checkpoint may change meanwhile.
+
     Raises:
         UserError: there is none; the message lists the shipped ones.
     """
@@ -61,15 +68,15 @@ def find_checkpoint(name: str) -> Path:
         is_half_saved = (folder / UNFINISHED / "config.json").is_file()
     except PermissionError:
         raise _forbidden(folder) from None
-    except (OSError, ValueError) as error:  # too long a name, or one with a null character
+    except (OSError, ValueError) as error:  # the name is too long or has a null character
         reason = os_error(error) if isinstance(error, OSError) else error
         raise UserError(f"no checkpoint can have this name: {reason}") from None
     if is_checkpoint:
         return folder
     if is_half_saved:
         raise UserError(
-            f"{name} holds half of a checkpoint: a save was stopped while its files changed "
-            "places. Run the command that wrote it again: it finishes the save"
+            f"{name} holds half of a checkpoint: a save was stopped while its files were moved "
+            "into place. Run the command that wrote it again: it finishes the save"
         )
     if is_there:
         raise UserError(f"{name} holds no checkpoint: it has no config.json")
@@ -79,28 +86,31 @@ def find_checkpoint(name: str) -> Path:
         raise UserError(f"unknown checkpoint {name!r}; {hint}")
     try:
         return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
-    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+    except Exception as error:  # the hub's client raises many kinds
         raise UserError(
             f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); {hint}"
         ) from None
 
 
-def check_kind(folder: Path, name: str, wanted: str | None, command: str) -> None:
-    """Raises UserError where a checkpoint is of another kind of model.
+def find_kind(name: str, wanted: str | None, module: str, *arguments: str) -> Path:
+    """The folder of a checkpoint with the wanted kind of model, see `AnyCheckpoint.kind`.
 
     Args:
-        name: of the checkpoint, for the message.
-        wanted: as of `AnyCheckpoint.kind`.
-        command: that does for the other kind what was asked for.
+        module, arguments: the command that does the same for the other kind.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of the other kind.
     """
+    folder = find_checkpoint(name)
     kind = VIDEOGPT if _read_config_json(folder).get("model") == VIDEOGPT else None
     if kind != wanted:
-        raise UserError(f"{name} is {KINDS[kind]}: use `{command}`")
+        raise UserError(f"{name} is {KINDS[kind]}: use `{python_command(module, *arguments)}`")
+    return folder
 
 
 def read_world(name: str) -> World:
-    """What a checkpoint has learned, without its weights.
+    """The environment that a checkpoint has learned, read without its weights.
 
     Raises:
         UserError: it is missing, or its config.json is damaged.
@@ -111,8 +121,8 @@ def read_world(name: str) -> World:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """What the checkpoint in a folder was made from; empty for an older one, None where there is
-    no whole checkpoint.
+    """What the checkpoint in a folder was made from; empty in older checkpoints, None where the
+    folder holds no complete checkpoint.
 
     Raises:
         UserError: its config.json is damaged.
@@ -123,14 +133,47 @@ def read_lineage(folder: Path) -> Lineage | None:
         return checked_lineage(_read_config_json(folder))
 
 
+def read_parts(
+    folder: Path,
+    config_type: type[Config],
+    make_model: Callable[[Config], Model],
+    check_buffers: Callable[[Path, dict[str, Tensor]], None],
+    read_starts: Callable[[Path, Config, int], Starts],
+    *,
+    added: tuple[str, ...] = (),
+) -> tuple[Model, World, Starts, Lineage]:
+    """The content of a checkpoint: model, world, starts and lineage.
+
+    Args:
+        check_buffers: raises UserError for weights in a file that the model can't work with.
+        read_starts: reads the starts from a file, for a config and a format version.
+        added: entries of the config that older checkpoints lack.
+
+    Raises:
+        UserError: it is missing, damaged, or its files don't belong together.
+    """
+    with reading(folder):
+        data, world = read_common(folder)
+        config, version = read_config(config_type, data, added=added), data["format_version"]
+        path = folder / "weights.safetensors"
+        weights = read_weights(path, lambda: make_model(config), ADDED_SINCE[version])
+        check_buffers(path, weights)
+        starts = read_starts(folder / "starts.safetensors", config, version)
+        check_digests(folder, data)
+        lineage = checked_lineage(data)
+        model = make_model(config)
+        model.load_state_dict(weights)
+    return model, world, starts, lineage
+
+
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Whatever is wrong with the files of a checkpoint becomes a UserError. "Get it again" is said
-    only of content that was read and is wrong."""
+    """Every fault in a checkpoint's files becomes a UserError. It recommends "get it again" only
+    where content was read and is wrong."""
     try:
         for file in FILES:
             if not (folder / file).is_file():
-                raise UserError(f"{folder} is not whole: it lacks {file}")
+                raise UserError(f"{folder} is incomplete: it lacks {file}")
         yield
     except UserError:
         raise
@@ -164,13 +207,13 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def read_common(folder: Path) -> tuple[dict[str, Any], World]:
-    """The JSON object of a config, and the world in it."""
+    """The content of config.json, and the world in it."""
     data = _read_config_json(folder)
     version = data.get("format_version")
     if not isinstance(version, int) or version not in ADDED_SINCE:
         raise UserError(
-            f"{folder / 'config.json'}: format version {one_line(repr(version), most=40)} is none "
-            f"of those read here, {', '.join(map(str, ADDED_SINCE))}"
+            f"{folder / 'config.json'}: format version {one_line(repr(version), most=40)} is not "
+            f"supported; supported are {', '.join(map(str, ADDED_SINCE))}"
         )
     world = data["world"]
     try:
@@ -186,7 +229,7 @@ def read_common(folder: Path) -> tuple[dict[str, Any], World]:
 
 
 def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, ...] = ()) -> Config:
-    """A model's config from the JSON object of a checkpoint.
+    """A model's config from the content of config.json.
 
     Args:
         added: entries that older checkpoints lack.
@@ -197,7 +240,7 @@ def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, .
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:
-    """What a checkpoint says it was made from; of this, all that is read later is checked."""
+    """What a checkpoint was made from; entries that are used later are checked."""
     lineage = data.get("lineage", {})
     if not isinstance(lineage, dict):
         raise TypeError("lineage must be an object")
@@ -216,15 +259,15 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
 def read_weights(
     path: Path, make_model: Callable[[], torch.nn.Module], added: frozenset[str] = frozenset()
 ) -> dict[str, Tensor]:
-    """Every tensor that such a model has, with the shape that the config gives it and finite in
-    the model's own type; those `added` since the file was written are zeros.
+    """Every tensor of a model: of the config's shape, of the model's type, and finite; those
+    `added` since the file was written are zeros.
     """
     try:
         with torch.device("meta"):  # shapes only: a hostile config takes no memory
             expected = make_model().state_dict()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: no model has the sizes that its config says: {reason}") from None
+        raise UserError(f"{path}: no model can have its config's sizes: {reason}") from None
     if sum(tensor.numel() for tensor in expected.values()) > MAX_PARAMETERS:
         raise UserError(f"{path}: its config asks for more than {MAX_PARAMETERS} parameters")
     weights = {}
@@ -261,7 +304,7 @@ def _read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
         if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1] or scale.get_dtype() != "F32":
             raise UserError(f"{path}: {name} should have one scale a row")
         tensor = tensor.float() * file.get_tensor(scale_name)
-    tensor = tensor.to(wanted.dtype)  # checked after it: 1e300 is finite in another type only
+    tensor = tensor.to(wanted.dtype)  # checked next: 1e300 is finite in float64 only
     if not tensor.isfinite().all():
         raise UserError(f"{path}: {name} holds numbers that are not finite")
     return tensor
@@ -276,7 +319,7 @@ def check_tokenizer_buffers(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.ndarray]:
-    """Arrays of these names and types, of at most 1 GiB together."""
+    """The arrays of these names and types, at most 1 GiB in all."""
     if path.stat().st_size > MAX_STARTS_BYTES:
         raise UserError(f"{path} is larger than {MAX_STARTS_BYTES} bytes")
     with opened_tensors(path, "np") as file:
@@ -294,3 +337,30 @@ def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.
 def check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
     if not spec.contains(actions):
         raise UserError(f"{path}: {name} are outside the action space")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as hex.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a checkpoint's weights."""
+    return file_digest(folder / "weights.safetensors")
+
+
+def check_digests(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError where a file is not the one that config.json was written with; older
+    checkpoints don't say."""
+    digests = config.get("files", {})
+    for name in HELD_TOGETHER:
+        if name in digests and digests[name] != file_digest(folder / name):
+            raise UserError(
+                f"{folder}: {name} is not the file that config.json was written with: the folder "
+                "holds files of two checkpoints, or damaged ones. Copy all of it again"
+            )

@@ -1,60 +1,94 @@
-"""A dream's checkpoint is read: its config, its weights, and the moments to begin from."""
+"""Reading a dream's checkpoint, and comparing it with a data set."""
 
-import shlex
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.checkpoint.contents import ADDED_SINCE, POSES_SINCE, Checkpoint, Starts
-from worldmodel.checkpoint.digests import check_digests
+from worldmodel.checkpoint.contents import POSES_SINCE, Checkpoint, Starts
 from worldmodel.checkpoint.files import (
     check_actions,
-    check_kind,
     check_tokenizer_buffers,
-    checked_lineage,
-    find_checkpoint,
+    find_kind,
     read_arrays,
-    read_common,
-    read_config,
-    read_weights,
-    reading,
+    read_parts,
 )
 from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 
-ADDED_ENTRIES = ("pose", "sharp_frames")  # of config.json, which older formats lack
+ADDED_ENTRIES = ("pose", "sharp_frames")  # of config.json; older formats lack them
 LARGEST_EXTENT = 1e12  # of a level, and its distance from 0
-SMALLEST_SPREAD = 1e-6  # that is divided by; training goes no lower than 1e-3
+SMALLEST_SPREAD = 1e-6  # of a divisor; training goes no lower than 1e-3
 
 
 def load_checkpoint(name: str, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a dream whole, in evaluation mode.
+    """Load a dream's checkpoint, in evaluation mode.
 
     Raises:
-        UserError: it is missing, truncated, its files disagree, or it is no dream.
+        UserError: it is missing, damaged, its files don't belong together, or it is no dream.
     """
-    folder = find_checkpoint(name)  # once: a hub's may change meanwhile
-    clips = f"python -m worldmodel.videogpt.sample {shlex.quote(name)} --out clips.png"
-    check_kind(folder, name, Checkpoint.kind, clips)
-    with reading(folder):
-        data, world = read_common(folder)
-        config = read_config(WorldModelConfig, data, added=ADDED_ENTRIES)
-        added = ADDED_SINCE[data["format_version"]]
-        weights = read_weights(folder / "weights.safetensors", lambda: WorldModel(config), added)
-        _check_dream_buffers(folder / "weights.safetensors", weights)
-        starts = _read_starts(folder / "starts.safetensors", config, data["format_version"])
-        check_digests(folder, data)
-        lineage = checked_lineage(data)
-        model = WorldModel(config)
-        model.load_state_dict(weights)
+    clips = ("worldmodel.videogpt.sample", name, "--out", "clips.png")
+    folder = find_kind(name, Checkpoint.kind, *clips)
+    model, world, starts, lineage = read_parts(
+        folder,
+        WorldModelConfig,
+        lambda config: WorldModel(config),
+        _check_dream_buffers,
+        _read_starts,
+        added=ADDED_ENTRIES,
+    )
     return Checkpoint(model.to(device).eval(), world, starts, lineage)
 
 
+def check_same_world(
+    checkpoint: Checkpoint,
+    reader: EpisodeReader,
+    name: str,
+    *,
+    same_environment: bool,
+) -> None:
+    """Raises UserError where frames, actions, variables or pose differ.
+
+    Args:
+        name: of the checkpoint, for the message.
+        same_environment: whether its id and arguments must be the same, too. Measuring works in
+            similar environments.
+    """
+    config, info = checkpoint.model.config, reader.info
+    pairs: list[tuple[str, object, object]] = [
+        ("frames", config.tokenizer.frame_shape, info.frame_shape),
+        ("actions", config.actions, info.actions),
+        ("variables", config.variable_names, info.variable_names),
+    ]
+    if config.pose and info.pose:
+        pairs.append(("pose", config.pose, info.pose))
+    if same_environment:
+        world = checkpoint.world
+        pairs.append(
+            ("environment", (world.env_id, world.env_kwargs), (info.env_id, info.env_kwargs))
+        )
+    check_same(pairs, reader, name)
+
+
+def check_same(pairs: list[tuple[str, object, object]], reader: EpisodeReader, name: str) -> None:
+    """Raises UserError where a checkpoint and a data set differ.
+
+    Args:
+        pairs: name of a property, its value in the checkpoint, its value in the data.
+        name: of the checkpoint, for the message.
+    """
+    for what, learned, recorded in pairs:
+        if learned != recorded:
+            raise UserError(
+                f"{name} and {reader.folder} have different {what}: {learned} and {recorded}"
+            )
+
+
 def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:
-    """Raises UserError for what a dream can't divide by, index with or be clipped to."""
+    """Raises UserError for values that a dream can't divide by, index with or clamp to."""
     check_tokenizer_buffers(path, weights)
     if not (weights["prior.outcome.variable_std"] >= SMALLEST_SPREAD).all():
         raise UserError(f"{path}: prior.outcome.variable_std must be above 0")
@@ -71,7 +105,7 @@ def _check_dream_buffers(path: Path, weights: dict[str, Tensor]) -> None:
                     f"{SMALLEST_SPREAD:g} to {LARGEST_EXTENT:g}"
                 )
         if not ((low.abs() <= LARGEST_EXTENT) & (high.abs() <= LARGEST_EXTENT)).all():
-            raise UserError(f"{path}: prior.place.space lies too far from 0")
+            raise UserError(f"{path}: prior.place.space is too far from 0")
     num_used, num_bins = weights["prior.outcome.num_used"], weights["prior.outcome.bins"].shape[1]
     if not ((num_used >= 1) & (num_used <= num_bins)).all():
         raise UserError(f"{path}: prior.outcome.num_used must be from 1 to {num_bins}")

@@ -1,4 +1,4 @@
-"""A checkpoint is written whole or not at all."""
+"""Writing a checkpoint, completely or not at all."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from worldmodel.checkpoint.contents import (
     AnyCheckpoint,
     World,
 )
-from worldmodel.checkpoint.digests import HELD_TOGETHER, file_digest
+from worldmodel.checkpoint.files import HELD_TOGETHER, file_digest
 from worldmodel.errors import UserError
 from worldmodel.storage.files import (
     locked,
@@ -34,16 +34,16 @@ _MOVED = ("README.md", *HELD_TOGETHER, "config.json")
 
 
 def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact: bool) -> None:
-    """Write a checkpoint. A stop while it is written leaves the old one; after a stop while the
-    files change places `finish_save` brings the new one. Never a mixture: config.json names the
-    digests of the others.
+    """Write a checkpoint. If the process stops while the files are written, the old checkpoint
+    remains; if it stops while they are moved into place, `finish_save` completes the new one. They
+    are never mixed: config.json has the digests of the other files.
 
     Args:
         compact: for shipping: the prior's matrices as int8 with a scale for each row, the
-            tokenizer's weights in half precision. Otherwise everything is kept exactly.
+            tokenizer's weights in half precision. Otherwise all weights are stored exactly.
 
     Raises:
-        OSError: it can't be written; the old one stays.
+        OSError: it can't be written; the old one remains.
     """
     unfinished = folder / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -57,34 +57,34 @@ def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compa
 
 @contextmanager
 def folder_for_another(out: Path, sources: Iterable[Path], *, overwrite: bool) -> Iterator[None]:
-    """Hold a folder, under its lock, for a checkpoint that is made of others.
+    """Lock a folder for a checkpoint that is made from others.
 
     Args:
-        sources: folders of the checkpoints that it is made of.
-        overwrite: a checkpoint in the folder may be replaced.
+        sources: folders of the checkpoints that it is made from.
+        overwrite: whether a checkpoint in the folder may be replaced.
 
     Raises:
-        UserError: the folder is one of the sources, is the folder of a training, holds a
-            checkpoint that may not be replaced, or is being written to by another process.
-        OSError: a save that was stopped there can't be finished.
+        UserError: the folder is one of the sources, belongs to a training run, holds a checkpoint
+            that may not be replaced, or is locked by another process.
+        OSError: an interrupted save there can't be finished.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise UserError(f"{out} holds the checkpoint to start from: choose another folder")
     with locked(out):
         if (out / "training").exists():
-            raise UserError(f"{out} is the folder of a training: choose another folder")
+            raise UserError(f"{out} belongs to a training run: choose another folder")
         finish_save(out)
         refuse_existing(out / "config.json", overwrite=overwrite)
         yield
 
 
 def is_or_was_saved(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint, or what a stopped save left of one."""
+    """Whether a folder holds a checkpoint, or the remains of an interrupted save."""
     return (folder / "config.json").exists() or (folder / UNFINISHED).exists()
 
 
 def finish_save(folder: Path) -> None:
-    """Finish a save that was stopped while its files changed places; nothing where none was.
+    """Finish a save that was interrupted while its files were moved into place, if there is one.
 
     Raises:
         OSError: the files can't be moved.
@@ -92,10 +92,10 @@ def finish_save(folder: Path) -> None:
     unfinished = folder / UNFINISHED
     if not (unfinished / "config.json").exists():  # written last
         return
-    # A folder without a config is no checkpoint: it goes first and comes last.
+    # A folder without config.json is no checkpoint: it is removed first and comes back last.
     (folder / "config.json").unlink(missing_ok=True)
     for name in _MOVED:
-        if (unfinished / name).exists():  # else it was moved before the stop
+        if (unfinished / name).exists():  # else it was moved before the interruption
             os.replace(unfinished / name, folder / name)
     shutil.rmtree(unfinished, ignore_errors=True)
     sync(folder)
@@ -125,7 +125,7 @@ def _write_files(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact:
 
 def _world_to_json(world: World) -> dict[str, Any]:
     data = asdict(world)
-    sampling = data.pop("sampling")  # top_k and top_p are a user's choice alone
+    sampling = data.pop("sampling")  # top_k and top_p are never a checkpoint's
     return {**data, **{name: sampling[name] for name in ("temperature", "guidance")}}
 
 

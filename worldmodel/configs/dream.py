@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, Strict
 
 from worldmodel.configs.checks import (
-    Codebooks,
     Layers,
     Names,
     Size,
     SizeOrZero,
     Switch,
-    Weight,
+    TokenizerConfig,
     check_products,
 )
 from worldmodel.interface.actions import ActionSpec
@@ -22,43 +21,26 @@ from worldmodel.interface.pose import NO_POSE, PoseSpec
 # Bounds on products: a file of a megabyte can ask for 16 GiB. What ships is below a thousandth.
 MOST_WINDOW = 1024  # frames
 MOST_SHARP_FRAMES = 16
-MOST_CODES_KEPT = 2**15  # older frames are kept as int16
+MOST_CODES_RECALLED = 2**15  # older frames are stored as int16
 MOST_TOKENS_A_FRAME = 2**12  # sampled one by one
 MOST_POSITIONS = 2**13  # of the backbone in a window: a mask has the square of it
-MOST_REMEMBERED = 2**28  # numbers in the keys and values of one dream: 1 GiB
+MOST_CACHED = 2**28  # numbers in the keys and values of one dream: 1 GiB
 MOST_ACTIVATIONS = 2**28  # numbers in a layer of the tokenizer, for one frame
 MOST_WORK = 2**36  # multiplications in a step of one dream: half a minute of one core
 
 
 @dataclass(frozen=True)
-class VQVAEConfig:
-    """Sizes of the tokenizer of single frames, for dreams.
+class VQVAEConfig(TokenizerConfig):
+    """Sizes of the tokenizer of single frames, for dreams. Its hidden units are halved at each
+    doubling of the resolution.
 
     Attributes:
         frame_shape: (H, W, C) of a frame.
-        downsampling: pixels to one token along each side; a power of two.
-        hidden_units: channels on the latent grid; halved at each doubling of the resolution.
-        residual_units: channels inside a residual block.
-        residual_layers: residual blocks in the encoder, and again in the decoder.
-        attention_heads: of the axial attention in each residual block; 0: no attention.
-        num_codes: K, vectors in a codebook.
-        code_dim: length of a code's vector.
-        num_codebooks: q, codes at each grid position.
-        commitment: beta, the weight of the commitment loss.
+        downsampling: pixels per token along each side; a power of two.
     """
-
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     frame_shape: tuple[Size, Size, Size] = (64, 64, 3)
     downsampling: Size = 8
-    hidden_units: Size = 192
-    residual_units: Size = 128
-    residual_layers: Layers = 4
-    attention_heads: SizeOrZero = 0
-    num_codes: Size = 256
-    code_dim: Size = 64
-    num_codebooks: Codebooks = 1
-    commitment: Weight = 0.25
 
     def __post_init__(self) -> None:
         height, width, _ = self.frame_shape
@@ -79,15 +61,13 @@ class VQVAEConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the tokens of a frame."""
-        return (
-            self.frame_shape[0] // self.downsampling,
-            self.frame_shape[1] // self.downsampling,
-        )
+        height, width, _ = self.frame_shape
+        return height // self.downsampling, width // self.downsampling
 
 
 @dataclass(frozen=True)
 class FrameGPTConfig:
-    """Sizes of the prior that dreams.
+    """Sizes of the dream's prior.
 
     Attributes:
         width: D of the backbone.
@@ -95,10 +75,10 @@ class FrameGPTConfig:
         merge: the backbone sees blocks of merge x merge tokens as one position.
         window: frames that a frame attends to, itself included.
         head_width, head_layers, head_heads: of the head that samples a frame's tokens.
-        num_bins: most values that a predicted reward or change of a variable can take.
-        map_width: of the network that turns the next pose into what is seen there, in worlds with
-            a pose; 0: the pose is not used.
-        tells_age: whether the prior is given how many steps ago each past frame's dream began.
+        num_bins: largest number of values that a predicted reward or change of a variable takes.
+        map_width: of the network from the next pose to the view there, in worlds with a pose; 0:
+            the pose is not used.
+        tells_age: whether the prior sees for how many steps each past frame was dreamed.
         recalled: older frames, from before the window, that a frame attends to; 0: none.
     """
 
@@ -120,25 +100,28 @@ class FrameGPTConfig:
     def __post_init__(self) -> None:
         if self.width % (8 * self.heads):
             raise ValueError(
-                f"a width of {self.width} can't be shared by {self.heads} heads of a size "
+                f"a width of {self.width} can't be divided into {self.heads} heads of a size "
                 "divisible by 8, which rotary positions need"
             )
         if self.head_width % self.head_heads:
             raise ValueError(
-                f"a head_width of {self.head_width} can't be shared by {self.head_heads} heads"
+                f"a head_width of {self.head_width} can't be divided into {self.head_heads} heads"
             )
 
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """A tokenizer, a prior, and the world that they model."""
+    """A tokenizer, a prior, and the world that they model.
+
+    Attributes:
+        sharp_frames: frames whose codes the sharp decoder sees; 0: there is no sharp decoder.
+    """
 
     actions: ActionSpec
     variable_names: Names
     tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: FrameGPTConfig = field(default_factory=FrameGPTConfig)
     pose: PoseSpec = NO_POSE
-    # Frames whose codes the sharp decoder sees; 0: there is no sharp decoder.
     sharp_frames: Annotated[int, Field(ge=0, le=MOST_SHARP_FRAMES), Strict()] = 0
 
     def __post_init__(self) -> None:
@@ -150,8 +133,10 @@ class WorldModelConfig:
             )
         if self.pose and not self.prior.map_width:
             raise ValueError("a prior with a pose needs a map_width above 0")
-        if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_KEPT:
-            raise ValueError(f"a prior that recalls frames knows at most {MOST_CODES_KEPT} codes")
+        if self.prior.recalled and self.tokenizer.num_codes > MOST_CODES_RECALLED:
+            raise ValueError(
+                f"a prior that recalls frames can have at most {MOST_CODES_RECALLED} codes"
+            )
         tokenizer, prior = self.tokenizer, self.prior
         check_products(
             {
@@ -159,9 +144,9 @@ class WorldModelConfig:
                 "tokens a frame": (self.tokens_a_frame, MOST_TOKENS_A_FRAME),
                 "positions in the window": (prior.window * self.positions, MOST_POSITIONS),
                 "positions of older frames": (prior.recalled * self.positions, MOST_POSITIONS),
-                "numbers remembered of a dream": (
+                "keys and values of a dream": (
                     2 * prior.layers * prior.window * self.positions * prior.width,
-                    MOST_REMEMBERED,
+                    MOST_CACHED,
                 ),
                 "activations of a frame": (
                     max(
@@ -183,7 +168,7 @@ class WorldModelConfig:
 
     @property
     def used_pose(self) -> PoseSpec:
-        """The pose that the prior predicts and sees; none where it has no map."""
+        """The pose that the prior predicts and sees; NO_POSE where it has no map."""
         return self.pose if self.prior.map_width else NO_POSE
 
     @property
@@ -193,7 +178,7 @@ class WorldModelConfig:
 
     @property
     def num_pose_uniforms(self) -> int:
-        """Random numbers that sampling the next pose takes."""
+        """Number of random numbers that sampling the next pose takes."""
         return 1 + len(self.used_pose) if self.used_pose else 0
 
     @property

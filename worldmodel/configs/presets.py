@@ -1,20 +1,59 @@
-"""The named presets of dreams."""
+"""How a stage is trained, the named presets of dreams, and one chosen from the data."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.data import SPLITS, EpisodeReader
+from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import PoseSpec
+from worldmodel.prior.pose import RECENT
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """How to train one stage.
+
+    Attributes:
+        steps: optimiser steps of the full schedule.
+        batch_size: clips per step, over all processes.
+        num_frames: frames per clip.
+        learning_rate: peak; it rises over `warmup` steps.
+        decay: fraction of the schedule, at its end, over which the learning rate falls to zero.
+            1: a cosine over the full schedule; less: constant, then linear.
+        optimizer: "muon" for the matrices between hidden layers, with AdamW for the rest.
+        corruption: largest fraction of past tokens that are replaced at random (prior only).
+        hidden: fraction of recorded clips whose past is hidden, in worlds with a pose (prior only).
+        dreamed: fraction of a batch whose past the prior itself dreamed, likewise.
+        momentum: Adam's first beta.
+    """
+
+    steps: int
+    batch_size: int
+    num_frames: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.0
+    corruption: float = 0.0
+    hidden: float = 0.0
+    dreamed: float = 0.0
+    momentum: float = 0.9
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A dream: everything that `python -m worldmodel.train NAME` needs to know but the data.
+    """A dream: everything that `python -m worldmodel.train NAME` needs besides the data.
 
     Attributes:
-        data: where its data are looked for.
-        get: the command that puts them there, less its --out.
+        data: folder of its data.
+        get: the command that puts them there, without its --out.
+        sharp_frames: frames whose codes the sharp decoder sees.
+        actions, variable_names, pose: of the data meant; a run takes those of its own data.
     """
 
     data: str
@@ -24,8 +63,8 @@ class Preset:
     tokenizer_recipe: StageRecipe
     prior_recipe: StageRecipe
     decoder_recipe: StageRecipe
-    sharp_frames: int  # whose codes the sharp decoder sees
-    actions: ActionSpec  # of the data meant; a run takes its data's own
+    sharp_frames: int
+    actions: ActionSpec
     variable_names: tuple[str, ...]
     pose: PoseSpec
 
@@ -65,6 +104,8 @@ _DREAM_DOOM = Preset(
     ),
 )
 
+TINY_RECIPE = StageRecipe(steps=20, batch_size=4, num_frames=4, learning_rate=1e-3, warmup=2)
+
 PRESETS: dict[str, Preset] = {
     "dream-doom": _DREAM_DOOM,
     "dream-battle2": replace(
@@ -102,22 +143,101 @@ PRESETS: dict[str, Preset] = {
             tells_age=True,
             recalled=2,
         ),
-        tokenizer_recipe=StageRecipe(
-            steps=20, batch_size=8, num_frames=1, learning_rate=1e-3, warmup=2
-        ),
-        prior_recipe=StageRecipe(
-            steps=20,
-            batch_size=4,
-            num_frames=6,
-            learning_rate=1e-3,
-            warmup=2,
-            corruption=0.15,
-            hidden=0.4,
-            dreamed=0.5,
-        ),
+        tokenizer_recipe=replace(TINY_RECIPE, batch_size=8, num_frames=1),
+        prior_recipe=replace(TINY_RECIPE, num_frames=6, corruption=0.15, hidden=0.4, dreamed=0.5),
         sharp_frames=2,
-        decoder_recipe=StageRecipe(
-            steps=20, batch_size=4, num_frames=3, learning_rate=1e-3, warmup=2, momentum=0.5
-        ),
+        decoder_recipe=replace(TINY_RECIPE, num_frames=3, momentum=0.5),
     ),
 }
+
+# Of the preset `auto`.
+WANTED_TOKENS = 64  # a frame, as in dream-doom
+PIXELS_A_TOKEN = (2, 4, 8, 16, 32)  # along each side
+MOST_TOKENS = 256  # a frame; the time to sample is proportional to it
+TOKENIZER_EPOCHS, PRIOR_EPOCHS = 8, 20  # about those of dream-doom
+TOKENIZER_STEPS, PRIOR_STEPS = (3_000, 20_000), (5_000, 40_000)  # the fewest, the most
+COVERED = 0.9  # fraction of the frames that are in episodes long enough for a clip
+
+
+def auto_preset(reader: EpisodeReader) -> Preset:
+    """dream-doom, adapted to other data.
+
+    A frame becomes 64 tokens, or as few more as its size allows; clips and the window are shorter
+    where episodes are short; the schedules are longer with more data.
+
+    Raises:
+        UserError: the frames can't be cut into a suitable number of tokens.
+    """
+    info, doom = reader.info, PRESETS["dream-doom"]
+    height, width, _ = info.frame_shape
+    downsampling = pixels_a_token(height, width)
+    if downsampling is None:
+        raise UserError(
+            f"{reader.folder}: frames of {height}x{width} can't be cut into some 8x8 tokens: "
+            "record or import them again with --size 64, or another multiple of 32 up to 256"
+        )
+    num_frames = clip_length(reader)
+    train = reader.split("train")
+    num_train_frames = int((reader.index["episode_length"][train] + 1).sum())
+    window = max(1, num_frames * doom.prior.window // doom.prior_recipe.num_frames)
+
+    def steps(epochs: int, frames_a_step: int, limits: tuple[int, int]) -> int:
+        return int(np.clip(epochs * num_train_frames // frames_a_step, *limits))
+
+    tokenizer, prior = doom.tokenizer_recipe, replace(doom.prior_recipe, num_frames=num_frames)
+    return replace(
+        doom,
+        data=str(reader.folder),
+        actions=info.actions,
+        variable_names=info.variable_names,
+        pose=info.pose,
+        tokenizer=replace(doom.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling),
+        prior=replace(
+            doom.prior, window=window, map_width=doom.prior.map_width * (window >= RECENT)
+        ),
+        tokenizer_recipe=replace(
+            tokenizer, steps=steps(TOKENIZER_EPOCHS, tokenizer.batch_size, TOKENIZER_STEPS)
+        ),
+        prior_recipe=replace(
+            prior, steps=steps(PRIOR_EPOCHS, prior.batch_size * num_frames, PRIOR_STEPS)
+        ),
+    )
+
+
+def pixels_a_token(height: int, width: int) -> int | None:
+    """The power of two that divides frames into the fewest tokens that are at least 64, or, in
+    small frames, into as many as possible. None: no power of two gives complete blocks of tokens,
+    and not too many."""
+    merge = PRESETS["dream-doom"].prior.merge
+    num_tokens = {
+        side: height // side * (width // side)
+        for side in PIXELS_A_TOKEN
+        if height % (merge * side) == 0 and width % (merge * side) == 0
+    }
+    fitting = [side for side, count in num_tokens.items() if count <= MOST_TOKENS]
+    enough = [side for side in fitting if num_tokens[side] >= WANTED_TOKENS]
+    return max(enough) if enough else min(fitting, default=None)
+
+
+def clip_length(reader: EpisodeReader) -> int:
+    """Frames of a training clip: as in dream-doom, or fewer where episodes are shorter."""
+    num_frames = reader.index["episode_length"] + 1
+    longest_of_all = PRESETS["dream-doom"].prior_recipe.num_frames
+    in_every_split = min(
+        int(num_frames[members].max(initial=0)) for members in map(reader.split, SPLITS)
+    )
+    for length in range(min(longest_of_all, in_every_split), 2, -1):
+        if num_frames[num_frames >= length].sum() >= COVERED * num_frames.sum():
+            return length
+    return 2
+
+
+def summary(preset: Preset) -> str:
+    """What was chosen, in one line."""
+    tokenizer, recipe = preset.tokenizer, preset.prior_recipe
+    rows, columns = tokenizer.grid
+    return (
+        f"chosen for these data: {rows}x{columns} tokens a frame, clips of {recipe.num_frames} "
+        f"frames, a window of {preset.prior.window}; {preset.tokenizer_recipe.steps} steps for the "
+        f"tokenizer, {recipe.steps} for the prior"
+    )

@@ -14,9 +14,8 @@ import numpy as np
 
 from worldmodel.errors import UserError, os_error
 from worldmodel.interface.actions import ActionSpec
-from worldmodel.interface.checks import check_json, check_names
 from worldmodel.interface.pose import NO_POSE, PoseSpec
-from worldmodel.interface.world import Environment
+from worldmodel.interface.world import Environment, check_json, check_names
 from worldmodel.storage.files import read_json, write_json
 from worldmodel.storage.parsed import parsed
 

@@ -9,8 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import check_numbers
+from worldmodel.command import check_numbers, usable_device
 from worldmodel.errors import UserError, printable
 from worldmodel.media.film import SAVERS, enlarged, grid, save_gif, save_mp4, save_png, sheet
 from worldmodel.storage.files import refuse_existing

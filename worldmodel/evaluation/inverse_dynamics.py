@@ -22,7 +22,7 @@ from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.media.frames import to_float
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.vqvae.vqvae import digest_of
 
 WIDTHS = (32, 64, 128, 128)  # channels after each halving

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from worldmodel import randomness
 from worldmodel.dream import WorldModel
-from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.past import Past
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import Past
 
 NUM_DRAWS = 64  # of the next variables
 T = TypeVar("T")

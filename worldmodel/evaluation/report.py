@@ -17,8 +17,7 @@ import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from worldmodel.checkpoint import weights_digest
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import console, duration, say
+from worldmodel.command import console, duration, say, usable_device
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, Table, to_lines

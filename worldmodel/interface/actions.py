@@ -1,4 +1,4 @@
-"""What a world takes: its action space, without Gymnasium."""
+"""Action spaces without Gymnasium, and sequences of actions as users write them."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from worldmodel.errors import UserError, printable
-from worldmodel.interface.checks import check_names
+from worldmodel.interface.world import check_names
 from worldmodel.storage.parsed import parsed
 
 Number = int | float
@@ -15,7 +15,8 @@ Number = int | float
 Action = int | tuple[Number, ...]
 
 MOST_NUMBERS = 2**16  # of an encoded action: a spec may come from a stranger
-MOST_SHOWN = 24  # of a name, where people read it
+MOST_SHOWN = 24  # characters of a name that are shown
+MOST_DIGITS = 12  # of a number in an action sequence
 ROUNDING = 1e-6  # of a number's range: how far rounding to float32 may move it beyond a bound
 
 
@@ -24,10 +25,10 @@ class Component:
     """One of the numbers that make up an action.
 
     Attributes:
-        name: what it decides, printable and short.
+        name: what it controls, printable and short.
         low, high: the smallest and the largest value.
         is_integer: its values are whole numbers; otherwise they are float32.
-        names: of its values from 0; of a real number, two: of its negative and its positive
+        names: of its values from 0; for a real number two, of its negative and its positive
             direction. May be empty.
     """
 
@@ -57,7 +58,7 @@ class Component:
             )
 
     def words(self, value: Number, idle: Number) -> str:
-        """A value as people read it: "turn left", or "turn +2" relative to the idle value."""
+        """A value in words: "turn left", or "turn +2" relative to the idle value."""
         if self.is_integer and self.names:
             return self.names[int(value)]
         if self.is_integer:
@@ -120,7 +121,7 @@ class ActionSpec:
             check_names("choices", names)
 
     def __str__(self) -> str:
-        """For people: "4 choices (noop, left, right, forward)"."""
+        """The space in words: "4 choices (noop, left, right, forward)"."""
         named = f" ({', '.join(self.meanings)})" if self.meanings else ""
         if self.kind == "discrete":
             return f"{self.sizes[0]} choices{named}"
@@ -147,7 +148,7 @@ class ActionSpec:
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """One for a discrete action, else one for each number. Missing names are filled in."""
+        """One for a discrete action, else one for each number; missing names are filled in."""
         meanings = tuple(printable(name[:MOST_SHOWN]) for name in self.meanings)
         if self.kind == "discrete":
             names = meanings or tuple(f"action {choice}" for choice in range(self.sizes[0]))
@@ -167,7 +168,7 @@ class ActionSpec:
 
     @property
     def idle(self) -> Action:
-        """What to do when nothing is pressed: "noop" if there is one, else 0 or what is nearest."""
+        """The action when nothing is pressed: "noop" if there is one, else 0 or what is nearest."""
         if self.kind == "discrete":
             names = [name.lower() for name in self.meanings]
             return names.index("noop") if "noop" in names else 0
@@ -235,7 +236,7 @@ class ActionSpec:
         return np.asarray(ends, self.dtype).reshape(2, *self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Without choices, the same as older versions wrote: a training run is recognised by it."""
+        """As JSON; without choices as older versions wrote it: it identifies a training run."""
         data = asdict(self)
         return data if self.choices else {n: value for n, value in data.items() if n != "choices"}
 
@@ -245,5 +246,36 @@ class ActionSpec:
         return parsed(cls, data)
 
 
-# Of videos without actions.
+# The space of videos without actions.
 NO_ACTION = ActionSpec("discrete", (1,), meanings=("none",))
+
+
+def action_sequence(spec: ActionSpec, text: str, num_steps: int) -> np.ndarray:
+    """The actions (num_steps,) of "right:8,forward": each repeated, the last one to the end.
+
+    Raises:
+        UserError: the world has no such actions, or there are more than `num_steps`.
+    """
+    taken: list[int] = []
+    for part in text.split(","):
+        name, _, count = part.strip().partition(":")
+        if count and not (count.isdecimal() and count.strip("0")):
+            raise UserError(f"--action {text}: {count!r} is not a number of steps")
+        # Python refuses to convert more than 4,300 digits.
+        times = num_steps + 1 if len(count) > MOST_DIGITS else int(count or 1)
+        taken += [_numbered(spec, name)] * min(times, num_steps + 1)
+    if len(taken) > num_steps:
+        raise UserError(f"--action {text} is longer than the {num_steps} steps there are")
+    taken += taken[-1:] * (num_steps - len(taken))
+    return np.asarray(taken, np.int64)
+
+
+def _numbered(spec: ActionSpec, action: str) -> int:
+    if spec.kind != "discrete":
+        raise UserError("--action goes with worlds of one discrete action: leave it out")
+    names = [*spec.meanings, *map(str, range(len(spec.meanings), spec.sizes[0]))]
+    if action in names:
+        return names.index(action)
+    if action.isdecimal() and len(action) <= MOST_DIGITS and int(action) < spec.sizes[0]:
+        return int(action)
+    raise UserError(f"unknown action {action!r}; the known ones are: {', '.join(names)}")

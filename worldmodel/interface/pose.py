@@ -1,4 +1,4 @@
-"""Where a player is: which numbers tell it, and how it moves in the player's own frame."""
+"""Where a player is: the numbers that make up a pose."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from worldmodel.errors import UserError
-from worldmodel.interface.checks import check_names
+from worldmodel.interface.world import check_names
 from worldmodel.storage.parsed import parsed
 
 LEAST_TURN = 1e-6
@@ -17,17 +17,17 @@ LEAST_TURN = 1e-6
 
 @dataclass(frozen=True)
 class PoseSpec:
-    """The numbers in an environment's `info` that tell where the player is.
+    """The numbers in an environment's `info` that make up the player's pose.
 
     Attributes:
-        position: names of 1 to 3 coordinates; () where no pose is told.
+        position: names of 1 to 3 coordinates; () in worlds without a pose.
         heading: name of the direction that the player looks in, counterclockwise from the first
-            coordinate's axis towards the second's; None: it has none.
-        full_turn: what the heading grows by in a full turn: 360 in degrees, 2 pi in radians,
+            coordinate's axis towards the second's; None: there is none.
+        full_turn: how much the heading grows in a full turn: 360 in degrees, 2 pi in radians,
             negative where it grows clockwise.
 
     Raises:
-        UserError: these are no pose.
+        UserError: these can't be a pose.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -50,15 +50,15 @@ class PoseSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all its numbers, the heading last."""
+        """Names of all numbers, the heading last."""
         return self.position if self.heading is None else (*self.position, self.heading)
 
     def __len__(self) -> int:
-        """P, how many numbers tell a pose; 0: none is told."""
+        """P, the size of a pose; 0 in worlds without one."""
         return len(self.names)
 
     def read(self, info: Mapping[str, Any]) -> np.ndarray | None:
-        """The pose (P,) in an environment's info; None where part of it is missing."""
+        """The pose (P,) in an environment's info; None if part of it is missing."""
         numbers = [info.get(name) for name in self.names]
         if not numbers or not all(isinstance(n, int | float | np.number) for n in numbers):
             return None
@@ -66,12 +66,12 @@ class PoseSpec:
         return pose if np.isfinite(pose).all() else None
 
     def radians(self, poses: np.ndarray) -> np.ndarray:
-        """Headings of poses (..., P), counterclockwise, (...)."""
+        """Headings (...) of poses (..., P), in radians, counterclockwise."""
         return np.asarray(poses[..., -1] * (2 * math.pi / self.full_turn))
 
     @classmethod
     def from_json(cls, data: Any) -> "PoseSpec":
-        """Raises UserError when `data` is not what `dataclasses.asdict` gives."""
+        """Read what `dataclasses.asdict` gives. Raises UserError for anything else."""
         return parsed(cls, data)
 
 

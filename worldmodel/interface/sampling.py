@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from worldmodel.errors import UserError
 
-MOST_TOP_K = 2**31 - 1  # beyond any codebook; compiled code counts in integers of bounded size
+MOST_TOP_K = 2**31 - 1  # beyond any codebook, and within compiled code's integers
 MOST_GUIDANCE = 1e4  # beyond any use; logits stay finite
-# Divided by less, logits in float32 overflow; long before, only the likeliest code is left.
+# With less, logits in float32 overflow; long before, only the likeliest code is left.
 LEAST_TEMPERATURE = 1e-30
 
 
@@ -18,10 +18,9 @@ class Sampling:
         temperature: divides the logits; 1 samples from the model itself, 0 takes the likeliest.
         top_k: sample from the k likeliest codes; None: from all.
         top_p: sample from the fewest codes that together have this probability; None: from all.
-        guidance: g of logits + g (logits - logits under the mean action): 0 samples from the model
+        guidance: g in logits + g (logits - logits under the mean action): 0 samples from the model
             itself, 1 doubles what the action changes (classifier-free guidance, w of Ho and
-            Salimans 2022; elsewhere a scale of 1 + g). Dreams only; whole clips are sampled
-            without.
+            Salimans 2022; elsewhere a scale of 1 + g). For dreams, not for clips of VideoGPT.
 
     Raises:
         UserError: a value is outside its range.
@@ -69,5 +68,22 @@ class SamplingOptions:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def applied_to(self, own: Sampling) -> Sampling:
-        """A checkpoint's own settings with these in their place. Raises UserError as `Sampling`."""
+        """A checkpoint's own settings, overridden by these. Raises UserError as `Sampling`."""
         return replace(own, **self.given)
+
+
+@dataclass(frozen=True)
+class ClipSamplingOptions:
+    """Sampling settings of commands that sample clips of VideoGPT."""
+
+    temperature: float = 1.0
+    """Sampling temperature: 1 samples from the model itself, 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Sample each token from its k likeliest values."""
+    top_p: float | None = None
+    """Sample each token from the fewest values that together have this probability."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """These settings. Raises UserError as `Sampling`."""
+        return Sampling(self.temperature, self.top_k, self.top_p)

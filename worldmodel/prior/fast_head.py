@@ -1,10 +1,10 @@
-"""The head again, compiled for one dream on one CPU thread.
+"""The head compiled for one dream on one CPU thread.
 
-Drawing 64 tokens one by one costs PyTorch 15 to 18 ms a frame, nearly all of it overhead;
-this takes about 3 (`python -m benchmarks.dream_step`). A test holds it to `TokenHead`.
+Sampling 64 tokens one by one takes PyTorch 15 to 18 ms a frame, nearly all of it overhead;
+this takes about 3 (`python -m benchmarks.dream_step`). A test compares it with `TokenHead`.
 
-It is compiled once after an install, `compile_head`, and kept beside this file or, where that
-can't be written to, in the user's cache folder.
+`compile_head` compiles it once after an install; numba caches the result beside this file or,
+where that is read-only, in the user's cache folder.
 """
 
 import math
@@ -21,7 +21,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block
 
-COMPILES_S = 8  # about, on one core
+COMPILES_S = 8  # seconds to compile, about, on one core
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def sample(
 
 
 def _weights(head: TokenHead, blocks: list[Block]) -> list[np.ndarray]:
-    """A head's weights as arrays, those of its blocks stacked: without a copy where there is one
+    """A head's weights as arrays, those of its blocks stacked; no copy is made where there is one
     block, as in all presets."""
     layers = [(b.queries_keys_values, b.attention_output, b.expand, b.contract) for b in blocks]
     stacked = [
@@ -70,10 +70,10 @@ def _weights(head: TokenHead, blocks: list[Block]) -> list[np.ndarray]:
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """The function as numba compiles it, for one thread, and keeps it in a file."""
+    """The function, compiled by numba for one thread and cached in a file."""
     try:
         return njit(fastmath=True, nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in can be written to: compiled in every process
+    except RuntimeError:  # no cache folder is writable: compiled in every process
         return njit(fastmath=True, nogil=True)(function)
 
 
@@ -151,7 +151,7 @@ def _attend(qkv, keys, values, i, heads, y):
 
 @_compiled
 def _sample_code(logits, uniform, temperature, top_k, top_p):
-    """As `worldmodel.prior.sampling.draw_codes`, for one row."""
+    """As `worldmodel.prior.head.draw_codes`, for one row."""
     num_codes = logits.shape[0]
     best = np.argmax(logits)
     if temperature == 0:
@@ -212,11 +212,11 @@ def _sample_frame(
 ):
     """Fill `codes`; return their mean negative log-likelihood, nats a token.
 
-    Contexts (1 or 2, n, D): a second one is what guidance leads away from.
+    Contexts are (1 or 2, n, D): guidance moves away from the second.
     """
     num_contexts, num_tokens, width = context.shape
     num_layers = qkv_weight.shape[0]
-    # Each by itself: parts of one array are not known to be contiguous, and ten times as slow.
+    # Allocated one by one: numba takes parts of one array as strided, ten times as slow.
     keys = np.empty((num_contexts, num_layers, num_tokens, width), np.float32)
     values = np.empty_like(keys)
     x = np.empty(width, np.float32)
@@ -251,20 +251,20 @@ def _sample_frame(
 
 
 def is_compiled() -> bool:
-    """Whether the head is compiled: in this process, or in a file by one before."""
+    """Whether the head is compiled: in this process, or by an earlier one in the cache."""
     if _sample_frame.signatures:
         return True
-    # Empty where the file is of another version of the source; numba has no public word for it.
+    # Empty where the cache is of another version of the source; numba has no public function.
     return is_kept() and bool(_sample_frame._cache._cache_file._load_index())
 
 
 def is_kept() -> bool:
-    """Whether there is a folder to keep in what is compiled."""
+    """Whether there is a writable folder for numba's cache."""
     return _sample_frame.stats.cache_path is not None
 
 
 def compile_head() -> None:
-    """Compile the head, unless it is; what is compiled is the same for heads of every size."""
+    """Compile the head, unless it is compiled; one result serves heads of every size."""
 
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)

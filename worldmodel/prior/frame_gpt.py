@@ -1,7 +1,7 @@
-"""The frame GPT: a backbone that runs once a frame, and a head that draws the frame's tokens.
+"""The frame GPT: a backbone that runs once a frame, and a head that samples the frame's tokens.
 
 Row t of the backbone holds frame t and the action taken there, and predicts frame t + 1. Its
-positions see each other and every position of the frames before, within a window. `stepping` runs
+positions see each other and all positions of the frames before, within a window. `stepping` runs
 it one frame at a time.
 """
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import fast_head
-from worldmodel.prior.action_vectors import mean_action
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import (
     Attend,
@@ -26,35 +25,31 @@ from worldmodel.prior.layers import (
     attend_where,
     frames_visible,
     linear,
+    mean_action,
     turn,
 )
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
+from worldmodel.prior.memory import KEYFRAME_STEPS, NUM_AGES, Keyframes, Older, Past, age_group
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
-from worldmodel.prior.past import NUM_AGES, Older, Past, age_group
-from worldmodel.prior.place import last_of_each, place_of
+from worldmodel.prior.place import Place, last_of_each
 from worldmodel.prior.pose import RECENT, Mixture
 from worldmodel.prior.recall import OlderFrames, Recall, look_back
 
-CODE_WIDTH = 64  # of the embedding of one code, before it is merged into a position
+CODE_WIDTH = 64  # of one code's embedding, before codes are merged into a position
 
 
 class Prediction(NamedTuple):
-    """What the prior predicts of frames 1..T, given frames 0..T-1 and their actions."""
+    """Predictions of frames 1..T, given frames 0..T-1 and their actions."""
 
     logits: Float[Tensor, "B T n K"]
     early_outcomes: OutcomeLogits  # before any change of the variables is known
     outcomes: OutcomeLogits  # given the variables at frames 1..T
-    pose: Mixture | None  # of how frames 1..T moved; None in worlds without a pose
-    located: Mixture | None  # of the poses of frames 1..T by what these show; likewise
-    sketch: Tensor | None  # by the map alone, see `Place.sketched`
+    pose: Mixture | None  # of the displacements to frames 1..T; None in worlds without a pose
+    located: Mixture | None  # of the poses read off frames 1..T; likewise
+    sketch: Tensor | None  # see `Place.sketched`
 
 
 class FrameGPT(nn.Module):
-    """The prior that dreams: codes of the next frame, its pose, reward, end and game variables.
-
-    Args:
-        world: sizes of the prior and of what it models.
-    """
+    """The dream's prior: predicts the next frame's codes, pose, reward, end and game variables."""
 
     def __init__(self, world: WorldModelConfig) -> None:
         super().__init__()
@@ -70,7 +65,9 @@ class FrameGPT(nn.Module):
         self.merge = nn.Linear(block_codes, config.width)
         self.position = nn.Parameter(torch.empty(world.positions, config.width))
         self.variable = linear(len(world.variable_names), config.width)
-        self.place = place_of(world, frame_width=math.prod(self.grid) * CODE_WIDTH)
+        self.place = None
+        if world.used_pose:
+            self.place = Place(world, frame_width=math.prod(self.grid) * CODE_WIDTH)
         self.age = self.unseen = None
         if config.tells_age:
             self.age = nn.Embedding(NUM_AGES, config.width)
@@ -81,14 +78,14 @@ class FrameGPT(nn.Module):
             for _ in range(config.layers)
         )
         self.older_frames = None
-        self.recalls = nn.ModuleDict()  # by the number of the block that each follows
+        self.recalls = nn.ModuleDict()  # by the index of the block that each follows
         if config.recalled:
             self.older_frames = OlderFrames(self.place and self.place.space, config.width)
             for i in {config.layers // 3, 2 * config.layers // 3}:
                 self.recalls[str(i)] = Recall(config.width, config.heads)
         self.norm = ConditionalNorm(config.width, num_actions)
-        # To the head: each position's part for its tokens, and the frame's codes nearby, which
-        # a shift of the view moves by a token or two.
+        # Inputs of the head: of each position a part for each token, and the nearby codes of the
+        # last frame, as a moving view shifts them by a token or two.
         self.split = nn.Linear(config.width, config.merge**2 * config.head_width)
         self.nearby = nn.Conv2d(CODE_WIDTH, config.head_width, 3, padding=1)
         self.head = TokenHead(
@@ -105,7 +102,7 @@ class FrameGPT(nn.Module):
         )
         nn.init.normal_(self.code.weight)
         nn.init.normal_(self.position, std=0.1)
-        # No weight: it follows from the action space.
+        # Not saved: it follows from the action space.
         self.mean_action: Tensor
         self.register_buffer("mean_action", mean_action(world.actions), persistent=False)
 
@@ -121,12 +118,12 @@ class FrameGPT(nn.Module):
     ) -> Prediction:
         """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
 
-        No row sees a later one, but for the pose of the frame that it predicts. Where the next
-        variables aren't known, outcomes are the early ones.
+        No row sees a later one, except for the pose of the frame that it predicts. Without
+        `next_variables`, outcomes are the early ones.
 
         Args:
             past: None: frames were given, and poses are unknown.
-            sketched: pairs of consecutive poses, at the second of which to sketch what is seen.
+            sketched: pairs of consecutive poses; the view at the second is sketched.
         """
         past = self.given_past(codes) if past is None else past
         states, _ = self.backbone(codes, actions, variables, past)
@@ -146,7 +143,7 @@ class FrameGPT(nn.Module):
                 for sequence in (past.poses[:, :-1], past.known[:, :-1], actions)
             )
             pose = self.place.predict(poses, known, taken, shown)
-            located = self.place.locator(self._whole(next_codes))
+            located = self.place.locator(self._flat_vectors(next_codes))
             if sketched is not None:
                 sketch = self.place.sketched(*sketched.unbind(1))
         return Prediction(
@@ -158,10 +155,10 @@ class FrameGPT(nn.Module):
         codes: Int[Tensor, "B T h w q"],
         poses: Float[Tensor, "B T+1 P"] | None = None,
     ) -> Past:
-        """Of frames that were given and can be seen.
+        """The past of given, visible frames.
 
         Args:
-            poses: None or P = 0: they are not known.
+            poses: NaN where they are unknown; None or P = 0: all are.
         """
         batch_size, num_frames = codes.shape[:2]
         none = torch.zeros(batch_size, num_frames + 1, dtype=torch.bool, device=codes.device)
@@ -178,11 +175,12 @@ class FrameGPT(nn.Module):
         poses: Float[Tensor, "B T+1 P"] | None = None,
         age: Int[Tensor, "B T"] | None = None,
     ) -> Past:
-        """Of all frames of a dream since its first: it looks at the older ones of them again.
+        """The past of all frames of a dream from its first on, including older frames to look
+        back at.
 
         Args:
-            poses: NaN where they are not known; None or P = 0: none is.
-            age: for how many steps each frame was dreamed; None: they were given.
+            poses: NaN where they are unknown; None or P = 0: all are.
+            age: for how many steps each frame was dreamed; None: all were given.
         """
         past = self.given_past(codes, poses)
         if age is not None:
@@ -192,7 +190,7 @@ class FrameGPT(nn.Module):
         if not self.config.recalled or not len(times):
             return past
         now = torch.arange(num_frames, device=codes.device).expand(len(codes), -1)
-        kept = Keyframes(
+        keyframes = Keyframes(
             codes[:, times],
             past.poses[:, times],
             past.known[:, times],
@@ -201,16 +199,19 @@ class FrameGPT(nn.Module):
         )
         usable = times <= now[..., None] - self.config.window
         return past._replace(
-            older=self.look_back(kept, usable, now, past.poses[:, 1:], past.known[:, 1:])
+            older=self.look_back(keyframes, usable, now, past.poses[:, 1:], past.known[:, 1:])
         )
 
-    def look_back(self, kept: Keyframes, usable: Tensor, now: Tensor, *next_pose: Tensor) -> Older:
-        """`recall.look_back`, as this prior does it."""
+    def look_back(
+        self, keyframes: Keyframes, usable: Tensor, now: Tensor, poses: Tensor, known: Tensor
+    ) -> Older:
+        """`recall.look_back` with this prior's sizes."""
         return look_back(
-            kept,
+            keyframes,
             usable,
             now,
-            *next_pose,
+            poses,
+            known,
             count=self.config.recalled,
             window=self.config.window,
             space=self.place and self.place.space,
@@ -224,21 +225,21 @@ class FrameGPT(nn.Module):
         next_codes: Int[Tensor, "B T h w q"],
         past: Past | None = None,
     ) -> OutcomeLogits:
-        """Those of `forward`, without the codes' logits."""
+        """The early outcomes of `forward`, without the codes' logits."""
         past = self.given_past(codes) if past is None else past
         states, _ = self.backbone(codes, actions, variables, past)
         return self.predict_outcomes(states, next_codes, self.outcome.history_of_each(variables))
 
     @torch.no_grad()
     def locate(self, codes: Int[Tensor, "B h w q"]) -> Float[Tensor, "B P"]:
-        """The pose of each frame by what it shows; only in worlds that have one."""
+        """The pose of each frame, read off its codes; only in worlds that have one."""
         assert self.place is not None
-        return self.place.locator.locate(self._whole(codes[:, None])[:, 0])
+        return self.place.locator.locate(self._flat_vectors(codes[:, None])[:, 0])
 
     @torch.no_grad()
     def standardise_by(self, mean: Float[Tensor, " V"], std: Float[Tensor, " V"]) -> None:
-        """Standardise variables by these. A prior that was trained with others computes the same
-        as before; a new one, which has none yet, begins with these."""
+        """Standardise variables with this mean and deviation. The weights of a prior trained with
+        others are adjusted so that its predictions stay the same."""
         old_mean, old_std = self.outcome.variable_mean, self.outcome.variable_std
         mean, std = mean.to(old_mean), std.to(old_std)
         scale, shift = std / old_std, (mean - old_mean) / old_std
@@ -248,44 +249,43 @@ class FrameGPT(nn.Module):
         if not is_new:
             self.variable.bias.add_(self.variable.weight @ shift)
             self.variable.weight.mul_(scale)
-            self.outcome.standardise_anew(scale, shift)
+            self.outcome.restandardise(scale, shift)
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Matrices from one hidden layer to another, which Muon is for: not those of norms, logits,
-        outcomes, variables and the pose's own inputs and outputs; and not the last of the map,
-        which is too large to be worth it."""
+        """Matrices between hidden layers, for Muon: not those of norms, logits, outcomes and
+        variables, and not the pose's inputs and outputs. The map's last one is too large."""
         others: list[nn.Module] = [self.variable, self.head.logits, self.next_code, self.outcome]
         others += [module for module in self.modules() if isinstance(module, ConditionalNorm)]
         if self.place is not None:
             others += [self.place.view, self.place.sketch, self.place.locator, self.place.map[-1]]
-        left_out = {layer for module in others for layer in module.modules()}
+        excluded = {layer for module in others for layer in module.modules()}
         return [
             module.weight
             for module in self.modules()
-            if isinstance(module, nn.Linear) and module not in left_out
+            if isinstance(module, nn.Linear) and module not in excluded
         ]
 
     def backbone(
         self, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
     ) -> tuple[Float[Tensor, "B T P D"], Float[Tensor, "L two B nh T P hs"]]:
-        """States of every row, and every layer's turned keys and values."""
+        """States of every row, and every layer's rotated keys and values."""
         num_frames, num_positions = codes.shape[1], len(self.position)
         time = torch.arange(num_frames, device=codes.device)
         cosines, sines = self.rotary.turns(time)  # (T, P, hs / 2)
         visible = frames_visible(num_frames, self.config.window).to(codes.device)
         mask = visible.repeat_interleave(num_positions, 0).repeat_interleave(num_positions, 1)
-        remembered = []
+        keys_values = []
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, T, nh, P, hs) each
             q, k = (turn(x, cosines[:, None], sines[:, None]).transpose(1, 2) for x in (q, k))
             v = v.transpose(1, 2)  # (B, nh, T, P, hs)
-            remembered.append(torch.stack([k, v]))
+            keys_values.append(torch.stack([k, v]))
             y = attend_where(mask, *(x.flatten(2, 3) for x in (q, k, v)))
             return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
 
         x = self.embed(codes, variables, past)
         x = self.run_blocks(x, actions, lambda _: attend, self.older_states(past))
-        return x, torch.stack(remembered)
+        return x, torch.stack(keys_values)
 
     def run_blocks(
         self,
@@ -294,11 +294,11 @@ class FrameGPT(nn.Module):
         attend_in: Callable[[int], Attend],
         older: tuple[Tensor, Tensor] | None,
     ) -> Float[Tensor, "*batch P D"]:
-        """States, from embedded frames.
+        """States of embedded frames.
 
         Args:
-            attend_in: who attends to whom in block i.
-            older: what `older_states` gives.
+            attend_in: returns the attention of block i.
+            older: result of `older_states`.
         """
         for i, block in enumerate(self.blocks):
             x = block(x, actions, attend_in(i))
@@ -307,7 +307,7 @@ class FrameGPT(nn.Module):
         return self.norm(x, actions)
 
     def embed(self, codes: Tensor, variables: Tensor, past: Past) -> Float[Tensor, "B T P D"]:
-        """Frames, their variables and poses as the backbone takes them in."""
+        """Frames, their variables and poses as inputs of the backbone."""
         x = self.merge(self.blocks_of(self._code_vectors(codes)))
         if self.unseen is not None:
             x = torch.where(past.hidden[..., None, None], self.unseen, x)
@@ -319,11 +319,11 @@ class FrameGPT(nn.Module):
         return x
 
     def older_states(self, past: Past) -> tuple[Tensor, Tensor] | None:
-        """Embedded positions (B, T, M P, D) of older frames, and which of them there are."""
+        """Embedded positions (B, T, M P, D) of older frames, and which of them are present."""
         older = past.older
         if self.older_frames is None:
             return None
-        if older is None:  # as where none of them is there
+        if older is None:
             none = past.known[:, 1:, None][..., :0]
             return self.position.new_zeros(*none.shape, self.config.width), none
         shown = self.merge(self.blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
@@ -331,11 +331,11 @@ class FrameGPT(nn.Module):
         where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])
         if self.age is not None:
             where = where + self.age(age_group(older.age))
-        there = older.there[..., None].expand(*older.there.shape, len(self.position))
-        return (shown + where[..., None, :]).flatten(2, 3), there.flatten(2, 3)
+        present = older.present[..., None].expand(*older.present.shape, len(self.position))
+        return (shown + where[..., None, :]).flatten(2, 3), present.flatten(2, 3)
 
     def shown(self, codes: Tensor, hidden: Tensor) -> Float[Tensor, "B T P D"]:
-        """Frames alone, as the backbone takes them in; zeros where they are hidden."""
+        """Embedded frames without variables and poses; zeros where they are hidden."""
         x = self.merge(self.blocks_of(self._code_vectors(codes)))
         return torch.where(hidden[..., None, None], 0.0, x)
 
@@ -362,7 +362,7 @@ class FrameGPT(nn.Module):
         sampling: Sampling,
         undirected: Undirected | None,
     ) -> tuple[Int[Tensor, "B n"], Float[Tensor, " B"]]:
-        """As `TokenHead.sample`; by the compiled head for one dream on a CPU."""
+        """`TokenHead.sample`, by the compiled head for one dream on a CPU."""
         is_alone = len(context) == 1 and context.device.type == "cpu"
         sample = fast_head.sample if is_alone else TokenHead.sample
         return sample(self.head, context, actions, uniforms, sampling, undirected)
@@ -374,8 +374,8 @@ class FrameGPT(nn.Module):
         arrived = self.next_code(self.blocks_of(self._code_vectors(next_codes)))
         return self.outcome(states + arrived, history)
 
-    def _whole(self, codes: Int[Tensor, "B T h w q"]) -> Float[Tensor, "B T frame"]:
-        """All of a frame's codes; no gradient reaches their vectors from here."""
+    def _flat_vectors(self, codes: Int[Tensor, "B T h w q"]) -> Float[Tensor, "B T frame"]:
+        """The vectors of all of a frame's codes, detached."""
         return self._code_vectors(codes).detach().flatten(2)
 
     def _code_vectors(self, codes: Tensor) -> Float[Tensor, "B T h w E"]:
@@ -383,7 +383,7 @@ class FrameGPT(nn.Module):
         return self.code(codes + offsets).sum(-2)
 
     def blocks_of(self, vectors: Float[Tensor, "B T h w E"]) -> Float[Tensor, "B T P mmE"]:
-        """Vectors of codes, those of a position side by side."""
+        """Vectors of codes, concatenated for each position."""
         m, (rows, columns) = self.config.merge, self.world.blocks
         tiles = vectors.unflatten(3, (columns, m)).unflatten(2, (rows, m))
         return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)

@@ -1,15 +1,16 @@
-"""Transformer layers with norms conditioned on actions (VideoGPT Sec. 3, Conditional Norms)."""
+"""Encoded actions, and transformer layers conditioned on them (VideoGPT Sec. 3)."""
 
 import math
 import warnings
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.vqvae.norm import layer_norm
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.vqvae.layers import layer_norm
 
 FEW_POSITIONS = 256  # of 16 frames of 16; 768 take twice as long product by product
 # (queries, keys, values), (..., heads, positions, head size) each -> the same shape as queries
@@ -39,7 +40,8 @@ class ConditionalNorm(nn.Module):
         return normalise(x, self.affine(condition))
 
     def affine(self, condition: Float[Tensor, "*batch A"]) -> Affine:
-        """The gain and the bias, (*batch, 1, D) each: of use while the condition stays."""
+        """The gain and the bias, (*batch, 1, D) each; they can be reused while the condition is
+        the same."""
         gain, bias = self.gain_and_bias(condition).unsqueeze(-2).chunk(2, -1)
         return gain, bias
 
@@ -53,7 +55,7 @@ def normalise(x: Float[Tensor, "*batch P D"], affine: Affine) -> Float[Tensor, "
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; the caller says who attends to whom."""
+    """A pre-norm transformer block; the caller provides the attention."""
 
     def __init__(self, width: int, heads: int, condition_size: int, *, num_layers: int) -> None:
         super().__init__()
@@ -64,9 +66,7 @@ class Block(nn.Module):
         self.norm2 = ConditionalNorm(width, condition_size)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
-        for linear in (self.queries_keys_values, self.attention_output, self.expand, self.contract):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            nn.init.zeros_(linear.bias)
+        init_linear(self.queries_keys_values, self.attention_output, self.expand, self.contract)
         with torch.no_grad():  # a sum of 2 x num_layers branches starts with unit variance
             self.attention_output.weight /= math.sqrt(2 * num_layers)
             self.contract.weight /= math.sqrt(2 * num_layers)
@@ -77,19 +77,20 @@ class Block(nn.Module):
         condition: Float[Tensor, "*batch A"],
         attend: Attend,
     ) -> Float[Tensor, "*batch P D"]:
-        return self.told(x, self.affines(condition), attend)
+        return self.run(x, self.affines(condition), attend)
 
     def affines(self, condition: Float[Tensor, "*batch A"]) -> tuple[Affine, Affine]:
-        """What the condition makes of the two norms: of use while it stays."""
+        """The gains and biases of the two norms; they can be reused while the condition is the
+        same."""
         return self.norm1.affine(condition), self.norm2.affine(condition)
 
-    def told(
+    def run(
         self,
         x: Float[Tensor, "*batch P D"],
         affines: tuple[Affine, Affine],
         attend: Attend,
     ) -> Float[Tensor, "*batch P D"]:
-        """`forward` with the condition's `affines`."""
+        """`forward`, given the condition's `affines`."""
         qkv = self.queries_keys_values(normalise(x, affines[0]))
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
         y = attend(q, k, v).transpose(-2, -3).flatten(-2)
@@ -98,18 +99,25 @@ class Block(nn.Module):
         return x + self.contract(hidden)
 
 
+def init_linear(*layers: nn.Linear) -> None:
+    """Initialise layers for outputs of the inputs' variance, without biases."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        nn.init.zeros_(layer.bias)
+
+
 def linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    """A linear layer, of which `num_inputs` may be 0: of a world without game variables."""
+    """A linear layer; `num_inputs` may be 0, as in a world without game variables."""
     with warnings.catch_warnings():
-        # torch remarks that there is nothing to initialise.
+        # torch warns that there is nothing to initialise.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         return nn.Linear(num_inputs, num_outputs)
 
 
 class Rotary:
-    """Rotary positions over (time, row, column): what attention sees is their differences.
+    """Rotary positions over (time, row, column): attention depends only on their differences.
 
-    Half of a head's channels turn with time, a quarter each with the row and the column.
+    Half of a head's channels rotate with time, a quarter each with the row and the column.
     """
 
     TIME_BASE = 1000.0
@@ -129,18 +137,12 @@ class Rotary:
     def turns(self, time: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (*batch, P, head_size / 2) of the frames at these times.
 
-        Angles are in float64: a dream may last for millions of frames.
+        Angles are computed in float64: a dream may last for millions of frames.
         """
         time_angles = time[..., None, None].double() * self.time_speeds.to(time.device)
         space_angles = self.space_angles.to(time.device)
         shape = (*time.shape, len(space_angles))
-        angles = torch.cat(
-            [
-                time_angles.expand(*shape, -1),
-                space_angles.expand(*shape, -1),
-            ],
-            -1,
-        )
+        angles = torch.cat([a.expand(*shape, -1) for a in (time_angles, space_angles)], -1)
         return angles.cos().float(), angles.sin().float()
 
 
@@ -155,7 +157,7 @@ def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def frames_visible(num_frames: int, window: int) -> Bool[Tensor, "T T"]:
-    """[t, s] says whether frame t sees frame s: itself and the window - 1 frames before it."""
+    """[t, s]: whether frame t sees frame s; it sees itself and the window - 1 frames before it."""
     age = torch.arange(num_frames)[:, None] - torch.arange(num_frames)
     return (age >= 0) & (age < window)
 
@@ -168,8 +170,8 @@ def attend_where(
 ) -> Float[Tensor, "*batch Q hs"]:
     """Softmax attention of each query to the keys that it sees.
 
-    Trained on a CPU in bf16, few positions are worked out product by product: there the backward
-    pass of torch's fused kernel takes longer (torch 2.13, with AMX). Not when compiled: gradients
+    Training in bf16 on a CPU uses plain matrix products for few positions: the backward pass of
+    torch's fused kernel is slower there (torch 2.13, with AMX). Not when compiled: gradients
     of products of 256 positions in bf16 came out as NaN.
     """
     in_bf16_on_cpu = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
@@ -178,3 +180,24 @@ def attend_where(
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         return scores.masked_fill(~visible, -torch.inf).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+
+
+def encode_actions(
+    spec: ActionSpec, actions: Shaped[Tensor, "*batch_and_shape"]
+) -> Float[Tensor, "*batch_and_A"]:
+    """Encode actions (..., *shape) as vectors (..., A): concatenated one-hots, or a box scaled to
+    [-1, 1]."""
+    if spec.kind == "box":
+        low, high = actions.new_tensor(spec.low), actions.new_tensor(spec.high)
+        return 2 * (actions - low) / (high - low) - 1
+    if spec.kind == "discrete":
+        actions = actions.unsqueeze(-1)
+    one_hots = [F.one_hot(actions[..., i], size) for i, size in enumerate(spec.sizes)]
+    return torch.cat(one_hots, -1).float()
+
+
+def mean_action(spec: ActionSpec) -> Float[Tensor, " A"]:
+    """The mean of all encoded actions: of all choices, or the middle of a box."""
+    if spec.kind == "box":
+        return torch.zeros(len(spec.low))
+    return torch.cat([torch.full((size,), 1 / size) for size in spec.sizes])

@@ -1,17 +1,82 @@
-"""What a dream keeps of its past: the last frames as keys and values, older ones as codes."""
+"""What a prediction starts from: the past of a clip, and the memory of a dream.
+
+A dream remembers the last frames as keys and values, older ones as codes.
+"""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.prior.past import Here
 
-KEYFRAMES = 1024  # at most, of older frames; the oldest give way
+KEYFRAMES = 1024  # older frames at most; the oldest are replaced
 KEYFRAME_STEPS = 4  # from one keyframe to the next
+NUM_AGES = 9  # groups of dreamed steps: 0, 1, 2, up to 4, 8, 16, 32, 64, and more
+
+
+class Older(NamedTuple):
+    """M older frames to look back at, for each of T predictions of B clips.
+
+    Attributes:
+        known: which of the poses are known.
+        age: for how many steps each frame was dreamed; 0: it was given.
+        since: steps from each frame to the newest one.
+        present: which of the M slots hold a frame.
+    """
+
+    codes: Int[Tensor, "B T M h w q"]
+    poses: Float[Tensor, "B T M P"]
+    known: Bool[Tensor, "B T M"]
+    age: Int[Tensor, "B T M"]
+    since: Int[Tensor, "B T M"]
+    present: Bool[Tensor, "B T M"]
+
+
+class Past(NamedTuple):
+    """What is known, besides codes, when frames 1..T are predicted from frames 0..T-1.
+
+    Attributes:
+        poses: of frames 0..T; P is 0 in worlds without a pose.
+        known: which of these poses are known.
+        age: for how many steps each of frames 0..T-1 was dreamed; 0: it was given.
+        hidden: which of frames 0..T-1 are hidden.
+        older: frames to look back at; None: there are none.
+    """
+
+    poses: Float[Tensor, "B T+1 P"]
+    known: Bool[Tensor, "B T+1"]
+    age: Int[Tensor, "B T"]
+    hidden: Bool[Tensor, "B T"]
+    older: Older | None = None
+
+    def steps(self, chosen: slice) -> "Past":
+        """The past of some of the predictions."""
+        frames = slice(chosen.start, chosen.stop + 1)
+        older = self.older and Older(*(part[:, chosen] for part in self.older))
+        return Past(
+            self.poses[:, frames],
+            self.known[:, frames],
+            self.age[:, chosen],
+            self.hidden[:, chosen],
+            older,
+        )
+
+
+class Here(NamedTuple):
+    """The poses of the newest frames of B dreams, and for how many steps they were dreamed."""
+
+    pose: Float[Tensor, "B P"]
+    known: Bool[Tensor, " B"]
+    age: Int[Tensor, " B"]
+
+
+def age_group(age: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """The group of an age: 0 for given frames, then one each for 1, 2, 3-4, 5-8 steps and so on."""
+    group = 1 + age.clamp(min=1).double().log2().ceil().long()
+    return torch.where(age > 0, group.clamp(max=NUM_AGES - 1), 0)
 
 
 State = TypeVar("State", bound="Batched")
@@ -21,26 +86,26 @@ class Batched:
     """A dataclass of tensors, or of such dataclasses, whose first dimension counts dreams."""
 
     def clone(self: State) -> State:
-        """A copy that shares no storage: a saved moment, or a branch."""
-        return replace(self, **{k: kept.clone() for k, kept in _fields(self).items()})  # pyright: ignore[reportArgumentType]
+        """A copy with its own storage: a saved moment, or a branch."""
+        return replace(self, **{k: value.clone() for k, value in _fields(self).items()})  # pyright: ignore[reportArgumentType]
 
     def repeated(self: State, times: int) -> State:
-        """One dream as a batch of so many alike, each with storage of its own."""
-        alike = {
-            name: kept.repeat(times, *[1] * (kept.ndim - 1))
-            if isinstance(kept, Tensor)
-            else kept.repeated(times)
-            for name, kept in _fields(self).items()
+        """One dream as a batch of `times` copies, each with its own storage."""
+        copies = {
+            name: value.repeat(times, *[1] * (value.ndim - 1))
+            if isinstance(value, Tensor)
+            else value.repeated(times)
+            for name, value in _fields(self).items()
         }
-        return replace(self, **alike)  # pyright: ignore[reportArgumentType]
+        return replace(self, **copies)  # pyright: ignore[reportArgumentType]
 
     def write(self: State, rows: Int[Tensor, " R"], others: State) -> None:
-        """Put R other dreams in the place of those at `rows`."""
-        for name, kept in _fields(self).items():
-            if isinstance(kept, Tensor):
-                kept[rows] = getattr(others, name)
+        """Replace the dreams at `rows` by R others."""
+        for name, value in _fields(self).items():
+            if isinstance(value, Tensor):
+                value[rows] = getattr(others, name)
             else:
-                kept.write(rows, getattr(others, name))
+                value.write(rows, getattr(others, name))
 
 
 def _fields(state: Any) -> dict[str, Any]:
@@ -49,15 +114,14 @@ def _fields(state: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Keyframes(Batched):
-    """Frames that may be older than the window. Frame t is kept at `t // KEYFRAME_STEPS` modulo
-    `KEYFRAMES` until a later one takes its place.
+    """Frames that may be older than the window. Frame t is stored in slot `t // KEYFRAME_STEPS`
+    modulo `KEYFRAMES`, until a later one replaces it.
 
     Attributes:
-        codes: int16 (B, KEYFRAMES, h, w, q).
-        poses: (B, KEYFRAMES, pose size).
+        codes: int16.
         known: which of the poses are known.
         age: for how many steps each frame was dreamed; 0: it was given.
-        times: of each frame; -1: there is none yet.
+        times: of each frame; -1: the slot is empty.
     """
 
     codes: Int[Tensor, "B keyframes h w q"]
@@ -66,8 +130,8 @@ class Keyframes(Batched):
     age: Int[Tensor, "B keyframes"]
     times: Int[Tensor, "B keyframes"]
 
-    def keep(self, time: Int[Tensor, " B"], codes: Int[Tensor, "B h w q"], here: Here) -> None:
-        """Write the frames of this time into the storage."""
+    def store(self, time: Int[Tensor, " B"], codes: Int[Tensor, "B h w q"], here: Here) -> None:
+        """Write the frames of this time into their slots."""
         dreams, slots = _numbers(time), time // KEYFRAME_STEPS % KEYFRAMES
         self.codes[dreams, slots] = codes.to(self.codes.dtype)
         self.poses[dreams, slots] = here.pose
@@ -76,24 +140,21 @@ class Keyframes(Batched):
         self.times[dreams, slots] = time
 
     def first(self, count: int) -> "Keyframes":
-        """Those in the first slots."""
+        """The first `count` slots."""
         return Keyframes(*(getattr(self, field.name)[:, :count] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Memory(Batched):
-    """Of the last frames their keys, values, game variables, poses and actions; `slot` = time
-    modulo window is overwritten next.
+    """Ring buffers over the last `window` frames; slot `time` modulo `window` is overwritten next.
 
     Attributes:
-        keys_values: (B, layers, 2, heads, window, P, head size).
-        variables: (B, window, V).
-        poses: (B, window, pose size).
-        known: (B, window), which of the poses are known.
-        actions: (B, window, A), encoded, taken at each frame.
-        filled: (B, window), which slots hold a frame.
-        time: (B,), the number of frames remembered so far, forgotten ones included.
-        keyframes: of frames that may be older.
+        keys_values: of each layer, keys before values.
+        known: which of the poses are known.
+        actions: encoded, taken at each frame.
+        filled: which slots hold a frame.
+        time: number of frames so far.
+        keyframes: frames that may be older.
     """
 
     keys_values: Float[Tensor, "B L two nh window P hs"]
@@ -106,20 +167,20 @@ class Memory(Batched):
     keyframes: Keyframes
 
     def last(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Poses (B, count, P), which of them are known, and actions of the last frames, the newest
-        last; zeros where there were none."""
+        """Poses (B, count, P) of the last frames, which of them are known, and actions, the newest
+        last; zeros before the first frame."""
         ago = torch.arange(-count, 0, device=self.time.device)
         window, dreams = self.filled.shape[1], _numbers(self.time)[:, None]
         slots = (self.time[:, None] + ago) % window
-        # The ring may be shorter: what was overwritten is no longer known.
-        there = self.filled[dreams, slots] & (ago >= -window)
-        poses = torch.where(there[..., None], self.poses[dreams, slots], 0.0)
-        actions = torch.where(there[..., None], self.actions[dreams, slots], 0.0)
-        return poses, self.known[dreams, slots] & there, actions
+        # The ring may be shorter than `count`: what was overwritten is no longer known.
+        present = self.filled[dreams, slots] & (ago >= -window)
+        poses = torch.where(present[..., None], self.poses[dreams, slots], 0.0)
+        actions = torch.where(present[..., None], self.actions[dreams, slots], 0.0)
+        return poses, self.known[dreams, slots] & present, actions
 
     def in_order(self) -> tuple[Tensor, Tensor]:
-        """Variables (B, window, V) of the last frames, the newest last, and which frames there
-        are; the newest has been written into its slot but not counted yet."""
+        """Variables (B, window, V) of the last frames, the newest last, and which slots hold a
+        frame. The newest must be in its slot, but not yet counted in `time`."""
         window, device = self.filled.shape[1], self.time.device
         slots = (self.time[:, None] + torch.arange(1, window + 1, device=device)) % window
         dreams = _numbers(self.time)[:, None]
@@ -127,13 +188,13 @@ class Memory(Batched):
 
 
 def empty_memory(world: WorldModelConfig, batch_size: int, device: torch.device) -> Memory:
-    """The memory of dreams that have seen nothing yet."""
+    """The memory of dreams before their first frame."""
     prior, tokenizer, pose_size = world.prior, world.tokenizer, len(world.used_pose)
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(batch_size, *shape, dtype=dtype, device=device)
 
-    head_size, kept = prior.width // prior.heads, KEYFRAMES if prior.recalled else 0
+    head_size, num_keyframes = prior.width // prior.heads, KEYFRAMES if prior.recalled else 0
     return Memory(
         keys_values=zeros(prior.layers, 2, prior.heads, prior.window, world.positions, head_size),
         variables=zeros(prior.window, len(world.variable_names)),
@@ -143,15 +204,15 @@ def empty_memory(world: WorldModelConfig, batch_size: int, device: torch.device)
         filled=zeros(prior.window, dtype=torch.bool),
         time=zeros(dtype=torch.int64),
         keyframes=Keyframes(
-            codes=zeros(kept, *tokenizer.grid, tokenizer.num_codebooks, dtype=torch.int16),
-            poses=zeros(kept, pose_size),
-            known=zeros(kept, dtype=torch.bool),
-            age=zeros(kept, dtype=torch.int64),
-            times=zeros(kept, dtype=torch.int64) - 1,
+            codes=zeros(num_keyframes, *tokenizer.grid, tokenizer.num_codebooks, dtype=torch.int16),
+            poses=zeros(num_keyframes, pose_size),
+            known=zeros(num_keyframes, dtype=torch.bool),
+            age=zeros(num_keyframes, dtype=torch.int64),
+            times=zeros(num_keyframes, dtype=torch.int64) - 1,
         ),
     )
 
 
 def _numbers(of_each: Tensor) -> Tensor:
-    """0, 1, 2 and so on, one for each dream."""
+    """Indices 0, 1, 2 and so on, one for each dream."""
     return torch.arange(len(of_each), device=of_each.device)

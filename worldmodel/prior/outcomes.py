@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior.head import draw_codes
 from worldmodel.prior.layers import linear
-from worldmodel.prior.sampling import draw_codes
 
-COMMON_SHARE = 0.99  # of the data that the commonest values must cover to stand for all
+COMMON_FRACTION = 0.99  # of the data that the most common values must cover to stand for all
 RECENT_FEATURES = 3  # of a variable at a past step: its change, whether it rose, whether it fell
 ARRIVAL_FEATURES = 4  # of a variable: its value, its change, whether it is at its lowest, highest
 ORDER_FEATURES = ARRIVAL_FEATURES + 2  # and whether it rose, whether it fell
@@ -29,34 +29,34 @@ class OutcomeLogits(NamedTuple):
 def _recent_changes(
     values: Float[Tensor, "*batch W V"], known: Bool[Tensor, "*batch W"]
 ) -> Float[Tensor, "*batch features"]:
-    """How each variable changed lately, step by step, and its newest value.
+    """Each variable's recent changes, step by step, and its newest value.
 
     Args:
         values: of the last W frames, standardised, the newest last.
-        known: which of these frames there are.
+        known: which of these frames exist.
     """
-    told = (known[..., 1:] & known[..., :-1])[..., None]
-    change = values.diff(dim=-2) * told
-    steps = torch.cat([change, change > 0, change < 0, told], -1)
+    both = (known[..., 1:] & known[..., :-1])[..., None]
+    change = values.diff(dim=-2) * both
+    steps = torch.cat([change, change > 0, change < 0, both], -1)
     return torch.cat([steps.flatten(-2), values[..., -1, :]], -1)
 
 
 class OutcomeHead(nn.Module):
     """Predicts outcomes from the state before a step, the codes of the frame after it, and the
-    recent history of the variables: what drains every eight steps is due after eight.
+    recent history of the variables: what drains every eight steps is due eight steps after.
 
     The changes of the variables come first, one after the other, each given those before it: one
-    medikit more is more health. Then, given all of them, the reward and the end: a player without
-    health is dead, and one kill more is one point more.
+    more medikit means more health. Then come the reward and the end, given all changes: a player
+    without health is dead, and one more kill is one more point.
 
-    The reward and each change take one of a few values seen in the data (all of them, or the
-    commonest if those are nearly all, else quantiles), so that a medikit is worth 20 health and
-    not the mean of 20 and nothing.
+    The reward and each change take one of a few values seen in the data (all of them, or the most
+    common ones if those are nearly all, else quantiles), so that a medikit is worth 20 health and
+    not the mean of 20 and 0.
 
     Args:
         width: D, of the states.
         num_variables: V.
-        num_bins: most values of the reward and of each change.
+        num_bins: largest number of values of the reward and of each change.
         window: frames of recent history.
     """
 
@@ -78,7 +78,7 @@ class OutcomeHead(nn.Module):
         self.num_used: Tensor
         self.register_buffer("bins", torch.zeros(self.num_rows, num_bins))
         self.register_buffer("num_used", torch.ones(self.num_rows, dtype=torch.int64))
-        # Variables come in standardised and go out within the range of the data.
+        # Inputs are standardised, outputs are clamped to the range of the data.
         self.variable_mean: Tensor
         self.variable_std: Tensor
         self.variable_low: Tensor
@@ -90,23 +90,23 @@ class OutcomeHead(nn.Module):
     def set_bins(self, rows: list[np.ndarray]) -> None:
         """Choose the values of each row from samples of the data.
 
-        What was learned is kept: a new value takes over from the old one nearest to it.
+        A new value inherits the weights of the nearest old one.
         """
         for row, samples in enumerate(rows):
-            values = torch.from_numpy(_listed(samples, self.num_bins).astype(np.float32))
+            values = torch.from_numpy(_chosen_values(samples, self.num_bins).astype(np.float32))
             nearest = (values[:, None].to(self.bins) - self.bins[row]).abs().argmin(1)
             for part in self._of_row(row):
                 part[: len(values)] = part[nearest]
             self.num_used[row] = len(values)
-            self.bins[row] = values[-1]  # those that are not used
+            self.bins[row] = values[-1]  # fills the unused ones
             self.bins[row, : len(values)] = values
 
     @torch.no_grad()
     def list_values_of(self, other: "OutcomeHead") -> None:
-        """Predict the values that `other` lists, in its order.
+        """Predict the values that `other` predicts, in its order.
 
-        What was learned is kept, as in `set_bins`. Where several values take over from one, the
-        nearest inherits its probability; the others are as likely relative to it as `other` says.
+        Weights are inherited as in `set_bins`. Where several values inherit from one, the nearest
+        gets its probability; the others are as likely relative to it as in `other`.
         """
         values = [bins[:used].cpu() for bins, used in zip(other.bins, other.num_used, strict=True)]
         distances = [
@@ -123,7 +123,7 @@ class OutcomeHead(nn.Module):
                     mine[i] = mine[heir] + theirs[i] - theirs[heir]
 
     def _of_row(self, row: int) -> list[Tensor]:
-        """Views of the weights and biases of a row's values, a value along the first axis."""
+        """Views of the weights and biases of a row's values, with values along the first axis."""
         places = slice(row * self.num_bins, (row + 1) * self.num_bins)
         parts = [self.logits.weight[places], self.logits.bias[places]]
         if row == 0:
@@ -135,27 +135,27 @@ class OutcomeHead(nn.Module):
         return parts
 
     @torch.no_grad()
-    def standardise_anew(self, scale: Float[Tensor, " V"], shift: Float[Tensor, " V"]) -> None:
-        """Compute the same from variables standardised otherwise: what was x before is
-        (x - shift) / scale now."""
+    def restandardise(self, scale: Float[Tensor, " V"], shift: Float[Tensor, " V"]) -> None:
+        """Adjust the weights to inputs standardised in another way, so that predictions stay the
+        same: an old input x is now (x - shift) / scale."""
         num_variables = len(scale)
 
-        def take(layer: nn.Linear, places: slice, *, moved: bool) -> None:
-            weight = layer.weight[:, places]
-            if moved:
+        def adjust(layer: nn.Linear, inputs: slice, *, shifted: bool) -> None:
+            weight = layer.weight[:, inputs]
+            if shifted:
                 layer.bias.add_(weight @ shift)
             weight.mul_(scale)
 
         newest = slice(self.recent.in_features - num_variables, None)
-        take(self.recent, newest, moved=True)
+        adjust(self.recent, newest, shifted=True)
         step = RECENT_FEATURES * num_variables + 1
         for first in range(0, newest.start, step):
-            take(self.recent, slice(first, first + num_variables), moved=False)
-        take(self.arrival, slice(num_variables), moved=True)
-        take(self.arrival, slice(num_variables, 2 * num_variables), moved=False)
+            adjust(self.recent, slice(first, first + num_variables), shifted=False)
+        adjust(self.arrival, slice(num_variables), shifted=True)
+        adjust(self.arrival, slice(num_variables, 2 * num_variables), shifted=False)
         in_turn = self.in_turn.weight.view(num_variables, self.num_bins, -1, num_variables)
         biases = self.in_turn.bias.view(num_variables, self.num_bins)
-        for v in range(num_variables):  # a variable's change knows those before it
+        for v in range(num_variables):  # a variable's change depends on those before it
             biases[v].add_(in_turn[v, :, 0, :v] @ shift[:v])
         in_turn[:, :, :2].mul_(scale)
 
@@ -169,12 +169,12 @@ class OutcomeHead(nn.Module):
 
         Args:
             variables: the newest last.
-            known: which of these frames there are.
+            known: which of these frames exist.
         """
         return _recent_changes(self.standardised(variables), known)
 
     def history_of_each(self, variables: Float[Tensor, "B T V"]) -> Float[Tensor, "B T changes"]:
-        """`history` of each of T frames, of which frame 0 is the first there is."""
+        """`history` of each of T frames; none exists before frame 0."""
         window, time = self.window, torch.arange(variables.shape[1], device=variables.device)
         known = time[:, None] + torch.arange(window, device=time.device) >= window - 1
         padded = F.pad(self.standardised(variables), (0, 0, window - 1, 0))
@@ -190,7 +190,7 @@ class OutcomeHead(nn.Module):
 
         Args:
             features: of each position.
-            recent: what `history` gives.
+            recent: result of `history`.
         """
         pooled = self.each_position(features).relu().square().mean(-2) + self.recent(recent)
         logits = self.logits(pooled + self.whole_frame(pooled).relu().square())
@@ -204,18 +204,18 @@ class OutcomeHead(nn.Module):
         variables: Float[Tensor, "*batch V"],
         next_variables: Float[Tensor, "*batch V"],
     ) -> OutcomeLogits:
-        """Outcomes given how the variables change: each change given those of the variables before
-        it; the reward and the end given all.
+        """Outcomes given the changes of the variables: each change given those of the variables
+        before it; the reward and the end given all.
 
         Args:
-            predicted: what `forward` gave.
+            predicted: result of `forward`.
         """
         arrival = self._arrival(variables, next_variables)
         values, terminated = self._in_order(predicted, arrival)
-        told = self.consequences(self.arrival(arrival.flatten(-2)).relu())
-        reward = values[..., :1, :] + told[..., None, :-1]
+        added = self.consequences(self.arrival(arrival.flatten(-2)).relu())
+        reward = values[..., :1, :] + added[..., None, :-1]
         return OutcomeLogits(
-            torch.cat([reward, values[..., 1:, :]], -2), terminated + told[..., -1]
+            torch.cat([reward, values[..., 1:, :]], -2), terminated + added[..., -1]
         )
 
     def _arrival(
@@ -238,9 +238,9 @@ class OutcomeHead(nn.Module):
         features = torch.cat([arrival, change > 0, change < 0], -2)
         before = torch.ones(num_variables, num_variables, device=arrival.device).tril(-1)
         of_each = (features[..., None, :, :] * before[:, None]).flatten(-2)
-        # Of what row v of the features says, only the part about variable v counts.
-        said = self.in_turn(of_each).unflatten(-1, (num_variables, self.num_bins))
-        changes = predicted.values[..., 1:, :] + said.diagonal(dim1=-3, dim2=-2).mT
+        # Row v of the features yields logits for all variables; only those of variable v count.
+        added = self.in_turn(of_each).unflatten(-1, (num_variables, self.num_bins))
+        changes = predicted.values[..., 1:, :] + added.diagonal(dim1=-3, dim2=-2).mT
         values = torch.cat([predicted.values[..., :1, :], changes], -2)
         return OutcomeLogits(values, predicted.terminated)
 
@@ -249,25 +249,25 @@ class OutcomeHead(nn.Module):
         predicted: OutcomeLogits,
         variables: Float[Tensor, "*batch V"],
         uniforms: Float[Tensor, "*batch V"],
-        told: Float[Tensor, "*batch V"] | None = None,
+        known: Float[Tensor, "*batch V"] | None = None,
     ) -> Float[Tensor, "*batch V"]:
-        """The next variables, within the range of the data.
+        """The next variables, sampled one by one, within the range of the data.
 
         Args:
-            predicted: what `forward` gave.
+            predicted: result of `forward`.
             uniforms: one number in [0, 1) for each.
-            told: values that are known already; NaN where they are not.
+            known: values that are already known; NaN where they are not.
         """
         after = variables.clone()
         for v in range(variables.shape[-1]):
-            # The change of v depends on the variables before it alone.
+            # The change of v depends only on the variables before it.
             logits = self._in_order(predicted, self._arrival(variables, after))
-            change = self.draw(logits, 1 + v, uniforms[..., v])
+            change = self.sample(logits, 1 + v, uniforms[..., v])
             after[..., v] = (variables[..., v] + change).clamp(
                 self.variable_low[v], self.variable_high[v]
             )
-            if told is not None:
-                after[..., v] = torch.where(told[..., v].isnan(), after[..., v], told[..., v])
+            if known is not None:
+                after[..., v] = torch.where(known[..., v].isnan(), after[..., v], known[..., v])
         return after
 
     def change_chances(
@@ -282,7 +282,7 @@ class OutcomeHead(nn.Module):
         return (chances * (after > before)).sum(-1), (chances * (after < before)).sum(-1)
 
     def nearest_bins(self, values: Float[Tensor, "*batch rows"]) -> Int[Tensor, "*batch rows"]:
-        """Index of the value nearest to each of `values`; the first of equals."""
+        """Index of the bin nearest to each of `values`; the first of equals."""
         return (values[..., None] - self.bins).abs().argmin(-1)
 
     def losses(
@@ -296,41 +296,41 @@ class OutcomeHead(nn.Module):
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, ""]]:
         """Cross-entropy in nats a frame, of the reward and each variable's change, and of the end.
 
-        Predicted changes that lead out of the range of the data count as those that lead to its
-        end, so that 8 health less may be predicted for a player who has 4 left.
+        Predicted changes that lead out of the range of the data count as leading to its bound, so
+        that 8 health less may be predicted for a player who has 4 left.
 
         Args:
-            weights: how much each frame counts; their mean is about 1.
+            weights: of the frames; their mean is about 1.
         """
-        anything = torch.full_like(reward[..., None], torch.inf)
-        lowest = torch.cat([-anything, self.variable_low - variables], -1)[..., None]
-        highest = torch.cat([anything, self.variable_high - variables], -1)[..., None]
+        unbounded = torch.full_like(reward[..., None], torch.inf)
+        lowest = torch.cat([-unbounded, self.variable_low - variables], -1)[..., None]
+        highest = torch.cat([unbounded, self.variable_high - variables], -1)[..., None]
         values = torch.cat([reward[..., None], next_variables - variables], -1)
-        brought = self.bins.clamp(lowest, highest)
-        came = brought.gather(-1, (values[..., None] - brought).abs().argmin(-1, keepdim=True))
-        alike = logits.values.log_softmax(-1).masked_fill(brought != came, -torch.inf)
-        value_losses = -alike.logsumexp(-1)
+        clamped = self.bins.clamp(lowest, highest)
+        true = clamped.gather(-1, (values[..., None] - clamped).abs().argmin(-1, keepdim=True))
+        log_chances = logits.values.log_softmax(-1).masked_fill(clamped != true, -torch.inf)
+        value_losses = -log_chances.logsumexp(-1)
         end_loss = F.binary_cross_entropy_with_logits(logits.terminated, terminated, weights)
         return (value_losses * weights[..., None]).flatten(0, -2).mean(0), end_loss
 
     def expected(self, logits: OutcomeLogits, row: int) -> Float[Tensor, "*batch"]:
-        """Mean of a row's value."""
+        """The expected value of a row."""
         return (logits.values[..., row, :].softmax(-1) * self.bins[row]).sum(-1)
 
-    def draw(
+    def sample(
         self, logits: OutcomeLogits, row: int, uniforms: Float[Tensor, "*batch"]
     ) -> Float[Tensor, "*batch"]:
-        """One value of a row, by the inverse of its cumulative distribution."""
+        """One value of a row, by inverse transform sampling."""
         return self.bins[row][draw_codes(logits.values[..., row, :], uniforms, Sampling())]
 
 
-def _listed(samples: np.ndarray, most: int) -> np.ndarray:
-    """At most so many values that stand for the samples, in order."""
+def _chosen_values(samples: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` values that stand for the samples, in rising order."""
     values, counts = np.unique(samples, return_counts=True)
     if len(values) <= most:
         return values
     commonest = np.argsort(-counts, kind="stable")[:most]
-    if counts[commonest].sum() > COMMON_SHARE * counts.sum():
+    if counts[commonest].sum() > COMMON_FRACTION * counts.sum():
         return np.sort(values[commonest])
-    shares = np.linspace(0, 1, most)
-    return np.unique(np.quantile(samples, shares, method="inverted_cdf"))
+    quantiles = np.linspace(0, 1, most)
+    return np.unique(np.quantile(samples, quantiles, method="inverted_cdf"))

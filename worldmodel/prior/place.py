@@ -1,4 +1,4 @@
-"""What the prior makes of poses: a map of the level, and the next pose before the frame."""
+"""How the prior uses poses: a map of the level, and the next pose, predicted before the frame."""
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -6,66 +6,56 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.interface.pose import PoseSpec
 from worldmodel.prior.pose import RECENT, Locator, Mixture, PoseHead, PoseSpace
 
-VIEW_WIDTH = 128  # of what the newest frame tells of the next pose
+VIEW_WIDTH = 128  # of what the pose head sees of the newest frame
 HEAD_WIDTH = 384
 
 
 class Place(nn.Module):
-    """What the prior makes of poses: those of the frames before, and that of the next frame, which
-    is predicted first.
+    """The prior's modules for poses: those of past frames, and that of the next frame, which is
+    predicted first.
 
     Args:
-        spec: which numbers tell a pose.
-        num_actions: A, of an encoded action.
-        num_positions, width: of the prior's backbone.
-        frame_width: of all that a frame's codes say.
-        map_width: of the network from the next pose to what is seen there.
-        block_size: numbers that a position's codes stand for, of the tokenizer's vectors.
+        world: has a pose.
+        frame_width: numbers that stand for a frame's codes.
+
+    Raises:
+        ValueError: the window is shorter than what the pose head looks at.
     """
 
-    def __init__(
-        self,
-        spec: PoseSpec,
-        *,
-        num_actions: int,
-        num_positions: int,
-        width: int,
-        frame_width: int,
-        map_width: int,
-        block_size: int,
-    ) -> None:
+    def __init__(self, world: WorldModelConfig, frame_width: int) -> None:
         super().__init__()
-        self.space = PoseSpace(spec)
-        self.num_positions = num_positions
+        if world.prior.window < RECENT:
+            raise ValueError(f"with a pose the window must be at least {RECENT} frames")
+        width, map_width = world.prior.width, world.prior.map_width
+        self.space = PoseSpace(world.pose)
+        self.num_positions = world.positions
         num_features = self.space.num_features
         self.own = nn.Linear(num_features, width)
         self.unknown = nn.Parameter(torch.zeros(width))
         self.map = nn.Sequential(
-            nn.Linear(num_features + len(spec), map_width),
+            nn.Linear(num_features + len(world.pose), map_width),
             nn.SiLU(),
             nn.Linear(map_width, map_width),
             nn.SiLU(),
             nn.Linear(map_width, map_width),
             nn.SiLU(),
-            nn.Linear(map_width, num_positions * width),
+            nn.Linear(map_width, self.num_positions * width),
         )
-        self.sketch = nn.Linear(width, block_size)
-        self.view = nn.Linear(num_positions * width, VIEW_WIDTH)
-        self.head = PoseHead(self.space, num_actions, VIEW_WIDTH, HEAD_WIDTH)
+        self.sketch = nn.Linear(width, world.prior.merge**2 * world.tokenizer.code_dim)
+        self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
+        self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        with torch.no_grad():  # a prior that has learned without a pose stays what it is
-            for last in (self.own, self.map[-1]):
-                for parameter in last.parameters():
-                    parameter.zero_()
+        for last in (self.own, self.map[-1]):  # no effect yet on a prior trained without a pose
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def embed(
         self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B T positions D"]:
-        """What is added to each position of frames 0..T-1, of S = T + 1 poses: their own pose, and
-        the next."""
+        """What to add to each position of frames 0..T-1: their own pose, and what the map shows at
+        the next. S = T + 1."""
         features = self.space.features(poses)
         own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
         seen = self.look_up(poses[:, :-1], poses[:, 1:], known[:, :-1] & known[:, 1:])
@@ -80,7 +70,7 @@ class Place(nn.Module):
         """What the map shows at poses `after`.
 
         Args:
-            known: where both poses are, and so how the player moves.
+            known: where both poses are known, and so the player's motion.
         """
         steps = self.space.displacement(before, after) / self.space.scale
         steps = torch.where(known[..., None], steps, 0.0)
@@ -90,7 +80,7 @@ class Place(nn.Module):
     def sketched(
         self, before: Float[Tensor, "N P"], after: Float[Tensor, "N P"]
     ) -> Float[Tensor, "N positions block"]:
-        """The tokenizer's vectors of each position's codes, by the map alone."""
+        """The tokenizer's vectors of each position's codes, predicted by the map alone."""
         known = torch.ones(len(before), dtype=torch.bool, device=before.device)
         return self.sketch(self.look_up(before, after, known))
 
@@ -105,10 +95,12 @@ class Place(nn.Module):
 
         Args:
             known: which poses are known.
-            actions: taken there, the newest last; zeros before there were any.
-            shown: the newest frame, as the backbone takes it in; zeros where it is hidden.
+            actions: taken there, the newest last; zeros before the first.
+            shown: the newest frame, embedded; zeros where it is hidden.
         """
-        recent = recent_displacements(self.space, poses, known)
+        both = (known[..., 1:] & known[..., :-1])[..., None]
+        steps = self.space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / self.space.scale
+        recent = torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
         view = F.silu(self.view(shown.flatten(-2)))
         return self.head(poses[..., -1, :], recent, actions.flatten(-2), view)
 
@@ -120,34 +112,3 @@ def last_of_each(
     padding = sequence.new_zeros(len(sequence), count - 1, *sequence.shape[2:])
     windows = torch.cat([padding, sequence], 1).unfold(1, count, 1)
     return windows.movedim(-1, 2)
-
-
-def recent_displacements(
-    space: PoseSpace, poses: Float[Tensor, "*batch W P"], known: Bool[Tensor, "*batch W"]
-) -> Float[Tensor, "*batch changes"]:
-    """The last displacements, standardised, and which of them are known.
-
-    Args:
-        poses: of the last 1 + RECENT frames, the newest last.
-        known: which of them are.
-    """
-    both = (known[..., 1:] & known[..., :-1])[..., None]
-    steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / space.scale
-    return torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
-
-
-def place_of(world: WorldModelConfig, *, frame_width: int) -> Place | None:
-    """The place of a world; None where none tells a pose."""
-    if not world.used_pose:
-        return None
-    if world.prior.window < RECENT:
-        raise ValueError(f"with a pose the window must be at least {RECENT} frames")
-    return Place(
-        world.pose,
-        num_actions=world.actions.vector_size,
-        num_positions=world.positions,
-        width=world.prior.width,
-        frame_width=frame_width,
-        map_width=world.prior.map_width,
-        block_size=world.prior.merge**2 * world.tokenizer.code_dim,
-    )

@@ -1,9 +1,9 @@
-"""Where the player is: features of a pose, and the next pose predicted before the next frame.
+"""Where the player is: features of a pose, and the next pose, predicted before the next frame.
 
     p(pose) p(codes | pose) p(outcomes | codes)
 
-The pose is predicted as a displacement in the player's own frame (forward, sideways, turn), by a
-mixture of Gaussians, so that its likelihood is exact.
+The prediction is a displacement in the player's own frame (forward, sideways, turn), distributed
+as a mixture of Gaussians, so that its likelihood is exact.
 """
 
 import math
@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from worldmodel.interface.pose import PoseSpec
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
-NUM_OCTAVES = 9  # of a coordinate: its waves are from twice the level to a 128th of it
+NUM_OCTAVES = 9  # of a coordinate's waves: from twice the level's size to a 128th of it
 HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
-RECENT = 4  # displacements, and actions besides the newest, that the next pose is told
+RECENT = 4  # displacements, and actions besides the newest, that the next pose depends on
 NUM_COMPONENTS = 8  # of the mixture
 LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component
-FARTHEST = 3.0  # that a value is drawn from its component's mean, in its scales
+FARTHEST = 3.0  # scales between a sampled value and its component's mean
 
 
 class Mixture(NamedTuple):
-    """Gaussians of independent values."""
+    """A mixture of C Gaussians over N independent values."""
 
     logits: Float[Tensor, "*batch C"]
     means: Float[Tensor, "*batch C N"]
@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
 
     @classmethod
     def of(cls, out: Float[Tensor, "*batch outputs"]) -> "Mixture":
-        """From a network's outputs, C (1 + 2 N) of them."""
+        """The mixture that C (1 + 2 N) outputs of a network stand for."""
         out = out.unflatten(-1, (NUM_COMPONENTS, -1))
         size = out.shape[-1] // 2
         logits, means, log_scales = out.split([1, size, size], -1)
@@ -43,13 +43,13 @@ class Mixture(NamedTuple):
         return cls(logits[..., 0], means, middle + half * torch.tanh(log_scales))
 
     def nats(self, values: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
-        """Minus the logarithm of the density."""
+        """The negative log-density."""
         off = (values[..., None, :] - self.means) / self.log_scales.exp()
         each = -0.5 * (off.square() + math.log(2 * math.pi)) - self.log_scales
         return -(self.logits.log_softmax(-1) + each.sum(-1)).logsumexp(-1)
 
     def likeliest(self) -> Float[Tensor, "*batch N"]:
-        """The mean of the component that weighs most."""
+        """The mean of the component with the largest weight."""
         best = self.logits.argmax(-1)[..., None, None].expand(
             *self.logits.shape[:-1], 1, self.means.shape[-1]
         )
@@ -57,10 +57,10 @@ class Mixture(NamedTuple):
 
 
 class PoseSpace(nn.Module):
-    """A world's poses: their ranges in the data, features, and displacements.
+    """The poses of a world: their ranges in the data, features, and displacements.
 
     Args:
-        spec: which numbers tell a pose; at least one.
+        spec: the numbers that make up a pose; at least one.
     """
 
     def __init__(self, spec: PoseSpec) -> None:
@@ -80,7 +80,7 @@ class PoseSpace(nn.Module):
         return self.num_coordinates * (1 + 2 * NUM_OCTAVES) + waves
 
     def features(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch features"]:
-        """Coordinates in [-1, 1], and waves of them and of the heading."""
+        """Coordinates in [-1, 1], and sines and cosines of them and of the heading."""
         position = poses[..., : self.num_coordinates]
         x = 2 * (position - self.low) / self.extent - 1
         octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES, device=poses.device)
@@ -93,35 +93,35 @@ class PoseSpace(nn.Module):
 
     @torch.no_grad()
     def measure(self, poses: list[Tensor]) -> None:
-        """Take the ranges from episodes, (T+1, P) each."""
+        """Take the ranges from the poses of episodes, (T+1, P) each."""
         coordinates = torch.cat(poses)[:, : self.num_coordinates]
         self.low.copy_(coordinates.amin(0))
         self.high.copy_(torch.maximum(coordinates.amax(0), self.low + LEAST_EXTENT))
         moved = torch.cat([self.displacement(of[:-1], of[1:]) for of in poses])
-        # Not the deviation: a steady motion has none.
+        # Not the standard deviation: a steady motion has none.
         self.scale.copy_(moved.square().mean(0).sqrt().clamp(min=LEAST_SCALE))
 
     @property
     def is_measured(self) -> bool:
-        """Whether the ranges are those of data already."""
+        """Whether `measure` has set the ranges, or loaded weights have."""
         return not bool(
             (self.low == 0).all() and (self.high == 1).all() and (self.scale == 1).all()
         )
 
     @property
     def extent(self) -> Float[Tensor, " coordinates"]:
-        """Of the level along each coordinate."""
+        """The level's size along each coordinate."""
         return self.high - self.low
 
     def heading(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
-        """In radians, counterclockwise."""
+        """Headings in radians, counterclockwise."""
         return poses[..., -1] * (2 * math.pi / self.spec.full_turn)
 
     def displacement(
         self, before: Float[Tensor, "*batch P"], after: Float[Tensor, "*batch P"]
     ) -> Float[Tensor, "*batch P"]:
-        """From one pose to the next, in the frame of the one before: forward, to the left and, in
-        radians, the turn; of a world without headings, along its coordinates."""
+        """From one pose to the next, in the frame of the first: forward, to the left and, in
+        radians, the turn; in worlds without headings, along the coordinates."""
         moved = (after - before)[..., : self.num_coordinates]
         if self.spec.heading is None:
             return moved
@@ -136,7 +136,7 @@ class PoseSpace(nn.Module):
     def offsets(
         self, before: Float[Tensor, "*batch P"], after: Float[Tensor, "*batch P"]
     ) -> Float[Tensor, "*batch offsets"]:
-        """The displacement in sizes of the level, its turn as a sine and a cosine."""
+        """The displacement relative to the level's size, its turn as sine and cosine."""
         displacement = self.displacement(before, after)
         moved = displacement[..., : self.num_coordinates] / self.extent.max()
         if self.spec.heading is None:
@@ -147,7 +147,7 @@ class PoseSpace(nn.Module):
     def moved(
         self, before: Float[Tensor, "*batch P"], displacement: Float[Tensor, "*batch P"]
     ) -> Float[Tensor, "*batch P"]:
-        """The pose after a displacement, inside what the data have shown."""
+        """The pose after a displacement, clamped to the range of the data."""
         step = displacement[..., : self.num_coordinates]
         if self.spec.heading is not None:
             step = _turned(step, self.heading(before))
@@ -158,7 +158,7 @@ class PoseSpace(nn.Module):
         return self.inside(torch.cat([position, before[..., -1:] + turn], -1))
 
     def inside(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
-        """Poses moved to where the data have been; 0 for what is not finite."""
+        """Poses clamped to the range of the data; 0 for what is not finite."""
         poses = poses.nan_to_num(posinf=0.0, neginf=0.0)
         position = poses[..., : self.num_coordinates].clamp(self.low, self.high)
         return torch.cat(
@@ -166,31 +166,22 @@ class PoseSpace(nn.Module):
         )
 
 
-class _OfSpace(nn.Module):
-    """A module that uses a space without owning it, so that its buffers are saved once."""
-
-    def __init__(self, space: PoseSpace) -> None:
-        super().__init__()
-        self._space = (space,)
-
-    @property
-    def space(self) -> PoseSpace:
-        return self._space[0]
-
-
-class PoseHead(_OfSpace):
-    """Predicts the next pose from this one, the last displacements and actions, and what the newest
-    frame shows: a wall ahead stops who walks on.
+class PoseHead(nn.Module):
+    """Predicts the next pose from this one, the last displacements and actions, and features of
+    the newest frame: a wall ahead stops a walking player.
 
     Args:
-        space: of the world.
-        num_actions: A, of an encoded action.
-        frame_width: of what the frame shows.
+        space: the world's; not a submodule, so that its buffers are saved once.
+        num_actions: A, the size of an encoded action.
+        frame_width: number of the frame's features.
         width: of the network.
     """
 
+    space: PoseSpace
+
     def __init__(self, space: PoseSpace, num_actions: int, frame_width: int, width: int) -> None:
-        super().__init__(space)
+        super().__init__()
+        vars(self)["space"] = space
         size = len(space.spec)
         num_inputs = space.num_features + RECENT * (size + 1) + (1 + RECENT) * num_actions
         self.enter = nn.Linear(num_inputs + frame_width, width)
@@ -207,9 +198,9 @@ class PoseHead(_OfSpace):
         """The displacement from each pose to the next.
 
         Args:
-            recent: the last displacements, standardised, and which of them are known.
-            actions: encoded: the newest, then those before it.
-            frame: what the newest frame shows.
+            recent: the last displacements, standardised, each with whether it is known.
+            actions: encoded, side by side, the newest last.
+            frame: features of the newest frame.
         """
         x = self.enter(torch.cat([self.space.features(poses), recent, actions, frame], -1))
         for layer in self.hidden:
@@ -222,18 +213,18 @@ class PoseHead(_OfSpace):
         before: Float[Tensor, "*batch P"],
         after: Float[Tensor, "*batch P"],
     ) -> Float[Tensor, "*batch"]:
-        """Minus the logarithm of the density of the standardised displacement."""
+        """The negative log-density of the standardised displacement."""
         return mixture.nats(self.space.displacement(before, after) / self.space.scale)
 
-    def draw(
+    def sample(
         self,
         mixture: Mixture,
         before: Float[Tensor, "*batch P"],
         uniforms: Float[Tensor, "*batch numbers"],
     ) -> Float[Tensor, "*batch P"]:
-        """The next pose: of 1 + P numbers in [0, 1), the first chooses a component."""
-        chances = mixture.logits.softmax(-1).cumsum(-1)
-        chosen = (chances <= uniforms[..., :1]).sum(-1).clamp(max=NUM_COMPONENTS - 1)
+        """The next pose, from 1 + P numbers in [0, 1), of which the first selects a component."""
+        cumulative = mixture.logits.softmax(-1).cumsum(-1)
+        chosen = (cumulative <= uniforms[..., :1]).sum(-1).clamp(max=NUM_COMPONENTS - 1)
         index = chosen[..., None, None].expand(*chosen.shape, 1, before.shape[-1])
         mean, log_scale = (part.gather(-2, index)[..., 0, :] for part in mixture[1:])
         normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
@@ -241,19 +232,16 @@ class PoseHead(_OfSpace):
         return self.space.moved(before, value * self.space.scale)
 
 
-class Locator(_OfSpace):
-    """Reads the pose off a frame's codes alone.
+class Locator(nn.Module):
+    """Reads the pose off a frame's codes alone; arguments as those of `PoseHead`."""
 
-    Args:
-        space: of the world.
-        frame_width: of what the frame shows.
-        width: of the network.
-    """
+    space: PoseSpace
 
     def __init__(self, space: PoseSpace, frame_width: int, width: int) -> None:
-        super().__init__(space)
+        super().__init__()
+        vars(self)["space"] = space
         heading = space.spec.heading is not None
-        size = space.num_coordinates + 2 * heading  # the heading as a sine and a cosine
+        size = space.num_coordinates + 2 * heading  # as sine and cosine
         self.layers = nn.Sequential(
             nn.Linear(frame_width, width),
             nn.SiLU(),
@@ -266,7 +254,8 @@ class Locator(_OfSpace):
         return Mixture.of(self.layers(frames))
 
     def nats(self, mixture: Mixture, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
-        """Of poses, their coordinates in [-1, 1] and their heading as a point on a circle."""
+        """The negative log-density of poses: coordinates in [-1, 1], sine and cosine of the
+        heading."""
         space = self.space
         values = 2 * (poses[..., : space.num_coordinates] - space.low) / space.extent - 1
         if space.spec.heading is not None:
@@ -290,7 +279,7 @@ class Locator(_OfSpace):
 def _turned(
     vectors: Float[Tensor, "*batch two"], angles: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch two"]:
-    """Vectors in the plane, turned counterclockwise."""
+    """Vectors in the plane, rotated counterclockwise."""
     cosine, sine = angles.cos(), angles.sin()
     x, y = vectors[..., 0], vectors[..., 1]
     return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)

@@ -1,4 +1,4 @@
-"""The frame GPT one frame at a time: `prefill` with the frames that are given, then `step`."""
+"""The frame GPT one frame at a time: `prefill` with the given frames, then `step`."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,20 +12,27 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import Undirected
 from worldmodel.prior.layers import Attend, turn
-from worldmodel.prior.memory import KEYFRAME_STEPS, KEYFRAMES, Memory, empty_memory
-from worldmodel.prior.past import Here, Older, Past
+from worldmodel.prior.memory import (
+    KEYFRAME_STEPS,
+    KEYFRAMES,
+    Here,
+    Memory,
+    Older,
+    Past,
+    empty_memory,
+)
 from worldmodel.prior.pose import RECENT
 
 
 class Outcome(NamedTuple):
-    """One step of a dream, of each of B dreams."""
+    """One step of B dreams."""
 
     codes: Int[Tensor, "B h w q"]
     reward: Float[Tensor, " B"]  # expected
     terminated: Float[Tensor, " B"]  # probability
-    variables: Float[Tensor, "B V"]  # drawn
-    pose: Float[Tensor, "B P"]  # drawn
-    nats: Float[Tensor, " B"]  # a token: how unexpected the codes drawn were
+    variables: Float[Tensor, "B V"]  # sampled
+    pose: Float[Tensor, "B P"]  # sampled
+    nats: Float[Tensor, " B"]  # negative log-likelihood of the sampled codes, a token
 
 
 @torch.no_grad()
@@ -36,7 +43,7 @@ def prefill(
     variables: Float[Tensor, "B T V"],
     past: Past | None = None,
 ) -> Memory:
-    """The memory after T frames and the actions taken there; `past` as of `FrameGPT.forward`."""
+    """The memory after T frames and the actions taken there; `past` as in `FrameGPT.forward`."""
     batch_size, num_frames = codes.shape[:2]
     memory = empty_memory(prior.world, batch_size, codes.device)
     if num_frames == 0:
@@ -55,7 +62,7 @@ def prefill(
     if prior.config.recalled:
         for t in range(num_frames):
             here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
-            memory.keyframes.keep(memory.time + t, codes[:, t], here)
+            memory.keyframes.store(memory.time + t, codes[:, t], here)
     return replace(memory, time=memory.time + num_frames)
 
 
@@ -74,20 +81,20 @@ def step(
     """Dream the next frame.
 
     Args:
-        memory: of the frames before; its storage is overwritten and passed on.
-        codes, variables: the newest frame's.
+        memory: of the frames before; its storage is overwritten and returned.
+        codes, variables: of the newest frame.
         actions: taken there.
         uniforms: in [0, 1): one for each token of the frame, then one for each variable, then
             `num_pose_uniforms` for the pose.
-        here: where the newest frame is; None: the pose is unknown, and the frame was given.
-        next_pose: of the next frame, where the pose is known; None: it is drawn.
+        here: None: the newest frame was given, and its pose is unknown.
+        next_pose: of the next frame, where the pose is known; None: it is sampled.
     """
-    here = _nowhere(prior, codes) if here is None else here
+    here = _unknown_pose(prior, codes) if here is None else here
     num_tokens, num_variables = prior.head.num_tokens, variables.shape[1]
     for_tokens, for_variables = uniforms[:, :num_tokens], uniforms[:, num_tokens:]
     for_variables, for_pose = for_variables[:, :num_variables], for_variables[:, num_variables:]
     if next_pose is None:
-        next_pose = _draw_pose(prior, memory, codes, actions, here, for_pose)
+        next_pose = _sample_pose(prior, memory, codes, actions, here, for_pose)
     past = Past(
         torch.stack([here.pose, next_pose], 1),
         here.known[:, None].expand(-1, 2),
@@ -96,11 +103,11 @@ def step(
         _older(prior, memory, here, next_pose),
     )
     undirected = None
-    if sampling.guidance:  # first, so that the memory keeps the action that was taken
-        any_action = prior.mean_action.expand_as(actions)
-        states = _newest_states(prior, memory, codes, any_action, variables, past)
+    if sampling.guidance:  # first: the memory must end up with the action that was taken
+        mean_action = prior.mean_action.expand_as(actions)
+        states = _newest_states(prior, memory, codes, mean_action, variables, past)
         context = prior.context(states, codes[:, None])[:, 0]
-        undirected = Undirected(context, any_action, sampling.guidance)
+        undirected = Undirected(context, mean_action, sampling.guidance)
     states = _newest_states(prior, memory, codes, actions, variables, past)
     context = prior.context(states, codes[:, None])[:, 0]
     flat, nats = prior.sample_tokens(context, actions, for_tokens, sampling, undirected)
@@ -108,8 +115,8 @@ def step(
     head, before = prior.outcome, variables[:, None]
     history = head.history(*memory.in_order())[:, None]
     early = prior.predict_outcomes(states, next_codes[:, None], history)
-    told = _told_by_pose(prior, here, next_pose)[:, None]
-    after = head.draw_variables(early, before, for_variables[:, None], told)
+    in_pose = _variables_in_pose(prior, here, next_pose)[:, None]
+    after = head.draw_variables(early, before, for_variables[:, None], in_pose)
     logits = head.given_changes(early, before, after)
     outcome = Outcome(
         codes=next_codes,
@@ -122,31 +129,28 @@ def step(
     return outcome, replace(memory, time=memory.time + 1)
 
 
-def _nowhere(prior: FrameGPT, codes: Tensor) -> Here:
-    """Of frames that were given, at unknown poses."""
+def _unknown_pose(prior: FrameGPT, codes: Tensor) -> Here:
+    """Given frames at unknown poses."""
     unknown = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
-    return Here(
-        torch.zeros(len(codes), len(prior.world.used_pose)).to(codes.device),
-        unknown,
-        unknown.long(),
-    )
+    poses = torch.zeros(len(codes), len(prior.world.used_pose), device=codes.device)
+    return Here(poses, unknown, unknown.long())
 
 
-def _told_by_pose(prior: FrameGPT, here: Here, next_pose: Tensor) -> Float[Tensor, "B V"]:
-    """Variables that are numbers of the pose, where it is known; NaN for others."""
+def _variables_in_pose(prior: FrameGPT, here: Here, next_pose: Tensor) -> Float[Tensor, "B V"]:
+    """Next values of the variables that are part of the pose, where it is known; else NaN."""
     names, pose_names = prior.world.variable_names, prior.world.used_pose.names
-    told = next_pose.new_full((len(next_pose), len(names)), torch.nan)
+    values = next_pose.new_full((len(next_pose), len(names)), torch.nan)
     for v, name in enumerate(names):
         if name in pose_names:
             value = next_pose[:, pose_names.index(name)]
-            told[:, v] = torch.where(here.known, value, torch.nan)
-    return told
+            values[:, v] = torch.where(here.known, value, torch.nan)
+    return values
 
 
-def _draw_pose(
+def _sample_pose(
     prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, here: Here, uniforms: Tensor
 ) -> Float[Tensor, "B P"]:
-    """The next pose; where this one is not known it stays what it is."""
+    """The next pose; unchanged where the current one is unknown."""
     if prior.place is None:
         return here.pose
     poses, known, taken = (
@@ -155,26 +159,26 @@ def _draw_pose(
     )
     shown = prior.shown(codes[:, None], torch.zeros_like(here.known)[:, None])[:, 0]
     mixture = prior.place.predict(poses, known, taken, shown)
-    drawn = prior.place.head.draw(mixture, here.pose, uniforms)
-    return torch.where(here.known[:, None], drawn, here.pose)
+    sampled = prior.place.head.sample(mixture, here.pose, uniforms)
+    return torch.where(here.known[:, None], sampled, here.pose)
 
 
 def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Older | None:
-    """Frames before the window that the next frame is drawn from, too."""
+    """The frames from before the window that the prediction looks back at."""
     if not prior.config.recalled:
         return None
     now = memory.time[:, None]
-    kept = memory.keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
-    # Only frames that no later one will replace in their slot.
-    is_final = kept.times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
-    usable = (kept.times >= 0) & is_final & (kept.times <= now - prior.config.window)
-    return prior.look_back(kept, usable[:, None], now, next_pose[:, None], here.known[:, None])
+    keyframes = memory.keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
+    times = keyframes.times
+    is_final = times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1  # the next frame gets another slot
+    usable = (times >= 0) & is_final & (times <= now - prior.config.window)
+    return prior.look_back(keyframes, usable[:, None], now, next_pose[:, None], here.known[:, None])
 
 
 def _newest_states(
     prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
 ) -> Float[Tensor, "B 1 P D"]:
-    """States of the newest frame, which is written into the memory's storage."""
+    """States of the newest frames, which are written into the memory's storage."""
     cosines, sines = (part[:, None] for part in prior.rotary.turns(memory.time))
     dreams = torch.arange(len(codes), device=codes.device)
     slots = memory.time % prior.config.window
@@ -185,7 +189,7 @@ def _newest_states(
     memory.actions[dreams, slots] = actions
     if prior.config.recalled:
         here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
-        memory.keyframes.keep(memory.time, codes, here)
+        memory.keyframes.store(memory.time, codes, here)
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
 
     def attend_in(block: int) -> Attend:

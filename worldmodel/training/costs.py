@@ -1,6 +1,7 @@
-"""What a step of training costs, worked out without data, and how a description is shown."""
+"""What a training step costs, computed without data, and a preset's description as text."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from worldmodel.configs.recipe import StageRecipe
-
-# Of the operations that PyTorch's counter leaves out. Masked products count like others.
+# Operations that PyTorch's counter leaves out. Masked products count like others.
 ATTENTION_FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
         sdpa_flop_count(q, k, v)
@@ -24,13 +23,13 @@ ATTENTION_FLOPS = {
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-# Parts of configs that have lines of their own.
+# Entries of configs that have lines of their own.
 SHOWN_ELSEWHERE = {"clip_shape", "frame_shape", "num_actions", "on_class", "given_frames"}
 BYTES_A_PARAMETER = 16  # in fp32: weight, gradient, and the two moments of Adam
 
 
 def to_lines(described: dict[str, Any]) -> list[str]:
-    """A description for people."""
+    """A description as lines of text."""
     shape = "x".join(str(size) for size in described["latent_shape"])
     lines = [
         f"preset       {described['preset']}: {described['source']}",
@@ -63,28 +62,35 @@ def to_lines(described: dict[str, Any]) -> list[str]:
     return lines
 
 
-def latents(tokenizer: Any) -> dict[str, Any]:
-    """Sizes of the latents of a tokenizer with this config."""
-    books = tokenizer.num_codebooks
-    return {
-        "latent_shape": [*tokenizer.grid, books] if books > 1 else list(tokenizer.grid),
-        "codebooks": books,
-        "codes": tokenizer.num_codes,
-    }
-
-
-def costs(
-    stages: dict[str, tuple[nn.Module, StageRecipe, Callable[[], Tensor]]],
+def described(
+    name: str,
+    preset: Any,
+    *,
+    model: Any,
+    losses: tuple[Callable[[], Tensor], Callable[[], Tensor]],
+    source: str,
+    clip_shape: Sequence[int],
+    conditions: str,
+    condition_size: int,
+    frames_of_tokens: int,
 ) -> dict[str, Any]:
-    """Parameters of each stage's module, and costs of its steps, in JSON's types.
+    """Sizes and costs of a preset, in JSON's types.
 
-    FLOPs are those of matrix products and convolutions, forward and backward, two for a
-    multiplication and addition. Memory is that of weights, gradients and Adam's moments in fp32,
-    and of the activations kept for the backward pass; a codebook's distances come on top.
+    FLOPs count matrix products and convolutions, forward and backward, two per multiplication and
+    addition. Memory counts weights, gradients and Adam's moments in fp32, and the activations
+    saved for the backward pass; a codebook's distances come on top.
 
     Args:
-        stages: module, recipe, and the loss of one clip.
+        model: made of the preset.
+        losses: of tokenizer and prior, for one clip.
+        frames_of_tokens: frames that one grid of tokens stands for.
     """
+    sizes, books = preset.tokenizer, preset.tokenizer.num_codebooks
+    tokens = math.prod(sizes.grid) * books
+    stages = {
+        "vqvae": (model.tokenizer, preset.tokenizer_recipe, losses[0]),
+        "prior": (model.prior, preset.prior_recipe, losses[1]),
+    }
     steps = {}
     for stage, (module, recipe, loss) in stages.items():
         flops, activations = _cost_of_a_clip(loss)
@@ -95,6 +101,19 @@ def costs(
             "activation_bytes_a_clip": activations,
         }
     return {
+        "preset": name,
+        "data": preset.data,
+        "source": source,
+        "clip_shape": list(clip_shape),
+        "conditions": conditions,
+        "condition_size": condition_size,
+        "latent_shape": [*sizes.grid, books] if books > 1 else list(sizes.grid),
+        "codebooks": books,
+        "codes": sizes.num_codes,
+        "tokens": tokens,
+        "tokens_of": "a frame" if frames_of_tokens == 1 else "a clip",
+        "tokens_a_frame": tokens / frames_of_tokens,
+        "config": {"vqvae": vars(sizes), "prior": vars(preset.prior)},
         "parameters": {stage: _count(module) for stage, (module, *_) in stages.items()},
         "parts": {stage: _parts(module) for stage, (module, *_) in stages.items()},
         "step": steps,
@@ -103,25 +122,25 @@ def costs(
 
 
 def _cost_of_a_clip(loss: Callable[[], Tensor]) -> tuple[int, int]:
-    """FLOPs forward and backward, and bytes kept in between, each tensor counted once."""
-    kept: dict[int, tuple[Any, int]] = {}  # holding the storage keeps its address its own
+    """FLOPs forward and backward, and bytes saved in between, each tensor counted once."""
+    saved: dict[int, Any] = {}  # holds the storages, so that no address is used twice
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
-            kept[storage._cdata] = (storage, storage.nbytes())
+            saved[storage._cdata] = storage
         return tensor
 
     counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS)
-    with FakeTensorMode(allow_non_fake_inputs=True), counter:  # only shapes are worked out
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with FakeTensorMode(allow_non_fake_inputs=True), counter:  # computes shapes alone
+        with saved_tensors_hooks(save, lambda tensor: tensor):
             value = loss()
         value.backward()
-    return counter.get_total_flops(), sum(num_bytes for _, num_bytes in kept.values())
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in saved.values())
 
 
 def _parts(module: nn.Module) -> dict[str, int]:
-    """Parameters of each part that has any, the module's own ones last."""
+    """Parameters of each child that has any, the module's own ones last."""
     parts = {name: _count(part) for name, part in module.named_children()}
     parts["its own"] = sum(p.numel() for p in module.parameters(recurse=False))
     return {name: count for name, count in parts.items() if count}

@@ -1,4 +1,4 @@
-"""What training reports while it runs: a progress bar, curves, and that Ctrl-C was noticed."""
+"""What training reports while it runs: a progress bar, curves, and a line after Ctrl-C."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from worldmodel.command import Bar, say
 from worldmodel.storage.files import naming, parse_json, written_whole
-from worldmodel.training.schedule import Progressed
+from worldmodel.training.state import Progress
 
 
 class Interruption:
@@ -45,12 +45,12 @@ Summary = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Board:
-    """A file of scalars for TensorBoard, written as they come.
+    """A file of scalars for TensorBoard, each written at once.
 
     torch's SummaryWriter writes in a thread, where a full disk ends in a traceback.
 
     Args:
-        step: where training resumes; TensorBoard drops what a killed run wrote of later steps.
+        step: where training resumes; TensorBoard drops later steps, written by a killed run.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -65,12 +65,12 @@ class Board:
             self._write(Event(wall_time=time.time(), step=step + 1, session_log=started))
 
     def add(self, scalars: dict[str, float], step: int) -> None:
-        """Raises OSError where they can't be written."""
+        """Write scalars of one step. Raises OSError where they can't be written."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
-        with suppress(OSError):  # what a full disk didn't take was reported when it was written
+        with suppress(OSError):  # a full disk was reported when the scalars were written
             self._file.close()
 
     def _write(self, event: event_pb2.Event) -> None:  # pyright: ignore[reportAttributeAccessIssue]
@@ -88,10 +88,10 @@ class Curves:
     Args:
         folder, name: lines go to folder/name.jsonl, TensorBoard's files to folder/tensorboard.
         step: where training resumes; lines of later steps, left by a killed run, are dropped.
-        shown: False writes and shows nothing: one process of several does that for all.
+        shown: False in all processes but the first: nothing is written or shown.
 
     Raises:
-        OSError: names the file that can't be written, here and in `write`.
+        OSError: a file, which it names, can't be written; also in `write`.
     """
 
     def __init__(self, folder: Path, name: str, step: int, *, shown: bool) -> None:
@@ -124,20 +124,20 @@ class Curves:
         if self.shown:
             self.board.close()
 
-    def write(self, progressed: Progressed, numbers: dict[str, float], prefix: str = "") -> None:
+    def write(self, progress: Progress, numbers: dict[str, float], prefix: str = "") -> None:
         if not self.shown:
             return
         named = {prefix + name: value for name, value in numbers.items()}
-        line = {"step": progressed.step, "seconds": round(progressed.seconds, 1), **named}
+        line = {"step": progress.step, "seconds": round(progress.seconds, 1), **named}
         with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         with naming(self.board.path):
             scalars = {f"{self.name}/{name}": value for name, value in named.items()}
-            self.board.add(scalars, progressed.step)
+            self.board.add(scalars, progress.step)
 
-    def show(self, done: float, progressed: Progressed, loss: float) -> None:
-        what = f"{self.name}: step {progressed.step}, loss {loss:.3f}"
-        self.bar.update(self.task, completed=done, description=what)
+    def show(self, fraction: float, progress: Progress, loss: float) -> None:
+        what = f"{self.name}: step {progress.step}, loss {loss:.3f}"
+        self.bar.update(self.task, completed=fraction, description=what)
 
 
 def _step_of(line: str) -> float:

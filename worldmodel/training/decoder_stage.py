@@ -1,10 +1,10 @@
-"""The last thing to train, where it is asked for: a decoder whose pictures are sharp.
+"""The optional last stage: a decoder of sharp pictures.
 
-Codes, and all that predicts them, stand still. Pairs of consecutive frames are compared with the
-recorded ones by their squared error, by a network that ImageNet taught (`metrics.perceptual`),
-and by a discriminator that learns meanwhile to tell them apart (Esser et al. 2021, VQGAN: hinge
-loss, weighed by gradients): it sees pairs, so texture must move as it does in the game. Some codes
-are the prior's, drawn after the recorded past: their picture should be the recorded frame, too.
+Tokenizer and prior are frozen. Decoded pairs of consecutive frames are compared with the recorded
+ones by their squared error, by a network trained on ImageNet (`metrics.perceptual`), and by a
+discriminator trained along (Esser et al. 2021, VQGAN: hinge loss, weighted by gradients); it sees
+pairs, so texture must move as it does in the game. Some codes are sampled from the prior after the
+recorded past: they too should decode to the recorded frame.
 """
 
 from pathlib import Path
@@ -12,41 +12,34 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
-from worldmodel.data import ClipSampler, EpisodeReader
+from worldmodel.configs.presets import StageRecipe
+from worldmodel.data import ClipSampler
 from worldmodel.dream import WorldModel
 from worldmodel.media.film import save_png, sheet
 from worldmodel.media.frames import to_float, to_uint8
-from worldmodel.metrics.perceptual import (
-    LITE0,
-    LITE2,
-    EfficientNetLite,
-    load_network,
-)
+from worldmodel.metrics.perceptual import LITE0, LITE2, EfficientNetLite, load_network
 from worldmodel.metrics.pictures import fine_energy, psnr
-from worldmodel.training.coded_episodes import CodedEpisodes
-from worldmodel.training.own_dreams import OwnDreams
+from worldmodel.training.codes import CodedEpisodes, OwnDreams
 from worldmodel.training.trainer import Stage
 
-PERCEPTUAL_WEIGHT = 1.0  # beside the normalised squared error
-ADVERSARIAL_WEIGHT = 0.5  # times the ratio of the gradients' lengths at the picture
+PERCEPTUAL_WEIGHT = 1.0  # relative to the normalised squared error
+ADVERSARIAL_WEIGHT = 0.5  # times the ratio of the gradients' norms at the picture
 MATCHING_WEIGHT = 0.1  # of the discriminator's features
-ADVERSARY_BEGINS, ADVERSARY_WHOLE = 300, 800  # steps; between them its weight rises
+ADVERSARY_FROM, ADVERSARY_FULL_FROM = 300, 800  # steps; between them its weight rises
 CHANNELS = (48, 96, 192)  # of the discriminator
-DRAWN_SHARE = 0.25  # of the pairs whose codes the prior drew
-NUM_DRAWN, DRAWN_EVERY = 256, 1000  # pairs at a time, and steps until they are drawn again
+SAMPLED_FRACTION = 0.25  # of the pairs: their codes are sampled from the prior
+NUM_SAMPLED, SAMPLED_EVERY = 256, 1000  # pairs in stock, and steps until they are renewed
 NUM_VALIDATION_PAIRS = 128
 PREVIEW_PAIRS = 8
 
 
 class Discriminator(nn.Module):
-    """Tells recorded pairs of frames from decoded ones, patch by patch."""
+    """Distinguishes recorded from decoded pairs of frames, patch by patch."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -60,7 +53,7 @@ class Discriminator(nn.Module):
     def forward(
         self, pairs: Float[Tensor, "B two C H W"]
     ) -> tuple[Float[Tensor, "B 1 h w"], list[Tensor]]:
-        """Above 0 for what looks recorded; and the features of each layer."""
+        """Logits, above 0 for what looks recorded, and the features of each layer."""
         x, features = pairs.flatten(1, 2), []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
@@ -69,11 +62,11 @@ class Discriminator(nn.Module):
 
 
 class Sharpening(nn.Module):
-    """The sharp decoder and its adversary: all that this stage trains.
+    """The sharp decoder and its adversary: what this stage trains.
 
     Args:
-        model: with a sharp decoder.
-        network: that compares pictures; frozen.
+        model: has a sharp decoder.
+        network: compares pictures; frozen.
     """
 
     def __init__(self, model: WorldModel, network: EfficientNetLite) -> None:
@@ -81,8 +74,8 @@ class Sharpening(nn.Module):
         assert model.sharp is not None
         self.sharp = model.sharp
         self.discriminator = Discriminator(model.config.tokenizer.frame_shape[2])
-        # Others' modules: neither trained nor saved here.
-        self._others = (model.tokenizer, network)
+        # In a tuple, so that they are no submodules: neither trained nor saved here.
+        self._frozen = (model.tokenizer, network)
 
     def forward(
         self,
@@ -93,32 +86,32 @@ class Sharpening(nn.Module):
         """Losses of pairs.
 
         Args:
-            codes: of R + 1 consecutive frames, for pictures of the last two.
-            frames: the recorded ones.
-            adversary: 0 to 1, how much the discriminator counts.
+            codes: of R + 1 consecutive frames, of which the last two are decoded.
+            frames: the last two as recorded.
+            adversary: weight of the discriminator, 0 to 1.
         """
-        tokenizer, network = self._others
+        tokenizer, network = self._frozen
         seen = torch.stack([codes[:, :-1], codes[:, 1:]], 1).flatten(0, 1)
-        drawn = self.sharp(tokenizer.codebooks, seen).float().unflatten(0, frames.shape[:2])
-        at = drawn.detach().requires_grad_()  # gradients at the picture
-        nmse = F.mse_loss(at, frames) / tokenizer.data_variance
-        perceptual = network.distance(at.flatten(0, 1), frames.flatten(0, 1)).mean()
-        compared = nmse + PERCEPTUAL_WEIGHT * perceptual
-        (gradient,) = torch.autograd.grad(compared, at)
-        verdict, features = self.discriminator(at)
-        real, wanted = self.discriminator(frames)
+        decoded = self.sharp(tokenizer.codebooks, seen).float().unflatten(0, frames.shape[:2])
+        pictures = decoded.detach().requires_grad_()  # gradients are weighted here
+        nmse = F.mse_loss(pictures, frames) / tokenizer.data_variance
+        perceptual = network.distance(pictures.flatten(0, 1), frames.flatten(0, 1)).mean()
+        difference = nmse + PERCEPTUAL_WEIGHT * perceptual
+        (gradient,) = torch.autograd.grad(difference, pictures)
+        logits, features = self.discriminator(pictures)
+        real_logits, real_features = self.discriminator(frames)
         matching = torch.stack(
-            [F.l1_loss(mine, its.detach()) for mine, its in zip(features, wanted, strict=True)]
+            [F.l1_loss(x, real.detach()) for x, real in zip(features, real_features, strict=True)]
         ).mean()
-        (against,) = torch.autograd.grad(-verdict.mean(), at, retain_graph=True)
-        (towards,) = torch.autograd.grad(matching, at, retain_graph=True)
-        weight = ADVERSARIAL_WEIGHT * gradient.norm() / (against.norm() + 1e-8)
-        gradient = gradient + adversary * (weight * against + MATCHING_WEIGHT * towards)
-        hinge = (1 - real).relu().mean() + (1 + verdict).relu().mean()
-        # Its gradient is that of the decoder's losses, its value nothing.
-        pull = (drawn * gradient).sum()
+        (fooling,) = torch.autograd.grad(-logits.mean(), pictures, retain_graph=True)
+        (alike,) = torch.autograd.grad(matching, pictures, retain_graph=True)
+        weight = ADVERSARIAL_WEIGHT * gradient.norm() / (fooling.norm() + 1e-8)
+        gradient = gradient + adversary * (weight * fooling + MATCHING_WEIGHT * alike)
+        hinge = (1 - real_logits).relu().mean() + (1 + logits).relu().mean()
+        # Has the gradient of the decoder's losses; its value is subtracted.
+        surrogate = (decoded * gradient).sum()
         return {
-            "loss": compared.detach() + hinge + pull - pull.detach(),
+            "loss": difference.detach() + hinge + surrogate - surrogate.detach(),
             "nmse": nmse.detach(),
             "perceptual": perceptual.detach(),
             "matching": matching.detach(),
@@ -127,10 +120,10 @@ class Sharpening(nn.Module):
 
 
 class DecoderStage(Stage):
-    """Trains the sharp decoder; tokenizer and prior stand still.
+    """Trains the sharp decoder; tokenizer and prior are frozen.
 
-    The adversary is weighed, and its spectral norms are estimated, on each process's share of a
-    batch by itself: unlike in the other stages, several shares are not quite one.
+    Each process weights the adversary and estimates spectral norms on its own part of a batch:
+    unlike in the other stages, training in several processes is not exactly the same as in one.
     """
 
     name = "decoder"
@@ -138,69 +131,64 @@ class DecoderStage(Stage):
     def __init__(
         self,
         model: WorldModel,
-        reader: EpisodeReader,
+        coded: CodedEpisodes,
         recipe: StageRecipe,
-        *,
-        codes_path: Path,
-        fabric: Fabric,
         memory_limit_bytes: int,
     ) -> None:
-        self.model, self.recipe, self.device = model, recipe, fabric.device
-        self.judge = load_network(LITE2, fabric.device)
-        self.module = Sharpening(model, load_network(LITE0, fabric.device)).to(fabric.device)
+        self.model, self.coded, self.recipe = model, coded, recipe
+        self.device = coded.device
+        self.judge = load_network(LITE2, self.device)
+        self.network = load_network(LITE0, self.device)
+        self.module = Sharpening(model, self.network).to(self.device)
         self.inputs = model.tokenizer.digest()
-        self.coded = CodedEpisodes(model.tokenizer, reader, codes_path, fabric)
         num_frames = model.config.sharp_frames + 1
-        self.clips = ClipSampler(reader, "train", num_frames, memory_limit_bytes)
-        validation = ClipSampler(reader, "validation", num_frames, memory_limit_bytes=0)
+        self.clips = ClipSampler(coded.reader, "train", num_frames, memory_limit_bytes)
+        validation = ClipSampler(coded.reader, "validation", num_frames, memory_limit_bytes=0)
         rng = randomness.generator(0, "decoder validation")
         rows = validation.draw(rng, NUM_VALIDATION_PAIRS)
         self.validation = (self._codes(rows), self._frames(validation, rows))
         window = model.config.prior.window
-        self.drawn = OwnDreams(
-            model, self.coded, NUM_DRAWN, window + 2, dreamed_steps=2, goes_on=0.0
+        self.dreams = OwnDreams(
+            model, coded, NUM_SAMPLED, window + 2, dreamed_steps=2, continued=0.0
         )
         self._adversary = 0.0
 
     @property
-    def kept(self) -> dict[str, Tensor]:
-        return self.drawn.kept
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.dreams.state
 
     def prepare(self, step: int) -> None:
-        rise = (step - ADVERSARY_BEGINS) / (ADVERSARY_WHOLE - ADVERSARY_BEGINS)
+        rise = (step - ADVERSARY_FROM) / (ADVERSARY_FULL_FROM - ADVERSARY_FROM)
         self._adversary = float(np.clip(rise, 0, 1))
-        if step // DRAWN_EVERY >= int(self.drawn.kept["renewed"]):
-            self.drawn.renew()
+        if step // SAMPLED_EVERY >= self.dreams.times_renewed:
+            self.dreams.renew()
 
-    def losses(
-        self, module: nn.Module, rng: np.random.Generator, share: slice
-    ) -> dict[str, Tensor]:
-        num_drawn = round(DRAWN_SHARE * self.recipe.batch_size)
-        rows = self.clips.draw(rng, self.recipe.batch_size - num_drawn)
+    def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
+        num_sampled = round(SAMPLED_FRACTION * self.recipe.batch_size)
+        rows = self.clips.draw(rng, self.recipe.batch_size - num_sampled)
         codes = self._codes(rows)
-        kept, num_frames = self.drawn.kept, self.clips.num_frames
-        if num_drawn:
-            chosen = rng.integers(NUM_DRAWN, size=num_drawn)
-            codes = torch.cat([codes, kept["codes"][chosen, -num_frames:].long()])
-            firsts = kept["episodes"][chosen].numpy()
-            firsts = firsts + np.array([0, self.drawn.num_frames - num_frames])
+        dreams, num_frames = self.dreams.state, self.clips.num_frames
+        if num_sampled:
+            chosen = rng.integers(NUM_SAMPLED, size=num_sampled)
+            codes = torch.cat([codes, dreams["codes"][chosen, -num_frames:].long()])
+            firsts = dreams["episodes"][chosen].numpy()
+            firsts = firsts + np.array([0, self.dreams.num_frames - num_frames])
             rows = np.concatenate([rows, firsts])
-        frames = self._frames(self.clips, rows[share])
-        return module(codes[share].to(self.device), frames, self._adversary)
+        frames = self._frames(self.clips, rows[part])
+        return module(codes[part].to(self.device), frames, self._adversary)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """PSNR in dB, perceptual distances by the network that trains and by another one, and the
-        energy of the upper half of the spatial frequencies over that of recorded frames."""
+        """PSNR in dB, perceptual distances by the network of the loss and by another one, and the
+        energy of the upper half of the spatial frequencies relative to that of recorded frames."""
         codes, frames = self.validation
-        drawn, judged, trained = [], [], []
-        network = self.module._others[1]
+        decoded, judged, trained = [], [], []
         for some, real in zip(codes.split(32), frames.split(32), strict=True):
-            drawn.append(to_float(self._drawn(some)))
-            pair = (drawn[-1].flatten(0, 1), real.flatten(0, 1))
+            decoded.append(to_float(self._decoded(some)))
+            pair = (decoded[-1].flatten(0, 1), real.flatten(0, 1))
             judged.append(self.judge.distance(*pair))
-            trained.append(network.distance(*pair))
-        pictures = torch.cat(drawn)
+            trained.append(self.network.distance(*pair))
+        pictures = torch.cat(decoded)
         energy, wanted = (
             fine_energy(part.flatten(0, 1).cpu().numpy()).mean() for part in (pictures, frames)
         )
@@ -213,16 +201,12 @@ class DecoderStage(Stage):
 
     @torch.no_grad()
     def preview(self, path: Path) -> None:
-        """Recorded frames, the tokenizer's own pictures of them, and the sharp ones."""
+        """Recorded frames, then decoded by the tokenizer, then by the sharp decoder."""
         codes, frames = (part[:PREVIEW_PAIRS] for part in self.validation)
-        shown = [
-            to_uint8(frames),
-            self.model.decode(codes[:, -2:]),
-            self._drawn(codes),
-        ]
-        save_png(path, sheet([part.flatten(0, 1).cpu().numpy() for part in shown], scale=2))
+        rows = [to_uint8(frames), self.model.decode(codes[:, -2:]), self._decoded(codes)]
+        save_png(path, sheet([row.flatten(0, 1).cpu().numpy() for row in rows], scale=2))
 
-    def _drawn(self, codes: Tensor) -> Tensor:
+    def _decoded(self, codes: Tensor) -> Tensor:
         """Pictures (B, 2, H, W, C) of the last two of R + 1 frames."""
         return self.model.draw(codes)[:, -2:]
 

@@ -1,103 +1,143 @@
-"""How a dream is trained: its tokenizer, its prior, and, if asked for, its sharp decoder."""
+"""How a dream is trained: its tokenizer, its prior and, if asked for, its sharp decoder."""
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from worldmodel.checkpoint import (
     Checkpoint,
-    Lineage,
     World,
-    check_kind,
     choose_starts,
-    find_checkpoint,
+    find_kind,
     load_checkpoint,
-    save_checkpoint,
 )
 from worldmodel.checkpoint.card import model_card
-from worldmodel.configs.auto import auto_preset, summary
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import PRESETS, Preset
+from worldmodel.configs.presets import PRESETS, Preset, auto_preset, summary
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.pose import NO_POSE
 from worldmodel.train import Train
+from worldmodel.training.codes import CodedEpisodes
+from worldmodel.training.costs import described
 from worldmodel.training.decoder_stage import DecoderStage
-from worldmodel.training.describe import describe
 from worldmodel.training.options import (
     AUTO,
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
     check_preset,
-    command_of,
+    main_arguments,
 )
+from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.run import (
     Run,
-    changed,
     check,
     check_init,
     data_folder,
+    describe_as_asked,
     made_for,
-    shown,
     started,
+    with_options,
     world_of,
 )
-from worldmodel.training.schedule import Progressed
-from worldmodel.training.state import load_state
+from worldmodel.training.state import Progress, load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
 
-NUM_STARTS = 16  # that a checkpoint holds
-# Of a prior; 0 in checkpoints before version 5.
-LATER_PARTS = ("map_width", "tells_age", "recalled")
+NUM_STARTS = 16  # in a checkpoint
+# Entries of a prior's config that are 0 in checkpoints before version 5.
+ADDED_PARTS = ("map_width", "tells_age", "recalled")
 PUBLISHED_TRAIN = "worldmodel.videogpt.train"
 
 
 def train(options: Train, *, command: str) -> None:
-    """As `worldmodel.train.train`."""
+    """Train or describe a dream as the options say.
+
+    Args:
+        command: the command that resumes the training, to show to the user.
+
+    Raises:
+        UserError: --init can't be loaded; the data are missing, damaged or invalid; an option,
+            the run's folder or its device is not usable; or another process trains there.
+    """
     check(options)
-    preset = changed(_preset(options), options)
+    preset = with_options(_preset(options), options)
     if options.describe:
-        print(shown(options, describe(options.preset, preset)))
+        print(describe_as_asked(options, describe(options.preset, preset)))
     else:
         train_preset(preset, options, command=command)
 
 
 def train_preset(preset: Preset, options: Train, *, command: str = "the same command") -> None:
-    """Train what a preset says, its recipes as they stand; raises what `train` does.
-
-    Args:
-        options: all but those that `train` has worked into the preset.
-        command: that resumes the training, for the user.
-    """
+    """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / _run_name(options)
-    reader = EpisodeReader(data_folder(options, preset.data, preset.get))
-    # Or fail before anything is written.
+    reader = EpisodeReader(data_folder(options, preset))
+    # Made first: an error comes before anything is written.
     config = made_for(reader, lambda: _config(preset, reader))
     starts = choose_starts(reader, num_frames=config.prior.window, num_starts=NUM_STARTS)
     starts = replace(starts, poses=starts.poses[..., : len(config.pose)])
     with started(options, out, reader, command) as run:
         model, world = _model(options, config, reader)
-        run.begin(config, preset, _notes(preset, options))
-        if not _train(run, model, preset, options):
-            return
+        run.begin(config, preset, [summary(preset)] if options.preset == AUTO else [])
+        if _train(run, model, preset, options):
+            run.export(
+                Checkpoint(model, world, starts),
+                model_card,
+                f"play it: python -m play --env {shlex.quote(str(out))}",
+                states={"state_sha256": "prior", "decoder_state_sha256": "decoder"},
+            )
 
-        def save(lineage: Lineage) -> None:
-            checkpoint = Checkpoint(model, world, starts, lineage)
-            card = model_card(checkpoint, name=out.resolve().name)
-            save_checkpoint(out, checkpoint, card=card, compact=False)
 
-        run.export(
-            save,
-            f"play it: python -m play --env {shlex.quote(str(out))}",
-            states={"state_sha256": "prior", "decoder_state_sha256": "decoder"},
-        )
+def describe(name: str, preset: Preset) -> dict[str, Any]:
+    """Sizes and costs of a preset, computed without data, in JSON's types; see `described`."""
+    tokenizer = preset.tokenizer
+    config = WorldModelConfig(
+        preset.actions,
+        preset.variable_names,
+        tokenizer,
+        preset.prior,
+        preset.pose,
+        preset.sharp_frames,
+    )
+    model = WorldModel(config).eval()
+    height, width, channels = tokenizer.frame_shape
+    num_frames = preset.prior_recipe.num_frames
+    frames = torch.zeros(preset.tokenizer_recipe.num_frames, channels, height, width)
+    codes = torch.zeros(1, num_frames, *tokenizer.grid, tokenizer.num_codebooks, dtype=torch.int64)
+
+    def prior_loss() -> Tensor:
+        return prior_losses(
+            model.prior,
+            model.prior,
+            codes=codes,
+            past_codes=codes[:, :-1],
+            actions=torch.zeros(1, num_frames - 1, preset.actions.vector_size),
+            reward=torch.zeros(1, num_frames - 1),
+            terminated=torch.zeros(1, num_frames - 1, dtype=torch.bool),
+            variables=torch.zeros(1, num_frames, len(preset.variable_names)),
+            weights=torch.ones(1, num_frames - 1),
+        ).loss
+
+    return described(
+        name,
+        preset,
+        model=model,
+        losses=(lambda: model.tokenizer(frames).loss, prior_loss),
+        source="a dream, to be lived in step by step",
+        clip_shape=(num_frames, *tokenizer.frame_shape),
+        conditions=f"each frame's action of {preset.actions.vector_size}",
+        condition_size=preset.actions.vector_size,
+        frames_of_tokens=1,
+    )
 
 
 def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:
-    """Train the stages asked for; returns whether there is a model to make a checkpoint of."""
+    """Train the stages asked for; returns whether the model is ready to become a checkpoint."""
     model.to(run.fabric.device)
     tokenizer_before = model.tokenizer.digest()
     if not run.train_tokenizer(model.tokenizer, preset.tokenizer_recipe, TokenizerStage):
@@ -105,29 +145,24 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:
     tokenizer = model.tokenizer.digest()
     if model.sharp is not None:
         if options.init is None or tokenizer != tokenizer_before:
-            model.sharp.begin_as(model.tokenizer.decoder)
+            model.sharp.start_from(model.tokenizer.decoder)
         load_state(run.state("decoder"), model.sharp, tokenizer, part="sharp.")
-    codes_path = run.folder / "codes.safetensors"
-    if options.stage != "decoder":
-        with run.first_process_first():  # it encodes the episodes, the others read its codes
-            recipe = preset.prior_recipe
-            stage = PriorStage(model, run.reader, recipe, codes_path=codes_path, fabric=run.fabric)
-        run.train(stage, options.prior_minutes)
-        return True
-    is_new = load_state(run.state("prior"), model.prior, tokenizer) == Progressed()
-    if is_new and options.init is None:
-        raise UserError(f"{run.out} has no prior yet: train one first, with --stage both or prior")
-    model.prior.requires_grad_(False).eval()
-    with run.first_process_first():
-        stage = DecoderStage(
-            model,
-            run.reader,
-            preset.decoder_recipe,
-            codes_path=codes_path,
-            fabric=run.fabric,
-            memory_limit_bytes=run.memory_limit_bytes,
-        )
-    run.train(stage, options.decoder_minutes)
+    trains_decoder = options.stage == "decoder"
+    if trains_decoder:
+        is_new = load_state(run.state("prior"), model.prior, tokenizer) == Progress()
+        if is_new and options.init is None:
+            raise UserError(
+                f"{run.out} has no prior yet: train one first, with --stage both or prior"
+            )
+        model.prior.requires_grad_(False).eval()
+    with run.first_process_first():  # it encodes the episodes, the others read its codes
+        path = run.folder / "codes.safetensors"
+        coded = CodedEpisodes(model.tokenizer, run.reader, path, run.fabric)
+        if trains_decoder:
+            stage = DecoderStage(model, coded, preset.decoder_recipe, run.memory_limit_bytes)
+        else:
+            stage = PriorStage(model, coded, preset.prior_recipe)
+    run.train(stage, options.decoder_minutes if trains_decoder else options.prior_minutes)
     return True
 
 
@@ -138,7 +173,7 @@ def _preset(options: Train) -> Preset:
         return PRESETS[options.preset]
     if options.data is None:
         raise UserError(
-            "give the folder of episodes with --data, or name a preset that knows its own: "
+            "give the folder of episodes with --data, or name a preset that has its own: "
             f"{', '.join(PRESETS)}"
         )
     return auto_preset(EpisodeReader(options.data))
@@ -162,21 +197,15 @@ def _config(preset: Preset, reader: EpisodeReader) -> WorldModelConfig:
     )
 
 
-def _notes(preset: Preset, options: Train) -> Iterator[str]:
-    if options.preset == AUTO:
-        yield summary(preset)
-
-
 def _model(
     options: Train, config: WorldModelConfig, reader: EpisodeReader
 ) -> tuple[WorldModel, World]:
-    """The model to train, and its world, sampled as the checkpoint that it begins from."""
+    """The model to train, and its world with the sampling settings of --init's checkpoint."""
     world = world_of(reader)
     if options.init is None:
         return made_for(reader, lambda: WorldModel(config)), world
-    folder = find_checkpoint(options.init)
-    published = replace(options, preset="PRESET")
-    check_kind(folder, options.init, Checkpoint.kind, command_of(PUBLISHED_TRAIN, published))
+    published = main_arguments(replace(options, preset="PRESET"))
+    folder = find_kind(options.init, Checkpoint.kind, PUBLISHED_TRAIN, *published)
     loaded = load_checkpoint(str(folder))
     model = _grown(loaded.model, config).train()
     check_init(options.init, config, model.config)
@@ -184,9 +213,9 @@ def _model(
 
 
 def _grown(model: WorldModel, config: WorldModelConfig) -> WorldModel:
-    """The model with the parts that a config has besides its own: they begin without effect. The
-    model itself where the two differ in something else."""
-    lacking = [name for name in LATER_PARTS if not getattr(model.config.prior, name)]
+    """The model with the parts that only `config` has; they have no effect until trained. The
+    model itself where the configs differ in anything else."""
+    lacking = [name for name in ADDED_PARTS if not getattr(model.config.prior, name)]
     own = {name: getattr(model.config.prior, name) for name in lacking}
     pose = config.pose if model.config.pose else NO_POSE
     sharp_frames = config.sharp_frames if model.config.sharp_frames else 0
@@ -197,5 +226,5 @@ def _grown(model: WorldModel, config: WorldModelConfig) -> WorldModel:
     grown = WorldModel(config)
     grown.load_state_dict({**grown.state_dict(), **model.state_dict()})
     if model.sharp is None and grown.sharp is not None:
-        grown.sharp.begin_as(grown.tokenizer.decoder)
+        grown.sharp.start_from(grown.tokenizer.decoder)
     return grown

@@ -1,6 +1,5 @@
-"""Options that all trainings share, and the presets' names; without torch, for `--help`."""
+"""Options that both training commands share, and the presets' names; without torch, for --help."""
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from typing import Literal, TypeVar
 
 import tyro
 
-from worldmodel.command import run_command
+from worldmodel.command import python_command, run_command
 from worldmodel.errors import UserError
 
 Options = TypeVar("Options", bound="TrainOptions")
-# Each product knows the names of the other's presets, to say where they are trained.
+# Each command knows the other's presets, to name the command that trains them.
 AUTO = "auto"
 DREAM_PRESETS = (AUTO, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
 PUBLISHED_PRESETS = (
@@ -65,8 +64,8 @@ class TrainOptions:
     learning_rate: float | None = None
     """Peak learning rate of the stages; by default the preset's."""
     describe: bool = False
-    """Only print the preset's parts, parameters, latents, and what a step costs in fp32 with the
-    whole batch at once."""
+    """Only print the preset's parts, parameters and latents, and what a step costs in fp32 with
+    the full batch at once."""
     json: bool = False
     """With --describe: print JSON."""
     seed: int = 0
@@ -78,18 +77,18 @@ class TrainOptions:
     validate_minutes: float = 5.0
     """Minutes between validations, each with a preview picture."""
     memory_gb: float = 8.0
-    """Frames are kept unpacked in memory up to this size, otherwise read from disk as needed."""
+    """Frames are kept unpacked in memory up to this size; larger data are read from disk."""
 
 
 def main_of(
     kind: type[Options], train: Callable[..., None], module: str, description: str | None
 ) -> None:
-    """What a command of training does: read the options, train, say how to resume."""
+    """Run a training command: read its options, train, and say how to resume."""
     options = tyro.cli(kind, prog=f"python -m {module}", description=description)
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    command = python_command(module, *sys.argv[1:])
     run_command(
         lambda: train(options, command=command),
-        stopped=f"stopped; to resume from the state saved last: {command}",
+        stopped=f"stopped; to resume from the last saved state: {command}",
     )
 
 
@@ -99,18 +98,19 @@ def check_preset(
     """Raises UserError for a preset that is not among the known ones.
 
     Args:
-        others: presets of the other product, which is trained by `module`.
+        others: presets that `module` trains.
     """
     if options.preset in others:
-        raise UserError(f"{options.preset} is trained by `{command_of(module, options)}`")
+        command = python_command(module, *main_arguments(options))
+        raise UserError(f"{options.preset} is trained by `{command}`")
     if options.preset not in known:
         raise UserError(
             f"unknown preset {options.preset!r}; the known ones are: {', '.join(known)}"
         )
 
 
-def command_of(module: str, options: TrainOptions) -> str:
-    """The same training by another command, in its main options."""
+def main_arguments(options: TrainOptions) -> list[str]:
+    """The options that both training commands need, as arguments."""
     named = {"data": options.data, "out": options.out, "init": options.init}
     given = [part for k, v in named.items() if v is not None for part in (f"--{k}", str(v))]
-    return shlex.join(["python", "-m", module, options.preset, *given])
+    return [options.preset, *given]

@@ -1,4 +1,4 @@
-"""What the prior's training minimises."""
+"""The losses of the prior's training."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.prior.frame_gpt import FrameGPT, Prediction
-from worldmodel.prior.past import Past
+from worldmodel.prior.memory import Past
 
-OUTCOME_WEIGHT = 0.5  # of the nats a frame of reward, end and variables, beside nats a token
-POSE_WEIGHT = 0.1  # of the nats a frame of the pose, likewise
-SKETCH_WEIGHT = 1.0  # of the squared error of the map's sketches over their variance, likewise
+# Weights relative to that of the codes' nats a token.
+OUTCOME_WEIGHT = 0.5  # of reward, end and variables, in nats a frame
+POSE_WEIGHT = 0.1  # of the pose, in nats a frame
+SKETCH_WEIGHT = 1.0  # of the map's sketches, squared error over variance
 
 
 class PriorLosses(NamedTuple):
@@ -22,17 +23,17 @@ class PriorLosses(NamedTuple):
     token_nats: Float[Tensor, ""]  # a token
     value_nats: Float[Tensor, " rows"]  # a frame, of the reward and each variable's change
     end_nats: Float[Tensor, ""]  # a frame
-    pose_nats: Float[Tensor, ""]  # a frame; 0 where the pose is unknown
-    locating_nats: Float[Tensor, ""]  # a frame, of its pose read off itself; likewise
-    sketch_error: Float[Tensor, ""]  # squared, of the map's sketch, over its variance; likewise
+    pose_nats: Float[Tensor, ""]  # a frame, of the next pose; 0 where the pose is unknown
+    locating_nats: Float[Tensor, ""]  # a frame, of the pose read off the frame; likewise
+    sketch_error: Float[Tensor, ""]  # squared error of the map's sketches over their variance
 
 
 class Sketched(NamedTuple):
-    """N frames from anywhere that the map learns from alone.
+    """N single frames for the map to learn.
 
     Attributes:
         poses: of the frame before, and of the frame.
-        vectors: the tokenizer's, of the frame's codes.
+        vectors: the tokenizer's vectors of the frame's codes.
     """
 
     poses: Float[Tensor, "N two P"]
@@ -59,11 +60,11 @@ def prior_losses(
         prior: a FrameGPT, perhaps wrapped (for several processes, or compiled).
         frame_gpt: that FrameGPT itself.
         codes: of the real frames.
-        past_codes: what the prior sees of frames 0..T-2, perhaps corrupted.
+        past_codes: of frames 0..T-2 as the prior sees them, perhaps corrupted.
         actions: encoded.
-        weights: how much each step's reward, end and variables count.
-        past: what else is known of the frames; None: they were given, and poses are unknown.
-        sketched: None: the map learns from the clips alone.
+        weights: of each step's reward, end and variables.
+        past: None: recorded frames with unknown poses.
+        sketched: frames for the map to learn, besides the clips; None: there are none.
     """
     before, after = variables[:, :-1], variables[:, 1:]
     poses = None if sketched is None else sketched.poses
@@ -89,7 +90,7 @@ def prior_losses(
 def _pose_losses(
     prediction: Prediction, frame_gpt: FrameGPT, past: Past
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Of the next pose, and of poses read off frames."""
+    """Nats of the next pose, and of the pose read off the frame."""
     place, poses, known = frame_gpt.place, past.poses, past.known
     assert place is not None
     assert prediction.pose is not None
@@ -103,6 +104,6 @@ def _pose_losses(
 
 
 def _mean_where(counted: Bool[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -> Tensor:
-    """Over all values, those not counted being 0: so the mean over the shares of a batch is that
-    over the batch."""
+    """The mean over all values, those not counted as 0: so the mean over the parts of a batch is
+    that over the batch."""
     return torch.where(counted, values, 0.0).mean()

@@ -1,52 +1,50 @@
-"""The second thing to train: the prior, on codes of clips."""
+"""The second stage: the prior learns the codes of clips."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
-from worldmodel.data import Clips, ClipSampler, EpisodeReader
+from worldmodel.configs.presets import StageRecipe
+from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel, dream_along
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
-from worldmodel.prior.action_vectors import encode_actions
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes
-from worldmodel.prior.past import Older, Past
-from worldmodel.training.coded_episodes import CodedEpisodes
-from worldmodel.training.own_dreams import CLIPS_A_BATCH, OwnDreams
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
+from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
 from worldmodel.training.prior_losses import Sketched, prior_losses
 from worldmodel.training.trainer import Stage
 
 NUM_VALIDATION_CLIPS = 64
 PREVIEW_ROWS = 4
 PREVIEW_FRAMES = 16
-LOST = 1 / 3  # share of clips whose first poses, or all, are not known
-FORGETFUL = 0.2  # share of clips that see no older frames,
-FORGETFUL_UNSEEN = 0.5  # and of those whose past can't be seen
-DREAMS_BEGIN = 1000  # steps after which the prior's own dreams are worth learning from
-RENEWED_EVERY = 120  # steps
-SKETCHED = 512  # frames from anywhere that the map learns from in each step, besides the clips
+UNKNOWN_POSES = 1 / 3  # fraction of clips whose first poses, or all, are unknown
+NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
+NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
+OWN_DREAMS_FROM = 1000  # steps after which the prior's own dreams are worth learning from
+OWN_DREAMS_EVERY = 120  # steps
+NUM_SKETCHED = 512  # other frames that the map learns from in each step, of any episode
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip to learn from, and what the prior is shown of its past.
+    """What the prior sees of the past of one clip.
 
     Attributes:
-        past: codes (T-1, h, w, q) of frames 0..T-2 as they are shown.
-        known: (T,), which poses are.
-        age: (T-1,), for how many steps each frame was dreamed.
-        hidden: (T-1,), which can't be seen.
-        older: (K, ...), codes of frames before the clip that can be looked at again.
-        older_age: (K,).
+        past: codes (T-1, h, w, q) of frames 0..T-2, perhaps corrupted or dreamed.
+        known: (T,), which poses are known.
+        age: (T-1,), for how many steps each frame was dreamed; 0: recorded.
+        hidden: (T-1,), which frames are hidden.
+        older: (K, h, w, q), codes of frames before the clip that it may look back at.
+        older_age: (K,), as `age`.
         older_poses: (K, P).
-        older_times: (K,), in the clip's own time, that of its first frame being `begin`.
+        older_times: (K,), steps since the first frame of the episode or dream.
+        begin: time of the clip's first frame, likewise.
     """
 
     past: np.ndarray
@@ -61,42 +59,32 @@ class Example:
 
 
 class PriorStage(Stage):
-    """Trains the prior; the tokenizer stands still.
+    """Trains the prior; the tokenizer is frozen.
 
-    Where poses are told, three kinds of clips are mixed: recorded pasts; recorded pasts that can't
-    be seen, so that the prior learns what each place looks like; and pasts that the prior dreamed
-    itself (`OwnDreams`).
+    In worlds with a pose, three kinds of clips are mixed: with recorded pasts; with hidden pasts,
+    so that the prior learns what each place looks like; and with pasts that the prior itself
+    dreamed (`OwnDreams`).
     """
 
     name = "prior"
 
-    def __init__(
-        self,
-        model: WorldModel,
-        reader: EpisodeReader,
-        recipe: StageRecipe,
-        *,
-        codes_path: Path,
-        fabric: Fabric,
-    ) -> None:
+    def __init__(self, model: WorldModel, coded: CodedEpisodes, recipe: StageRecipe) -> None:
         self.model, self.module, self.recipe = model, model.prior, recipe
-        self.device = fabric.device
+        self.coded, self.device = coded, coded.device
         self.inputs = model.tokenizer.digest()
-        self.coded = CodedEpisodes(model.tokenizer, reader, codes_path, fabric)
         self.clips, self.validation = (
-            ClipSampler(reader, split, recipe.num_frames, frames_of=self.coded.codes_of)
+            ClipSampler(coded.reader, split, recipe.num_frames, frames_of=coded.codes_of)
             for split in ("train", "validation")
         )
         rng = randomness.generator(0, "prior validation")
         self.validation_rows = self.validation.draw_evenly(rng, NUM_VALIDATION_CLIPS)
-        self._posed_episodes = [
-            int(i) for i in self.clips.episodes if self.coded.tells_pose(int(i))
-        ]
+        self._posed_episodes = [int(i) for i in self.clips.episodes if self.coded.has_pose(int(i))]
         self._measure_outcomes()
         self._measure_poses()
-        # All frames of these but the last of each, which no other follows.
+        # All frames of these episodes but the last, which no other follows.
+        lengths = coded.reader.index["episode_length"]
         self._posed_frames = np.concatenate(
-            [self.coded.first(i) + np.arange(self._length(i)) for i in self._posed_episodes]
+            [coded.first(i) + np.arange(lengths[i]) for i in self._posed_episodes]
             or [np.zeros(0, np.int64)]
         )
         self.num_dreamed = round(recipe.dreamed * recipe.batch_size) if self._has_pose else 0
@@ -106,42 +94,42 @@ class PriorStage(Stage):
             self.dreams = OwnDreams(model, self.coded, num_dreams, recipe.num_frames)
 
     @property
-    def kept(self) -> dict[str, Tensor]:
-        return {} if self.dreams is None else self.dreams.kept
+    def extra_state(self) -> dict[str, Tensor]:
+        return {} if self.dreams is None else self.dreams.state
 
     def prepare(self, step: int) -> None:
-        begin = min(DREAMS_BEGIN, self.recipe.steps // 4)
+        begin = min(OWN_DREAMS_FROM, self.recipe.steps // 4)
         if self.dreams is None or step < begin:
             return
-        if (step - begin) // RENEWED_EVERY >= int(self.dreams.kept["renewed"]):
+        if (step - begin) // OWN_DREAMS_EVERY >= self.dreams.times_renewed:
             self.dreams.renew()
 
-    def losses(
-        self, module: nn.Module, rng: np.random.Generator, share: slice
-    ) -> dict[str, Tensor]:
-        # Drawn for the whole batch, so that the share of one process is what it would be in
-        # a single one.
-        is_dreaming = self.dreams is not None and self.dreams.there
-        num_dreamed = self.num_dreamed if is_dreaming else 0
+    def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
+        # All is drawn for the full batch: the same however it is divided among processes.
+        has_dreams = self.dreams is not None and self.dreams.times_renewed > 0
+        num_dreamed = self.num_dreamed if has_dreams else 0
         rows = self.clips.draw_evenly(rng, self.recipe.batch_size - num_dreamed)
         clips, weights = self.clips.read(rows), self.clips.step_weights(rows)
         examples = [
             self._recorded(row, frames, rng) for row, frames in zip(rows, clips.frames, strict=True)
         ]
         if num_dreamed:
-            dreamt, own = self._dreamed(num_dreamed, rng)
-            clips = _concatenated(clips, self.clips.read(dreamt))
-            # Outcomes are learned from what was recorded: in a dream other things may stand.
+            dreamed_rows, dreamed_examples = self._dreamed(num_dreamed, rng)
+            dreamed = self.clips.read(dreamed_rows)
+            clips = Clips(
+                **{k: np.concatenate([v, getattr(dreamed, k)]) for k, v in vars(clips).items()}
+            )
+            # Outcomes are learned from recordings alone: a dream may show other things.
             weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
             weights = np.concatenate([weights, np.zeros_like(weights[:1]).repeat(num_dreamed, 0)])
-            examples += own
-        picked = Clips(**{name: array[share] for name, array in vars(clips).items()})
+            examples += dreamed_examples
+        clips = Clips(**{name: array[part] for name, array in vars(clips).items()})
         sketched = self._sketched(rng) if self._has_pose else None
-        return self._losses(module, picked, examples[share], weights[share], sketched)
+        return self._losses(module, clips, examples[part], weights[part], sketched)
 
     def _sketched(self, rng: np.random.Generator) -> Sketched:
-        """Frames from all over the training episodes."""
-        chosen = rng.choice(self._posed_frames, SKETCHED)
+        """Random frames of the training episodes."""
+        chosen = rng.choice(self._posed_frames, NUM_SKETCHED)
         poses = np.stack([self.coded.poses[chosen], self.coded.poses[chosen + 1]], 1)
         codes = self._tensor(self.coded.codes[chosen + 1].astype(np.int64))
         vectors = self.model.tokenizer.codebooks.look_up(codes)
@@ -149,7 +137,7 @@ class PriorStage(Stage):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses given the recorded past; and "hidden_nats" a token given poses alone."""
+        """Losses given the recorded past; and "hidden_nats", a token, given only poses."""
         totals: dict[str, float] = {}
         parts = np.array_split(self.validation_rows, max(1, len(self.validation_rows) // 16))
         for rows in parts:
@@ -161,11 +149,11 @@ class PriorStage(Stage):
             ]
             losses = self._losses(self.module, clips, examples, weights)
             if self._has_pose:
-                unseen = [
-                    _unseen(self._example(row, frames[:-1], remembers=False))
+                examples = [
+                    _with_hidden_past(self._example(row, frames[:-1], sees_older=False))
                     for row, frames in zip(rows, clips.frames, strict=True)
                 ]
-                hidden = self._losses(self.module, clips, unseen, weights)
+                hidden = self._losses(self.module, clips, examples, weights)
                 losses["hidden_nats"] = hidden["nats_a_token"]
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
@@ -173,7 +161,8 @@ class PriorStage(Stage):
 
     @torch.no_grad()
     def preview(self, path: Path) -> None:
-        """Pairs of rows: what came, as the tokenizer sees it, and a dream under its actions."""
+        """Pairs of rows: recorded frames as the tokenizer shows them, and a dream under the same
+        actions."""
         clips = self.validation.read(self.validation_rows[:PREVIEW_ROWS])
         num_given = max(1, clips.frames.shape[1] - PREVIEW_FRAMES)
         codes = self._tensor(clips.frames.astype(np.int64))
@@ -193,42 +182,37 @@ class PriorStage(Stage):
         )
         dreamed = torch.stack([step.frames for step in steps], 1)
         real = self.model.draw(codes)[:, num_given:]
-        rows = []
-        for truth, dreamt in zip(real.cpu().numpy(), dreamed.cpu().numpy(), strict=True):
-            rows += [truth, dreamt]
-        save_png(path, sheet(rows, scale=2))
-
-    def _length(self, episode: int) -> int:
-        return int(self.clips.reader.index["episode_length"][episode])
+        pairs = zip(real.cpu().numpy(), dreamed.cpu().numpy(), strict=True)
+        save_png(path, sheet([row for pair in pairs for row in pair], scale=2))
 
     @property
     def _has_pose(self) -> bool:
         return self.module.place is not None
 
     def _recorded(self, row: np.ndarray, frames: np.ndarray, rng: np.random.Generator) -> Example:
-        """A recorded past, some of its codes replaced, or all of it out of sight, or its poses."""
+        """A recorded past: some codes replaced, and perhaps hidden or with unknown poses."""
         corrupted = rng.random(frames.shape) < rng.random((len(frames), 1, 1, 1)) * (
             self.recipe.corruption
         )
         others = rng.integers(self.module.num_codes, size=frames.shape)
         past = np.where(corrupted, others, frames)[:-1]
         chance, first_known = rng.random(), rng.integers(1, len(frames) + 1)
-        is_unseen = self._has_pose and chance < self.recipe.hidden
-        forgetful = FORGETFUL_UNSEEN if is_unseen else FORGETFUL
-        example = self._example(row, past, remembers=bool(rng.random() >= forgetful))
-        if is_unseen:
-            return _unseen(example)
-        if chance < self.recipe.hidden + (1 - self.recipe.hidden) * LOST:
+        is_hidden = self._has_pose and chance < self.recipe.hidden
+        no_older = NO_OLDER_FRAMES_IF_HIDDEN if is_hidden else NO_OLDER_FRAMES
+        example = self._example(row, past, sees_older=bool(rng.random() >= no_older))
+        if is_hidden:
+            return _with_hidden_past(example)
+        if chance < self.recipe.hidden + (1 - self.recipe.hidden) * UNKNOWN_POSES:
             example.known[:first_known] = False
         return example
 
-    def _example(self, row: np.ndarray, past: np.ndarray, *, remembers: bool = True) -> Example:
+    def _example(self, row: np.ndarray, past: np.ndarray, *, sees_older: bool = True) -> Example:
         episode, begin = map(int, row)
-        times = np.arange(KEYFRAME_STEPS - 1, begin if remembers else 0, KEYFRAME_STEPS)
+        times = np.arange(KEYFRAME_STEPS - 1, begin if sees_older else 0, KEYFRAME_STEPS)
         at = self.coded.first(episode) + times
         return Example(
             past=past,
-            known=np.full(len(past) + 1, self._has_pose and self.coded.tells_pose(episode)),
+            known=np.full(len(past) + 1, self._has_pose and self.coded.has_pose(episode)),
             age=np.zeros(len(past), np.int64),
             hidden=np.zeros(len(past), bool),
             older=self.coded.codes[at],
@@ -241,25 +225,25 @@ class PriorStage(Stage):
     def _dreamed(
         self, num_clips: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, list[Example]]:
-        """Windows of own dreams: their rows as of `ClipSampler`, and the examples."""
+        """Windows of own dreams: their rows, as `ClipSampler` reads them, and the examples."""
         assert self.dreams is not None
-        kept = {name: tensor.numpy() for name, tensor in self.dreams.kept.items()}
+        state = {name: tensor.numpy() for name, tensor in self.dreams.state.items()}
         num_past = self.recipe.num_frames - 1
         rows, examples = [], []
-        for dream in rng.integers(len(kept["episodes"]), size=num_clips):
+        for dream in rng.integers(len(state["episodes"]), size=num_clips):
             begin = int(rng.integers(self.dreams.num_frames - num_past))
             seen = slice(begin, begin + num_past)
             times = np.arange(KEYFRAME_STEPS - 1, begin, KEYFRAME_STEPS)
-            episode, first = map(int, kept["episodes"][dream])
+            episode, first = map(int, state["episodes"][dream])
             rows.append((episode, first + begin))
             examples.append(
                 Example(
-                    past=kept["codes"][dream, seen],
+                    past=state["codes"][dream, seen],
                     known=np.ones(num_past + 1, bool),
-                    age=kept["age"][dream, seen],
+                    age=state["age"][dream, seen],
                     hidden=np.zeros(num_past, bool),
-                    older=kept["codes"][dream, times],
-                    older_age=kept["age"][dream, times],
+                    older=state["codes"][dream, times],
+                    older_age=state["age"][dream, times],
                     older_poses=self.coded.poses[self.coded.first(episode) + first + times],
                     older_times=times,
                     begin=begin,
@@ -298,31 +282,32 @@ class PriorStage(Stage):
             sketched=sketched,
         )
         value_names = ("reward", *self.model.config.variable_names)
-        poses_told = {"pose_nats": losses.pose_nats, "locating_nats": losses.locating_nats}
-        if sketched is not None:
-            poses_told["sketch_error"] = losses.sketch_error
-        return {
+        named = {
             "loss": losses.loss,
             "nats_a_token": losses.token_nats,
             "end_nats": losses.end_nats,
             **{f"{n}_nats": v for n, v in zip(value_names, losses.value_nats, strict=True)},
-            **(poses_told if self._has_pose else {}),
         }
+        if self._has_pose:
+            named |= {"pose_nats": losses.pose_nats, "locating_nats": losses.locating_nats}
+        if sketched is not None:
+            named["sketch_error"] = losses.sketch_error
+        return named
 
     def _older(self, examples: list[Example], past: Past) -> Older | None:
-        """The older frames that each prediction looks at, chosen as a dream does."""
+        """The older frames that each prediction looks back at, chosen as in a dream."""
         if not self.module.config.recalled:
             return None
-        # At least one, though it be none: every process must use every weight.
+        # At least one slot, even if empty: every process must use every weight.
         most = max(1, *(len(example.older_times) for example in examples))
         num_steps = past.age.shape[1]
 
         def padded(name: str) -> Tensor:
             arrays = [getattr(example, name) for example in examples]
-            whole = np.zeros((len(arrays), most, *arrays[0].shape[1:]), arrays[0].dtype)
-            for row, array in zip(whole, arrays, strict=True):
+            stacked = np.zeros((len(arrays), most, *arrays[0].shape[1:]), arrays[0].dtype)
+            for row, array in zip(stacked, arrays, strict=True):
                 row[: len(array)] = array
-            return self._tensor(whole)
+            return self._tensor(stacked)
 
         counts = self._tensor(np.array([len(example.older_times) for example in examples]))
         usable = torch.arange(most, device=self.device) < counts[:, None]
@@ -331,7 +316,7 @@ class PriorStage(Stage):
         times, poses, age = (padded(f"older_{name}") for name in ("times", "poses", "age"))
         before = times[:, None] <= now[..., None] - self.module.config.window
         poses = poses[..., : past.poses.shape[-1]]
-        known = usable & past.known.all(1, keepdim=True)  # lost now, lost then
+        known = usable & past.known.all(1, keepdim=True)  # unknown poses were never known
         return self.module.look_back(
             Keyframes(padded("older"), poses, known, age, times),
             usable[:, None] & before,
@@ -344,7 +329,7 @@ class PriorStage(Stage):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _measure_outcomes(self) -> None:
-        """Ranges of rewards and variables, from the training episodes."""
+        """Take the ranges of rewards and variables from the training episodes."""
         reader = self.clips.reader
         steps = [reader.steps(int(i)) for i in self.clips.episodes]
         rewards = np.concatenate([step["reward"] for step in steps])
@@ -359,21 +344,14 @@ class PriorStage(Stage):
             prior.outcome.variable_high.copy_(torch.from_numpy(variables.max(0)))
 
     def _measure_poses(self) -> None:
-        """Ranges of poses, and of how they move, from the training episodes."""
+        """Take the ranges of poses and of their changes from the training episodes."""
         if self.module.place is None or self.module.place.space.is_measured:
-            return  # what has learned with these ranges keeps them
-        space = self.module.place.space
-        members = self._posed_episodes
-        if not members:
-            raise UserError(f"{self.clips.reader.folder}: no training episode tells its pose")
-        space.measure([torch.from_numpy(self.coded.poses_of(i)) for i in members])
+            return  # a prior that has learned with its ranges keeps them
+        if not self._posed_episodes:
+            raise UserError(f"{self.clips.reader.folder}: no training episode has a pose")
+        poses = [torch.from_numpy(self.coded.poses_of(i)) for i in self._posed_episodes]
+        self.module.place.space.measure(poses)
 
 
-def _unseen(example: Example) -> Example:
-    return Example(**{**vars(example), "hidden": np.ones_like(example.hidden)})
-
-
-def _concatenated(first: Clips, second: Clips) -> Clips:
-    return Clips(
-        **{name: np.concatenate([array, vars(second)[name]]) for name, array in vars(first).items()}
-    )
+def _with_hidden_past(example: Example) -> Example:
+    return replace(example, hidden=np.ones_like(example.hidden))

@@ -1,6 +1,7 @@
-"""What every training has in common: a folder, a data set, a tokenizer, a prior, a checkpoint."""
+"""What the trainings of dreams and of VideoGPT share: folder, data set, tokenizer, checkpoint."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,37 +10,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from worldmodel import randomness
-from worldmodel.checkpoint import Lineage, World, file_digest, finish_save, read_lineage
-from worldmodel.command import check_numbers, say, track
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.checkpoint import (
+    AnyCheckpoint,
+    World,
+    file_digest,
+    finish_save,
+    read_lineage,
+    save_checkpoint,
+)
+from worldmodel.command import check_numbers, say, track, usable_device
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import locked, read_json, write_json
 from worldmodel.training.costs import to_lines
-from worldmodel.training.devices import make_fabric
 from worldmodel.training.options import TrainOptions
-from worldmodel.training.schedule import Progressed, Timing
-from worldmodel.training.state import load_state
+from worldmodel.training.state import Progress, load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
-from worldmodel.training.trainer import Stage, train_stage
+from worldmodel.training.trainer import Stage, Timing, train_stage
 
 Made = TypeVar("Made")
 MOST_POLICIES = 8  # named on a model's card
-MOST_NOTED_BYTES = 2**22  # of world-model.json
+MOST_CLAIM_BYTES = 2**22  # of world-model.json
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training under way, in each of its processes.
+    """A training run, in each of its processes.
 
     Attributes:
-        out: its folder, locked by the first process.
-        command: that resumes it, for the user.
-        accumulate: parts in which each process works through its share of a batch.
+        out: the run's folder, locked by the first process.
+        command: the command that resumes the run, to show to the user.
+        accumulate: micro-batches per process and step.
     """
 
     options: TrainOptions
@@ -51,17 +58,17 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and messages for all."""
         return self.fabric.global_rank == 0
 
     @property
     def folder(self) -> Path:
-        """Where states, curves and pictures are."""
+        """Folder of states, curves and pictures."""
         return self.out / "training"
 
     @cached_property
     def data_digest(self) -> str:
-        """Of the episodes, which are read whole for it once."""
+        """Digest of the episodes; reads all of them."""
         return self.reader.digest()
 
     @property
@@ -73,10 +80,10 @@ class Run:
         return self.folder / f"{stage}.state.safetensors"
 
     def begin(self, config: Any, preset: Any, notes: Iterable[str]) -> None:
-        """Take the folder for this model and data; fail now rather than after hours of training.
+        """Claim the folder for this model and data, and check now what would fail hours later.
 
         Raises:
-            UserError: the folder is for something else, its checkpoint is damaged, or a value in
+            UserError: the folder belongs to another run, its checkpoint is damaged, or a value in
                 the data breaks a rule.
         """
         self._claim(config)
@@ -92,19 +99,19 @@ class Run:
             say(f"note: {note}")
 
     def train(self, stage: Stage, schedule_minutes: float | None) -> bool:
-        """Train a stage as far as this call goes; returns whether its whole schedule is done."""
+        """Train a stage until its schedule or this call's time ends; returns whether the schedule
+        is done."""
         options = self.options
-        timing = Timing(
-            max_minutes=options.max_minutes,
-            schedule_minutes=schedule_minutes,
-            save_minutes=options.save_minutes,
-            validate_minutes=options.validate_minutes,
-        )
         done = train_stage(
             stage,
             self.fabric,
             self.folder,
-            timing,
+            Timing(
+                max_minutes=options.max_minutes,
+                schedule_minutes=schedule_minutes,
+                save_minutes=options.save_minutes,
+                validate_minutes=options.validate_minutes,
+            ),
             seed=options.seed,
             compiled=options.compile,
             accumulate=self.accumulate,
@@ -117,10 +124,11 @@ class Run:
     def train_tokenizer(
         self, tokenizer: nn.Module, recipe: StageRecipe, make_stage: Callable[..., TokenizerStage]
     ) -> bool:
-        """Train the tokenizer, if asked for, and freeze it; returns whether another stage is next.
+        """Train the tokenizer if the options ask for it, then freeze it; returns whether another
+        stage follows.
 
         Raises:
-            UserError: there is none yet, and another stage was asked for.
+            UserError: another stage was asked for, but there is no tokenizer yet.
         """
         options = self.options
         if options.stage in ("both", "tokenizer"):
@@ -136,7 +144,7 @@ class Run:
                 say("the tokenizer is trained; the prior comes next: --stage prior")
             if not done or options.stage == "tokenizer":
                 return False
-        if load_state(self.state("tokenizer"), tokenizer) == Progressed() and options.init is None:
+        if load_state(self.state("tokenizer"), tokenizer) == Progress() and options.init is None:
             raise UserError(
                 f"{self.out} has no tokenizer yet: train with --stage both or tokenizer"
             )
@@ -145,21 +153,29 @@ class Run:
 
     @contextmanager
     def first_process_first(self) -> Iterator[None]:
-        """What the first process does in here is done before the others enter."""
+        """Let the first process finish what is inside before the others start it."""
         if not self.is_first:
             self.fabric.barrier()
         yield
         if self.is_first:
             self.fabric.barrier()
 
-    def export(self, save: Callable[[Lineage], None], use: str, *, states: dict[str, str]) -> None:
-        """Make a checkpoint of what was trained, unless the existing one was made from the same
-        training states: it may have been calibrated since.
+    def export(
+        self,
+        checkpoint: AnyCheckpoint,
+        make_card: Callable[..., str],
+        use: str,
+        *,
+        states: dict[str, str],
+    ) -> None:
+        """Save what was trained as a checkpoint, unless the folder's checkpoint was made from the
+        same training states: it may have been calibrated since.
 
         Args:
-            save: writes the checkpoint, with its lineage.
-            use: what to do with it, for the user.
-            states: the stages whose states it is made from, by their names in the lineage.
+            checkpoint: the model; its lineage is filled in here.
+            make_card: makes the model card of a checkpoint and its `name`.
+            use: what to do with the checkpoint, to show to the user.
+            states: stages whose states it is made from, by their names in the lineage.
         """
         if not self.is_first:
             return
@@ -169,14 +185,17 @@ class Run:
         if lineage == {}:
             say(
                 f"{self.out} holds a checkpoint of an earlier version that doesn't say what it "
-                "was made from: it stays as it is. To export this training, move its config.json "
-                "elsewhere and run the command again"
+                "was made from, so it is not replaced. To export this training, move its "
+                "config.json elsewhere and run the command again"
             )
             return
         if lineage is not None and lineage.get("trained", {}) == trained:
-            say(f"{self.out} was already trained to the end: its checkpoint stays as it is")
+            say(f"{self.out} was already trained to the end: its checkpoint is unchanged")
             return
-        save({"trained": trained, "data": self._described_data()})
+        data = self._data_lineage()
+        checkpoint = replace(checkpoint, lineage={"trained": trained, "data": data})
+        card = make_card(checkpoint, name=self.out.resolve().name)
+        save_checkpoint(self.out, checkpoint, card=card, compact=False)
         say(f"{self.out} is a checkpoint now; {use}")
 
     def _plan(self, preset: Any) -> str:
@@ -190,26 +209,26 @@ class Run:
         return ", then ".join(parts)
 
     def _claim(self, config: Any) -> None:
-        """Note what the folder is for; refuse one that is for something else."""
+        """Record which model and data the folder is for; refuse another run's folder."""
         path = self.folder / "world-model.json"
         described = {**asdict(config), "actions": config.actions.to_json()}
         wanted = json.loads(json.dumps({**described, "data": self.data_digest}))
         if path.exists():
-            stored = read_json(path, most_bytes=MOST_NOTED_BYTES)
+            stored = read_json(path, most_bytes=MOST_CLAIM_BYTES)
             if not isinstance(stored, dict):
                 raise UserError(f"{path} should hold a JSON object: choose another --out")
             differing = [name for name in wanted if stored.get(name) != wanted[name]]
             if differing:
                 raise UserError(
-                    f"{self.out} holds a run with other {', '.join(differing)} than this preset "
-                    "and data give: choose another --out, perhaps with --init to begin from that "
-                    "run"
+                    f"{self.out} holds a run whose {', '.join(differing)} differ from those of "
+                    "this preset and data: choose another --out, perhaps with --init to start "
+                    "from that run"
                 )
         elif self.is_first:
             write_json(path, wanted)
 
-    def _described_data(self) -> dict[str, Any]:
-        """Of a checkpoint's lineage: which data it learned, and who recorded them."""
+    def _data_lineage(self) -> dict[str, Any]:
+        """A checkpoint's lineage entry: which data it learned, and who recorded them."""
         reader = self.reader
         recorded_by = set(reader.index["policy"].tolist())
         policies = sorted({printable(name.decode(errors="replace")) for name in recorded_by})
@@ -221,7 +240,7 @@ class Run:
 def started(
     options: TrainOptions, out: Path, reader: EpisodeReader, command: str, *, accumulate: int = 1
 ) -> Iterator[Run]:
-    """A run in a folder; torch's random numbers are those of its initial weights.
+    """A run in a locked folder, with torch seeded for the initial weights.
 
     Raises:
         UserError: the device is not usable, or another process trains in the folder.
@@ -233,6 +252,35 @@ def started(
         yield Run(options, out, reader, fabric, command, accumulate)
 
 
+def make_fabric(*, device: str, precision: str) -> Fabric:
+    """Fabric over the processes that torchrun started (DDP), or over this one alone.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
+
+    Raises:
+        UserError: the device isn't available.
+    """
+    on_cuda = usable_device(device, or_auto=True) == "cuda"
+    if precision != "auto":
+        in_bf16 = precision == "bf16"
+    elif on_cuda:
+        in_bf16 = torch.cuda.is_bf16_supported()
+    else:  # without these instructions bf16 is emulated, and five times slower than fp32
+        capabilities = torch.cpu.get_capabilities()
+        in_bf16 = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return Fabric(
+        accelerator="cuda" if on_cuda else "cpu",
+        strategy="auto" if processes == 1 else "ddp",
+        devices=local_processes,
+        num_nodes=processes // local_processes,
+        precision="bf16-mixed" if in_bf16 else "32-true",
+    )
+
+
 def check(options: TrainOptions) -> None:
     """Raises UserError for numbers out of range."""
     lowest = dict.fromkeys(("seed", "save_minutes", "validate_minutes"), 0)
@@ -242,22 +290,22 @@ def check(options: TrainOptions) -> None:
         raise UserError("--json goes with --describe")
 
 
-def shown(options: TrainOptions, description: dict[str, Any]) -> str:
-    """A description as the options want it.
+def describe_as_asked(options: TrainOptions, description: dict[str, Any]) -> str:
+    """A preset's description as JSON or as lines of text.
 
     Raises:
-        UserError: an option is given that it doesn't count with.
+        UserError: an option is set that the description doesn't take into account.
     """
     for field in fields(options):
-        counts = field.name not in ("precision", "accumulate", "checkpoint_activations")
-        if not counts and getattr(options, field.name) != field.default:
+        is_ignored = field.name in ("precision", "accumulate", "checkpoint_activations")
+        if is_ignored and getattr(options, field.name) != field.default:
             option = field.name.replace("_", "-")
-            raise UserError(f"--describe counts without --{option}: leave it out")
+            raise UserError(f"--describe doesn't take --{option} into account: leave it out")
     return json.dumps(description, indent=2) if options.json else "\n".join(to_lines(description))
 
 
-def changed(preset: Made, options: TrainOptions) -> Made:
-    """A preset with its recipes changed as the options say."""
+def with_options(preset: Made, options: TrainOptions) -> Made:
+    """A preset whose recipes take steps, batch size and learning rate from the options."""
     recipes: dict[str, StageRecipe] = {}
     for name, recipe in vars(preset).items():
         if isinstance(recipe, StageRecipe):
@@ -270,29 +318,25 @@ def changed(preset: Made, options: TrainOptions) -> Made:
     return replace(preset, **recipes)  # pyright: ignore[reportArgumentType]
 
 
-def data_folder(options: TrainOptions, own: str, get: str) -> Path:
-    """The folder of episodes.
-
-    Args:
-        own: the preset's.
-        get: the command that puts them there, less its --out.
+def data_folder(options: TrainOptions, preset: Any) -> Path:
+    """The folder of episodes: --data, or the preset's own.
 
     Raises:
-        UserError: the preset's own have to be fetched first.
+        UserError: the preset's data have to be fetched first.
     """
-    folder = Path(own)
     if options.data is not None:
         return options.data
+    folder = Path(preset.data)
     if not (folder / "meta.json").exists():
         raise UserError(
-            f"{folder} holds no data set: get {options.preset}'s with `{get} --out {folder}` "
-            "(--help explains its options), or give another with --data"
+            f"{folder} holds no data set: get {options.preset}'s with `{preset.get} --out "
+            f"{folder}` (--help explains its options), or give another with --data"
         )
     return folder
 
 
 def made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
-    """What `make` makes; sizes that don't suit the data become a UserError."""
+    """The result of `make`; sizes that don't suit the data become a UserError."""
     try:
         return make()
     except ValueError as error:
@@ -300,7 +344,7 @@ def made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
 
 
 def check_init(name: str, wanted: Any, found: Any) -> None:
-    """Raises UserError where the checkpoint to begin from has another config than the run."""
+    """Raises UserError where the checkpoint to start from has another config than the run."""
     differing = [
         field.name
         for field in fields(wanted)
@@ -308,7 +352,7 @@ def check_init(name: str, wanted: Any, found: Any) -> None:
     ]
     if differing:
         raise UserError(
-            f"--init {name} has other {', '.join(differing)} than this preset and data give"
+            f"--init {name}: its {', '.join(differing)} differ from those of this preset and data"
         )
 
 

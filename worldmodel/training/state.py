@@ -1,9 +1,10 @@
-"""The state of a stage's training, kept as one file that training resumes from."""
+"""The state of a stage's training: one file, from which training resumes."""
 
 import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +15,54 @@ from torch import Tensor, nn
 from worldmodel.checkpoint.contents import present_name
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.storage.tensors import opened_tensors, save_tensors
-from worldmodel.training.schedule import Progressed
 
-NOTHING: Mapping[str, Tensor] = {}
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_TENSORS: Mapping[str, Tensor] = {}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# In names: weights, optimisers' entries, `Stage.extra_state`.
+MODEL, OPTIMIZER, EXTRA = "model.", "optimizer.", "kept."
+
+
+@dataclass
+class Progress:
+    """Steps and seconds of training so far, over all calls."""
+
+    step: int = 0
+    seconds: float = 0.0
 
 
 def save_state(
     path: Path,
     module: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    progressed: Progressed,
+    progress: Progress,
     inputs: str = "",
-    kept: Mapping[str, Tensor] = NOTHING,
+    extra: Mapping[str, Tensor] = NO_TENSORS,
 ) -> None:
-    """Write weights, optimisers and progress as one file, whole or not at all.
+    """Write weights, optimisers and progress to one file, completely or not at all.
 
     The file is the same however many processes trained.
 
     Args:
-        kept: by the stage, as of `Stage.kept`.
+        inputs: see `Stage.inputs`.
+        extra: see `Stage.extra_state`.
     """
-    state = {f"model.{name}": value for name, value in module.state_dict().items()}
+    state = {MODEL + name: value for name, value in module.state_dict().items()}
     first = 0  # number of an optimiser's first parameter among those of all
     for optimizer in optimizers:
         for index, entries in optimizer.state_dict()["state"].items():
             for name, value in entries.items():
-                state[f"optimizer.{first + index}.{name}"] = torch.as_tensor(value)
+                state[f"{OPTIMIZER}{first + index}.{name}"] = torch.as_tensor(value)
         first += len(_parameters(optimizer))
-    state |= {f"kept.{name}": value for name, value in kept.items()}
+    state |= {EXTRA + name: value for name, value in extra.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    metadata = {"progress": json.dumps(vars(progressed)), "inputs": inputs}
+    metadata = {"progress": json.dumps(vars(progress)), "inputs": inputs}
     try:
         save_tensors(path, tensors, metadata)
     except OSError as error:
-        room = "free some space, then " if error.errno in NO_ROOM else ""
+        room = "free some space, then " if error.errno in DISK_FULL else ""
         raise UserError(
-            f"the training state can't be written: {os_error(error)}. To resume from the state "
-            f"saved before, {room}run the same command again"
+            f"the training state can't be written: {os_error(error)}. To resume from the last "
+            f"saved state, {room}run the same command again"
         ) from None
 
 
@@ -59,21 +70,20 @@ def load_state(
     path: Path,
     module: nn.Module,
     inputs: str = "",
-    kept: Mapping[str, Tensor] = NOTHING,
+    extra: Mapping[str, Tensor] = NO_TENSORS,
     *,
     part: str = "",
-) -> Progressed:
-    """Load the weights that `save_state` wrote, and what the stage kept; nothing where there is
-    nothing.
+) -> Progress:
+    """Load weights and extra state that `save_state` wrote; no progress where there is no file.
 
     Args:
-        part: the beginning of the names of the weights that are `module`'s; "": all are.
+        part: prefix of the names of `module`'s weights, where the file holds more; "": all.
 
     Raises:
         UserError: the file is damaged, holds another model, or learned other inputs.
     """
     if not path.exists():
-        return Progressed()
+        return Progress()
     with _opened(path) as file:
         metadata = file.metadata() or {}
         if metadata["inputs"] != inputs:
@@ -81,20 +91,22 @@ def load_state(
                 f"{path} learned the codes of another tokenizer: remove it to train "
                 "again, or choose another --out"
             )
-        progressed = Progressed(**json.loads(metadata["progress"]))
-        prefix = f"model.{part}"
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        progress = Progress(**json.loads(metadata["progress"]))
+        prefix, names = MODEL + part, set(file.keys())
         module.load_state_dict(
-            {present_name(n.removeprefix(prefix)): file.get_tensor(n) for n in names}
+            {
+                present_name(name.removeprefix(prefix)): file.get_tensor(name)
+                for name in names
+                if name.startswith(prefix)
+            }
         )
-        stored = {name: f"kept.{name}" for name in kept if f"kept.{name}" in file.keys()}  # noqa: SIM118
         fits = all(
-            name in stored and file.get_slice(stored[name]).get_shape() == list(tensor.shape)
-            for name, tensor in kept.items()
+            EXTRA + name in names and file.get_slice(EXTRA + name).get_shape() == list(tensor.shape)
+            for name, tensor in extra.items()
         )
-        for name, tensor in kept.items() if fits else ():  # of another batch size: made anew
-            tensor.copy_(file.get_tensor(stored[name]))
-    return progressed
+        for name, tensor in extra.items() if fits else ():  # else of another batch size: renewed
+            tensor.copy_(file.get_tensor(EXTRA + name))
+    return progress
 
 
 def load_optimizers(path: Path, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -113,7 +125,7 @@ def load_optimizers(path: Path, optimizers: Sequence[torch.optim.Optimizer]) -> 
     ]
     with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118
-            if name.startswith("optimizer."):
+            if name.startswith(OPTIMIZER):
                 _, number, entry = name.split(".")
                 which, index = owners[int(number)]
                 states[which].setdefault(index, {})[entry] = file.get_tensor(name)
@@ -127,7 +139,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The training state; every fault in it becomes a UserError."""
+    """The training state, opened; every fault in it becomes a UserError."""
     try:
         with opened_tensors(path) as file:
             yield file
@@ -137,14 +149,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} may not be read: its permissions forbid it") from None
     except OSError as error:
         raise UserError(f"the training state can't be read: {os_error(error)}") from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged or of another model ({one_line(error, most=200)}): choose another "
             "--out, or remove it to train from the beginning"

@@ -1,4 +1,4 @@
-"""The first thing to train: the tokenizer, on frames."""
+"""The first stage: the tokenizer learns single frames."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.media.film import save_png, sheet
@@ -48,22 +48,20 @@ class TokenizerStage(Stage):
             )
         module.data_variance.fill_(float(to_float(torch.from_numpy(sample)).var()))
 
-    def losses(
-        self, module: nn.Module, rng: np.random.Generator, share: slice
-    ) -> dict[str, Tensor]:
-        rows = self.clips.draw(rng, self.recipe.batch_size)[share]
+    def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
+        rows = self.clips.draw(rng, self.recipe.batch_size)[part]
         clips = torch.from_numpy(self.clips.read(rows).frames)
         out = module(self.to_float(clips.to(self.device)))
         return {"loss": out.loss, "nmse": out.nmse, "commitment": out.commitment_loss}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """PSNR in dB of the mean squared error, and how many codes are in use."""
+        """PSNR in dB of the mean squared error, and the number of codes in use."""
         squared_error, num_values, used = 0.0, 0, set()
         for clips in self.validation_clips.split(max(1, 64 // self.recipe.num_frames)):
             codes = self.module.encode(self.to_float(clips.to(self.device)))
-            again = self.to_uint8(self.module.decode(codes)).cpu()
-            squared_error += float((again.double() - clips.double()).square().sum()) / 255**2
+            decoded = self.to_uint8(self.module.decode(codes)).cpu()
+            squared_error += float((decoded.double() - clips.double()).square().sum()) / 255**2
             num_values += clips.numel()
             used |= set(codes.unique().tolist())
         mean_squared_error = squared_error / num_values
@@ -80,8 +78,8 @@ class TokenizerStage(Stage):
         clips = self.validation_clips[:: max(1, len(self.validation_clips) // num_clips)]
         clips = clips[:num_clips]
         codes = self.module.encode(self.to_float(clips.to(self.device)))
-        again = self.to_uint8(self.module.decode(codes)).cpu()
-        rows = [clips.flatten(0, 1).numpy(), again.flatten(0, 1).numpy()]
+        decoded = self.to_uint8(self.module.decode(codes)).cpu()
+        rows = [clips.flatten(0, 1).numpy(), decoded.flatten(0, 1).numpy()]
         save_png(path, sheet(rows, scale=2))
 
     def to_float(self, clips: Tensor) -> Tensor:
@@ -89,5 +87,5 @@ class TokenizerStage(Stage):
         return to_float(clips.flatten(0, 1))
 
     def to_uint8(self, out: Tensor) -> Tensor:
-        """What the module gives, as clips (B, T, H, W, C)."""
+        """The module's output as clips (B, T, H, W, C)."""
         return to_uint8(out).unflatten(0, (-1, self.recipe.num_frames))

@@ -3,8 +3,8 @@
     python -m worldmodel.videogpt.ablate table5 --data data/bair --out reports/ablation
 
 Each row of a table is trained with the same budget and measured on the test split; a table and a
-plot show the paper's figures next to ours. Rows that several tables share are trained once, and
-after an interruption the same command resumes.
+plot show the paper's figures next to ours. Rows that several tables share are trained once. After
+an interruption the same command resumes.
 """
 
 import hashlib
@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldmodel.checkpoint.device import usable_device
-from worldmodel.command import check_numbers, duration, run_command, say
+from worldmodel.command import check_numbers, duration, run_command, say, usable_device
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import to_json
@@ -26,7 +25,6 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.training.schedule import Progressed
 from worldmodel.training.state import load_state
 from worldmodel.videogpt.ablation import (
     ABLATIONS,
@@ -36,9 +34,8 @@ from worldmodel.videogpt.ablation import (
     to_blocks,
     to_markdown,
 )
-from worldmodel.videogpt.configs import VideoGPTConfig
+from worldmodel.videogpt.configs import PUBLISHED, PublishedPreset, VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
 from worldmodel.videogpt.train import Train
 from worldmodel.videogpt.training import config_of, train_preset
 from worldmodel.videogpt.whole_clips import ClipSettings, WholeClips
@@ -60,21 +57,21 @@ class Ablate:
     out: Path = Path("reports/ablation")
     """Folder of the runs, the tables and the plots."""
     max_minutes: float = 60.0
-    """Budget of each stage of each row, over all calls together."""
+    """Budget of each stage of each row, over all calls."""
     steps: int | None = None
     """Budget of each stage in steps instead of minutes: the same for fast and slow machines."""
     size: Literal["paper", "miniature"] = "paper"
     """miniature: a quarter of the latents, narrow networks and no conditions, for a CPU."""
     preset: str = "bair"
-    """The preset as published that the rows change."""
+    """The published preset that the rows modify."""
     stage: Literal["both", "tokenizer"] = "both"
     """tokenizer: leave out the priors, and the columns that need them."""
     batch_size: int | None = None
-    """Clips in a step; by default the preset's."""
+    """Clips per step; by default the preset's."""
     clips: int = 256
-    """Test clips that rows are measured on."""
+    """Test clips for measuring the rows."""
     i3d_weights: Path | None = None
-    """For FVD, R-FVD and FVD*; left out without."""
+    """Weights for FVD, R-FVD and FVD*; without them these are left out."""
     trust_weights: bool = False
     """Run a TorchScript archive whose digest is not StyleGAN-V's: it is code."""
     device: str = "auto"
@@ -84,6 +81,11 @@ class Ablate:
     seed: int = 0
     """Seed of weights, batches, clips and samples."""
 
+    @property
+    def with_prior(self) -> bool:
+        """Whether priors are trained and measured too."""
+        return ABLATIONS[self.table].trains_prior and self.stage == "both"
+
 
 def main() -> None:
     options = tyro.cli(Ablate, prog="python -m worldmodel.videogpt.ablate", description=__doc__)
@@ -91,20 +93,20 @@ def main() -> None:
 
 
 def ablate(options: Ablate) -> Blocks:
-    """Do what `Ablate` says.
+    """Train and measure a table's rows.
 
     Returns:
         The table, as in OUT/TABLE.md.
 
     Raises:
         UserError: the data are missing or damaged; the I3D's weights can't be used; an option is
-            not usable, or a row can't be made of preset and data, both before anything is trained;
-            or training fails.
+            not usable, or a row can't be made of preset and data (both are checked before anything
+            is trained); or training fails.
     """
     base = _base(options)
-    ablation = ABLATIONS[options.table]
     reader = EpisodeReader(options.data)
-    models = {row.name: _model_of(row, base, options, reader) for row in ablation.rows}
+    rows = ABLATIONS[options.table].rows
+    models = {row.name: _model_of(row, base, options, reader) for row in rows}
     network = None
     if options.i3d_weights is not None:
         network = load_i3d(
@@ -113,11 +115,10 @@ def ablate(options: Ablate) -> Blocks:
             device=usable_device(options.device, or_auto=True),
             trust_weights=options.trust_weights,
         )
-    with_prior = ablation.trains_prior and options.stage == "both"
     with locked(options.out):
         _refuse_others(options)
-        say(_plan(options, len(models), with_prior=with_prior))
-        return _ablate(options, reader, models, network, with_prior=with_prior)
+        say(_plan(options, len(models)))
+        return _ablate(options, reader, models, network)
 
 
 def _ablate(
@@ -125,16 +126,14 @@ def _ablate(
     reader: EpisodeReader,
     models: dict[str, tuple[PublishedPreset, VideoGPTConfig]],
     network: FeatureNetwork | None,
-    *,
-    with_prior: bool,
 ) -> Blocks:
-    """Train and measure row by row, under the lock of the folder."""
+    """Train and measure row by row, in the locked folder."""
     ablation, data_digest = ABLATIONS[options.table], reader.digest()
     results: dict[str, Any] = {}
     report: dict[str, Any] = {}
     for name, (preset, config) in models.items():
-        folder = _train(name, preset, config, options, data_digest, with_prior=with_prior)
-        results[name] = _measured(config, reader, folder, options, network, with_prior=with_prior)
+        folder = _train(name, preset, config, options, data_digest)
+        results[name] = _measured(config, reader, folder, options, network)
         report = to_json(
             {
                 "table": options.table,
@@ -152,7 +151,7 @@ def _ablate(
 
 
 def _refuse_others(options: Ablate) -> None:
-    """Raises UserError where files of this name are there that no ablation wrote."""
+    """Raises UserError where a file to write exists and is not an ablation's."""
     path = options.out / f"{options.table}.json"
     others = [path.with_suffix(suffix) for suffix in (".md", ".png")]
     if path.exists():
@@ -167,9 +166,9 @@ def _refuse_others(options: Ablate) -> None:
             )
 
 
-def _plan(options: Ablate, num_rows: int, *, with_prior: bool) -> str:
-    """What will be trained and written where, and how long at most."""
-    stages = 1 + with_prior
+def _plan(options: Ablate, num_rows: int) -> str:
+    """What will be trained, where it is written, and how long it takes at most."""
+    stages = 1 + options.with_prior
     if options.steps is None:
         longest = duration(60 * options.max_minutes * num_rows * stages)
         length = (
@@ -179,12 +178,12 @@ def _plan(options: Ablate, num_rows: int, *, with_prior: bool) -> str:
         length = f"{options.steps} steps a stage"
     return (
         f"training {num_rows} rows of {stages} stage{'s' * (stages > 1)} into {options.out}: "
-        f"{length}, less what is trained already; then each is measured"
+        f"{length}, except what is trained already; then each is measured"
     )
 
 
 def _base(options: Ablate) -> PublishedPreset:
-    """The preset that rows change. Raises UserError for options that can't be used."""
+    """The preset that rows modify. Raises UserError for options that can't be used."""
     if options.preset not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
@@ -210,15 +209,12 @@ def _base(options: Ablate) -> PublishedPreset:
         )
     recipes = {
         name: replace(
-            recipe,
-            steps=options.steps or recipe.steps,
-            batch_size=options.batch_size or recipe.batch_size,
-            warmup=min(recipe.warmup, 50) if options.size == "miniature" else recipe.warmup,
+            getattr(base, name),
+            steps=options.steps or getattr(base, name).steps,
+            batch_size=options.batch_size or getattr(base, name).batch_size,
+            warmup=min(getattr(base, name).warmup, 50 if options.size == "miniature" else 10**9),
         )
-        for name, recipe in (
-            ("tokenizer_recipe", base.tokenizer_recipe),
-            ("prior_recipe", base.prior_recipe),
-        )
+        for name in ("tokenizer_recipe", "prior_recipe")
     }
     return replace(base, **recipes)
 
@@ -226,7 +222,7 @@ def _base(options: Ablate) -> PublishedPreset:
 def _model_of(
     row: Row, base: PublishedPreset, options: Ablate, reader: EpisodeReader
 ) -> tuple[PublishedPreset, VideoGPTConfig]:
-    """What a row trains. Raises UserError where the base or the data don't allow for it."""
+    """A row's preset and config. Raises UserError where the base or the data don't allow it."""
     try:
         preset = row.change(base)
         return preset, config_of(preset, reader)
@@ -243,12 +239,10 @@ def _train(
     config: VideoGPTConfig,
     options: Ablate,
     data_digest: str,
-    *,
-    with_prior: bool,
 ) -> Path:
-    """Train a row as far as its budget goes; returns the run's folder."""
+    """Train a row until its budget is spent; returns the run's folder."""
     minutes = None if options.steps else options.max_minutes
-    # A run's name holds everything that training depends on, so that none is mistaken for another.
+    # A run's name depends on everything that its training depends on.
     shared = {
         "data": data_digest,
         "seed": options.seed,
@@ -280,7 +274,7 @@ def _train(
     else:
         train_preset(preset, replace(training, stage="tokenizer"))
         _copy(state, finished)
-    if with_prior:
+    if options.with_prior:
         train_preset(preset, replace(training, stage="prior"))
     return folder
 
@@ -291,35 +285,30 @@ def _measured(
     folder: Path,
     options: Ablate,
     network: FeatureNetwork | None,
-    *,
-    with_prior: bool,
 ) -> dict[str, Any]:
     """The numbers of a trained row."""
     model = VideoGPT(config)
     training = folder / "training"
-    steps = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
-    if with_prior:
-        inputs = model.tokenizer.digest()
+    progress = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
+    if options.with_prior:
         path = training / "prior.state.safetensors"
-        steps["prior"] = load_state(path, model.prior, inputs)
+        progress["prior"] = load_state(path, model.prior, model.tokenizer.digest())
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
     model.to(usable_device(options.device, or_auto=True)).eval()
     clips = WholeClips(model, reader, settings)
     numbers: dict[str, Any] = {
-        "parameters": _sizes(model, steps),
-        "steps": {stage: progressed.step for stage, progressed in steps.items()},
+        "parameters": {
+            stage: sum(p.numel() for p in model.get_submodule(stage).parameters())
+            for stage in progress
+        },
+        "steps": {stage: reached.step for stage, reached in progress.items()},
         "reconstruction": clips.reconstruction(),
     }
-    if with_prior:
+    if options.with_prior:
         numbers["likelihood"] = clips.likelihood()
     if network is not None:
-        numbers["fvd"] = clips.fvd(network, with_samples=with_prior)
+        numbers["fvd"] = clips.fvd(network, with_samples=options.with_prior)
     return numbers
-
-
-def _sizes(model: VideoGPT, steps: dict[str, Progressed]) -> dict[str, int]:
-    parts = {"tokenizer": model.tokenizer, "prior": model.prior}
-    return {name: sum(p.numel() for p in parts[name].parameters()) for name in steps}
 
 
 def _digest(settings: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of VideoGPT's Tables 3 to 7, the paper's figures, and how ours are shown beside them."""
+"""The rows of VideoGPT's Tables 3 to 7, the paper's figures, and tables of ours next to them."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.tables import Blocks, Table, interval, number, to_lines
 from worldmodel.metrics.statistics import rank_correlation
 from worldmodel.storage.files import written_whole
-from worldmodel.videogpt.presets import PublishedPreset
+from worldmodel.videogpt.configs import PublishedPreset
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Row:
     """One row of a table.
 
     Attributes:
-        change: makes the row's preset of the one that the table is about. Raises ValueError
-            where that one doesn't allow for it.
+        change: derives the row's preset from the base preset. Raises ValueError where the base
+            doesn't allow it.
         paper: the paper's figures by its column names; lower is better in all of them.
     """
 
@@ -35,7 +35,7 @@ class Ablation:
 
     Attributes:
         compared: for columns of the paper, which of our numbers should order the rows alike.
-        trains_prior: whether a row is a prior too, not a tokenizer alone.
+        trains_prior: whether a row has a prior, not only a tokenizer.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Ablation:
     trains_prior: bool = True
 
 
-# Our numbers: where they lie in a row's results, and the digits to show.
+# Our numbers: part and key in a row's results, and the digits to show.
 OURS = {
     "NMSE": ("reconstruction", "nmse", 4),
     "PSNR, dB": ("reconstruction", "psnr", 2),
@@ -56,7 +56,7 @@ FVD_COLUMNS = {"R-FVD": "r_fvd", "FVD": "fvd", "FVD*": "fvd_star"}
 
 
 def _attention(base: PublishedPreset, *, used: bool) -> PublishedPreset:
-    """Without attention, as many more residual blocks as its parameters make."""
+    """Without attention, more residual blocks with as many parameters take its place."""
     tokenizer = base.tokenizer
     if not tokenizer.attention_heads:
         raise ValueError("its VQ-VAE has no attention to compare with")
@@ -70,12 +70,14 @@ def _attention(base: PublishedPreset, *, used: bool) -> PublishedPreset:
 
 
 def _latents(base: PublishedPreset, shape: tuple[int, int, int], books: int = 1) -> PublishedPreset:
-    """Latents of a shape that is meant for 16x64x64 clips where the base has 8x32x32."""
-    meant = (16 // shape[0], 64 // shape[1], 64 // shape[2])
-    scale = [
-        have // want for have, want in zip(base.tokenizer.downsampling, (2, 2, 2), strict=True)
-    ]
-    t, h, w = (factor * by for factor, by in zip(meant, scale, strict=True))
+    """Latents of a shape that Table 5 states for 16x64x64 clips, relative to the base's, which
+    stand for 8x32x32."""
+    t, h, w = (
+        have // 2 * (size // latents)
+        for have, size, latents in zip(
+            base.tokenizer.downsampling, (16, 64, 64), shape, strict=True
+        )
+    )
     return replace(
         base, tokenizer=replace(base.tokenizer, downsampling=(t, h, w), num_codebooks=books)
     )
@@ -89,20 +91,15 @@ def _layers(base: PublishedPreset, layers: int) -> PublishedPreset:
     return replace(base, prior=replace(base.prior, layers=layers))
 
 
-def _latent_row(shape: tuple[int, int, int], r_fvd: float, fvd: float, fvd_star: float) -> Row:
-    return Row(
-        "x".join(map(str, shape)),
-        lambda base: _latents(base, shape),
-        {"R-FVD": r_fvd, "FVD": fvd, "FVD*": fvd_star},
-    )
+def _latent_row(shape: tuple[int, int, int], *paper: float) -> Row:
+    figures: dict[str, float] = dict(zip(("R-FVD", "FVD", "FVD*"), paper, strict=True))
+    return Row("x".join(map(str, shape)), lambda base: _latents(base, shape), figures)
 
 
 def _codebook_row(shape: tuple[int, int, int], books: int, *paper: float) -> Row:
-    return Row(
-        f"{'x'.join(map(str, shape))}x{books}",
-        lambda base: _latents(base, shape, books),
-        dict(zip(("R-FVD", "FVD", "bits/dim"), paper, strict=True)),
-    )
+    figures: dict[str, float] = dict(zip(("R-FVD", "FVD", "bits/dim"), paper, strict=True))
+    name = "x".join(map(str, (*shape, books)))
+    return Row(name, lambda base: _latents(base, shape, books), figures)
 
 
 ABLATIONS = {
@@ -178,12 +175,12 @@ ABLATIONS = {
 
 
 def to_markdown(ablation: Ablation, report: dict[str, Any]) -> str:
-    """What `to_blocks` gives, in Markdown."""
+    """`to_blocks` as Markdown."""
     return "\n".join([*to_lines(to_blocks(ablation, report)), ""])
 
 
 def to_blocks(ablation: Ablation, report: dict[str, Any]) -> Blocks:
-    """The table of a report that went through `to_json`: the paper's columns, then ours."""
+    """The table of a report in JSON's types: the paper's columns, then ours."""
     rows = report["rows"]
     ours = [name for name, (part, _, _) in OURS.items() if all(part in r for r in rows.values())]
     of_fvd = [
@@ -221,19 +218,19 @@ def to_blocks(ablation: Ablation, report: dict[str, Any]) -> Blocks:
         f"Each stage of each row: {budget}. {settings['size'].capitalize()} size of preset "
         f"{settings['preset']} on {settings['data']}, {example['num_clips']} test clips, seed "
         f"{settings['seed']}; {on['gpu'] or on['cpu']}, {on['threads']} threads, torch "
-        f"{on['torch']}, commit {(report['commit'] or 'unknown')[:12]}. The paper's are of "
-        "BAIR, 8 GPUs and 100k and 150k steps; bits/dim has no definition there. Numbers of "
-        "different data are not comparable, orders may be.",
+        f"{on['torch']}, commit {(report['commit'] or 'unknown')[:12]}. The paper's numbers are "
+        "from BAIR, 8 GPUs and 100k and 150k steps; it doesn't define bits/dim. Numbers on "
+        "different data are not comparable, but their order may be.",
     ]
 
 
 def compares_tokenizers(ablation: Ablation) -> bool:
-    """Whether anything is compared that needs no prior."""
+    """Whether a number that needs no prior is compared."""
     return any(OURS[name][0] == "reconstruction" for name in ablation.compared.values())
 
 
 def measured(ablation: Ablation, rows: dict[str, Any]) -> dict[str, str]:
-    """What is compared, as far as it was measured: no likelihood without priors."""
+    """The compared columns that were measured: likelihood needs priors."""
     return {
         column: name
         for column, name in ablation.compared.items()
@@ -242,7 +239,7 @@ def measured(ablation: Ablation, rows: dict[str, Any]) -> dict[str, str]:
 
 
 def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
-    """How far our numbers order the rows as the paper's do."""
+    """How well the order of rows by our numbers matches the paper's."""
     lines = []
     for column, name in measured(ablation, rows).items():
         part, key, _ = OURS[name]
@@ -259,14 +256,14 @@ def _orders(ablation: Ablation, rows: dict[str, Any]) -> list[str]:
         correlation = rank_correlation(paper, ours)
         shown = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
         lines += [
-            f"Rows ordered as by the paper's {column}: {alike} of {len(pairs)} pairs by our "
-            f"{name}{shown}; the 95 % intervals of {apart} pairs are apart.",
+            f"Our {name} orders {alike} of {len(pairs)} pairs of rows as the paper's {column} "
+            f"does{shown}; the 95 % intervals of {apart} pairs don't overlap.",
         ]
     return lines
 
 
 def draw_ablation(path: Path, ablation: Ablation, report: dict[str, Any]) -> None:
-    """Bars of what is compared: the paper's above, ours below, row by row."""
+    """Save bar plots of the compared columns: the paper's above, ours below."""
     compared = measured(ablation, report["rows"])
     figure = Figure(figsize=(3 + 4.5 * len(compared), 5.5), layout="constrained")
     panels = figure.subplots(2, len(compared), squeeze=False, sharex=True)

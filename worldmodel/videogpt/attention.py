@@ -3,7 +3,7 @@
 Tokens lie in raster order: frames, rows, columns, codebooks. A row is the w q tokens of one
 (frame, row). Sparse attention lets a token see the last blocks of tokens and, of the frames
 before, its own row: 224 keys on average at a latent size of 8 x 32 x 32, 352 at most, of 8,192.
-No mask of N x N is ever made.
+No N x N mask is ever made.
 """
 
 import math
@@ -19,29 +19,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-BLOCK = 32  # tokens, in raster order (facts of the original: block 32, 4 local blocks)
-LOCAL_BLOCKS = 4  # that a token sees: its own and those before
+BLOCK = 32  # tokens, in raster order, as in the original
+LOCAL_BLOCKS = 4  # blocks that a token sees: its own and those before, as in the original
 QUERIES_OF_A_ROW = 64  # at most, whose keys are gathered together
-KEYS_A_CHUNK = 4096  # that are gathered at a time, of several rows: 8 MB at a width of 512
+KEYS_A_CHUNK = 4096  # gathered at a time, for several rows: 8 MB at a width of 512
 FLEX_BLOCK = 128
 
 LatentShape = tuple[int, int, int, int]  # (t, h, w, q)
+PerToken = Float[Tensor, "B nh P hs"]  # of each head
 
 
-def dense_attention(
-    q: Float[Tensor, "B nh P hs"], k: Float[Tensor, "B nh P hs"], v: Float[Tensor, "B nh P hs"]
-) -> Float[Tensor, "B nh P hs"]:
+def dense_attention(q: PerToken, k: PerToken, v: PerToken) -> PerToken:
     """Every token sees itself and all before it."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def sparse_attention(
-    q: Float[Tensor, "B nh P hs"],
-    k: Float[Tensor, "B nh P hs"],
-    v: Float[Tensor, "B nh P hs"],
-    latent_shape: LatentShape,
-) -> Float[Tensor, "B nh P hs"]:
-    """Every token sees what `visible` says, by the fastest way that the device has.
+def sparse_attention(q: PerToken, k: PerToken, v: PerToken, latent_shape: LatentShape) -> PerToken:
+    """Attention of every token to those that are `visible`, by the device's fastest method.
 
     The P tokens are those of the clip's first frames, or of all. FlexAttention has no backward
     pass on a CPU (torch 2.13), where keys are gathered instead.
@@ -52,7 +46,7 @@ def sparse_attention(
 
 
 def visible(query: Tensor, key: Tensor, latent_shape: LatentShape) -> Tensor:
-    """Whether token `query` sees token `key`; indices that broadcast."""
+    """Whether token `query` sees token `key`; the indices are broadcast."""
     _, rows, columns, books = latent_shape
     row_size = columns * books
     local = (key <= query) & _is_near(query, key)
@@ -70,7 +64,7 @@ def visible_keys(
 ) -> Int[Tensor, " keys"]:
     """The tokens that token `query` sees, in rising order.
 
-    Takes some 20 us: once a token, not once a layer.
+    Takes some 20 us: call it once per token, not once per layer.
     """
     _, rows, columns, books = latent_shape
     row_size = columns * books
@@ -90,12 +84,14 @@ class _Chunk(NamedTuple):
     """A piece of each of some rows of one frame, and the keys gathered for each row.
 
     Attributes:
-        frame, rows, piece: where the queries are.
+        latent_shape: of the clip.
+        frame, rows, piece: position of the queries.
         local: the tokens that may be near.
         seen: whether each query sees each token of its row in the frames before, then each of
-            `local`. What is both is seen once, as near.
+            `local`. A token that is both counts once, as near.
     """
 
+    latent_shape: LatentShape
     frame: int
     rows: slice
     piece: slice
@@ -110,7 +106,7 @@ def _chunks(latent_shape: LatentShape, device: torch.device) -> tuple[_Chunk, ..
     pieces = -(-row_size // QUERIES_OF_A_ROW)
     cuts = [round(i * row_size / pieces) for i in range(pieces + 1)]
     chunks = []
-    # Kept for later calls, which may train: none of it must be an inference tensor.
+    # Cached for later calls, which may train: no tensor may be an inference tensor.
     with torch.inference_mode(False):
         for frame in range(frames):
             keys_a_row = LOCAL_BLOCKS * BLOCK + QUERIES_OF_A_ROW + frame * row_size
@@ -140,19 +136,18 @@ def _chunk(
         ],
         -1,
     )
-    # Past a row's own queries nothing is seen, and past the last token there is nothing.
-    return _Chunk(frame, rows, piece, local.clamp(max=int(queries.max())), seen[:, None])
+    # Tokens after a row's own queries are not seen; the index must stay within the clip.
+    return _Chunk(
+        latent_shape, frame, rows, piece, local.clamp(max=int(queries.max())), seen[:, None]
+    )
 
 
 def gathered_sparse_attention(
-    q: Float[Tensor, "B nh P hs"],
-    k: Float[Tensor, "B nh P hs"],
-    v: Float[Tensor, "B nh P hs"],
-    latent_shape: LatentShape,
-) -> Float[Tensor, "B nh P hs"]:
+    q: PerToken, k: PerToken, v: PerToken, latent_shape: LatentShape
+) -> PerToken:
     """Sparse attention by `scaled_dot_product_attention` over gathered keys, some rows at a time.
 
-    Only the arguments are kept for the backward pass; keys are gathered again there.
+    Only the arguments are saved for the backward pass, which gathers the keys again.
     """
     return cast(Tensor, _Gathered.apply(q, k, v, latent_shape))
 
@@ -165,34 +160,32 @@ class _Gathered(torch.autograd.Function):
         y = torch.empty_like(q)
         for chunk in _chunks_of(q, latent_shape):
             attended = _attend(
-                _queries(q, chunk, latent_shape),
-                _gather(k, chunk, latent_shape),
-                _gather(v, chunk, latent_shape),
+                _queries(q, chunk),
+                _gather(k, chunk),
+                _gather(v, chunk),
                 chunk.seen,
             )
-            _queries(y, chunk, latent_shape).copy_(attended)
+            _queries(y, chunk).copy_(attended)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
-        shape = ctx.latent_shape
+
         grad_q = torch.empty_like(q)
         # A key's gradient is the sum over all chunks that see it.
         precise = torch.promote_types(k.dtype, torch.float32)
         grad_k, grad_v = (torch.zeros_like(x, dtype=precise) for x in (k, v))
-        for chunk in _chunks_of(q, shape):
-            queries = _queries(q, chunk, shape).detach().requires_grad_()
-            keys, values = (_gather(x, chunk, shape).detach().requires_grad_() for x in (k, v))
+        for chunk in _chunks_of(q, ctx.latent_shape):
+            queries = _queries(q, chunk).detach().requires_grad_()
+            keys, values = (_gather(x, chunk).detach().requires_grad_() for x in (k, v))
             with torch.enable_grad():
                 attended = _attend(queries, keys, values, chunk.seen)
-            grads = torch.autograd.grad(
-                attended, (queries, keys, values), _queries(grad_y, chunk, shape)
-            )
-            _queries(grad_q, chunk, shape).copy_(grads[0])
-            _scatter_add(grad_k, grads[1], chunk, shape)
-            _scatter_add(grad_v, grads[2], chunk, shape)
+            grads = torch.autograd.grad(attended, (queries, keys, values), _queries(grad_y, chunk))
+            _queries(grad_q, chunk).copy_(grads[0])
+            _scatter_add(grad_k, grads[1], chunk)
+            _scatter_add(grad_v, grads[2], chunk)
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
 
 
@@ -211,17 +204,13 @@ def _on_grid(x: Tensor, latent_shape: LatentShape) -> Float[Tensor, "B nh t h ro
     return x.unflatten(-2, (-1, latent_shape[1], latent_shape[2] * latent_shape[3]))
 
 
-def _queries(
-    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
-) -> Float[Tensor, "B nh rows queries hs"]:
-    """A view."""
-    return _on_grid(x, latent_shape)[:, :, chunk.frame, chunk.rows, chunk.piece]
+def _queries(x: Tensor, chunk: _Chunk) -> Float[Tensor, "B nh rows queries hs"]:
+    """A view of the chunk's queries."""
+    return _on_grid(x, chunk.latent_shape)[:, :, chunk.frame, chunk.rows, chunk.piece]
 
 
-def _gather(
-    x: Tensor, chunk: _Chunk, latent_shape: LatentShape
-) -> Float[Tensor, "B nh rows keys hs"]:
-    before = _on_grid(x, latent_shape)[:, :, : chunk.frame, chunk.rows]
+def _gather(x: Tensor, chunk: _Chunk) -> Float[Tensor, "B nh rows keys hs"]:
+    before = _on_grid(x, chunk.latent_shape)[:, :, : chunk.frame, chunk.rows]
     earlier = before.transpose(2, 3).flatten(3, 4)
     local = x.index_select(2, chunk.local.flatten()).unflatten(2, chunk.local.shape)
     return torch.cat([earlier, local], 3)
@@ -231,14 +220,13 @@ def _scatter_add(
     total: Tensor,
     gathered: Float[Tensor, "B nh rows keys hs"],
     chunk: _Chunk,
-    latent_shape: LatentShape,
 ) -> None:
-    """The transpose of `_gather`, added to `total`."""
+    """Add the transpose of `_gather` to `total`."""
     num_local = chunk.local.shape[1]
     earlier, local = gathered.split([gathered.shape[3] - num_local, num_local], 3)
     if chunk.frame:
         earlier = earlier.unflatten(3, (chunk.frame, -1)).transpose(2, 3)
-        _on_grid(total, latent_shape)[:, :, : chunk.frame, chunk.rows] += earlier
+        _on_grid(total, chunk.latent_shape)[:, :, : chunk.frame, chunk.rows] += earlier
     total.index_add_(2, chunk.local.flatten(), local.flatten(2, 3).to(total.dtype))
 
 
@@ -248,7 +236,7 @@ def _attend(
     v: Float[Tensor, "B nh rows keys hs"],
     seen: Bool[Tensor, "rows 1 queries keys"],
 ) -> Float[Tensor, "B nh rows queries hs"]:
-    # Rows take the place of the batch, which the mask differs along.
+    # Rows become the batch dimension, along which the mask differs.
     batch_and_heads = q.shape[:2]
     q, k, v = (x.flatten(0, 1).transpose(0, 1) for x in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
@@ -256,11 +244,8 @@ def _attend(
 
 
 def flex_sparse_attention(
-    q: Float[Tensor, "B nh P hs"],
-    k: Float[Tensor, "B nh P hs"],
-    v: Float[Tensor, "B nh P hs"],
-    latent_shape: LatentShape,
-) -> Float[Tensor, "B nh P hs"]:
+    q: PerToken, k: PerToken, v: PerToken, latent_shape: LatentShape
+) -> PerToken:
     """Sparse attention by FlexAttention, compiled at the first call."""
     mask = flex_block_mask(latent_shape, q.shape[-2], q.device)
     return _compiled_flex_attention()(q, k, v, block_mask=mask)
@@ -275,7 +260,7 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
 def flex_block_mask(latent_shape: LatentShape, num_tokens: int, device: torch.device) -> BlockMask:
     """Which blocks of keys a block of queries sees in full and which in part.
 
-    Found for one block of queries at a time, where `create_block_mask` makes the N x N mask.
+    Computed for one block of queries at a time; `create_block_mask` would make the N x N mask.
     """
     with torch.inference_mode(False):
         keys = torch.arange(num_tokens, device=device)
@@ -305,6 +290,6 @@ def flex_block_mask(latent_shape: LatentShape, num_tokens: int, device: torch.de
 def _ordered(
     blocks: Bool[Tensor, "1 1 Q K"],
 ) -> tuple[Int[Tensor, "1 1 Q"], Int[Tensor, "1 1 Q K"]]:
-    """How many blocks are set in each row, and a list of all of them with those first."""
+    """The number of blocks set in each row, and the indices of all blocks with those first."""
     order = torch.argsort(blocks.int(), dim=-1, descending=True, stable=True)
     return blocks.sum(-1).int(), order.int()

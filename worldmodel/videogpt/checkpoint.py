@@ -1,6 +1,5 @@
-"""A checkpoint of VideoGPT as published: the files of any checkpoint, with whole clips inside."""
+"""A checkpoint of VideoGPT as published: the files of any checkpoint, with recorded clips."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,43 +8,38 @@ import numpy as np
 import torch
 
 from worldmodel import randomness
-from worldmodel.checkpoint import AnyCheckpoint, find_checkpoint
+from worldmodel.checkpoint import AnyCheckpoint
 from worldmodel.checkpoint.card import card_text
-from worldmodel.checkpoint.digests import check_digests
 from worldmodel.checkpoint.files import (
     VIDEOGPT,
     check_actions,
-    check_kind,
     check_tokenizer_buffers,
-    checked_lineage,
+    find_kind,
     read_arrays,
-    read_common,
-    read_config,
-    read_weights,
-    reading,
+    read_parts,
 )
-from worldmodel.checkpoint.same_world import check_same
+from worldmodel.checkpoint.reading import check_same
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.stages import clip_tensors
 
-NUM_CLIPS = 16  # that a checkpoint holds
+NUM_CLIPS = 16  # in a checkpoint
 USE = """
-VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It draws whole clips:
+VideoGPT as published: a VQ-VAE of clips and a GPT over their codes. It samples whole clips:
 `python -m worldmodel.videogpt.sample {name} --out clips.png`
 """
 
 
 @dataclass(frozen=True)
 class GivenClips:
-    """S recorded clips, whose first frames, actions or class a model is given.
+    """S recorded clips, whose first frames, actions or class a model is conditioned on.
 
     Attributes:
         frames: uint8 (S, T, H, W, C).
         actions: (S, T-1, *shape), between the frames.
-        classes: int64 (S,), positions in the class names; zeros where there are none.
+        classes: int64 (S,), indices of class names; zeros where there are none.
     """
 
     frames: np.ndarray
@@ -62,12 +56,12 @@ class GivenClips:
         if self.actions.shape[:2] != (num_clips, num_frames - 1):
             raise ValueError("starts: there should be one action between two frames")
         if self.classes.shape != (num_clips,):
-            raise ValueError("starts: there should be one class a clip")
+            raise ValueError("starts: there should be one class per clip")
 
 
 @dataclass(frozen=True)
 class VideoGPTCheckpoint(AnyCheckpoint):
-    """VideoGPT as published, where its data came from, and clips to take conditions from."""
+    """VideoGPT as published, the environment of its data, and clips to take conditions from."""
 
     kind: ClassVar[str | None] = VIDEOGPT
     model: VideoGPT
@@ -75,29 +69,20 @@ class VideoGPTCheckpoint(AnyCheckpoint):
 
 
 def load_videogpt(name: str, *, device: str | torch.device = "cpu") -> VideoGPTCheckpoint:
-    """Load VideoGPT as published whole, in evaluation mode.
+    """Load a checkpoint of VideoGPT as published, in evaluation mode.
 
     Raises:
-        UserError: it is missing, truncated, its files disagree, or it is a dream.
+        UserError: it is missing, damaged, its files don't belong together, or it is a dream.
     """
-    folder = find_checkpoint(name)
-    futures = f"python -m worldmodel.sample {shlex.quote(name)} --out futures.gif"
-    check_kind(folder, name, VIDEOGPT, futures)
-    with reading(folder):
-        data, world = read_common(folder)
-        config = read_config(VideoGPTConfig, data)
-        weights = read_weights(folder / "weights.safetensors", lambda: VideoGPT(config))
-        check_tokenizer_buffers(folder / "weights.safetensors", weights)
-        clips = _read_clips(folder / "starts.safetensors", config)
-        check_digests(folder, data)
-        lineage = checked_lineage(data)
-        model = VideoGPT(config)
-        model.load_state_dict(weights)
+    folder = find_kind(name, VIDEOGPT, "worldmodel.sample", name, "--out", "futures.gif")
+    model, world, clips, lineage = read_parts(
+        folder, VideoGPTConfig, VideoGPT, check_tokenizer_buffers, _read_clips
+    )
     return VideoGPTCheckpoint(model.to(device).eval(), world, clips, lineage)
 
 
 def choose_clips(reader: EpisodeReader, *, num_frames: int) -> GivenClips:
-    """Clips of the test split, of different episodes as far as there are enough.
+    """Clips of the test split, each of another episode if there are enough.
 
     Raises:
         UserError: no test episode is long enough.
@@ -125,7 +110,7 @@ def model_card(checkpoint: VideoGPTCheckpoint, *, name: str) -> str:
 
 
 def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name: str) -> None:
-    """Raises UserError where frames, actions or classes of the data are others than the model's.
+    """Raises UserError where the data's frames, actions or classes are not those of the model.
 
     Args:
         name: of the checkpoint, for the message.
@@ -139,7 +124,7 @@ def check_same_data(checkpoint: VideoGPTCheckpoint, reader: EpisodeReader, name:
     check_same(pairs, reader, name)
 
 
-def _read_clips(path: Path, config: VideoGPTConfig) -> GivenClips:
+def _read_clips(path: Path, config: VideoGPTConfig, _version: int) -> GivenClips:
     types = {"frames": np.uint8, "actions": config.actions.dtype, "classes": np.int64}
     clips = GivenClips(**read_arrays(path, types))
     wanted = config.tokenizer.clip_shape

@@ -5,7 +5,6 @@ and films. Each part is written when it is done: after an interruption the same 
 parts measured before with the same settings, data and weights are kept.
 """
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 import tyro
 
-from worldmodel.checkpoint import check_kind, find_checkpoint
+from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
-from worldmodel.command import check_numbers, run_command
+from worldmodel.command import check_numbers, python_command, run_command
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import (
@@ -27,15 +26,14 @@ from worldmodel.evaluation.report import (
     report_folder,
 )
 from worldmodel.evaluation.tables import to_text
-from worldmodel.interface.sampling import Sampling
-from worldmodel.videogpt.c3d import load_c3d
+from worldmodel.interface.sampling import ClipSamplingOptions
 from worldmodel.videogpt.checkpoint import check_same_data, load_videogpt
-from worldmodel.videogpt.report import PARTS, SECTIONS, clip_parts
-from worldmodel.videogpt.whole_clips import ClipSettings
+from worldmodel.videogpt.inception import load_c3d
+from worldmodel.videogpt.whole_clips import PARTS, SECTIONS, ClipSettings, clip_parts
 
 
 @dataclass(frozen=True)
-class Evaluate(ReportOptions):
+class Evaluate(ClipSamplingOptions, ReportOptions):
     """Measure VideoGPT as published on the test split of recorded episodes."""
 
     parts: str | None = None
@@ -43,18 +41,12 @@ class Evaluate(ReportOptions):
     reconstruction, likelihood, samples, fvd, inception."""
     c3d_weights: Path | None = None
     """C3D of UCF-101 for the inception score: TGANv2's conv3d_deepnetA_ucf.npz."""
-    temperature: float = 1.0
-    """Of all samples."""
-    top_k: int | None = None
-    """Draw each token from its k likeliest."""
-    top_p: float | None = None
-    """Draw each token from the fewest that together have this probability."""
 
 
 def main() -> None:
     prog = "python -m worldmodel.videogpt.evaluate"
     options = tyro.cli(Evaluate, prog=prog, description=__doc__)
-    command = f"{prog} {shlex.join(sys.argv[1:])}"
+    command = python_command("worldmodel.videogpt.evaluate", *sys.argv[1:])
 
     def work() -> None:
         print(to_text(report_blocks(evaluate(options, command=command), SECTIONS)))
@@ -65,26 +57,25 @@ def main() -> None:
 
 
 def evaluate(options: Evaluate, *, command: str = "worldmodel.videogpt.evaluate") -> dict[str, Any]:
-    """Do what `Evaluate` says.
+    """Measure VideoGPT as the options say.
 
     Args:
-        command: kept in the report beside the numbers.
+        command: recorded in the report.
 
     Returns:
-        The report, as in report.json.
+        The content of report.json.
 
     Raises:
         UserError: the checkpoint or the data are missing or damaged; an option is not usable;
-            the two don't fit; or something else than a report stands where it is to be written.
+            the two don't fit; or the report's folder holds another program's files.
     """
-    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
-    dream = ["python", "-m", "worldmodel.evaluate", options.checkpoint]
-    dream += [] if options.data is None else ["--data", str(options.data)]
-    check_kind(folder, options.checkpoint, VIDEOGPT, shlex.join(dream))
+    data = [] if options.data is None else ["--data", str(options.data)]
+    dream = ("worldmodel.evaluate", options.checkpoint, *data)
+    folder = find_kind(options.checkpoint, VIDEOGPT, *dream)
     with_weights = {"fvd": options.i3d_weights, "inception": options.c3d_weights}
     names = chosen_parts(options, PARTS, with_weights)
     check_numbers(options, clips=2, batch_size=1, seed=0)
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    sampling = options.sampling
     if options.data is None:
         raise UserError("--data is needed: the folder of episodes whose test split is measured on")
     checkpoint = load_videogpt(str(folder), device=options.device)

@@ -1,11 +1,12 @@
 """The prior as published: one GPT over all codes of a clip (VideoGPT Sec. 3, Learning a Prior).
 
-Codes are in raster order: frames, rows, columns, codebooks. A token is the code before it (its
-frozen vector from the codebook), or the start, at a position; what comes out are the logits of
-the code at that position. Unconditional, on a vector (actions, class) by the norms, on given
-frames by cross-attention, or on both.
+Codes are in raster order: frames, rows, columns, codebooks. The input at a position is the code
+before it (its frozen vector from the codebook), or a start vector; the output is the logits of the
+code at that position. The prior is unconditional, or conditioned on a vector (actions, class) by
+the norms, on given frames by cross-attention, or on both.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.layers import Affine, normalise
-from worldmodel.prior.sampling import draw_codes
+from worldmodel.prior.head import draw_codes
+from worldmodel.prior.layers import Affine, init_linear, normalise
 from worldmodel.videogpt.attention import (
     dense_attention,
     sparse_attention,
@@ -53,13 +54,13 @@ class Conditions(NamedTuple):
 
 @dataclass(frozen=True)
 class GPTCache:
-    """What is kept of B clips while their codes are drawn.
+    """State of sampling B clips.
 
     Attributes:
-        keys_values: of every layer and token, keys before values. Written over and passed on.
-        blocks, norm: the clips' conditions as each block and the last norm want them.
+        keys_values: of every layer and token, keys before values; overwritten in place.
+        blocks, norm: the clips' conditions as each block and the last norm use them.
         positions: of all tokens.
-        length: tokens whose keys and values are there.
+        length: number of tokens whose keys and values are present.
     """
 
     keys_values: Float[Tensor, "L B N two_D"]
@@ -76,8 +77,8 @@ class GPT(nn.Module):
     """A causal transformer over a clip's N = t h w q codes.
 
     Attributes:
-        code_vectors: the tokenizer's codes, frozen; zeros until they are copied here.
-        checkpoint_activations: blocks are computed again in the backward pass, for memory.
+        code_vectors: a copy of the tokenizer's codes; zeros until it is made.
+        checkpoint_activations: recompute blocks in the backward pass, to save memory.
     """
 
     def __init__(self, config: VideoGPTConfig) -> None:
@@ -103,13 +104,12 @@ class GPT(nn.Module):
             PriorBlock(config.prior, config.condition_size) for _ in range(self.config.layers)
         )
         self.norm = make_norm(width, config.condition_size)
-        # One for each codebook: code 7 of one means nothing to another, and a token still
-        # passes only one of them.
+        # One for each codebook: code 7 of one is unrelated to that of another. A token passes only
+        # one of them.
         self.heads = nn.ModuleList(
             nn.Linear(width, tokenizer.num_codes) for _ in range(self.num_books)
         )
-        nn.init.normal_(self.input.weight, std=self.input.in_features**-0.5)
-        nn.init.zeros_(self.input.bias)
+        init_linear(self.input)
         nn.init.normal_(self.start, std=POSITION_STD)
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
@@ -117,8 +117,7 @@ class GPT(nn.Module):
     @property
     def num_tokens(self) -> int:
         """N, the codes of a clip."""
-        t, h, w, q = self.latent_shape
-        return t * h * w * q
+        return math.prod(self.latent_shape)
 
     def forward(
         self, codes: Int[Tensor, "B t h w q"], conditions: Conditions
@@ -126,7 +125,7 @@ class GPT(nn.Module):
         """Logits of every code in raster order, each given the codes before it.
 
         Raises:
-            ValueError: the codes or conditions are not of the config's sizes.
+            ValueError: the codes or conditions don't have the config's sizes.
         """
         if codes.shape[1:] != self.latent_shape:
             raise ValueError(f"expected codes of {self.latent_shape}, not {tuple(codes.shape[1:])}")
@@ -155,14 +154,14 @@ class GPT(nn.Module):
         given: Int[Tensor, "B n"] | None = None,
         on_token: Callable[[], None] | None = None,
     ) -> Int[Tensor, "B t h w q"]:
-        """Draw the codes of B clips, one by one; never with dropout.
+        """Sample the codes of B clips, one by one, without dropout.
 
         The same numbers give the same codes, alone or in a batch.
 
         Args:
-            uniforms: in [0, 1), one for each code, those given included.
+            uniforms: in [0, 1), one for each code, given ones included.
             given: the first n codes of each clip, in raster order.
-            on_token: called after each code drawn.
+            on_token: called after each sampled code.
 
         Raises:
             ValueError: there are not N numbers, or more than N codes given.
@@ -191,7 +190,7 @@ class GPT(nn.Module):
     def prefill(
         self, conditions: Conditions, given: Int[Tensor, "B n"]
     ) -> tuple[Float[Tensor, "B K"], GPTCache]:
-        """Take in the first n < N codes at once.
+        """Process the first n < N codes at once.
 
         Returns:
             The logits of the code after them, and the cache for the next one.
@@ -207,7 +206,7 @@ class GPT(nn.Module):
         if num_given == 0:
             start = self.start + cache.positions[0]
             return self._step(cache, start.expand(batch_size, 1, -1))
-        # Whole frames, as sparse attention wants them; what comes after changes nothing before.
+        # Padded to full frames for sparse attention; later codes don't affect earlier ones.
         num_seen = num_given + 1
         frame_size = self.num_tokens // self.latent_shape[0]
         num_padded = -(-num_seen // frame_size) * frame_size
@@ -225,21 +224,21 @@ class GPT(nn.Module):
     def decode_one_token(
         self, cache: GPTCache, codes: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B K"], GPTCache]:
-        """Take in one more code of each clip.
+        """Process one more code of each clip.
 
         Returns:
-            The logits of the code after it, and the cache, whose storage is that of `cache`.
+            The logits of the code after it, and the new cache, which shares storage with `cache`.
 
         Raises:
             ValueError: that code was the last.
         """
         if cache.length == self.num_tokens:
-            raise ValueError(f"all {self.num_tokens} codes are drawn: none comes after the last")
+            raise ValueError(f"all {self.num_tokens} codes are sampled: none follows the last")
         x = self.vectors(codes[:, None], cache.length - 1) + cache.positions[cache.length]
         return self._step(cache, x)
 
     def vectors(self, codes: Int[Tensor, "B P"], first: int = 0) -> Float[Tensor, "B P D"]:
-        """Codes at the positions from `first` on, as inputs."""
+        """Input vectors of codes at the positions from `first` on."""
         books = torch.arange(first, first + codes.shape[1], device=codes.device) % self.num_books
         rows = codes + books * self.code_vectors.shape[1]
         return self.input(F.embedding(rows, self.code_vectors.flatten(0, 1)))
@@ -284,7 +283,7 @@ class GPT(nn.Module):
     def _embed(
         self, codes: Int[Tensor, "B P"], positions: Float[Tensor, "P D"]
     ) -> Float[Tensor, "B P D"]:
-        """The start and all codes but the last, where the code after each of them will be."""
+        """The start vector and all codes but the last, each at the position of the next code."""
         start = self.start.expand(len(codes), 1, -1)
         return torch.cat([start, self.vectors(codes[:, :-1])], 1) + positions
 

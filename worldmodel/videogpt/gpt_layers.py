@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.prior.layers import Affine, ConditionalNorm, normalise
+from worldmodel.prior.layers import Affine, ConditionalNorm, init_linear, normalise
 from worldmodel.videogpt.configs import GPTConfig
 from worldmodel.videogpt.resnet import ResNet, output_size
 
 POSITION_STD = 0.1  # near that of embedded codes
-# Beside features of variance 1. Weaker, and it takes longer to see where something is.
+# Added to features of variance 1. With less, it takes longer to learn where things are.
 GIVEN_POSITION_STD = 0.7
 
 # Queries, keys and values side by side (B, P, 3D) -> what was attended to (B, P, D)
@@ -22,7 +22,7 @@ AttendToPast = Callable[[Tensor], Tensor]
 
 
 class BlockConditions(NamedTuple):
-    """A clip's conditions as one block uses them, computed once for all its tokens.
+    """A clip's conditions as one block uses them, computed once for all tokens.
 
     Attributes:
         affines: of the block's norms.
@@ -34,8 +34,8 @@ class BlockConditions(NamedTuple):
 
 
 class PriorBlock(nn.Module):
-    """Attention, a look at given frames if there are any, feed-forward; all pre-norm, with
-    dropout after each (VideoGPT Sec. 3, Learning a Prior)."""
+    """Self-attention, cross-attention to given frames if there are any, and feed-forward; all
+    pre-norm, with dropout after each (VideoGPT Sec. 3, Learning a Prior)."""
 
     def __init__(self, config: GPTConfig, condition_size: int) -> None:
         super().__init__()
@@ -52,12 +52,9 @@ class PriorBlock(nn.Module):
             self.given_keys_values = nn.Linear(width, 2 * width)
             self.given_output = nn.Linear(width, width)
             branch_outputs.append(self.given_output)
-        for linear in self.children():
-            assert isinstance(linear, nn.Linear)
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            nn.init.zeros_(linear.bias)
+        init_linear(*cast(list[nn.Linear], list(self.children())))
         with torch.no_grad():
-            if self.given_queries is not None:  # a token looks first where it lies itself
+            if self.given_queries is not None:  # at first a token attends to its own position
                 self.given_keys_values.weight[:width] = self.given_queries.weight
             for linear in branch_outputs:  # a sum of all blocks' branches starts with unit variance
                 linear.weight /= math.sqrt(len(branch_outputs) * config.layers)
@@ -80,7 +77,7 @@ class PriorBlock(nn.Module):
         attend: AttendToPast,
         dropout: float,
     ) -> Float[Tensor, "B P D"]:
-        """`conditions` and `step` in one, for training: what is computed again is one call."""
+        """`conditions` and `step` in one call, which activation checkpointing recomputes."""
         return self.step(x, self.conditions(vector, given), attend, dropout)
 
     def step(
@@ -90,12 +87,12 @@ class PriorBlock(nn.Module):
         attend: AttendToPast,
         dropout: float,
     ) -> Float[Tensor, "B P D"]:
-        """Pass any tokens on.
+        """The block's output for any number of tokens.
 
         Args:
-            conditions: of this block, worked out once for all tokens of the clips.
-            attend: says who attends to whom.
-            dropout: of each branch; 0 but in training.
+            conditions: of this block.
+            attend: the attention of tokens to those before them.
+            dropout: of each branch; 0 except in training.
         """
         affines = conditions.affines
         attended = attend(self.queries_keys_values(normalise(x, affines[0])))
@@ -111,7 +108,7 @@ class PriorBlock(nn.Module):
 def split_heads(
     x: Float[Tensor, "B P parts_D"], num_parts: int, heads: int
 ) -> tuple[Float[Tensor, "B nh P hs"], ...]:
-    """Queries, keys or values that lie side by side, as views."""
+    """Concatenated queries, keys or values, as views."""
     return x.unflatten(-1, (num_parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
@@ -129,7 +126,7 @@ def make_norm(width: int, condition_size: int) -> nn.Module:
 
 
 def affine_of(norm: nn.Module, vector: Float[Tensor, "B S"] | None) -> Affine:
-    """The gain and the bias of what `make_norm` made."""
+    """The gain and the bias of a norm from `make_norm`."""
     if isinstance(norm, ConditionalNorm):
         assert vector is not None
         return norm.affine(vector)
@@ -147,7 +144,7 @@ class AxisPositions(nn.Module):
             nn.init.normal_(axis, std=std)
 
     def forward(self) -> Float[Tensor, "P D"]:
-        """Of every place of the grid, in raster order."""
+        """The vectors of all positions of the grid, in raster order."""
         total = self.axes[0]
         for axis in list(self.axes)[1:]:
             total = (total[:, None] + axis).flatten(0, 1)
@@ -155,20 +152,19 @@ class AxisPositions(nn.Module):
 
     @torch.no_grad()
     def start_like(self, axis: int, other: Float[Tensor, "size D"]) -> None:
-        """Begin with another grid's vectors along an axis of the same extent, however finely
-        either divides it."""
+        """Start with another grid's vectors along an axis, interpolated to this grid's size."""
         size, std = self.axes[axis].shape[0], self.axes[axis].std()
         stretched = F.interpolate(other.T[None], size, mode="linear")[0].T
         self.axes[axis].copy_(stretched * (std / stretched.std()))
 
 
 class GivenFrames(nn.Module):
-    """Given frames as M vectors to attend to: a ResNet, brought to the prior's width, and where
-    in the frames each vector lies.
+    """Given frames as M vectors to attend to: features of a ResNet, projected to the prior's width,
+    plus positions.
 
-    The width is changed once, not in every block, as the parameter counts of the original say
-    (3.7M without the ResNet for moving digits). Rows and columns begin with those of the clip's
-    tokens: what to look at is then found in half the steps (docs/decisions.md).
+    There is one projection, not one per block, as the original's parameter counts imply (3.7M
+    without the ResNet for moving digits). Positions of rows and columns start as those of the
+    clip's tokens: training then learns in half the steps where to look (docs/decisions.md).
     """
 
     def __init__(
@@ -186,6 +182,6 @@ class GivenFrames(nn.Module):
 
     def forward(self, frames: Float[Tensor, "B C n H W"]) -> Float[Tensor, "B M D"]:
         features = self.resnet(frames).flatten(2).transpose(1, 2)
-        # What all positions share would soon be all that is left: see worldmodel.prior.resnet.
+        # The common part would soon dominate: see worldmodel.videogpt.resnet.
         features = features - features.mean(1, keepdim=True)
         return self.norm(self.output(features)) + self.positions()

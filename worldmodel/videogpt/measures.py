@@ -1,4 +1,4 @@
-"""Reconstruction and likelihood of whole clips: plain arrays in, numbers out, and their tables."""
+"""Reconstruction and likelihood of clips: numbers from plain arrays, and their tables."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def measure_reconstruction(
     counts: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """How well a tokenizer gives clips back, and its use of codes (VideoGPT Tables 3, 6).
+    """How well a tokenizer reconstructs clips, and its use of codes (VideoGPT Tables 3, 6).
 
     Args:
         real, reconstructed: uint8 (n, T, H, W, C).
@@ -59,20 +59,20 @@ def measure_likelihood(
 ) -> dict[str, Any]:
     """How well a prior predicts codes, next to three baselines.
 
-    The paper doesn't define its "bits/dim", so every unit here is named. The cost of codes says
-    nothing about the exact pixels.
+    The paper doesn't define its "bits/dim", so every unit here is named. The likelihood is that of
+    the codes, not of the exact pixels.
 
     Args:
         nats: (n, N), the prior's -log p of each token of test clips, in the order (t, h, w, q).
         codes: (n, t, h, w, q), those tokens.
-        train_codes: (m, t, h, w, q) of training clips, which the baselines count.
+        train_codes: (m, t, h, w, q) of training clips, for the baselines.
         episodes: (n,), the episode of each test clip; intervals are over episodes.
         num_codes: K.
         clip_shape: (T, H, W, C) of the clips.
         seed: of the intervals.
         exchanged_nats: (n, N), as `nats`, but conditioned on another clip's given frames, actions
-            and class; None for an unconditional prior, or where no two clips differ in them. A
-            prior that ignores its conditions loses nothing.
+            and class; None for an unconditional prior, or where no two clips differ in them. For a
+            prior that ignores its conditions they are the same.
     """
     num_clips, num_tokens = nats.shape
     if codes.shape[1:] != train_codes.shape[1:] or codes.size != nats.size:
@@ -126,8 +126,8 @@ def reconstruction_blocks(n: dict[str, Any]) -> Blocks:
     return [
         Table([*header, "unigram nats a token"], [[*row, number(n["unigram_nats"])]]),
         f"{n['num_frames']} frames. NMSE: squared error over the data's variance; PSNR of the mean "
-        "squared error; SSIM of Wang et al. 2004, mean over colours; 95 % intervals by drawing "
-        "episodes again.",
+        "squared error; SSIM of Wang et al. 2004, mean over colours; 95 % intervals by resampling "
+        "episodes.",
     ]
 
 
@@ -149,17 +149,18 @@ def likelihood_blocks(n: dict[str, Any]) -> Blocks:
         [
             "Conditioned on the given frames, actions and class of another clip, the prior loses "
             f"{interval(n['exchange_costs'], 3)} nats a token, in the first latent frame "
-            f"{interval(n['exchange_costs_first_frame'], 3)}: what it makes of its conditions.",
+            f"{interval(n['exchange_costs_first_frame'], 3)}: that is how much it uses its "
+            "conditions.",
         ]
         if "exchange_costs" in n
         else []
     )
     return [
         Table(["", "nats a token", "bits a token"], rows),
-        f"{n['num_clips']} clips of {n['num_tokens']} tokens; the prior takes "
+        f"{n['num_clips']} clips of {n['num_tokens']} tokens; the prior needs "
         f"{interval(n['bits_a_pixel_channel'], 4)} bits a pixel-channel for the codes (not for the "
-        f"exact pixels). The others count the codes of {n['num_train_clips']} training clips. "
-        "Copying: the code of this place one latent frame before with probability "
+        f"exact pixels). The baselines count the codes of {n['num_train_clips']} training clips. "
+        "Copying: the code at the same position one latent frame before with probability "
         f"{n['copy_weight']:g} (the best for these clips), else the unigram.",
         *exchanged,
     ]

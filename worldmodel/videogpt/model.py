@@ -1,9 +1,9 @@
-"""VideoGPT as published: a VQ-VAE of whole clips, and a prior over all codes of a clip.
+"""VideoGPT as published: a VQ-VAE of clips, and a prior over all codes of a clip.
 
     codes = model.sample(conditions, uniforms, Sampling())      # B new clips
     clips = model.decode(codes)
 
-It sees a whole clip at once, its future actions included, so it can't be stepped: `WorldModel` can.
+It sees all of a clip at once, future actions included, so it can't be stepped; `WorldModel` can.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.media.frames import clips_to_float, clips_to_uint8
-from worldmodel.prior.action_vectors import encode_actions
+from worldmodel.prior.layers import encode_actions
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
 from worldmodel.videogpt.vqvae import VideoVQVAE
@@ -48,10 +48,10 @@ class VideoGPT(nn.Module):
         """The conditions of B clips that the config asks for.
 
         Args:
-            clips: whole clips, of which the given frames are taken.
-            actions: between the frames. An action that leads out of the clip, where the config
-                asks for one more (BAIR), is not known and counts as zeros.
-            classes: positions in the config's class names.
+            clips: the given frames are their first ones.
+            actions: between the frames. Where the config asks for one more (BAIR), which leads out
+                of the clip, it is unknown and encoded as zeros.
+            classes: indices of the config's class names.
         """
         prior = self.config.prior
         parts: list[Float[Tensor, "B S"]] = []

@@ -1,9 +1,9 @@
 """The 3D ResNet over given frames (VideoGPT Sec. 3, Cross Attention).
 
-The paper doesn't say how it is normalised. Every channel is, over the positions of one clip: as a
-batch norm does, but without looking at other clips. Under a LayerNorm over channels, as in the
-original, all clips and positions come to look alike within ten steps; with zeros around the frames
-the border comes to be all that is seen (docs/decisions.md).
+The paper doesn't say how it is normalised. Here every channel is normalised over the positions of
+one clip: like a batch norm, but without other clips. With a LayerNorm over channels, as in the
+original, features of all clips and positions become alike within ten steps; with zero padding they
+come to encode little but the border (docs/decisions.md).
 """
 
 import math
@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.videogpt.precision import sound_precision
+from worldmodel.videogpt.vqvae import sound_precision
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each of four stages (He et al. 2016, Table 1)
 FIRST_WIDTHS = (64, 128, 256)  # of the stages but the last
 
 
 class ResNet(nn.Module):
-    """Basic blocks at a quarter of the frames' resolution; every frame stays.
+    """Basic blocks at a quarter of the frames' resolution in space, and full resolution in time.
 
-    The stem halves the resolution twice, the stages leave it. With 240 units in the last stage
+    The stem halves the resolution twice, the stages keep it. With 240 units in the last stage
     the 34 layers have the 33.9M parameters of the original.
 
     Args:
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
 
 
 def output_size(num_pixels: int) -> int:
-    """Positions of the ResNet's output along a side of so many pixels."""
+    """Size of the ResNet's output along a side of `num_pixels`."""
     return math.ceil(math.ceil(num_pixels / 2) / 2)
 
 
@@ -77,11 +77,11 @@ class BasicBlock(nn.Module):
 
 
 class Conv(nn.Conv3d):
-    """A 3D convolution without bias that never strides in time; frames go on past their border
-    as they are at it, and zeros come before the first and after the last.
+    """A 3D convolution without bias or stride in time, with replicated borders in space and zero
+    padding in time.
 
-    One frame alone meets nothing but zeros before and after it, so the middle slice of the
-    kernel does it all: a third of the arithmetic, the same result.
+    For a single frame, which has only zeros before and after it, the middle slice of the kernel
+    gives the same result with a third of the arithmetic.
     """
 
     def __init__(

@@ -1,11 +1,10 @@
-"""Draw clips: python -m worldmodel.videogpt.sample runs/bair --starts 0 --futures 8 --out bair.gif
+"""Sample clips: python -m worldmodel.videogpt.sample runs/bair --starts 0 --futures 8 --out a.gif
 
-Whole clips by VideoGPT as published, conditioned on what it was trained to take from a recorded
-clip. Given frames have a red border, as in the paper. A .png holds frames side by side, a .gif or
-.mp4 moves.
+Clips by VideoGPT as published, under the conditions that it was trained on (given frames, actions,
+class), taken from a recorded clip. Given frames have a red border, as in the paper. A .png holds
+frames side by side, a .gif or .mp4 moves.
 """
 
-import shlex
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,7 +12,7 @@ import torch
 import tyro
 
 from worldmodel import randomness
-from worldmodel.checkpoint import check_kind, find_checkpoint
+from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
 from worldmodel.command import run_command
 from worldmodel.errors import UserError
@@ -24,30 +23,24 @@ from worldmodel.evaluation.futures import (
     save_futures,
     start_rows,
 )
-from worldmodel.interface.sampling import Sampling
-from worldmodel.interface.sequence import action_sequence
+from worldmodel.interface.actions import action_sequence
+from worldmodel.interface.sampling import ClipSamplingOptions
 from worldmodel.media.film import with_given
 from worldmodel.storage.files import refuse_existing
-from worldmodel.videogpt.checkpoint import VideoGPTCheckpoint, load_videogpt
+from worldmodel.videogpt.checkpoint import load_videogpt
 from worldmodel.videogpt.configs import VideoGPTConfig
 from worldmodel.videogpt.stages import sample_clips
 
 
 @dataclass(frozen=True)
-class Sample(FuturesOptions):
-    """Draw several clips under the conditions of each recorded one."""
+class Sample(ClipSamplingOptions, FuturesOptions):
+    """Sample several clips under the conditions of each recorded one."""
 
     action: str | None = None
     """An action to repeat, by name or number, or a sequence: right:8,forward. By default the
     recorded actions."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """Class of all clips, by name; by default the recorded one."""
-    temperature: float = 1.0
-    """0 takes the likeliest token, 1 draws from the model itself."""
-    top_k: int | None = None
-    """Draw each token from its k likeliest."""
-    top_p: float | None = None
-    """Draw each token from the fewest that together have this probability."""
 
 
 def main() -> None:
@@ -56,22 +49,18 @@ def main() -> None:
 
 
 def sample(options: Sample) -> None:
-    """Do what `Sample` says.
+    """Sample clips as the options say.
 
     Raises:
         UserError: the checkpoint is missing or damaged, an option is out of range, or the file
             exists.
     """
     refuse_existing(options.out, overwrite=options.overwrite)
-    folder = find_checkpoint(options.checkpoint)  # once: a hub's may change meanwhile
-    dream = ["python", "-m", "worldmodel.sample", options.checkpoint, "--out", str(options.out)]
-    check_kind(folder, options.checkpoint, VIDEOGPT, shlex.join(dream))
+    dream = ("worldmodel.sample", options.checkpoint, "--out", str(options.out))
+    folder = find_kind(options.checkpoint, VIDEOGPT, *dream)
     check_options(options)
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    _sample(load_videogpt(str(folder), device=options.device), options, sampling)
-
-
-def _sample(checkpoint: VideoGPTCheckpoint, options: Sample, sampling: Sampling) -> None:
+    sampling = options.sampling
+    checkpoint = load_videogpt(str(folder), device=options.device)
     config, starts = checkpoint.model.config, checkpoint.starts
     num_frames, *frame_shape = config.tokenizer.clip_shape
     check_size(options, num_frames, frame_shape)

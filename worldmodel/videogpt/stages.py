@@ -1,4 +1,4 @@
-"""The two stages of training VideoGPT as published: the tokenizer, and the prior on its codes."""
+"""The training stages of VideoGPT as published: the tokenizer, then the prior on its codes."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from worldmodel import randomness
 from worldmodel.command import progress_bar
-from worldmodel.configs.recipe import StageRecipe
+from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import Clips, ClipSampler, EpisodeReader
 from worldmodel.data.episodes import CLASS_VARIABLE
 from worldmodel.interface.sampling import Sampling
@@ -25,21 +25,21 @@ PREVIEW_ROWS = 2
 
 
 class ClipTokenizerStage(TokenizerStage):
-    """Trains a VQ-VAE on whole clips."""
+    """Trains a VQ-VAE on clips."""
 
     def to_float(self, clips: Tensor) -> Tensor:
         """Clips (B, T, H, W, C) as the module takes them, (B, C, T, H, W)."""
         return clips_to_float(clips)
 
     def to_uint8(self, out: Tensor) -> Tensor:
-        """What the module gives, as clips (B, T, H, W, C)."""
+        """The module's output as clips (B, T, H, W, C)."""
         return clips_to_uint8(out)
 
 
 class VideoPriorStage(Stage):
-    """Trains the prior on the codes of clips; the tokenizer stands still.
+    """Trains the prior on the codes of clips; the tokenizer is frozen.
 
-    Codes of a clip depend on all its frames, so each clip is encoded when it is drawn.
+    A clip's codes depend on all its frames, so each clip is encoded when it is needed.
     """
 
     name = "prior"
@@ -64,16 +64,14 @@ class VideoPriorStage(Stage):
             randomness.generator(0, "clip validation"), num_clips
         )
 
-    def losses(
-        self, module: nn.Module, rng: np.random.Generator, share: slice
-    ) -> dict[str, Tensor]:
-        rows = self.clips.draw(rng, self.recipe.batch_size)[share]
+    def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
+        rows = self.clips.draw(rng, self.recipe.batch_size)[part]
         nats = self._nats(module, self.clips.read(rows))
         return {"loss": nats, "bits_a_token": nats.detach() / math.log(2)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Nats and bits a token."""
+        """Nats and bits per token."""
         total = 0.0
         for row in self.validation_rows:
             total += float(self._nats(self.module, self.validation.read(row[None])))
@@ -82,7 +80,7 @@ class VideoPriorStage(Stage):
 
     @torch.no_grad()
     def preview(self, path: Path) -> None:
-        """Pairs of rows: a clip as the tokenizer sees it, and a sample under its conditions."""
+        """Pairs of rows: a clip as the tokenizer shows it, and a sample under its conditions."""
         clips = self.validation.read(self.validation_rows[:PREVIEW_ROWS])
         frames, actions, classes = clip_tensors(clips, self.clips.reader, self.device)
         real = self.model.decode(self.model.encode(frames))
@@ -105,7 +103,7 @@ class VideoPriorStage(Stage):
 def clip_tensors(
     clips: Clips, reader: EpisodeReader, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames (B, T, H, W, C), actions (B, T-1, *shape) and classes (B,), zeros without any."""
+    """Frames (B, T, H, W, C), actions (B, T-1, *shape) and classes (B,), 0 where there are none."""
     names = reader.info.variable_names
     classes = np.zeros(len(clips.frames), np.int64)
     if CLASS_VARIABLE in names:
@@ -123,11 +121,10 @@ def sample_clips(
     rng: np.random.Generator,
     sampling: Sampling,
 ) -> Tensor:
-    """New clips, uint8 (B, T, H, W, C), under the conditions of given ones; shows the time left.
+    """New clips, uint8 (B, T, H, W, C), under the conditions of given ones; shows progress.
 
     Args:
-        given: frames, actions and classes as `clip_tensors` gives them.
-        rng: one uniform number a code is drawn from it.
+        given: frames, actions and classes as `clip_tensors` returns them.
     """
     frames, actions, classes = given
     num_tokens = math.prod(model.config.tokenizer.latent_shape)

@@ -1,8 +1,8 @@
 """Train VideoGPT as published: python -m worldmodel.videogpt.train bair --data data/bair
 
 The tokenizer of clips is trained first, then the prior on its codes. However training is
-interrupted, rerunning the command resumes it. The folder is a checkpoint: draw clips from it,
-measure it.
+interrupted, rerunning the command resumes it. The folder becomes a checkpoint: sample clips from
+it, evaluate it.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,9 @@ class Train(TrainOptions):
     """What to train: both is the tokenizer, then the prior."""
     conditions: str | None = None
     """What the prior is conditioned on, comma-separated: actions, class, frames; or none. By
-    default as the preset says."""
+    default the preset's conditions."""
     accumulate: int = 1
-    """Micro-batches in which a process works through its share of a batch: less memory, the same
-    step."""
+    """Micro-batches per process and step: more take less memory, for the same step."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
 
@@ -39,18 +38,8 @@ def main() -> None:
 
 
 def train(options: Train, *, command: str = "the same command") -> None:
-    """Do what `Train` says.
-
-    Args:
-        command: that resumes the training, for the user.
-
-    Raises:
-        UserError: --init can't be loaded; the data are missing, damaged or unsound; an option,
-            the run's folder or its device is not usable; or another process trains there.
-    """
-    from worldmodel.videogpt import (
-        training,  # after the options are read: `--help` shouldn't wait for torch
-    )
+    """Train as the options say; see `worldmodel.videogpt.training.train`."""
+    from worldmodel.videogpt import training  # late: `--help` shouldn't wait for torch
 
     training.train(options, command=command)
 

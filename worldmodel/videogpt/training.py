@@ -4,38 +4,42 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from worldmodel.checkpoint import Lineage, check_kind, find_checkpoint, save_checkpoint
+import torch
+
+from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
+from worldmodel.training.costs import described
 from worldmodel.training.options import (
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
     check_preset,
-    command_of,
+    main_arguments,
 )
 from worldmodel.training.run import (
-    changed,
     check,
     check_init,
     data_folder,
+    describe_as_asked,
     made_for,
-    shown,
     started,
+    with_options,
     world_of,
 )
+from worldmodel.videogpt.attention import sparse_attention
 from worldmodel.videogpt.checkpoint import (
     VideoGPTCheckpoint,
     choose_clips,
     load_videogpt,
     model_card,
 )
-from worldmodel.videogpt.configs import GPTConfig, VideoGPTConfig
-from worldmodel.videogpt.describe import describe
+from worldmodel.videogpt.configs import PUBLISHED, PublishedPreset, VideoGPTConfig
+from worldmodel.videogpt.gpt import Conditions
 from worldmodel.videogpt.model import VideoGPT
-from worldmodel.videogpt.presets import PUBLISHED, PublishedPreset
 from worldmodel.videogpt.stages import ClipTokenizerStage, VideoPriorStage
 from worldmodel.videogpt.train import Train
 
@@ -44,11 +48,19 @@ DREAM_TRAIN = "worldmodel.train"
 
 
 def train(options: Train, *, command: str) -> None:
-    """As `worldmodel.videogpt.train.train`."""
+    """Train or describe VideoGPT as the options say.
+
+    Args:
+        command: the command that resumes the training, to show to the user.
+
+    Raises:
+        UserError: --init can't be loaded; the data are missing, damaged or invalid; an option,
+            the run's folder or its device is not usable; or another process trains there.
+    """
     check(options)
     preset = _preset(options)
     if options.describe:
-        print(shown(options, describe(options.preset, preset)))
+        print(describe_as_asked(options, describe(options.preset, preset)))
     else:
         train_preset(preset, options, command=command)
 
@@ -56,24 +68,21 @@ def train(options: Train, *, command: str) -> None:
 def train_preset(
     preset: PublishedPreset, options: Train, *, command: str = "the same command"
 ) -> None:
-    """Train what a preset says, its recipes as they stand; raises what `train` does.
-
-    Args:
-        options: all but those that `train` has worked into the preset.
-        command: that resumes the training, for the user.
-    """
+    """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / options.preset
-    reader = EpisodeReader(data_folder(options, preset.data, preset.get))
-    config = config_of(preset, reader)  # or fail before anything is written
+    reader = EpisodeReader(data_folder(options, preset))
+    config = config_of(preset, reader)  # made first: an error comes before anything is written
     clips = choose_clips(reader, num_frames=config.tokenizer.clip_shape[0])
-    _check_conditions(options, config, reader)
+    if "actions" in _wanted(options.conditions) and not config.prior.num_actions:
+        raise UserError(
+            f"{reader.folder} holds no actions to condition on: leave them out of --conditions"
+        )
     with started(options, out, reader, command, accumulate=options.accumulate) as run:
         model = _model(options, config, reader)
         run.begin(config, preset, _notes(preset, config, options))
         if options.checkpoint_activations:
             model.tokenizer.checkpoint_activations = model.prior.checkpoint_activations = True
-        device = run.fabric.device
-        model.to(device)
+        model.to(run.fabric.device)
         if not run.train_tokenizer(model.tokenizer, preset.tokenizer_recipe, ClipTokenizerStage):
             return
         stage = VideoPriorStage(
@@ -81,28 +90,68 @@ def train_preset(
             reader,
             preset.prior_recipe,
             memory_limit_bytes=run.memory_limit_bytes,
-            device=device,
+            device=run.fabric.device,
         )
         run.train(stage, options.prior_minutes)
+        run.export(
+            VideoGPTCheckpoint(model, world_of(reader), clips),
+            model_card,
+            "sample clips: python -m worldmodel.videogpt.sample "
+            f"{shlex.quote(str(out))} --out clips.png",
+            states={"state_sha256": "prior"},
+        )
 
-        def save(lineage: Lineage) -> None:
-            checkpoint = VideoGPTCheckpoint(model, world_of(reader), clips, lineage)
-            card = model_card(checkpoint, name=out.resolve().name)
-            save_checkpoint(out, checkpoint, card=card, compact=False)
 
-        drawn = f"python -m worldmodel.videogpt.sample {shlex.quote(str(out))} --out clips.png"
-        run.export(save, f"draw clips: {drawn}", states={"state_sha256": "prior"})
+def describe(name: str, preset: PublishedPreset) -> dict[str, Any]:
+    """Sizes and costs of a preset, computed without data, in JSON's types; see `described`."""
+    tokenizer = preset.tokenizer
+    names = ("a", "b") if preset.prior.on_class else ()
+    config = VideoGPTConfig(tokenizer, preset.prior, preset.actions, names)
+    model = VideoGPT(config).eval()
+    num_frames, height, width, channels = tokenizer.clip_shape
+    clips = torch.zeros(1, channels, num_frames, height, width)
+    codes = torch.zeros(1, *tokenizer.latent_shape, dtype=torch.int64)
+    given = clips[:, :, : preset.prior.given_frames] if preset.prior.given_frames else None
+    vector = torch.zeros(1, config.condition_size) if config.condition_size else None
+    conditions = Conditions(vector=vector, frames=given)
+    if preset.prior.attention == "sparse":  # caches the masks: they can't be made of fake tensors
+        tokens = torch.zeros(1, 1, codes.numel(), 1)
+        sparse_attention(tokens, tokens, tokens, tokenizer.latent_shape)
+    named = {
+        "actions": f"{preset.prior.num_actions} actions of {preset.actions.vector_size}"
+        if preset.prior.num_actions
+        else "",
+        "class": "the class" if preset.prior.on_class else "",
+        "frames": f"{preset.prior.given_frames} given frame"
+        + f"{'s' * (preset.prior.given_frames > 1)}"
+        if preset.prior.given_frames
+        else "",
+    }
+    return described(
+        name,
+        preset,
+        model=model,
+        losses=(
+            lambda: model.tokenizer(clips).loss,
+            lambda: model.prior(codes, conditions).float().mean(),
+        ),
+        source=preset.source,
+        clip_shape=tokenizer.clip_shape,
+        conditions=" and ".join(text for text in named.values() if text) or "none",
+        condition_size=config.condition_size,
+        frames_of_tokens=num_frames,
+    )
 
 
 def config_of(preset: PublishedPreset, reader: EpisodeReader) -> VideoGPTConfig:
-    """What a preset makes of a data set. Raises UserError where the two don't suit."""
+    """A preset's config for a data set. Raises UserError where the two don't fit."""
     info, num_frames = reader.info, preset.tokenizer.clip_shape[0]
-    steered = info.actions != NO_ACTION
+    has_actions = info.actions != NO_ACTION
     return made_for(
         reader,
         lambda: VideoGPTConfig(
             tokenizer=replace(preset.tokenizer, clip_shape=(num_frames, *info.frame_shape)),
-            prior=preset.prior if steered else replace(preset.prior, num_actions=0),
+            prior=preset.prior if has_actions else replace(preset.prior, num_actions=0),
             actions=info.actions,
             class_names=info.class_names,
         ),
@@ -110,75 +159,53 @@ def config_of(preset: PublishedPreset, reader: EpisodeReader) -> VideoGPTConfig:
 
 
 def _preset(options: Train) -> PublishedPreset:
-    """The preset by its name, changed as the options say."""
+    """The preset by its name, with the changes that the options ask for."""
     check_preset(options, PUBLISHED_PRESETS, DREAM_PRESETS, DREAM_TRAIN)
-    preset = changed(PUBLISHED[options.preset], options)
+    preset = with_options(PUBLISHED[options.preset], options)
     if options.conditions is None:
         return preset
-    return replace(preset, prior=_conditioned(preset, options.conditions))
-
-
-def _conditioned(preset: PublishedPreset, conditions: str) -> GPTConfig:
-    wanted = _wanted(conditions)
+    wanted, prior = _wanted(options.conditions), preset.prior
     if unknown := wanted - CONDITIONS:
         raise UserError(
             f"unknown condition {min(unknown)!r}; the known ones are: "
             f"{', '.join(sorted(CONDITIONS))}, or none"
         )
-    prior = preset.prior
-    return replace(
+    num_actions = prior.num_actions or preset.tokenizer.clip_shape[0] - 1
+    prior = replace(
         prior,
-        num_actions=(prior.num_actions or preset.tokenizer.clip_shape[0] - 1)
-        * ("actions" in wanted),
+        num_actions=num_actions * ("actions" in wanted),
         on_class="class" in wanted,
         given_frames=(prior.given_frames or 1) * ("frames" in wanted),
     )
+    return replace(preset, prior=prior)
 
 
 def _wanted(conditions: str | None) -> set[str]:
-    """What --conditions asks for."""
+    """The conditions in --conditions."""
     if conditions is None or conditions == "none":
         return set()
     return {name.strip() for name in conditions.split(",")}
 
 
-def _check_conditions(options: Train, config: VideoGPTConfig, reader: EpisodeReader) -> None:
-    """Raises UserError for actions that were asked for and aren't there.
-
-    Those that only the preset asks for are left out where nobody steered.
-    """
-    if "actions" in _wanted(options.conditions) and not config.prior.num_actions:
-        raise UserError(
-            f"{reader.folder} holds no actions to condition on: leave them out of --conditions"
-        )
-
-
 def _model(options: Train, config: VideoGPTConfig, reader: EpisodeReader) -> VideoGPT:
     if options.init is None:
         return made_for(reader, lambda: VideoGPT(config))
-    folder = find_checkpoint(options.init)
-    dream = command_of(DREAM_TRAIN, replace(options, preset="PRESET"))
-    check_kind(folder, options.init, VIDEOGPT, dream)
+    dream = main_arguments(replace(options, preset="PRESET"))
+    folder = find_kind(options.init, VIDEOGPT, DREAM_TRAIN, *dream)
     model = load_videogpt(str(folder)).model.train()
     check_init(options.init, config, model.config)
     return model
 
 
 def _notes(preset: PublishedPreset, config: VideoGPTConfig, options: Train) -> Iterator[str]:
-    """What the data make of a preset that it doesn't say itself."""
+    """How the model differs from the preset because of the data."""
     meant, made = preset.tokenizer, config.tokenizer
     if made.clip_shape != meant.clip_shape:
-        clips, latents = (
-            [_times(shape) for shape in shapes]
-            for shapes in ((meant.clip_shape, made.clip_shape), (meant.grid, made.grid))
-        )
+        shapes = (meant.clip_shape, meant.grid, made.clip_shape, made.grid)
+        clips, grid, own_clips, own_grid = ("x".join(map(str, shape)) for shape in shapes)
         yield (
-            f"{options.preset} is meant for clips of {clips[0]} and latents of {latents[0]}; "
-            f"these are clips of {clips[1]}, so latents are {latents[1]}"
+            f"{options.preset} is meant for clips of {clips} and latents of {grid}; "
+            f"these are clips of {own_clips}, so latents are {own_grid}"
         )
     if config.prior.num_actions < preset.prior.num_actions:
-        yield "nobody steered in these episodes: the prior is not conditioned on actions"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+        yield "these episodes have no actions: the prior is not conditioned on actions"

@@ -1,24 +1,23 @@
-"""The VQ-VAE as published: whole clips to codes and back (VideoGPT Sec. 3, Appendix A.1)."""
+"""The VQ-VAE as published: clips to codes and back (VideoGPT Sec. 3, Appendix A.1)."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel.videogpt.configs import VideoVQVAEConfig
-from worldmodel.videogpt.precision import sound_precision
-from worldmodel.vqvae.codebook import Codebook, Codebooks
-from worldmodel.vqvae.layers import ResidualBlock
-from worldmodel.vqvae.norm import ChannelNorm
-from worldmodel.vqvae.vqvae import Tokenized, digest_of
+from worldmodel.vqvae.layers import ChannelNorm, ResidualBlock
+from worldmodel.vqvae.vqvae import Tokenizer
 
 Strides = tuple[int, int, int]  # along time, height and width
 
 
 def _all_strides(config: VideoVQVAEConfig) -> list[Strides]:
-    """Of each convolution between the pixels and the grid: 2 until an axis is as short as it
-    shall be, then 1."""
+    """The strides of each convolution from the pixels to the grid: 2 until an axis is downsampled
+    enough, then 1."""
     t, h, w = config.downsampling
     num_convolutions = max(config.downsampling).bit_length() - 1
     halvings = [2**i for i in range(1, num_convolutions + 1)]
@@ -28,8 +27,8 @@ def _all_strides(config: VideoVQVAEConfig) -> list[Strides]:
 def _kernel(strides: Strides) -> Strides:
     """4 where the stride is 2, 3 where it is 1: with a padding of 1 both keep sizes exact.
 
-    Table 8 has filters of 3 and of 4 and doesn't say where. A filter of 4 with stride 1 would
-    need a lopsided padding, shift the picture by half a pixel and cost a third more an axis.
+    Table 8 lists filters of 3 and 4 but not where they are used. A filter of 4 with stride 1 would
+    need asymmetric padding, shift the picture by half a pixel and cost a third more per axis.
     """
     t, h, w = strides
     return (t + 2, h + 2, w + 2)
@@ -140,82 +139,49 @@ class VideoDecoder(nn.Module):
         return self.up(self.residual(self.into(latents), positions, recompute=recompute))
 
 
-class VideoVQVAE(nn.Module):
+class VideoVQVAE(Tokenizer):
     """Clips to a grid of codes over time and space, and back.
 
-    A clip is coded as a whole: what comes later changes the codes of what came before. With q
-    codebooks the latent channels are cut into q slices, one a codebook.
+    All frames of a clip are coded together: later ones change the codes of earlier ones.
 
     Attributes:
-        checkpoint_activations: training keeps no activations of the residual blocks and works
-            them out again in the backward pass: less memory, more time, the same gradients.
+        checkpoint_activations: recompute the activations of residual blocks in the backward pass:
+            less memory, more time, the same gradients.
     """
 
+    config: VideoVQVAEConfig
+    memory_format = torch.channels_last_3d  # as norms and attention want it: bf16 is 5 % faster
+
     def __init__(self, config: VideoVQVAEConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, VideoEncoder(config), VideoDecoder(config))
         self.checkpoint_activations = False
-        self.encoder = VideoEncoder(config)
-        self.codebooks = Codebooks(
-            Codebook(config.num_codes, config.code_dim) for _ in range(config.num_codebooks)
-        )
-        self.decoder = VideoDecoder(config)
         # Shared by every axial attention of encoder and decoder (Sec. 3).
         self.positions = (
             Positions(config.grid, config.hidden_units) if config.attention_heads else None
         )
-        # As the norms and the attention want it: a training step in bf16 on a CPU takes 5 % less
-        # time. torch's overloads leave this one out.
-        self.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-        self.data_variance: Tensor
-        # Of the pixels that the loss is divided by; measured on the training data.
-        self.register_buffer("data_variance", torch.ones(()))
-
-    def forward(self, clips: Float[Tensor, "B C T H W"]) -> Tokenized:
-        """Encode and decode, with gradients; in training mode the codes move too.
-
-        Args:
-            clips: in [-0.5, 0.5], of the config's size.
-        """
-        quantised, codes, commitment_loss = self.codebooks(self._latents(clips))
-        reconstructions = self._pixels(quantised)
-        nmse = F.mse_loss(reconstructions, clips) / self.data_variance
-        loss = nmse + self.config.commitment * commitment_loss
-        return Tokenized(reconstructions, codes, loss, nmse, commitment_loss)
-
-    @torch.no_grad()
-    def encode(self, clips: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B t h w q"]:
-        """The codes of clips of pixels in [-0.5, 0.5]."""
-        return self.codebooks.nearest(self._latents(clips))
-
-    @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "B t h w q"]) -> Float[Tensor, "B C T H W"]:
-        """The clips that codes stand for; pixels may pass [-0.5, 0.5] a little."""
-        return self._pixels(self.codebooks.look_up(codes))
 
     def code_vectors(self) -> Float[Tensor, "q K E"]:
         """A copy of the vectors of all codes."""
         return self.codebooks.vectors()
 
-    def digest(self) -> str:
-        """sha256 of the weights and codes, as hex."""
-        return digest_of(self)
-
-    def _latents(self, clips: Tensor) -> Tensor:
-        clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        weights = self.encoder.out.weight  # Fabric rounds clips to bf16, which fp32 weights refuse
-        with sound_precision(self.config.grid[0]):
-            return self.encoder(
-                clips.to(weights.dtype),
-                self._grid_positions(),
-                recompute=self.checkpoint_activations,
-            )
+    def _latents(self, x: Tensor) -> Tensor:
+        # Fabric rounds clips to bf16, which fp32 weights refuse.
+        x = x.to(next(self.encoder.parameters()).dtype)
+        return self._run(self.encoder, x.contiguous(memory_format=self.memory_format))
 
     def _pixels(self, latents: Tensor) -> Tensor:
-        with sound_precision(self.config.grid[0]):
-            return self.decoder(
-                latents, self._grid_positions(), recompute=self.checkpoint_activations
-            )
+        return self._run(self.decoder, latents)
 
-    def _grid_positions(self) -> Tensor | None:
-        return None if self.positions is None else self.positions()
+    def _run(self, part: nn.Module, x: Tensor) -> Tensor:
+        positions = None if self.positions is None else self.positions()
+        with sound_precision(self.config.grid[0]):
+            return part(x, positions, recompute=self.checkpoint_activations)
+
+
+def sound_precision(num_frames: int) -> AbstractContextManager:
+    """The caller's precision for 3D convolutions over `num_frames`, but fp32 for two on a CPU.
+
+    The bf16 gradients of a convolution's weights are not initialised there before they are
+    summed up (oneDNN of torch 2.13, AVX512-BF16, a filter of 3 in time, a length of 2).
+    """
+    return torch.autocast("cpu", enabled=False) if num_frames == 2 else nullcontext()

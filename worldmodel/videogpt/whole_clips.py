@@ -1,9 +1,9 @@
-"""VideoGPT as published, measured on clips of the test split."""
+"""The report on VideoGPT as published: what is measured on clips of the test split, and how."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from worldmodel import randomness
 from worldmodel.command import track
 from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split, spread_windows
-from worldmodel.evaluation.fvd import measure_fvd
+from worldmodel.evaluation.fvd import READING, fvd_blocks, measure_fvd
+from worldmodel.evaluation.report import Headline, Part, Picture, Section, Sections
+from worldmodel.evaluation.tables import interval
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import (
     coloured,
@@ -28,18 +30,63 @@ from worldmodel.media.film import (
 )
 from worldmodel.metrics.features import FeatureNetwork
 from worldmodel.metrics.statistics import code_counts, next_of_another
-from worldmodel.videogpt.inception import measure_inception_score
-from worldmodel.videogpt.measures import measure_likelihood, measure_reconstruction
+from worldmodel.videogpt import inception
+from worldmodel.videogpt.measures import (
+    likelihood_blocks,
+    measure_likelihood,
+    measure_reconstruction,
+    reconstruction_blocks,
+    samples_blocks,
+)
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.stages import clip_tensors, sample_clips
 
 NUM_SHOWN = 8  # clips in the film of samples
-NUM_TRAIN_CLIPS = 256  # whose codes the baselines count
+NUM_TRAIN_CLIPS = 256  # for the baselines
+
+
+PARTS = ("reconstruction", "likelihood", "samples")  # those that need no other network's weights
+_SAMPLES = ("clips", "temperature", "top_k", "top_p", "seed", "batch_size")
+
+
+def _of_reconstruction(n: dict[str, Any]) -> list[Headline]:
+    return [Headline("tokenizer", f"{interval(n['psnr'], 1)} dB", f"SSIM {interval(n['ssim'], 3)}")]
+
+
+def _of_likelihood(n: dict[str, Any]) -> list[Headline]:
+    beside = f"copying {interval(n['copy_nats'])}, unigram {interval(n['unigram_nats'])}"
+    return [Headline("nats a token", interval(n["nats_a_token"]), beside)]
+
+
+SECTIONS: Sections = {
+    "reconstruction": Section(
+        reconstruction_blocks,
+        "What the tokenizer loses, before anything is sampled.",
+        headlines=_of_reconstruction,
+    ),
+    "likelihood": Section(
+        likelihood_blocks,
+        "Nats that the prior needs for a token of a real clip: lower is better, and a useful prior "
+        "is far below copying and the unigram.",
+        headlines=_of_likelihood,
+    ),
+    "samples": Section(
+        samples_blocks,
+        "Clips sampled under the conditions of real ones; they need not be the same, only as "
+        "likely.",
+        (
+            Picture("samples.png", "Real, reconstruction, sample: rows of three"),
+            Picture("samples.gif", "The same, moving"),
+        ),
+    ),
+    "fvd": Section(fvd_blocks, READING),
+    "inception": Section(inception.inception_score_blocks, inception.READING),
+}
 
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How everything is measured.
+    """Settings of the report.
 
     Attributes:
         num_clips: test clips, of all test episodes in turn; fewer where there are fewer windows.
@@ -54,7 +101,7 @@ class ClipSettings:
 
 
 class WholeClips:
-    """Test clips, their reconstructions and samples, each computed once, when first used."""
+    """Test clips, their reconstructions and samples, each computed when first used, and kept."""
 
     def __init__(self, model: VideoGPT, reader: EpisodeReader, settings: ClipSettings) -> None:
         self.model, self.reader, self.settings = model, reader, settings
@@ -74,18 +121,18 @@ class WholeClips:
     def likelihood(self) -> dict[str, Any]:
         """How well the prior predicts codes, and how much its conditions help."""
         _, train = self._draw("train", NUM_TRAIN_CLIPS)
-        everyone = np.arange(len(self.rows))
+        all_clips = np.arange(len(self.rows))
         prior = self.model.config.prior
         exchanged = None
         if prior.num_actions or prior.on_class or prior.given_frames:
             kinds = self.rows[:, 0]  # episodes
             if not (prior.num_actions or prior.given_frames):
-                kinds = self._tensors(self.clips, everyone)[2].cpu().numpy()  # classes
+                kinds = self._tensors(self.clips, all_clips)[2].cpu().numpy()  # classes
             others = next_of_another(kinds)
             if others is not None:
                 exchanged = self._nats(others, "likelihood, exchanged conditions")
         return measure_likelihood(
-            self._nats(everyone, "likelihood"),
+            self._nats(all_clips, "likelihood"),
             self.codes,
             self._encode(train, "codes of training clips"),
             self.rows[:, 0],
@@ -96,7 +143,7 @@ class WholeClips:
         )
 
     def samples(self, out: Path) -> dict[str, Any]:
-        """Draw real clips, their reconstructions and samples as pictures and films."""
+        """Save real clips, their reconstructions and samples as pictures and films."""
         shown = range(min(NUM_SHOWN, len(self.rows)))
         sampled = self._sample(np.asarray(shown))
         num_given = self.model.config.prior.given_frames
@@ -113,15 +160,15 @@ class WholeClips:
         """FVD, R-FVD and FVD*, with a floor: the test clips against training clips.
 
         Args:
-            with_samples: False: R-FVD alone, which needs no prior.
+            with_samples: False for R-FVD alone, which needs no prior.
         """
         _, training = self._draw("train", len(self.rows))
         sampled = self.sampled if with_samples else None
         return measure_fvd(self.clips.frames, training.frames, self.reconstructed, sampled, network)
 
     def inception_score(self, network: FeatureNetwork) -> dict[str, Any]:
-        """Of one sample a test clip."""
-        return measure_inception_score(self.sampled, self.clips.frames, network)
+        """The inception score of one sample for each test clip."""
+        return inception.measure_inception_score(self.sampled, self.clips.frames, network)
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -168,7 +215,7 @@ class WholeClips:
         return np.concatenate(parts)
 
     def _draw(self, split: Split, count: int) -> tuple[np.ndarray, Clips]:
-        """Different windows of all the split's episodes in turn."""
+        """Different windows of the split's episodes, each episode in turn."""
         num_frames = self.model.config.tokenizer.clip_shape[0]
         sampler = ClipSampler(self.reader, split, num_frames, memory_limit_bytes=0)
         rng = randomness.generator(self.settings.seed, "whole clips: windows", split)
@@ -188,7 +235,33 @@ class WholeClips:
         return clip_tensors(chosen, self.reader, self._device)
 
     def _batches(self, count: int, what: str) -> Iterable[np.ndarray]:
-        """Numbers below `count`, as many at a time as a batch has."""
+        """Indices below `count`, in batches, with progress shown."""
         num_batches = math.ceil(count / self.settings.batch_size)
-        parts = np.array_split(np.arange(count), num_batches)
-        return track(parts, what)
+        return track(np.array_split(np.arange(count), num_batches), what)
+
+
+def clip_parts(
+    model: VideoGPT,
+    reader: EpisodeReader,
+    out: Path,
+    settings: ClipSettings,
+    *,
+    i3d: FeatureNetwork | None,
+    c3d: FeatureNetwork | None,
+) -> dict[str, Part]:
+    """All parts; the test clips are read and sampled once for all of them."""
+
+    @cache
+    def clips() -> WholeClips:
+        return WholeClips(model, reader, settings)
+
+    parts = {
+        "reconstruction": Part(lambda: clips().reconstruction(), ("clips", "seed")),
+        "likelihood": Part(lambda: clips().likelihood(), ("clips", "seed")),
+        "samples": Part(lambda: clips().samples(out), _SAMPLES),
+    }
+    if i3d is not None:
+        parts["fvd"] = Part(lambda: clips().fvd(i3d), _SAMPLES, i3d)
+    if c3d is not None:
+        parts["inception"] = Part(lambda: clips().inception_score(c3d), _SAMPLES, c3d)
+    return parts

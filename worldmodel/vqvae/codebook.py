@@ -12,19 +12,18 @@ from worldmodel import randomness
 
 DECAY = 0.99
 RESTART_BELOW = 1.0  # vectors a batch, as a moving average
-LARGEST_CHUNK = 2**20  # distances held at once: 4 MiB stay in a cache; 32 clips have 2**30
+LARGEST_CHUNK = 2**20  # distances at a time: 4 MiB fit in a cache; 32 clips have 2**30
 
 
 class Codebook(nn.Module):
-    """K vectors; what comes in is replaced by the nearest of them.
+    """K code vectors; each input is replaced by the nearest of them.
 
     In training mode `forward` also moves each code towards the mean of the vectors it
     replaced. The codes start as vectors of the first batch, and a code that replaces fewer
-    than one vector a batch starts again at a random vector of that batch. Everything that
-    this needs is a buffer, so a resumed run goes on exactly. Under torch.distributed every
-    process keeps the same codes, as if it had seen the whole batch. So do `num_parts` passes
-    that make one batch: the codes move after the last of them, by the vectors of all. Only
-    their start is of the first pass.
+    than one vector a batch restarts at a random vector of that batch. All state is in buffers, so
+    a resumed run continues exactly. Under torch.distributed every process computes the same codes,
+    as if it had seen the full batch. With `num_parts` passes per batch the codes move after the
+    last of them, by the vectors of all; only their initial values come from the first pass.
     """
 
     def __init__(self, num_codes: int, code_dim: int) -> None:
@@ -37,7 +36,7 @@ class Codebook(nn.Module):
         self.register_buffer("count", torch.zeros(num_codes))  # EMA of vectors replaced a batch
         self.register_buffer("total", torch.zeros(num_codes, code_dim))  # EMA of their sum
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))  # 0: no codes yet
-        self.num_parts = 1  # passes that make a batch; training may set it
+        self.num_parts = 1  # passes per batch; training may set it
         self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and codes of this batch's passes
 
     def forward(
@@ -49,7 +48,7 @@ class Codebook(nn.Module):
             The nearest codes, with gradients passed straight through; their indices; and the
             commitment loss, the mean squared distance of x to its (fixed) code.
         """
-        x = x.float()  # under autocast too: a moving average of bf16 would stand still
+        x = x.float()  # under autocast too: a moving average in bf16 would not move
         if self.training and self.num_updates == 0 and not self._seen:
             self._restart(x.detach(), torch.ones_like(self.count, dtype=torch.bool))
         codes = self.nearest(x.detach())
@@ -64,8 +63,8 @@ class Codebook(nn.Module):
 
     def nearest(self, x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
         """Index of the code nearest to each vector."""
-        # |x - v|^2 without |x|^2, which doesn't change the minimum. Never in bf16, which can't
-        # tell near codes apart.
+        # |x - v|^2 without |x|^2, which doesn't change the minimum. Never in bf16, which is too
+        # coarse to distinguish near codes.
         with torch.autocast(x.device.type, enabled=False):
             squares = self.vectors.square().sum(1)
             chunks = x.float().split(max(1, LARGEST_CHUNK // len(squares)))
@@ -88,13 +87,13 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _restart(self, x: Tensor, which: Tensor) -> None:
-        """Put the codes `which` at random vectors of x, their moving averages included."""
+        """Reset the codes `which`, and their moving averages, to random vectors of x."""
         if dist.is_initialized():
             parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
             dist.all_gather(parts, x.contiguous())
             x = torch.cat(parts)
-        # Seeded by the update, so the draw needs no state beyond what is saved anyway. Drawn on
-        # the CPU: the same on every device.
+        # Seeded by the number of updates, which is saved anyway; on the CPU, so that every device
+        # makes the same choice.
         generator = randomness.torch_generator(0, "code restarts", int(self.num_updates))
         num_wanted = int(which.sum())
         picks = torch.randperm(len(x), generator=generator)[:num_wanted]
@@ -105,12 +104,12 @@ class Codebook(nn.Module):
 
 
 class Codebooks(nn.ModuleList):
-    """q codebooks, each for a slice of its own of the channels (VideoGPT Table 7 and its text)."""
+    """q codebooks, each for its own slice of the channels (VideoGPT Table 7 and its text)."""
 
     def forward(
         self, latents: Float[Tensor, "B D *grid"]
     ) -> tuple[Float[Tensor, "B D *grid"], Int[Tensor, "B *grid q"], Float[Tensor, ""]]:
-        """Quantise a grid; in training mode the codes move, as `Codebook` says.
+        """Quantise a grid; in training mode the codes move, see `Codebook`.
 
         Returns:
             The nearest codes' vectors, the codes, and the mean commitment loss.
@@ -126,12 +125,12 @@ class Codebooks(nn.ModuleList):
         return torch.cat(quantised, -1).movedim(-1, 1), torch.stack(codes, -1), commitment_loss
 
     def nearest(self, latents: Float[Tensor, "B D *grid"]) -> Int[Tensor, "B *grid q"]:
-        """The codes that stand for a grid."""
+        """The nearest codes of a grid of latents."""
         codes = [book.nearest(vectors) for book, vectors in self._slices(latents)]
         return torch.stack(codes, -1).unflatten(0, latents.movedim(1, -1).shape[:-1])
 
     def look_up(self, codes: Int[Tensor, "B *grid q"]) -> Float[Tensor, "B D *grid"]:
-        """The vectors that codes stand for."""
+        """The vectors of codes."""
         vectors = [
             F.embedding(indices, book.vectors)
             for book, indices in zip(self._books(), codes.unbind(-1), strict=True)
