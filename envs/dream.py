@@ -41,6 +41,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_k: sample each token from its k most likely values.
         top_p: sample each token from the fewest values that together have this probability.
         guidance: as in `Sampling`; None: the checkpoint's own.
+        pose_temperature: of the sampling of poses; None: 0, the likeliest.
         device: of torch, for example "cpu" or "cuda".
         starts: moments that dreams start from: a folder of recorded episodes, for moments of its
             training split; or your own moments, all of the same length; None: the checkpoint's own

@@ -74,6 +74,7 @@ class DreamOptions(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     guidance: float | None
+    pose_temperature: float | None
     device: str
     starts: str | Path | Sequence[Moment] | None
     starts_at: StartsAt
@@ -94,6 +95,7 @@ class DreamWorld:
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
+        pose_temperature: float | None = None,
         device: str = "cpu",
         starts: str | Path | Sequence[Moment] | None = None,
         starts_at: StartsAt = "anywhere",
@@ -106,7 +108,7 @@ class DreamWorld:
             raise UserError("starts_at='reset' needs starts: the folder of recorded episodes")
         self.horizon, self.device = horizon, _usable(device)
         folder = find_checkpoint(checkpoint)  # only once: on the hub it may change meanwhile
-        chosen = SamplingOptions(temperature, top_k, top_p, guidance)
+        chosen = SamplingOptions(temperature, top_k, top_p, guidance, pose_temperature)
         self.sampling = chosen.applied_to(read_world(str(folder)).sampling)  # before the weights
         loaded = load_checkpoint(str(folder), device=self.device)
         self.folder = folder

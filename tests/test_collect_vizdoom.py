@@ -58,7 +58,9 @@ def policy_file(tmp_path_factory) -> Path:
 
 def test_frames_are_stacked_as_stable_baselines3_does(policy_file):
     policy = FramePolicy(policy_file, trusted=True)
+    stack = policy._sampler._stack
     assert policy.num_stacked == 2
+    assert stack is not None
     env, vec_env = gymnasium.make(ENV_ID), _stacked_env()
     try:
         vec_env.seed(4)
@@ -68,7 +70,7 @@ def test_frames_are_stacked_as_stable_baselines3_does(policy_file):
             assert isinstance(stacked, np.ndarray)
             expected, _ = policy.model.predict(stacked, deterministic=True)
             np.testing.assert_array_equal(
-                np.concatenate(policy._sampler._stack._last, -1).transpose(2, 0, 1), stacked[0]
+                np.concatenate(stack._last, -1).transpose(2, 0, 1), stacked[0]
             )
             assert action == expected[0]
             (stacked, *_), (frame, *_) = vec_env.step(np.array([action])), env.step(action)

@@ -12,6 +12,7 @@ from conftest import toy_episode
 from data_samples import INFO, sample_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from scipy.stats import norm
 from vizdoom import GameVariable
 
@@ -30,12 +31,16 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import FrameGPT
+from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Here, Past, empty_memory
-from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
+from worldmodel.prior.place import Moments
+from worldmodel.prior.pose import RECENT, Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
+from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.dream import train_preset
-from worldmodel.training.prior_losses import Sketched, prior_losses
+from worldmodel.training.prior_losses import prior_losses
+from worldmodel.training.prior_stage import PriorStage
 
 PLANE = PoseSpec(("x", "y"), "angle")
 POSED = replace(INFO, pose=PLANE)
@@ -224,7 +229,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
     assert prior.place is not None
     mixtures: list[Mixture] = []
 
-    def recorded(mixture, before, uniforms):
+    def recorded(mixture, before, uniforms, temperature):
         mixtures.append(mixture)
         return past.poses[:, len(mixtures)]  # the pose that came
 
@@ -354,17 +359,27 @@ def test_sizes_that_make_no_sense_are_refused(change, message):
         )
 
 
-def test_the_map_learns_from_frames_alone_what_is_seen_where():
-    """Two poses that look different: sketches come apart, and no clip is needed for it."""
+def test_map_and_pose_head_learn_from_moments_alone():
+    """Two places that look different, and an action that turns the player in one of them only: no
+    clip is needed to learn it."""
     torch.manual_seed(0)
     prior = _prior()
-    poses = torch.tensor([[[0.0, 0.0, 0.0]] * 2, [[200.0, 100.0, 180.0]] * 2]).repeat(8, 1, 1)
-    vectors = torch.randn(2, prior.world.tokenizer.code_dim, *prior.grid).repeat(8, 1, 1, 1)
+    place = prior.place
+    assert place is not None
+    where = torch.tensor([[20.0, 30.0, 0.0], [200.0, 100.0, 180.0]]).repeat(8, 1)
+    turned = torch.tensor([[0.0, 0.0, 30.0], [0.0, 0.0, 0.0]]).repeat(8, 1)
+    poses = torch.cat([where[:, None].repeat(1, 1 + RECENT, 1), (where + turned)[:, None]], 1)
+    moments = Moments(
+        poses,
+        torch.ones(16, 1 + RECENT, dtype=torch.bool),
+        torch.eye(4)[torch.ones(16, 1 + RECENT, dtype=torch.int64)],
+        torch.randn(2, prior.world.tokenizer.code_dim, *prior.grid).repeat(8, 1, 1, 1),
+    )
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
     codes, actions, variables, past = _clips(prior)
     steps = actions.shape[1]
     errors = []
-    for _ in range(60):
+    for _ in range(200):
         losses = prior_losses(
             prior,
             prior,
@@ -376,11 +391,69 @@ def test_the_map_learns_from_frames_alone_what_is_seen_where():
             variables=variables,
             weights=torch.ones(2, steps),
             past=past,
-            sketched=Sketched(poses, vectors),
+            moments=moments,
         )
         optimizer.zero_grad()
-        losses.sketch_error.backward()
+        (losses.sketch_error + losses.motion_nats).backward()
         optimizer.step()
         errors.append(losses.sketch_error.item())
     assert errors[0] > 0.8
     assert errors[-1] < 0.05
+    mixture = place.predict(moments.poses[:2, :-1], moments.known[:2], moments.actions[:2])
+    after = place.head.sample(mixture, where[:2], torch.rand(2, 4), temperature=0.0)
+    torch.testing.assert_close(after, poses[:2, -1], atol=0.5, rtol=0)
+
+
+def test_moments_are_those_of_the_recordings(posed_data: Path, posed_run: Path):
+    model = load_checkpoint(str(posed_run)).model
+    reader = EpisodeReader(posed_data)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    coded = CodedEpisodes(model.tokenizer, reader, posed_run / "codes.safetensors", fabric)
+    stage = PriorStage(model, coded, PRESETS["tiny"].prior_recipe)
+    moments = stage._moments(np.random.default_rng(0))
+    assert not moments.known.all()
+    assert moments.known[:, -1].all()
+    recorded = set()
+    for i in reader.split("train"):
+        steps = reader.steps(int(i))
+        taken = encode_actions(model.config.actions, torch.from_numpy(steps["action"])).numpy()
+        poses = np.concatenate([np.repeat(steps["pose"][:1], RECENT, 0), steps["pose"]])
+        taken = np.concatenate([np.zeros_like(taken[:1]).repeat(RECENT, 0), taken])
+        for t in range(len(steps["action"])):
+            known = np.arange(t - RECENT, t + 1) >= 0
+            window = poses[t : t + RECENT + 2], known, taken[t : t + RECENT + 1]
+            recorded.add(b"".join(np.ascontiguousarray(part).tobytes() for part in window))
+    for pose, known, actions in zip(*moments[:3], strict=True):
+        window = pose.numpy(), known.numpy(), actions.numpy()
+        assert b"".join(part.tobytes() for part in window) in recorded
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_poses_are_sampled_at_their_temperature(temperature: float):
+    head, n = PoseHead(PoseSpace(PLANE), 4, 8, 16), 20_000
+    head.space.high.fill_(300)
+    weights, scale = torch.tensor([0.7, 0.3]), 0.25
+    shape = (n, 8)  # of the components, most of which weigh nothing
+    logits = torch.full(shape, -torch.inf)
+    logits[:, :2] = weights.log()
+    means = torch.zeros(*shape, 3)
+    means[:, 1] = 10.0
+    mixture = Mixture(logits, means, torch.full((*shape, 3), math.log(scale)))
+    before = torch.tensor([[100.0, 100.0, 0.0]]).repeat(n, 1)
+    uniforms = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
+    moved = head.sample(mixture, before, uniforms, temperature)[:, 0] - 100
+    sharpened = weights ** (1 / temperature)
+    expected = float(sharpened[1] / sharpened.sum())
+    is_second = moved > 5
+    assert float(is_second.float().mean()) == pytest.approx(expected, abs=0.015)
+    assert float(moved[~is_second].std()) == pytest.approx(temperature * scale, rel=0.05)
+
+
+def test_a_pose_temperature_of_zero_takes_the_likeliest():
+    head = PoseHead(PoseSpace(PLANE), 4, 8, 16)
+    head.space.high.fill_(300)
+    logits = torch.tensor([[0.0, 1.0] + [-1.0] * 6]).repeat(50, 1)
+    means = torch.arange(8.0)[:, None].expand(50, 8, 3)
+    before = torch.tensor([[100.0, 100.0, 0.0]]).repeat(50, 1)
+    after = head.sample(Mixture(logits, means, means), before, torch.rand(50, 4), 0.0)
+    torch.testing.assert_close(after[:, :2], before[:, :2] + 1.0)

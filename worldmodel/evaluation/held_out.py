@@ -33,7 +33,7 @@ TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes mem
 COMMON_SHARE = 0.5  # of steps that must share a reward before other rewards count as events
 RANDOM_PLAYERS = b"random"  # the policy name under which `collect` records random play
 # Options that the numbers of dreams, and of dreams along the clips, depend on.
-SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "seed", "guidance")
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "seed", "guidance", "pose_temperature")
 DREAM_OPTIONS = ("clips", "horizon", *SAMPLING_OPTIONS, "batch_size")
 STAY_PROBABILITY = 0.8  # that random play repeats an action: about half a second of Doom
 

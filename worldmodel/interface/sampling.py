@@ -1,4 +1,4 @@
-"""How a dream's tokens are sampled."""
+"""How dreams are sampled."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ LEAST_TEMPERATURE = 1e-30
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample codes.
+    """How to sample codes and poses.
 
     Attributes:
         temperature: divides the logits; 1 samples from the model itself, 0 takes the likeliest.
@@ -21,6 +21,8 @@ class Sampling:
         guidance: g in logits + g (logits - logits under the mean action): 0 samples from the model
             itself, 1 doubles what the action changes (classifier-free guidance, w of Ho and
             Salimans 2022; elsewhere a scale of 1 + g). For dreams, not for clips of VideoGPT.
+        pose_temperature: as `temperature`, of the next pose. 0 suits worlds in which the same
+            action always moves the player alike; errors of sampled poses add up over the steps.
 
     Raises:
         UserError: a value is outside its range.
@@ -30,10 +32,12 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 0.0
+    pose_temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature must be at least 0, not {self.temperature}")
+        for name in ("temperature", "pose_temperature"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.top_k is not None and not 1 <= self.top_k <= MOST_TOP_K:
             raise UserError(f"top_k must be from 1 to {MOST_TOP_K}, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -61,6 +65,9 @@ class SamplingOptions:
     guidance: float | None = None
     """Strength of classifier-free guidance by the action: 0 turns it off, which is nearly twice as
     fast. Default: the checkpoint's own."""
+    pose_temperature: float | None = None
+    """As the temperature, of the next pose: 0 (the default) takes the likeliest; 1 suits worlds in
+    which the same action may move the player differently."""
 
     @property
     def given(self) -> dict[str, float | int]:

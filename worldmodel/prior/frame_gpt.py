@@ -30,7 +30,7 @@ from worldmodel.prior.layers import (
 )
 from worldmodel.prior.memory import KEYFRAME_STEPS, NUM_AGES, Keyframes, Older, Past, age_group
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
-from worldmodel.prior.place import Place, last_of_each
+from worldmodel.prior.place import Moments, Place, last_of_each
 from worldmodel.prior.pose import RECENT, Mixture
 from worldmodel.prior.recall import OlderFrames, Recall, look_back
 
@@ -45,7 +45,8 @@ class Prediction(NamedTuple):
     outcomes: OutcomeLogits  # given the variables at frames 1..T
     pose: Mixture | None  # of the displacements to frames 1..T; None in worlds without a pose
     located: Mixture | None  # of the poses read off frames 1..T; likewise
-    sketch: Tensor | None  # see `Place.sketched`
+    motion: Mixture | None  # of the moments, from poses and actions alone
+    sketch: Tensor | None  # of the moments, see `Place.sketched`
 
 
 class FrameGPT(nn.Module):
@@ -114,7 +115,7 @@ class FrameGPT(nn.Module):
         next_codes: Int[Tensor, "B T h w q"],
         next_variables: Float[Tensor, "B T V"] | None = None,
         past: Past | None = None,
-        sketched: Float[Tensor, "N two P"] | None = None,
+        moments: Moments | None = None,
     ) -> Prediction:
         """Predict frames 1..T, `next_codes` and `next_variables`, from frames 0..T-1.
 
@@ -123,7 +124,7 @@ class FrameGPT(nn.Module):
 
         Args:
             past: None: frames were given, and poses are unknown.
-            sketched: pairs of consecutive poses; the view at the second is sketched.
+            moments: predict their next poses, and what the map shows there, too.
         """
         past = self.given_past(codes) if past is None else past
         states, _ = self.backbone(codes, actions, variables, past)
@@ -135,7 +136,7 @@ class FrameGPT(nn.Module):
         early = outcomes = self.predict_outcomes(states, next_codes, history)
         if next_variables is not None:
             outcomes = self.outcome.given_changes(early, variables, next_variables)
-        pose = located = sketch = None
+        pose = located = motion = sketch = None
         if self.place is not None:
             shown = self.shown(codes, past.hidden)
             poses, known, taken = (
@@ -144,10 +145,12 @@ class FrameGPT(nn.Module):
             )
             pose = self.place.predict(poses, known, taken, shown)
             located = self.place.locator(self._flat_vectors(next_codes))
-            if sketched is not None:
-                sketch = self.place.sketched(*sketched.unbind(1))
+            if moments is not None:
+                poses = moments.poses
+                motion = self.place.predict(poses[:, :-1], moments.known, moments.actions)
+                sketch = self.place.sketched(*poses[: len(moments.next_vectors), -2:].unbind(1))
         return Prediction(
-            logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located, sketch
+            logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located, motion, sketch
         )
 
     def given_past(

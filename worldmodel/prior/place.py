@@ -1,5 +1,7 @@
 """How the prior uses poses: a map of the level, and the next pose, predicted before the frame."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
@@ -10,6 +12,22 @@ from worldmodel.prior.pose import RECENT, Locator, Mixture, PoseHead, PoseSpace
 
 VIEW_WIDTH = 128  # of what the pose head sees of the newest frame
 HEAD_WIDTH = 384
+
+
+class Moments(NamedTuple):
+    """Recorded moments from which the pose head and the map learn, without frames of the past.
+
+    Attributes:
+        poses: of the last W = 1 + RECENT frames of each, the newest last, and of the frame after.
+        known: which of the W poses are known.
+        actions: taken there, encoded; zeros where the pose is unknown.
+        next_vectors: the tokenizer's vectors of the frame after, of the first M moments.
+    """
+
+    poses: Float[Tensor, "N W+1 P"]
+    known: Bool[Tensor, "N W"]
+    actions: Float[Tensor, "N W A"]
+    next_vectors: Float[Tensor, "M D h w"]
 
 
 class Place(nn.Module):
@@ -78,8 +96,8 @@ class Place(nn.Module):
         return seen.unflatten(-1, (self.num_positions, -1))
 
     def sketched(
-        self, before: Float[Tensor, "N P"], after: Float[Tensor, "N P"]
-    ) -> Float[Tensor, "N positions block"]:
+        self, before: Float[Tensor, "M P"], after: Float[Tensor, "M P"]
+    ) -> Float[Tensor, "M positions block"]:
         """The tokenizer's vectors of each position's codes, predicted by the map alone."""
         known = torch.ones(len(before), dtype=torch.bool, device=before.device)
         return self.sketch(self.look_up(before, after, known))
@@ -89,20 +107,22 @@ class Place(nn.Module):
         poses: Float[Tensor, "*batch W P"],
         known: Bool[Tensor, "*batch W"],
         actions: Float[Tensor, "*batch W A"],
-        shown: Float[Tensor, "*batch positions D"],
+        shown: Float[Tensor, "*batch positions D"] | None = None,
     ) -> Mixture:
         """The displacement from the newest of the last W = 1 + RECENT poses to the next.
 
         Args:
             known: which poses are known.
             actions: taken there, the newest last; zeros before the first.
-            shown: the newest frame, embedded; zeros where it is hidden.
+            shown: the newest frame, embedded; zeros where it is hidden; None: it always is.
         """
         both = (known[..., 1:] & known[..., :-1])[..., None]
         steps = self.space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / self.space.scale
         recent = torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
-        view = F.silu(self.view(shown.flatten(-2)))
-        return self.head(poses[..., -1, :], recent, actions.flatten(-2), view)
+        view = self.view.bias.expand(*known.shape[:-1], -1)
+        if shown is not None:
+            view = self.view(shown.flatten(-2))
+        return self.head(poses[..., -1, :], recent, actions.flatten(-2), F.silu(view))
 
 
 def last_of_each(

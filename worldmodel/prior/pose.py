@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.interface.pose import PoseSpec
+from worldmodel.interface.sampling import LEAST_TEMPERATURE
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate's waves: from twice the level's size to a 128th of it
@@ -221,14 +222,22 @@ class PoseHead(nn.Module):
         mixture: Mixture,
         before: Float[Tensor, "*batch P"],
         uniforms: Float[Tensor, "*batch numbers"],
+        temperature: float = 1.0,
     ) -> Float[Tensor, "*batch P"]:
-        """The next pose, from 1 + P numbers in [0, 1), of which the first selects a component."""
-        cumulative = mixture.logits.softmax(-1).cumsum(-1)
+        """The next pose, from 1 + P numbers in [0, 1), of which the first selects a component.
+
+        Args:
+            temperature: divides the components' logits and multiplies their scales; 0 takes the
+                mean of the likeliest component.
+        """
+        if temperature < LEAST_TEMPERATURE:
+            return self.space.moved(before, mixture.likeliest() * self.space.scale)
+        cumulative = (mixture.logits / temperature).softmax(-1).cumsum(-1)
         chosen = (cumulative <= uniforms[..., :1]).sum(-1).clamp(max=NUM_COMPONENTS - 1)
         index = chosen[..., None, None].expand(*chosen.shape, 1, before.shape[-1])
         mean, log_scale = (part.gather(-2, index)[..., 0, :] for part in mixture[1:])
         normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
-        value = mean + normal.clamp(-FARTHEST, FARTHEST) * log_scale.exp()
+        value = mean + normal.clamp(-FARTHEST, FARTHEST) * temperature * log_scale.exp()
         return self.space.moved(before, value * self.space.scale)
 
 

@@ -94,7 +94,9 @@ def step(
     for_tokens, for_variables = uniforms[:, :num_tokens], uniforms[:, num_tokens:]
     for_variables, for_pose = for_variables[:, :num_variables], for_variables[:, num_variables:]
     if next_pose is None:
-        next_pose = _sample_pose(prior, memory, codes, actions, here, for_pose)
+        next_pose = _sample_pose(
+            prior, memory, codes, actions, here, for_pose, sampling.pose_temperature
+        )
     past = Past(
         torch.stack([here.pose, next_pose], 1),
         here.known[:, None].expand(-1, 2),
@@ -148,7 +150,13 @@ def _variables_in_pose(prior: FrameGPT, here: Here, next_pose: Tensor) -> Float[
 
 
 def _sample_pose(
-    prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, here: Here, uniforms: Tensor
+    prior: FrameGPT,
+    memory: Memory,
+    codes: Tensor,
+    actions: Tensor,
+    here: Here,
+    uniforms: Tensor,
+    temperature: float,
 ) -> Float[Tensor, "B P"]:
     """The next pose; unchanged where the current one is unknown."""
     if prior.place is None:
@@ -159,7 +167,7 @@ def _sample_pose(
     )
     shown = prior.shown(codes[:, None], torch.zeros_like(here.known)[:, None])[:, 0]
     mixture = prior.place.predict(poses, known, taken, shown)
-    sampled = prior.place.head.sample(mixture, here.pose, uniforms)
+    sampled = prior.place.head.sample(mixture, here.pose, uniforms, temperature)
     return torch.where(here.known[:, None], sampled, here.pose)
 
 

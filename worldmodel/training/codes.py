@@ -31,7 +31,7 @@ SAMPLING = Sampling(temperature=0.8)
 
 
 class CodedEpisodes:
-    """Codes and poses of every episode, in memory.
+    """Codes, poses and actions of every episode, in memory.
 
     Args:
         path: a cache of the codes; it is reused while tokenizer, data and precision are the same.
@@ -40,13 +40,17 @@ class CodedEpisodes:
     Attributes:
         codes: int16 (frames, h, w, q) of all episodes in the order of the index.
         poses: float32 (frames, P), likewise.
+        actions: (frames, *shape), taken there; 0 at the last frame of each episode.
     """
 
     def __init__(self, tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fabric) -> None:
         self.reader, self.device = reader, fabric.device
         self.codes = _encode_all(tokenizer, reader, path, fabric)
-        poses = [reader.steps(i)["pose"] for i in track(range(len(reader)), "reading the poses")]
-        self.poses = np.concatenate(poses)
+        steps = [reader.steps(i) for i in track(range(len(reader)), "reading poses and actions")]
+        self.poses = np.concatenate([of["pose"] for of in steps])
+        self.actions = np.concatenate(
+            [taken for of in steps for taken in (of["action"], np.zeros_like(of["action"][:1]))]
+        )
         self._ends = np.cumsum(reader.index["episode_length"] + 1)
 
     def codes_of(self, i: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The losses of the prior's training."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from worldmodel.prior.frame_gpt import FrameGPT, Prediction
 from worldmodel.prior.memory import Past
+from worldmodel.prior.place import Moments, Place
+from worldmodel.prior.pose import Mixture
 
 # Weights relative to that of the codes' nats a token.
 OUTCOME_WEIGHT = 0.5  # of reward, end and variables, in nats a frame
@@ -25,19 +27,8 @@ class PriorLosses(NamedTuple):
     end_nats: Float[Tensor, ""]  # a frame
     pose_nats: Float[Tensor, ""]  # a frame, of the next pose; 0 where the pose is unknown
     locating_nats: Float[Tensor, ""]  # a frame, of the pose read off the frame; likewise
+    motion_nats: Float[Tensor, ""]  # a moment, of its next pose
     sketch_error: Float[Tensor, ""]  # squared error of the map's sketches over their variance
-
-
-class Sketched(NamedTuple):
-    """N single frames for the map to learn.
-
-    Attributes:
-        poses: of the frame before, and of the frame.
-        vectors: the tokenizer's vectors of the frame's codes.
-    """
-
-    poses: Float[Tensor, "N two P"]
-    vectors: Float[Tensor, "N D h w"]
 
 
 def prior_losses(
@@ -52,7 +43,7 @@ def prior_losses(
     variables: Float[Tensor, "B T V"],
     weights: Float[Tensor, "B T-1"],
     past: Past | None = None,
-    sketched: Sketched | None = None,
+    moments: Moments | None = None,
 ) -> PriorLosses:
     """Losses of predicting frames 1..T-1 of B clips.
 
@@ -64,35 +55,36 @@ def prior_losses(
         actions: encoded.
         weights: of each step's reward, end and variables.
         past: None: recorded frames with unknown poses.
-        sketched: frames for the map to learn, besides the clips; None: there are none.
+        moments: for the pose head and the map to learn from, besides the clips.
     """
     before, after = variables[:, :-1], variables[:, 1:]
-    poses = None if sketched is None else sketched.poses
-    prediction = prior(past_codes, actions, before, codes[:, 1:], after, past, poses)
+    prediction = prior(past_codes, actions, before, codes[:, 1:], after, past, moments)
     token_nats = F.cross_entropy(prediction.logits.flatten(0, 2), codes[:, 1:].flatten())
     value_nats, end_nats = frame_gpt.outcome.losses(
         prediction.outcomes, reward, terminated.float(), before, after, weights
     )
     loss = token_nats + OUTCOME_WEIGHT * (value_nats.sum() + end_nats)
-    pose_nats = locating_nats = sketch_error = torch.zeros_like(loss)
-    if past is not None and frame_gpt.place is not None:
-        pose_nats, locating_nats = _pose_losses(prediction, frame_gpt, past)
+    pose_nats = locating_nats = motion_nats = sketch_error = torch.zeros_like(loss)
+    place = frame_gpt.place
+    if past is not None and place is not None:
+        pose_nats, locating_nats = _pose_losses(prediction, place, past)
         loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
-    if sketched is not None:
-        target = frame_gpt.blocks_of(sketched.vectors.movedim(1, -1)[None])[0]
+    if moments is not None and place is not None:
+        motion = cast(Mixture, prediction.motion)
+        motion_nats = place.head.nats(motion, *moments.poses[:, -2:].unbind(1)).mean()
+        target = frame_gpt.blocks_of(moments.next_vectors.movedim(1, -1)[None])[0]
         sketch_error = F.mse_loss(prediction.sketch, target) / target.var()
-        loss = loss + SKETCH_WEIGHT * sketch_error
+        loss = loss + POSE_WEIGHT * motion_nats + SKETCH_WEIGHT * sketch_error
     return PriorLosses(
-        loss, token_nats, value_nats, end_nats, pose_nats, locating_nats, sketch_error
+        loss, token_nats, value_nats, end_nats, pose_nats, locating_nats, motion_nats, sketch_error
     )
 
 
 def _pose_losses(
-    prediction: Prediction, frame_gpt: FrameGPT, past: Past
+    prediction: Prediction, place: Place, past: Past
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Nats of the next pose, and of the pose read off the frame."""
-    place, poses, known = frame_gpt.place, past.poses, past.known
-    assert place is not None
+    poses, known = past.poses, past.known
     assert prediction.pose is not None
     assert prediction.located is not None
     nats = place.head.nats(prediction.pose, poses[:, :-1], poses[:, 1:])

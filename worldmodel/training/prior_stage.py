@@ -16,8 +16,10 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
+from worldmodel.prior.place import Moments
+from worldmodel.prior.pose import RECENT
 from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
-from worldmodel.training.prior_losses import Sketched, prior_losses
+from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
 
 NUM_VALIDATION_CLIPS = 64
@@ -28,7 +30,8 @@ NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
 NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
 OWN_DREAMS_FROM = 1000  # steps after which the prior's own dreams are worth learning from
 OWN_DREAMS_EVERY = 120  # steps
-NUM_SKETCHED = 512  # other frames that the map learns from in each step, of any episode
+NUM_MOMENTS = 2048  # that the pose head learns from in each step, of any episode,
+NUM_SKETCHED = 512  # and of these that the map learns from
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,14 @@ class PriorStage(Stage):
         self._posed_episodes = [int(i) for i in self.clips.episodes if self.coded.has_pose(int(i))]
         self._measure_outcomes()
         self._measure_poses()
-        # All frames of these episodes but the last, which no other follows.
-        lengths = coded.reader.index["episode_length"]
-        self._posed_frames = np.concatenate(
-            [coded.first(i) + np.arange(lengths[i]) for i in self._posed_episodes]
-            or [np.zeros(0, np.int64)]
+        # All frames of these episodes but the last, which no other follows; and the first of each.
+        lengths = coded.reader.index["episode_length"][self._posed_episodes]
+        self._first_frames = np.repeat([coded.first(i) for i in self._posed_episodes], lengths)
+        ends = np.cumsum(lengths)
+        self._posed_frames = (
+            self._first_frames
+            + np.arange(len(self._first_frames))
+            - np.repeat(ends - lengths, lengths)
         )
         self.num_dreamed = round(recipe.dreamed * recipe.batch_size) if self._has_pose else 0
         self.dreams: OwnDreams | None = None
@@ -124,16 +130,24 @@ class PriorStage(Stage):
             weights = np.concatenate([weights, np.zeros_like(weights[:1]).repeat(num_dreamed, 0)])
             examples += dreamed_examples
         clips = Clips(**{name: array[part] for name, array in vars(clips).items()})
-        sketched = self._sketched(rng) if self._has_pose else None
-        return self._losses(module, clips, examples[part], weights[part], sketched)
+        moments = self._moments(rng) if self._has_pose else None
+        return self._losses(module, clips, examples[part], weights[part], moments)
 
-    def _sketched(self, rng: np.random.Generator) -> Sketched:
-        """Random frames of the training episodes."""
-        chosen = rng.choice(self._posed_frames, NUM_SKETCHED)
-        poses = np.stack([self.coded.poses[chosen], self.coded.poses[chosen + 1]], 1)
-        codes = self._tensor(self.coded.codes[chosen + 1].astype(np.int64))
-        vectors = self.model.tokenizer.codebooks.look_up(codes)
-        return Sketched(self._tensor(poses), vectors)
+    def _moments(self, rng: np.random.Generator) -> Moments:
+        """Random moments of the training episodes."""
+        chosen = rng.integers(len(self._posed_frames), size=NUM_MOMENTS)
+        newest, first = self._posed_frames[chosen, None], self._first_frames[chosen, None]
+        frames = newest + np.arange(-RECENT, 2)
+        known = frames[:, :-1] >= first
+        frames = np.maximum(frames, first)
+        actions = self._tensor(self.coded.actions[frames[:, :-1]])
+        codes = self.coded.codes[frames[:NUM_SKETCHED, -1]].astype(np.int64)
+        return Moments(
+            self._tensor(self.coded.poses[frames]),
+            self._tensor(known),
+            encode_actions(self.model.config.actions, actions) * self._tensor(known)[..., None],
+            self.model.tokenizer.codebooks.look_up(self._tensor(codes)),
+        )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -257,7 +271,7 @@ class PriorStage(Stage):
         clips: Clips,
         examples: list[Example],
         weights: np.ndarray,
-        sketched: Sketched | None = None,
+        moments: Moments | None = None,
     ) -> dict[str, Tensor]:
         poses = np.nan_to_num(clips.pose if self._has_pose else clips.pose[..., :0])
         known, age, hidden = (
@@ -279,7 +293,7 @@ class PriorStage(Stage):
             variables=self._tensor(clips.variables),
             weights=self._tensor(weights),
             past=past,
-            sketched=sketched,
+            moments=moments,
         )
         value_names = ("reward", *self.model.config.variable_names)
         named = {
@@ -290,8 +304,8 @@ class PriorStage(Stage):
         }
         if self._has_pose:
             named |= {"pose_nats": losses.pose_nats, "locating_nats": losses.locating_nats}
-        if sketched is not None:
-            named["sketch_error"] = losses.sketch_error
+        if moments is not None:
+            named |= {"motion_nats": losses.motion_nats, "sketch_error": losses.sketch_error}
         return named
 
     def _older(self, examples: list[Example], past: Past) -> Older | None:
