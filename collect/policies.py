@@ -20,8 +20,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
-from collect.recording import Training
-from collect.rewards import Rule
+from collect.rewards import Rule, Training
 from envs.policy import StateObservation, load_ppo
 
 NUM_ENVS = 16

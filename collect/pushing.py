@@ -11,7 +11,8 @@ from pathlib import Path
 import tyro
 
 from collect.recorder import POLICY, Behaviour
-from collect.recording import Options, Training, World, record_set
+from collect.recording import Options, World, record_set
+from collect.rewards import Training
 from collect.score import Measure
 from worldmodel.command import run_command
 from worldmodel.data import DatasetInfo, Episode

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.console import Console
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
 from collect.recorder import Behaviour, Bot, Job, Workers, describe
-from collect.rewards import Rule
+from collect.rewards import Training
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from envs.making import made
 from worldmodel import randomness
@@ -61,26 +61,6 @@ class Options:
     trust: bool = False
     """Load a policy file that was not made on this machine: such a file can contain code. Needed
     once for each file."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """PPO on an environment, optionally starting from a clone of a bot.
-
-    Attributes:
-        observes: stacked frames, or the environment's `state()`; frames are then rendered as
-            cheaply as possible.
-        num_steps: environment steps of PPO, in total.
-        steps_a_minute: on one core, to estimate the time.
-        reward: to learn from; None: the environment's own.
-        bot: that the policy imitates before PPO; None: PPO starts from scratch.
-    """
-
-    observes: Literal["frames", "state"]
-    num_steps: int
-    steps_a_minute: int
-    reward: Rule | None = None
-    bot: Bot | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
-"""Dense rewards for learning, where an environment's own reward is sparse or delayed.
+"""What a policy learns from: dense rewards, where an environment's own is sparse or delayed.
 
 A rule looks at the game variables before and after a step, so it serves a real game and a dream of
 it alike.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from collect.recorder import Bot
 
 # (info before, info after, the environment's own reward, terminated) -> the reward to learn from
 Rule = Callable[[Mapping[str, float], Mapping[str, float], float, bool], float]
@@ -42,3 +46,23 @@ RULES: dict[str, Rule] = {
     "DoomBattle2-v0": battle_reward,
     "DoomTakeCover-v0": dodging_reward,
 }
+
+
+@dataclass(frozen=True)
+class Training:
+    """PPO on an environment, optionally starting from a clone of a bot.
+
+    Attributes:
+        observes: stacked frames, or the environment's `state()`; frames are then rendered as
+            cheaply as possible.
+        num_steps: environment steps of PPO, in total.
+        steps_a_minute: on one core, to estimate the time.
+        reward: to learn from; None: the environment's own.
+        bot: that the policy imitates before PPO; None: PPO starts from scratch.
+    """
+
+    observes: Literal["frames", "state"]
+    num_steps: int
+    steps_a_minute: int
+    reward: Rule | None = None
+    bot: Bot | None = None

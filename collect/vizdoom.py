@@ -14,8 +14,8 @@ import tyro
 from collect.battle2_bot import Battle2Bot
 from collect.explorer import Explorer
 from collect.recorder import BOT, BOT_WITH_NOISE, EXPLORER, POLICY, POLICY_WITH_NOISE, RANDOM
-from collect.recording import Options, Training, World, record_set
-from collect.rewards import battle_reward, dodging_reward, pickup_reward
+from collect.recording import Options, World, record_set
+from collect.rewards import Training, battle_reward, dodging_reward, pickup_reward
 from collect.score import Measure
 from worldmodel.command import run_command
 from worldmodel.data import DatasetInfo, Episode

@@ -85,7 +85,7 @@ def test_every_preset_is_described_without_data(name: str):
 
 def test_sizes_are_described_for_machines(capsys: pytest.CaptureFixture, monkeypatch):
     options = Train(preset="moving-mnist", describe=True, json=True)
-    monkeypatch.setattr(train_command.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     train_command.main()
     described = json.loads(capsys.readouterr().out)
     assert described["latent_shape"] == [4, 16, 16]
@@ -212,13 +212,15 @@ def test_the_wrong_command_names_the_one_that_works(
         (lambda: dream_train.train(to_dream), Train),
         (lambda: train(to_clips), dream_train.Train),
     ]
+    trainings = {Train: train_command.__name__, dream_train.Train: dream_train.__name__}
     for work, options in wrong:
         with pytest.raises(UserError) as refused:
             work()
         named = re.search("`(.*)`", str(refused.value))
         assert named is not None
         python, dash_m, module, *arguments = shlex.split(named[1])
-        assert (python, dash_m, module) == ("python", "-m", options.__module__)
+        command = trainings.get(options, options.__module__)
+        assert (python, dash_m, module) == ("python", "-m", command)
         given = vars(tyro.cli(options, args=arguments))
         assert given.get("data", toy_data) == toy_data
         assert given["out"] in (None, film, run)
@@ -450,7 +452,7 @@ def test_bad_training_gets_one_clear_line(
 ):
     options = replace(TINY, data=toy_data, out=tmp_path / "run")
     options = replace(options, **changes)
-    monkeypatch.setattr(train_command.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     monkeypatch.chdir(tmp_path)
     assert complaint in one_line_error(train_command.main)
     assert not (tmp_path / "run").exists()

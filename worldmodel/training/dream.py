@@ -22,7 +22,6 @@ from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.pose import NO_POSE
-from worldmodel.train import Train
 from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.costs import described
 from worldmodel.training.decoder_stage import DecoderStage
@@ -30,6 +29,7 @@ from worldmodel.training.options import (
     AUTO,
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
+    TrainDream,
     check_preset,
     main_arguments,
 )
@@ -55,7 +55,7 @@ ADDED_PARTS = ("map_width", "tells_age", "recalled")
 PUBLISHED_TRAIN = "worldmodel.videogpt.train"
 
 
-def train(options: Train, *, command: str) -> None:
+def train(options: TrainDream, *, command: str) -> None:
     """Train or describe a dream as the options say.
 
     Args:
@@ -73,7 +73,7 @@ def train(options: Train, *, command: str) -> None:
         train_preset(preset, options, command=command)
 
 
-def train_preset(preset: Preset, options: Train, *, command: str = "the same command") -> None:
+def train_preset(preset: Preset, options: TrainDream, *, command: str = "the same command") -> None:
     """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / _run_name(options)
     reader = EpisodeReader(data_folder(options, preset))
@@ -136,7 +136,7 @@ def describe(name: str, preset: Preset) -> dict[str, Any]:
     )
 
 
-def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:
+def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> bool:
     """Train the stages asked for; returns whether the model is ready to become a checkpoint."""
     model.to(run.fabric.device)
     tokenizer_before = model.tokenizer.digest()
@@ -166,7 +166,7 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: Train) -> bool:
     return True
 
 
-def _preset(options: Train) -> Preset:
+def _preset(options: TrainDream) -> Preset:
     """The preset by its name."""
     check_preset(options, DREAM_PRESETS, PUBLISHED_PRESETS, PUBLISHED_TRAIN)
     if options.preset != AUTO:
@@ -179,7 +179,7 @@ def _preset(options: Train) -> Preset:
     return auto_preset(EpisodeReader(options.data))
 
 
-def _run_name(options: Train) -> str:
+def _run_name(options: TrainDream) -> str:
     if options.preset == AUTO and options.data is not None:
         return options.data.resolve().name
     return options.preset
@@ -198,7 +198,7 @@ def _config(preset: Preset, reader: EpisodeReader) -> WorldModelConfig:
 
 
 def _model(
-    options: Train, config: WorldModelConfig, reader: EpisodeReader
+    options: TrainDream, config: WorldModelConfig, reader: EpisodeReader
 ) -> tuple[WorldModel, World]:
     """The model to train, and its world with the sampling settings of --init's checkpoint."""
     world = world_of(reader)

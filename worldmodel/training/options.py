@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -78,6 +78,50 @@ class TrainOptions:
     """Minutes between validations, each with a preview picture."""
     memory_gb: float = 8.0
     """Frames are kept unpacked in memory up to this size; larger data are read from disk."""
+
+
+@dataclass(frozen=True)
+class TrainDream(TrainOptions):
+    """Train a world model on recorded episodes: the tokenizer, then the prior on its codes.
+    However training is interrupted, rerunning the command resumes it."""
+
+    preset: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            help="Sizes and recipe; auto chooses them from --data. One of: "
+            f"{', '.join(DREAM_PRESETS)}."
+        ),
+    ] = AUTO
+    out: Path | None = None
+    """Folder of the run, which becomes a checkpoint; by default runs/PRESET, for auto runs/DATA."""
+    stage: Literal["both", "tokenizer", "prior", "decoder"] = "both"
+    """What to train: both is the tokenizer, then the prior. decoder, after both, trains a decoder
+    of sharper pictures; it needs the extra "perceptual"."""
+    decoder_minutes: float | None = None
+    """As --tokenizer-minutes, for the sharp decoder."""
+    decoder_steps: int | None = None
+    """Steps of the sharp decoder's schedule; by default the preset's."""
+
+
+@dataclass(frozen=True)
+class TrainVideoGPT(TrainOptions):
+    """Train VideoGPT as published: the tokenizer of clips, then the prior on its codes."""
+
+    preset: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"Sizes and recipe. One of: {', '.join(PUBLISHED_PRESETS)}."),
+    ]
+    stage: Literal["both", "tokenizer", "prior"] = "both"
+    """What to train: both is the tokenizer, then the prior."""
+    conditions: str | None = None
+    """What the prior is conditioned on, comma-separated: actions, class, frames; or none. By
+    default the preset's conditions."""
+    accumulate: int = 1
+    """Micro-batches per process and step: more take less memory, for the same step."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
 
 
 def main_of(

@@ -17,6 +17,7 @@ from worldmodel.training.costs import described
 from worldmodel.training.options import (
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
+    TrainVideoGPT,
     check_preset,
     main_arguments,
 )
@@ -41,13 +42,12 @@ from worldmodel.videogpt.configs import PUBLISHED, PublishedPreset, VideoGPTConf
 from worldmodel.videogpt.gpt import Conditions
 from worldmodel.videogpt.model import VideoGPT
 from worldmodel.videogpt.stages import ClipTokenizerStage, VideoPriorStage
-from worldmodel.videogpt.train import Train
 
 CONDITIONS = {"actions", "class", "frames"}
 DREAM_TRAIN = "worldmodel.train"
 
 
-def train(options: Train, *, command: str) -> None:
+def train(options: TrainVideoGPT, *, command: str) -> None:
     """Train or describe VideoGPT as the options say.
 
     Args:
@@ -66,7 +66,7 @@ def train(options: Train, *, command: str) -> None:
 
 
 def train_preset(
-    preset: PublishedPreset, options: Train, *, command: str = "the same command"
+    preset: PublishedPreset, options: TrainVideoGPT, *, command: str = "the same command"
 ) -> None:
     """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / options.preset
@@ -158,7 +158,7 @@ def config_of(preset: PublishedPreset, reader: EpisodeReader) -> VideoGPTConfig:
     )
 
 
-def _preset(options: Train) -> PublishedPreset:
+def _preset(options: TrainVideoGPT) -> PublishedPreset:
     """The preset by its name, with the changes that the options ask for."""
     check_preset(options, PUBLISHED_PRESETS, DREAM_PRESETS, DREAM_TRAIN)
     preset = with_options(PUBLISHED[options.preset], options)
@@ -187,7 +187,7 @@ def _wanted(conditions: str | None) -> set[str]:
     return {name.strip() for name in conditions.split(",")}
 
 
-def _model(options: Train, config: VideoGPTConfig, reader: EpisodeReader) -> VideoGPT:
+def _model(options: TrainVideoGPT, config: VideoGPTConfig, reader: EpisodeReader) -> VideoGPT:
     if options.init is None:
         return made_for(reader, lambda: VideoGPT(config))
     dream = main_arguments(replace(options, preset="PRESET"))
@@ -197,7 +197,9 @@ def _model(options: Train, config: VideoGPTConfig, reader: EpisodeReader) -> Vid
     return model
 
 
-def _notes(preset: PublishedPreset, config: VideoGPTConfig, options: Train) -> Iterator[str]:
+def _notes(
+    preset: PublishedPreset, config: VideoGPTConfig, options: TrainVideoGPT
+) -> Iterator[str]:
     """How the model differs from the preset because of the data."""
     meant, made = preset.tokenizer, config.tokenizer
     if made.clip_shape != meant.clip_shape:
