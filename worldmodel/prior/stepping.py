@@ -94,9 +94,7 @@ def step(
     for_tokens, for_variables = uniforms[:, :num_tokens], uniforms[:, num_tokens:]
     for_variables, for_pose = for_variables[:, :num_variables], for_variables[:, num_variables:]
     if next_pose is None:
-        next_pose = _sample_pose(
-            prior, memory, codes, actions, here, for_pose, sampling.pose_temperature
-        )
+        next_pose = _sample_pose(prior, memory, codes, actions, here, for_pose, sampling)
     past = Past(
         torch.stack([here.pose, next_pose], 1),
         here.known[:, None].expand(-1, 2),
@@ -156,7 +154,7 @@ def _sample_pose(
     actions: Tensor,
     here: Here,
     uniforms: Tensor,
-    temperature: float,
+    sampling: Sampling,
 ) -> Float[Tensor, "B P"]:
     """The next pose; unchanged where the current one is unknown."""
     if prior.place is None:
@@ -167,7 +165,7 @@ def _sample_pose(
     )
     shown = prior.shown(codes[:, None], torch.zeros_like(here.known)[:, None])[:, 0]
     mixture = prior.place.predict(poses, known, taken, shown)
-    sampled = prior.place.head.sample(mixture, here.pose, uniforms, temperature)
+    sampled = prior.place.head.sample(mixture, here.pose, uniforms, sampling.pose_temperature)
     return torch.where(here.known[:, None], sampled, here.pose)
 
 
