@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
+import gymnasium
 import numpy as np
 
 # One thread for Mesa's software OpenGL, on any machine.
@@ -16,7 +17,6 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 
 from benchmarks.measuring import Output, Results, in_turns, measured_on, run_benchmark
 from envs.pushing import make
-from envs.pushing.env import PushingEnv
 from envs.pushing.renderers import choose_renderer
 from worldmodel import randomness
 from worldmodel.command import check_numbers
@@ -53,7 +53,7 @@ def measure(options: Options) -> Results:
     }
 
 
-def _episodes(env: PushingEnv) -> Callable[[], None]:
+def _episodes(env: gymnasium.Env) -> Callable[[], None]:
     """Each call plays another episode; the same for all environments."""
     episodes = count()
 

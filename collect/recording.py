@@ -111,8 +111,8 @@ def record_set(options: Options, world: World) -> None:
     """Train, score and record.
 
     Raises:
-        UserError: an option, the policy file or the folder is not usable; nothing was written. Or a
-            worker failed; finished episodes are kept.
+        UserError: an option, the policy file or the folder is not usable; no episode was written.
+            Or a worker failed; finished episodes are kept.
     """
     _check(options, world)
     if options.policy not in ("random", "explore", "train"):

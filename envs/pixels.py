@@ -84,7 +84,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
                 PoseSpec(tuple(pose), heading, full_turn) if pose else pose_of(self._wrapped)
             )
         except UserError as error:
-            self._wrapped.close()
+            self.close()
             raise UserError(f"{env_id}: {error}") from None
         if controls is not None:
             self.controls = controls.to_json()
@@ -152,8 +152,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return self._image.copy()
 
     def close(self) -> None:
-        with _open_windows_preserved():
-            self._wrapped.close()
+        _close(self._wrapped)
 
     def _read_image(self) -> np.ndarray:
         """The current image as uint8 (H, W, 3)."""
@@ -178,6 +177,11 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
                     self._variables[name] = float(self.wrapped_info[name])
                 except (TypeError, ValueError):
                     raise UserError(f"{name!r} in info is not a number") from None
+
+
+def _close(env: gymnasium.Env) -> None:
+    with _open_windows_preserved():
+        env.close()
 
 
 @contextlib.contextmanager
@@ -228,12 +232,12 @@ def _open(
     if source == "observation" or (source == "auto" and _is_image(seen, SMALLEST_IMAGE)):
         if _is_image(seen, 1):
             return env, False
-        env.close()
+        _close(env)
         raise UserError(
             f"{env_id} observes {one_line(seen)}, which is not an image: uint8 (H, W, 3), "
             "(H, W, 1) or (H, W) from 0 to 255; try --source render"
         )
-    env.close()
+    _close(env)
     if "rgb_array" not in modes:
         raise UserError(
             f"{env_id} has no images: it observes {one_line(seen)} and has no render mode "

@@ -171,7 +171,7 @@ class StatePolicy:
             environment.
     """
 
-    num_stacked = 1  # frames per action
+    num_stacked = 1  # it sees states: there are no frames to replay to it
 
     def __init__(
         self, path: str | Path, env: gymnasium.Env[Any, Any], *, trusted: bool, seed: int = 0

@@ -86,7 +86,7 @@ class PlayOptions:
     """Number of the recorded moment that a dream starts from. Default: chosen by the seed."""
 
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
-    """How a dream samples its tokens."""
+    """How a dream samples its tokens and poses."""
 
 
 def parse(arguments: Sequence[str]) -> PlayOptions:

@@ -181,8 +181,11 @@ def test_a_recording_replaces_nothing(recorded: tuple[Path, str], tmp_path: Path
     for arguments, message in (
         ((*walk, "--record", film), "walk.mp4 exists already"),
         ((*walk, "--record", tmp_path / "keys.mp4"), "keys.json exists already"),
-        ((*walk, "--record", tmp_path / "keys.mp4", "--keys", keys), "over --keys"),
-        ((*walk, "--record", tmp_path / "keys.mp4", "--keys", keys, "--overwrite"), "over --keys"),
+        ((*walk, "--record", tmp_path / "keys.mp4", "--keys", keys), "would overwrite --keys"),
+        (
+            (*walk, "--record", tmp_path / "keys.mp4", "--keys", keys, "--overwrite"),
+            "would overwrite --keys",
+        ),
         (("--replay", session, "--headless", "--record", film), "walk.mp4 exists already"),
         # Where nothing comes to be seen, nothing is replaced.
         ((*walk, "--record", film, "--overwrite", "--policy", tmp_path / "no.zip"), "no policy"),

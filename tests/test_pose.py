@@ -30,6 +30,7 @@ from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.interface.sampling import Sampling
+from worldmodel.metrics.perceptual import LITE0, is_installed
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Here, Past, empty_memory
@@ -457,3 +458,15 @@ def test_a_pose_temperature_of_zero_takes_the_likeliest():
     before = torch.tensor([[100.0, 100.0, 0.0]]).repeat(50, 1)
     after = head.sample(Mixture(logits, means, means), before, torch.rand(50, 4), 0.0)
     torch.testing.assert_close(after[:, :2], before[:, :2] + 1.0)
+
+
+@pytest.mark.gpu
+def test_a_posed_world_is_learned_on_cuda(posed_data: Path, tmp_path: Path):
+    """Every stage; recordings are on the CPU, the model is not."""
+    options = Train(preset="tiny", data=posed_data, out=tmp_path / "run", device="cuda")
+    train(options)
+    if is_installed(LITE0):
+        train(replace(options, stage="decoder", decoder_steps=2))
+    checkpoint = load_checkpoint(str(tmp_path / "run"), device="cuda")
+    assert checkpoint.model.prior.place is not None
+    assert checkpoint.model.prior.place.space.is_measured

@@ -65,7 +65,7 @@ class Step(NamedTuple):
     terminated: Bool[Tensor, " B"]  # sampled
     end_probability: Float[Tensor, " B"]
     variables: Float[Tensor, "B V"]  # sampled
-    pose: Float[Tensor, "B P"]  # sampled; NaN where it is unknown
+    pose: Float[Tensor, "B P"]  # predicted; NaN where it is unknown
     nats: Float[Tensor, " B"]  # negative log-likelihood of the frame's codes, a token
 
 
@@ -180,7 +180,7 @@ class WorldModel(nn.Module):
             dream: the current state; its memory is overwritten. Clone it to keep it.
             actions: one for each dream, as stored on disk.
             uniforms: in [0, 1); the same numbers give the same step, alone or in a batch.
-            next_pose: overrides the sampled pose; None: it is sampled.
+            next_pose: overrides the predicted pose; None: it is predicted.
         """
         encoded = encode_actions(self.config.actions, actions)
         outcome, memory = stepping.step(
@@ -227,7 +227,7 @@ def dream_along(
     """Dream T steps under given actions; ends are ignored.
 
     Args:
-        poses: override the sampled poses; None: they are sampled.
+        poses: override the predicted poses; None: they are predicted.
     """
     for t in range(actions.shape[1]):
         uniforms = torch.from_numpy(rng.random((len(actions), model.num_uniforms), np.float32))

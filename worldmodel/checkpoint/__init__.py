@@ -1,7 +1,7 @@
 """A checkpoint: one self-contained folder with a model and everything needed to use it.
 
     config.json          sizes, actions, variables, and the environment that was learned
-    weights.safetensors  the tokenizer's and the prior's weights
+    weights.safetensors  weights of the tokenizer, the prior and any sharp decoder
     starts.safetensors   recorded moments to start from, from the data's test split
     README.md            the model card, with the measured numbers
 

@@ -42,7 +42,8 @@ class World(Environment):
     """The environment that a checkpoint has learned.
 
     Attributes:
-        sampling: how dreams are sampled unless the user chooses otherwise.
+        sampling: how dreams are sampled unless the user chooses otherwise; a checkpoint has its
+            temperature and guidance.
 
     Raises:
         UserError: as `Environment`.

@@ -125,7 +125,7 @@ def _write_files(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact:
 
 def _world_to_json(world: World) -> dict[str, Any]:
     data = asdict(world)
-    sampling = data.pop("sampling")  # top_k and top_p are never a checkpoint's
+    sampling = data.pop("sampling")  # the other settings are always the user's
     return {**data, **{name: sampling[name] for name in ("temperature", "guidance")}}
 
 

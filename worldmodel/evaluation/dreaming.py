@@ -21,7 +21,7 @@ class Dreamed:
         reward: float32 (B, T), expected.
         end_probability: float32 (B, T).
         variables: float32 (B, T, V), drawn.
-        pose: float32 (B, T, P), drawn; NaN where it is not known.
+        pose: float32 (B, T, P), predicted; NaN where it is not known.
         codes: int64 (B, T, h, w, q), of the frames.
         nats: float32 (B, T), the model's own surprise at each frame, a token.
     """
@@ -49,7 +49,7 @@ def dream_on(
     """Continue the first `num_given` frames of B clips under `actions` (B, T, *shape).
 
     Args:
-        poses: (B, T, P), to be used in place of drawn ones.
+        poses: (B, T, P), to be used in place of predicted ones.
         advance: called after each step.
     """
     device = next(model.parameters()).device

@@ -308,7 +308,7 @@ class HeldOut:
 
         Args:
             sample: dreams of different samples differ; those of the same one are the same.
-            poses: (clips, T, P), to be used in place of drawn ones.
+            poses: (clips, T, P), to be used in place of predicted ones.
         """
         begins = range(0, len(self), self.settings.batch_size)
         with progress_bar(transient=True) as progress:

@@ -22,7 +22,6 @@ from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, Table, to_lines
 from worldmodel.metrics.features import FVD_PROTOCOLS, FeatureNetwork, load_i3d
-from worldmodel.metrics.statistics import Calibration, Interval
 from worldmodel.storage.files import locked, parse_json, read_bytes, written_whole
 from worldmodel.storage.parsed import parsed
 from worldmodel.storage.provenance import git_commit, machine
@@ -330,7 +329,7 @@ def _write(folder: Path, report: dict[str, Any], sections: Sections) -> dict[str
 def to_json(value: Any) -> Any:
     """The same in JSON's types: keys as text, dataclasses and named tuples as objects, NaN and
     infinity as null."""
-    if isinstance(value, Interval | Calibration):
+    if hasattr(value, "_asdict"):
         return to_json(value._asdict())
     if is_dataclass(value):
         return to_json(vars(value))

@@ -255,8 +255,8 @@ class FrameGPT(nn.Module):
             self.outcome.restandardise(scale, shift)
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Matrices between hidden layers, for Muon: not those of norms, logits, outcomes and
-        variables, and not the pose's inputs and outputs. The map's last one is too large."""
+        """Matrices between hidden layers, for Muon: not those of norms, logits, outcomes,
+        variables, view, sketch and locator. The map's last one is too large."""
         others: list[nn.Module] = [self.variable, self.head.logits, self.next_code, self.outcome]
         others += [module for module in self.modules() if isinstance(module, ConditionalNorm)]
         if self.place is not None:

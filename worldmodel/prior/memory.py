@@ -168,12 +168,11 @@ class Memory(Batched):
 
     def last(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Poses (B, count, P) of the last frames, which of them are known, and actions, the newest
-        last; zeros before the first frame."""
+        last; zeros before the first frame. `count` is at most the window."""
         ago = torch.arange(-count, 0, device=self.time.device)
         window, dreams = self.filled.shape[1], _numbers(self.time)[:, None]
         slots = (self.time[:, None] + ago) % window
-        # The ring may be shorter than `count`: what was overwritten is no longer known.
-        present = self.filled[dreams, slots] & (ago >= -window)
+        present = self.filled[dreams, slots]
         poses = torch.where(present[..., None], self.poses[dreams, slots], 0.0)
         actions = torch.where(present[..., None], self.actions[dreams, slots], 0.0)
         return poses, self.known[dreams, slots] & present, actions

@@ -15,7 +15,7 @@ HEAD_WIDTH = 384
 
 
 class Moments(NamedTuple):
-    """Recorded moments from which the pose head and the map learn, without frames of the past.
+    """Single recorded moments, without past frames, that train the pose head and the map.
 
     Attributes:
         poses: of the last W = 1 + RECENT frames of each, the newest last, and of the frame after.
@@ -31,8 +31,7 @@ class Moments(NamedTuple):
 
 
 class Place(nn.Module):
-    """The prior's modules for poses: those of past frames, and that of the next frame, which is
-    predicted first.
+    """Embeds past poses, predicts the next pose, and looks that place up on the map.
 
     Args:
         world: has a pose.

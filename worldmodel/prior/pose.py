@@ -51,10 +51,8 @@ class Mixture(NamedTuple):
 
     def likeliest(self) -> Float[Tensor, "*batch N"]:
         """The mean of the component with the largest weight."""
-        best = self.logits.argmax(-1)[..., None, None].expand(
-            *self.logits.shape[:-1], 1, self.means.shape[-1]
-        )
-        return self.means.gather(-2, best)[..., 0, :]
+        best = self.logits.argmax(-1)[..., None, None]
+        return torch.take_along_dim(self.means, best, -2)[..., 0, :]
 
 
 class PoseSpace(nn.Module):
@@ -95,6 +93,7 @@ class PoseSpace(nn.Module):
     @torch.no_grad()
     def measure(self, poses: list[Tensor]) -> None:
         """Take the ranges from the poses of episodes, (T+1, P) each."""
+        poses = [of.to(self.low.device) for of in poses]
         coordinates = torch.cat(poses)[:, : self.num_coordinates]
         self.low.copy_(coordinates.amin(0))
         self.high.copy_(torch.maximum(coordinates.amax(0), self.low + LEAST_EXTENT))

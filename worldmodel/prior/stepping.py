@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     reward: Float[Tensor, " B"]  # expected
     terminated: Float[Tensor, " B"]  # probability
     variables: Float[Tensor, "B V"]  # sampled
-    pose: Float[Tensor, "B P"]  # sampled
+    pose: Float[Tensor, "B P"]  # predicted
     nats: Float[Tensor, " B"]  # negative log-likelihood of the sampled codes, a token
 
 
@@ -87,7 +87,7 @@ def step(
         uniforms: in [0, 1): one for each token of the frame, then one for each variable, then
             `num_pose_uniforms` for the pose.
         here: None: the newest frame was given, and its pose is unknown.
-        next_pose: of the next frame, where the pose is known; None: it is sampled.
+        next_pose: of the next frame, where the pose is known; None: it is predicted.
     """
     here = _unknown_pose(prior, codes) if here is None else here
     num_tokens, num_variables = prior.head.num_tokens, variables.shape[1]

@@ -98,8 +98,8 @@ def _encode_all(tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fab
 
 
 class OwnDreams:
-    """Dreams along clips of the training split, under their actions and poses. The frames of the
-    first window are recorded.
+    """Dreams along clips of the training split, under their actions and poses. The first window is
+    recorded, or the end of the dream that is continued. They are the same for every seed.
 
     Args:
         num_dreams: dreams in stock.

@@ -170,12 +170,13 @@ class DecoderStage(Stage):
         dreams, num_frames = self.dreams.state, self.clips.num_frames
         if num_sampled:
             chosen = rng.integers(NUM_SAMPLED, size=num_sampled)
-            codes = torch.cat([codes, dreams["codes"][chosen, -num_frames:].long()])
+            sampled = dreams["codes"][chosen, -num_frames:].long()
+            codes = torch.cat([codes, sampled.to(self.device)])
             firsts = dreams["episodes"][chosen].numpy()
             firsts = firsts + np.array([0, self.dreams.num_frames - num_frames])
             rows = np.concatenate([rows, firsts])
         frames = self._frames(self.clips, rows[part])
-        return module(codes[part].to(self.device), frames, self._adversary)
+        return module(codes[part], frames, self._adversary)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

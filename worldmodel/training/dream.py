@@ -101,7 +101,7 @@ def describe(name: str, preset: Preset) -> dict[str, Any]:
         preset.variable_names,
         tokenizer,
         preset.prior,
-        preset.pose,
+        preset.pose if preset.prior.map_width else NO_POSE,
         preset.sharp_frames,
     )
     model = WorldModel(config).eval()

@@ -64,8 +64,8 @@ class TrainOptions:
     learning_rate: float | None = None
     """Peak learning rate of the stages; by default the preset's."""
     describe: bool = False
-    """Only print the preset's parts, parameters and latents, and what a step costs in fp32 with
-    the full batch at once."""
+    """Only print the preset's parts, parameters and latents, and what a step on clips alone costs
+    in fp32 with the full batch at once."""
     json: bool = False
     """With --describe: print JSON."""
     seed: int = 0

@@ -30,8 +30,8 @@ NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
 NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
 OWN_DREAMS_FROM = 1000  # steps after which the prior's own dreams are worth learning from
 OWN_DREAMS_EVERY = 120  # steps
-NUM_MOMENTS = 2048  # that the pose head learns from in each step, of any episode,
-NUM_SKETCHED = 512  # and of these that the map learns from
+NUM_MOMENTS = 2048  # of any episode, that the pose head learns from in each step
+NUM_SKETCHED = 512  # of the moments, that the map learns from
 
 
 @dataclass(frozen=True)

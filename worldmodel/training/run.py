@@ -294,7 +294,7 @@ def describe_as_asked(options: TrainOptions, description: dict[str, Any]) -> str
     """A preset's description as JSON or as lines of text.
 
     Raises:
-        UserError: an option is set that the description doesn't take into account.
+        UserError: an option is set that would change the described costs.
     """
     for field in fields(options):
         is_ignored = field.name in ("precision", "accumulate", "checkpoint_activations")

@@ -111,8 +111,9 @@ def train_stage(
         Whether the schedule is done.
 
     Raises:
-        UserError: the saved state is damaged or of another model, or a batch can't be divided
-            like that.
+        UserError: the saved state is damaged or of another model, a batch can't be divided like
+            that, or a gradient is not finite.
+        KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     parts = _parts_of_batch(stage.recipe.batch_size, fabric, accumulate)
     state_path = _state_path(stage, folder)
