@@ -140,7 +140,8 @@ def _starts_name(starts: str) -> str:
     if starts in STARTS:
         return starts
     if not (Path(starts) / "meta.json").is_file():
-        raise UserError(f"--starts must be own, resets or a folder of episodes, not {starts!r}")
+        missing = f"{starts}: there are no episodes here"
+        raise UserError(f"{missing}; --starts must be own, resets or a folder of episodes")
     return f"{Path(starts).resolve().name}-{EpisodeReader(starts).digest()[:8]}"
 
 

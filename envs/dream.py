@@ -149,7 +149,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         stored = self.model.config.actions.checked(action)
         if self._dreams.is_over.any():  # also before the first reset
-            raise gymnasium.error.ResetNeeded("call reset() before step()")
+            raise gymnasium.error.ResetNeeded(
+                "call reset() before step(): there is no running episode"
+            )
         self._dreams.generators[0] = self.np_random  # which the user may replace
         frames, rewards, terminated, truncated, infos = self._dreams.step(stored[None])
         self._show(frames[0])

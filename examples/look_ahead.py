@@ -141,7 +141,7 @@ def _play_game(
             if actions:
                 moment["actions"] = np.stack(actions)
             known = [pose for pose in poses if pose is not None]
-            if len(known) == len(frames):
+            if planner.now.model.config.used_pose and len(known) == len(frames):
                 moment["poses"] = np.stack(known)
             plan = planner.plan(moment)
         action = plan[t % options.commit]

@@ -39,8 +39,8 @@ class PlayOptions:
 
     env: str | None = None
     """What to play: a real game (doom-hgs, doom-battle2, doom-take-cover, robot-pushing), a shipped
-    dream, the folder of a checkpoint, or a Hugging Face Hub id. Default: dream-doom. With --replay:
-    the checkpoint to use instead of the session's."""
+    dream, the folder of a checkpoint, or a Hugging Face Hub id. Default: dream-doom, or with
+    --replay the session's own checkpoint."""
 
     fps: float | None = None
     """Steps per second in the window, and frames per second of the film. Default: the game's

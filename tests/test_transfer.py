@@ -242,7 +242,7 @@ def test_a_folder_that_another_writes_to_is_left_alone(options: Transfer):
         (["--temperature", "own,own"], "may not repeat a value"),
         (["--temperature", "inf"], "temperature must be at least 0"),
         (["--real", "no_such_module:X-v0"], "no_such_module"),
-        (["--starts", "there"], "--starts must be own, resets or a folder"),
+        (["--starts", "there"], "there: there are no episodes here"),
         (["--real", "CartPole-v1"], "is no dream of CartPole-v1"),
         (["--real", "Nothing-v0"], "Nothing"),
         (["--device", "abacus"], "abacus"),

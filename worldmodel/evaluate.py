@@ -4,7 +4,8 @@ On the data's test split. Writes a page (report.html), numbers (report.json), ta
 curves and films. Each part is written when it is done: after an interruption the same command
 resumes, and parts measured before with the same settings, data and weights are kept.
 
-    --score DIR    the exact log-likelihood of recorded episodes, into scores.json and scores.csv
+With --score DIR, instead: the exact log-likelihood of recorded episodes, into scores.json and
+scores.csv.
 """
 
 import sys

@@ -238,6 +238,5 @@ def summary(preset: Preset) -> str:
     rows, columns = tokenizer.grid
     return (
         f"chosen for these data: {rows}x{columns} tokens a frame, clips of {recipe.num_frames} "
-        f"frames, a window of {preset.prior.window}; {preset.tokenizer_recipe.steps} steps for the "
-        f"tokenizer, {recipe.steps} for the prior"
+        f"frames, a window of {preset.prior.window}"
     )

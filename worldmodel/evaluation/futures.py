@@ -78,4 +78,5 @@ def save_futures(films: np.ndarray, options: FuturesOptions, fps: float) -> None
         save = save_gif if options.out.suffix == ".gif" else save_mp4
         shown = grid(list(enlarged(films, options.scale)), columns=options.futures)
         save(options.out, shown, fps=fps)
-    print(printable(f"{options.out}: {options.futures} futures of {len(options.starts)} starts"))
+    of = f"{options.futures} futures each of {len(options.starts)} recorded moments"
+    print(printable(f"{options.out}: {of}"))

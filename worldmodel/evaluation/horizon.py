@@ -25,7 +25,7 @@ NAMES = {
     "best": "dream, best sample",
     "mean": "dream, mean over samples",
     "one": "dream, one sample",
-    "sharp": "the same by the sharp decoder",
+    "sharp": "dream, one sample, as shown",
     "copy": "copying the last given frame",
 }
 BySteps = dict[int, Interval]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from worldmodel.errors import UserError
 
 MOST_TOP_K = 2**31 - 1  # beyond any codebook, and within compiled code's integers
@@ -35,6 +37,9 @@ class Sampling:
     pose_temperature: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, int | float | np.number):
+                raise UserError(f"{name} must be a number, not {value!r}")
         for name in ("temperature", "pose_temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
