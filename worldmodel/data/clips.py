@@ -31,6 +31,15 @@ class Clips:
     variables: np.ndarray
     pose: np.ndarray
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "Clips":
+        """Some of the clips."""
+        return Clips(**{name: array[rows] for name, array in vars(self).items()})
+
+    def followed_by(self, others: "Clips") -> "Clips":
+        """These clips, then the others."""
+        both = {name: (array, getattr(others, name)) for name, array in vars(self).items()}
+        return Clips(**{name: np.concatenate(pair) for name, pair in both.items()})
+
 
 class ClipSampler:
     """All windows of `num_frames` frames in one split of a data set.

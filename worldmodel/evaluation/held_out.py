@@ -316,11 +316,10 @@ class HeldOut:
             parts = []
             for begin in begins:
                 rows = slice(begin, begin + self.settings.batch_size)
-                clips = Clips(**{name: array[rows] for name, array in vars(self.clips).items()})
                 rng = randomness.generator(self.settings.seed, "held-out dreams", sample, begin)
                 dreamed = dream_on(
                     self.model,
-                    clips,
+                    self.clips[rows],
                     self.num_given,
                     actions[rows],
                     rng=rng,

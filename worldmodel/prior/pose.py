@@ -233,8 +233,10 @@ class PoseHead(nn.Module):
             return self.space.moved(before, mixture.likeliest() * self.space.scale)
         cumulative = (mixture.logits / temperature).softmax(-1).cumsum(-1)
         chosen = (cumulative <= uniforms[..., :1]).sum(-1).clamp(max=NUM_COMPONENTS - 1)
-        index = chosen[..., None, None].expand(*chosen.shape, 1, before.shape[-1])
-        mean, log_scale = (part.gather(-2, index)[..., 0, :] for part in mixture[1:])
+        mean, log_scale = (
+            torch.take_along_dim(part, chosen[..., None, None], -2)[..., 0, :]
+            for part in mixture[1:]
+        )
         normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
         value = mean + normal.clamp(-FARTHEST, FARTHEST) * temperature * log_scale.exp()
         return self.space.moved(before, value * self.space.scale)

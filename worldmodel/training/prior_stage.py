@@ -86,12 +86,10 @@ class PriorStage(Stage):
         self._measure_poses()
         # All frames of these episodes but the last, which no other follows; and the first of each.
         lengths = coded.reader.index["episode_length"][self._posed_episodes]
-        self._first_frames = np.repeat([coded.first(i) for i in self._posed_episodes], lengths)
-        ends = np.cumsum(lengths)
-        self._posed_frames = (
-            self._first_frames
-            + np.arange(len(self._first_frames))
-            - np.repeat(ends - lengths, lengths)
+        firsts = np.array([coded.first(i) for i in self._posed_episodes], np.int64)
+        self._first_frames = np.repeat(firsts, lengths)
+        self._posed_frames = self._first_frames + np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]
         )
         self.num_dreamed = round(recipe.dreamed * recipe.batch_size) if self._has_pose else 0
         self.dreams: OwnDreams | None = None
@@ -121,17 +119,13 @@ class PriorStage(Stage):
         ]
         if num_dreamed:
             dreamed_rows, dreamed_examples = self._dreamed(num_dreamed, rng)
-            dreamed = self.clips.read(dreamed_rows)
-            clips = Clips(
-                **{k: np.concatenate([v, getattr(dreamed, k)]) for k, v in vars(clips).items()}
-            )
+            clips = clips.followed_by(self.clips.read(dreamed_rows))
             # Outcomes are learned from recordings alone: a dream may show other things.
             weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
-            weights = np.concatenate([weights, np.zeros_like(weights[:1]).repeat(num_dreamed, 0)])
+            weights = np.pad(weights, ((0, num_dreamed), (0, 0)))
             examples += dreamed_examples
-        clips = Clips(**{name: array[part] for name, array in vars(clips).items()})
         moments = self._moments(rng) if self._has_pose else None
-        return self._losses(module, clips, examples[part], weights[part], moments)
+        return self._losses(module, clips[part], examples[part], weights[part], moments)
 
     def _moments(self, rng: np.random.Generator) -> Moments:
         """Random moments of the training episodes."""

@@ -231,8 +231,7 @@ class WholeClips:
         return np.concatenate(parts)
 
     def _tensors(self, clips: Clips, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = Clips(**{name: array[rows] for name, array in vars(clips).items()})
-        return clip_tensors(chosen, self.reader, self._device)
+        return clip_tensors(clips[rows], self.reader, self._device)
 
     def _batches(self, count: int, what: str) -> Iterable[np.ndarray]:
         """Indices below `count`, in batches, with progress shown."""
