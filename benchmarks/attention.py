@@ -18,7 +18,6 @@ from benchmarks.measuring import (
     MEBIBYTE,
     Output,
     Results,
-    check_device,
     chosen_variants,
     in_own_process,
     measured_on,
@@ -26,6 +25,7 @@ from benchmarks.measuring import (
     memory_peak,
     run_benchmark,
     seconds_of,
+    use_device,
 )
 from worldmodel import randomness
 from worldmodel.errors import UserError
@@ -65,7 +65,7 @@ def measure(options: Options) -> Results:
         raise UserError("--latent-shape, --width, --heads and --repeats must be at least 1")
     if options.width % options.heads:
         raise UserError(f"--width {options.width} must be a multiple of --heads {options.heads}")
-    check_device(options.device)
+    use_device(options.device)
     chosen = chosen_variants(list(variants(options)), options.variant)
     return {
         "latent_shape": list(options.latent_shape),
@@ -107,7 +107,7 @@ def _mean_keys(latent_shape: LatentShape) -> float:
 
 def measure_here(options: Options, name: str) -> dict[str, float]:
     """Milliseconds per pass, and its peak of memory in mebibytes, without its inputs."""
-    check_device(options.device)
+    use_device(options.device)
     randomness.seed_torch(0, "benchmark: attention")
     attend = variants(options)[name]
     num_tokens, head_size = int(np.prod(options.latent_shape)), options.width // options.heads

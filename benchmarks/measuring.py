@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import tyro
 
-from worldmodel.command import run_command
+from worldmodel.command import run_command, usable_device
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, to_lines
 from worldmodel.storage.provenance import git_commit, machine
@@ -67,10 +67,9 @@ def measured_on(results: Results) -> str:
     )
 
 
-def check_device(device: str) -> None:
-    """Raises UserError if there is no such device; makes torch use one CPU thread."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device here: leave --device out")
+def use_device(device: str) -> None:
+    """Make torch use one CPU thread. Raises UserError if there is no such device."""
+    usable_device(device)
     torch.set_num_threads(1)
 
 

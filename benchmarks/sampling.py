@@ -20,10 +20,10 @@ from torch import Tensor
 from benchmarks.measuring import (
     Output,
     Results,
-    check_device,
     in_turns,
     measured_on,
     run_benchmark,
+    use_device,
 )
 from worldmodel import randomness
 from worldmodel.errors import UserError
@@ -101,7 +101,7 @@ def measure(options: Options) -> Results:
     most = int(np.prod(PUBLISHED[options.preset].tokenizer.latent_shape)) // 3
     if not 2 <= options.tokens <= most:
         raise UserError(f"--tokens must be from 2 to {most}, not {options.tokens}")
-    check_device(options.device)
+    use_device(options.device)
     randomness.seed_torch(0, "benchmark: sampling")
     preset = PUBLISHED[options.preset]
     config, sizes = VideoGPTConfig(preset.tokenizer, preset.prior, ACTIONS), preset.prior

@@ -17,7 +17,6 @@ from benchmarks.measuring import (
     MEBIBYTE,
     Output,
     Results,
-    check_device,
     chosen_variants,
     in_own_process,
     measured_on,
@@ -25,6 +24,7 @@ from benchmarks.measuring import (
     memory_peak,
     run_benchmark,
     seconds_of,
+    use_device,
 )
 from worldmodel import randomness
 from worldmodel.command import check_numbers
@@ -62,7 +62,7 @@ def measure(options: Options) -> Results:
         known = ", ".join(PUBLISHED)
         raise UserError(f"unknown preset {options.preset!r}; the known ones are: {known}")
     check_numbers(options, repeats=1)
-    check_device(options.device)
+    use_device(options.device)
     variants = chosen_variants(VARIANTS, options.variant)
     return {
         "preset": options.preset,
@@ -73,7 +73,7 @@ def measure(options: Options) -> Results:
 
 def measure_here(options: Options, variant: str) -> dict[str, float]:
     """Seconds and peak MiB of one variant, in this process."""
-    check_device(options.device)
+    use_device(options.device)
     stage, precision, *recomputed = variant.split()
     preset = PUBLISHED[options.preset]
     randomness.seed_torch(0, "benchmark: training steps")

@@ -30,7 +30,7 @@ from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import locked, read_json, write_json
 from worldmodel.training.costs import to_lines
 from worldmodel.training.options import TrainOptions
-from worldmodel.training.state import Progress, load_state
+from worldmodel.training.state import Progress, load_state, state_path
 from worldmodel.training.tokenizer_stage import TokenizerStage
 from worldmodel.training.trainer import Stage, Timing, train_stage
 
@@ -77,7 +77,7 @@ class Run:
 
     def state(self, stage: str) -> Path:
         """The file of a stage's training state."""
-        return self.folder / f"{stage}.state.safetensors"
+        return state_path(self.folder, stage)
 
     def begin(self, config: Any, preset: Any, notes: Iterable[str]) -> None:
         """Claim the folder for this model and data, and check now what would fail hours later.

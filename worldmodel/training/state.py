@@ -30,6 +30,11 @@ class Progress:
     seconds: float = 0.0
 
 
+def state_path(folder: Path, stage: str) -> Path:
+    """The file of a stage's state."""
+    return folder / f"{stage}.state.safetensors"
+
+
 def save_state(
     path: Path,
     module: nn.Module,

@@ -19,7 +19,13 @@ from worldmodel.command import say
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
-from worldmodel.training.state import Progress, load_optimizers, load_state, save_state
+from worldmodel.training.state import (
+    Progress,
+    load_optimizers,
+    load_state,
+    save_state,
+    state_path,
+)
 from worldmodel.vqvae.codebook import Codebook
 
 LOG_EVERY = 20  # steps
@@ -116,12 +122,12 @@ def train_stage(
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     parts = _parts_of_batch(stage.recipe.batch_size, fabric, accumulate)
-    state_path = _state_path(stage, folder)
-    progress = load_state(state_path, stage.module, stage.inputs, stage.extra_state)
+    path = state_path(folder, stage.name)
+    progress = load_state(path, stage.module, stage.inputs, stage.extra_state)
     if timing.fraction(stage.recipe, progress) >= 1:
         return True
     learner = Learner(stage, fabric, parts, seed=seed, compiled=compiled)
-    load_optimizers(state_path, learner.optimizers)
+    load_optimizers(path, learner.optimizers)
     interrupted = _learn(stage, learner, progress, timing, folder)
     fabric.barrier()
     if interrupted:
@@ -158,7 +164,7 @@ def _learn(
                     curves.write(progress, {**means, "learning_rate": rate})
             if (last or due.save) and is_first:
                 save_state(
-                    _state_path(stage, folder),
+                    state_path(folder, stage.name),
                     stage.module,
                     learner.optimizers,
                     progress,
@@ -180,10 +186,6 @@ def _validate(stage: Stage, progress: Progress, folder: Path, curves: Curves) ->
     measured = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     say(f"{stage.name} at step {progress.step}, held-out episodes: {measured}")
     stage.preview(folder / f"{stage.name}-{progress.step:07d}.png")
-
-
-def _state_path(stage: Stage, folder: Path) -> Path:
-    return folder / f"{stage.name}.state.safetensors"
 
 
 def _parts_of_batch(batch_size: int, fabric: Fabric, accumulate: int) -> list[slice]:

@@ -25,7 +25,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.features import VIDEOGPT, FeatureNetwork, load_i3d
 from worldmodel.storage.files import locked, read_json, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
-from worldmodel.training.state import load_state
+from worldmodel.training.state import load_state, state_path
 from worldmodel.videogpt.ablation import (
     ABLATIONS,
     Row,
@@ -268,7 +268,7 @@ def _train(
     )
     # Rows that differ in the prior alone share the tokenizer that was finished first.
     finished = options.out / "tokenizers" / f"{tokenizer_key}.safetensors"
-    state = folder / "training" / "tokenizer.state.safetensors"
+    state = state_path(folder / "training", "tokenizer")
     if finished.exists():
         _copy(finished, state)
     else:
@@ -289,9 +289,9 @@ def _measured(
     """The numbers of a trained row."""
     model = VideoGPT(config)
     training = folder / "training"
-    progress = {"tokenizer": load_state(training / "tokenizer.state.safetensors", model.tokenizer)}
+    progress = {"tokenizer": load_state(state_path(training, "tokenizer"), model.tokenizer)}
     if options.with_prior:
-        path = training / "prior.state.safetensors"
+        path = state_path(training, "prior")
         progress["prior"] = load_state(path, model.prior, model.tokenizer.digest())
     settings = ClipSettings(options.clips, Sampling(), options.seed, batch_size=8)
     model.to(usable_device(options.device, or_auto=True)).eval()
