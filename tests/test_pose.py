@@ -21,7 +21,7 @@ from collect.explorer import Explorer
 from collect.recorder import EXPLORER, RANDOM, Job, play_episode
 from envs.interface import action_spec
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.configs.dream import RECENT, FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
 from worldmodel.data.merge import merge
@@ -35,7 +35,7 @@ from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Here, Past, empty_memory
 from worldmodel.prior.place import Moments
-from worldmodel.prior.pose import RECENT, Mixture, PoseHead, PoseSpace
+from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
 from worldmodel.training.codes import CodedEpisodes

@@ -28,6 +28,8 @@ MOST_CACHED = 2**28  # numbers in the keys and values of one dream: 1 GiB
 MOST_ACTIVATIONS = 2**28  # numbers in a layer of the tokenizer, for one frame
 MOST_WORK = 2**36  # multiplications in a step of one dream: half a minute of one core
 
+RECENT = 4  # displacements, and actions besides the newest, that the next pose depends on
+
 
 @dataclass(frozen=True)
 class VQVAEConfig(TokenizerConfig):

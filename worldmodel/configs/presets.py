@@ -5,12 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig
+from worldmodel.configs.dream import RECENT, FrameGPTConfig, VQVAEConfig
 from worldmodel.data import SPLITS, EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import PoseSpec
-from worldmodel.prior.pose import RECENT
 
 
 @dataclass(frozen=True)

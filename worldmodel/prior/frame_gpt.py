@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from worldmodel.configs.dream import WorldModelConfig
+from worldmodel.configs.dream import RECENT, WorldModelConfig
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import fast_head
 from worldmodel.prior.head import TokenHead, Undirected
@@ -31,7 +31,7 @@ from worldmodel.prior.layers import (
 from worldmodel.prior.memory import KEYFRAME_STEPS, NUM_AGES, Keyframes, Older, Past, age_group
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.place import Moments, Place, last_of_each
-from worldmodel.prior.pose import RECENT, Mixture
+from worldmodel.prior.pose import Mixture
 from worldmodel.prior.recall import OlderFrames, Recall, look_back
 
 CODE_WIDTH = 64  # of one code's embedding, before codes are merged into a position

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.prior.pose import RECENT, Locator, Mixture, PoseHead, PoseSpace
+from worldmodel.configs.dream import RECENT, WorldModelConfig
+from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace
 
 VIEW_WIDTH = 128  # of what the pose head sees of the newest frame
 HEAD_WIDTH = 384

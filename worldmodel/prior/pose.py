@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.configs.dream import RECENT
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.interface.sampling import LEAST_TEMPERATURE
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate's waves: from twice the level's size to a 128th of it
 HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
-RECENT = 4  # displacements, and actions besides the newest, that the next pose depends on
 NUM_COMPONENTS = 8  # of the mixture
 LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component
 FARTHEST = 3.0  # scales between a sampled value and its component's mean

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel.configs.dream import RECENT
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import Undirected
@@ -21,7 +22,6 @@ from worldmodel.prior.memory import (
     Past,
     empty_memory,
 )
-from worldmodel.prior.pose import RECENT
 
 
 class Outcome(NamedTuple):

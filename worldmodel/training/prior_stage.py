@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
+from worldmodel.configs.dream import RECENT
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel, dream_along
@@ -17,7 +18,6 @@ from worldmodel.media.film import save_png, sheet
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.place import Moments
-from worldmodel.prior.pose import RECENT
 from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
