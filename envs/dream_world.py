@@ -1,7 +1,6 @@
 """What all dreams of a checkpoint share: the model, its spaces, and the moments they start from."""
 
 import copy
-import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,11 @@ import envs.threads  # noqa: F401  forked processes work
 from envs.interface import space_of
 from envs.making import refuse_imports
 from worldmodel.checkpoint import (
-    FILES,
     Checkpoint,
     Starts,
     StartsAt,
     check_same_world,
+    checkpoint_digest,
     choose_starts,
     find_checkpoint,
     load_checkpoint,
@@ -134,11 +133,7 @@ class DreamWorld:
 
     def digest(self) -> str:
         """sha256 of the checkpoint's files: identifies the dream."""
-        digest = hashlib.sha256()
-        for name in FILES:
-            with (self.folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return checkpoint_digest(self.folder)
 
     def moment(self, options: dict[str, Any], rng: np.random.Generator) -> Moment:
         """The moment given by reset options, or a random start.

@@ -110,10 +110,11 @@ class WorldModel(nn.Module):
         if self.sharp is None:
             return self.decode(codes)
         seen = with_those_before(codes, self.sharp.num_frames).flatten(0, 1)
-        return self._draw(seen).unflatten(0, codes.shape[:2])
+        return self.draw_newest(seen).unflatten(0, codes.shape[:2])
 
-    def _draw(self, codes: Int[Tensor, "F R h w q"]) -> UInt8[Tensor, "F H W C"]:
-        """Decode the last of R frames."""
+    @torch.no_grad()
+    def draw_newest(self, codes: Int[Tensor, "F R h w q"]) -> UInt8[Tensor, "F H W C"]:
+        """Decode the last of R consecutive frames as a dream shows it."""
         if self.sharp is None:
             return self.decode(codes[:, -1])
         parts = codes.split(FRAMES_AT_ONCE)
@@ -196,7 +197,7 @@ class WorldModel(nn.Module):
         )
         recent = torch.cat([dream.recent[:, 1:], outcome.codes[:, None]], 1)
         step = Step(
-            frames=self._draw(recent),
+            frames=self.draw_newest(recent),
             codes=outcome.codes,
             reward=outcome.reward,
             terminated=uniforms[:, -1] < outcome.terminated,
@@ -212,7 +213,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:
         """The newest frames of dreams."""
-        return self._draw(dream.recent)
+        return self.draw_newest(dream.recent)
 
 
 def dream_along(

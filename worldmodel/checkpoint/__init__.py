@@ -19,6 +19,7 @@ from worldmodel.checkpoint.contents import (
     choose_starts,
 )
 from worldmodel.checkpoint.files import (
+    checkpoint_digest,
     file_digest,
     find_checkpoint,
     find_kind,
@@ -43,6 +44,7 @@ __all__ = [
     "StartsAt",
     "World",
     "check_same_world",
+    "checkpoint_digest",
     "choose_starts",
     "file_digest",
     "find_checkpoint",

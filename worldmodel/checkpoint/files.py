@@ -354,6 +354,14 @@ def weights_digest(folder: Path) -> str:
     return file_digest(folder / "weights.safetensors")
 
 
+def checkpoint_digest(folder: Path) -> str:
+    """sha256 over a checkpoint's files: identifies what it dreams."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(bytes.fromhex(file_digest(folder / name)))
+    return digest.hexdigest()
+
+
 def check_digests(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError where a file is not the one that config.json was written with; older
     checkpoints don't say."""

@@ -47,11 +47,10 @@ def look_back(
     """
     index, present = _spaced(keyframes, usable, count, now, window)
     if space is not None and space.spec.heading is not None:
-        seen = _overlapping(keyframes, usable, count, space, next_poses)
-        index, present = (
-            torch.where(next_known[..., None], by_view, by_time)
-            for by_view, by_time in zip(seen, (index, present), strict=True)
-        )
+        by_view, seen = _overlapping(keyframes, usable, count, space, next_poses)
+        is_posed = next_known[..., None]
+        index = torch.where(is_posed, by_view, index)
+        present = (is_posed & seen) | (~is_posed & present)  # ONNX runtimes can't select booleans
     clips = torch.arange(len(index), device=index.device)[:, None, None]
     return Older(
         codes=keyframes.codes[clips, index].long(),

@@ -1,5 +1,6 @@
 """The frame GPT one frame at a time: `prefill` with the given frames, then `step`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -33,6 +34,21 @@ class Outcome(NamedTuple):
     variables: Float[Tensor, "B V"]  # sampled
     pose: Float[Tensor, "B P"]  # predicted
     nats: Float[Tensor, " B"]  # negative log-likelihood of the sampled codes, a token
+
+
+class Given(NamedTuple):
+    """What is given of the next frame, where it isn't dreamed but observed.
+
+    Attributes:
+        variables: NaN where they are sampled.
+        pose: NaN where it is predicted.
+        sample_tokens: samples the codes that are not given; arguments and result are those of
+            `FrameGPT.sample_tokens`.
+    """
+
+    variables: Float[Tensor, "B V"]
+    pose: Float[Tensor, "B P"]
+    sample_tokens: Callable[..., tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -77,6 +93,7 @@ def step(
     sampling: Sampling,
     here: Here | None = None,
     next_pose: Float[Tensor, "B P"] | None = None,
+    given: Given | None = None,
 ) -> tuple[Outcome, Memory]:
     """Dream the next frame.
 
@@ -95,9 +112,13 @@ def step(
     for_variables, for_pose = for_variables[:, :num_variables], for_variables[:, num_variables:]
     if next_pose is None:
         next_pose = _sample_pose(prior, memory, codes, actions, here, for_pose, sampling)
+    next_known = here.known
+    if given is not None:
+        next_pose = torch.where(given.pose.isnan(), next_pose, given.pose)
+        next_known = here.known | given.pose.isfinite().all(-1)
     past = Past(
         torch.stack([here.pose, next_pose], 1),
-        here.known[:, None].expand(-1, 2),
+        torch.stack([here.known, next_known], 1),
         here.age[:, None],
         torch.zeros_like(here.known)[:, None],
         _older(prior, memory, here, next_pose),
@@ -105,18 +126,21 @@ def step(
     undirected = None
     if sampling.guidance:  # first: the memory must end up with the action that was taken
         mean_action = prior.mean_action.expand_as(actions)
-        states = _newest_states(prior, memory, codes, mean_action, variables, past)
+        states, _ = _newest_states(prior, memory, codes, mean_action, variables, past)
         context = prior.context(states, codes[:, None])[:, 0]
         undirected = Undirected(context, mean_action, sampling.guidance)
-    states = _newest_states(prior, memory, codes, actions, variables, past)
+    states, keys_values = _newest_states(prior, memory, codes, actions, variables, past)
     context = prior.context(states, codes[:, None])[:, 0]
-    flat, nats = prior.sample_tokens(context, actions, for_tokens, sampling, undirected)
+    sample_tokens = prior.sample_tokens if given is None else given.sample_tokens
+    flat, nats = sample_tokens(context, actions, for_tokens, sampling, undirected)
     next_codes = flat.view_as(codes)
     head, before = prior.outcome, variables[:, None]
     history = head.history(*memory.in_order())[:, None]
     early = prior.predict_outcomes(states, next_codes[:, None], history)
-    in_pose = _variables_in_pose(prior, here, next_pose)[:, None]
-    after = head.draw_variables(early, before, for_variables[:, None], in_pose)
+    known = _variables_in_pose(prior, here, next_pose)
+    if given is not None:
+        known = torch.where(given.variables.isnan(), known, given.variables)
+    after = head.draw_variables(early, before, for_variables[:, None], known[:, None])
     logits = head.given_changes(early, before, after)
     outcome = Outcome(
         codes=next_codes,
@@ -126,7 +150,7 @@ def step(
         pose=next_pose,
         nats=nats,
     )
-    return outcome, replace(memory, time=memory.time + 1)
+    return outcome, replace(memory, keys_values=keys_values, time=memory.time + 1)
 
 
 def _unknown_pose(prior: FrameGPT, codes: Tensor) -> Here:
@@ -174,7 +198,9 @@ def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Ol
     if not prior.config.recalled:
         return None
     now = memory.time[:, None]
-    keyframes = memory.keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
+    keyframes = memory.keyframes
+    if not torch.compiler.is_exporting():  # an exported graph has fixed sizes
+        keyframes = keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
     times = keyframes.times
     is_final = times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1  # the next frame gets another slot
     usable = (times >= 0) & is_final & (times <= now - prior.config.window)
@@ -183,8 +209,9 @@ def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Ol
 
 def _newest_states(
     prior: FrameGPT, memory: Memory, codes: Tensor, actions: Tensor, variables: Tensor, past: Past
-) -> Float[Tensor, "B 1 P D"]:
-    """States of the newest frames, which are written into the memory's storage."""
+) -> tuple[Float[Tensor, "B 1 P D"], Tensor]:
+    """States of the newest frames, which are written into the memory's storage; and the memory's
+    keys and values."""
     cosines, sines = (part[:, None] for part in prior.rotary.turns(memory.time))
     dreams = torch.arange(len(codes), device=codes.device)
     slots = memory.time % prior.config.window
@@ -197,18 +224,16 @@ def _newest_states(
         here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
         memory.keyframes.store(memory.time, codes, here)
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
+    rings = []
 
     def attend_in(block: int) -> Attend:
-        all_keys, all_values = memory.keys_values[:, block].unbind(1)
-
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            all_keys[dreams, :, slots] = turn(k, cosines, sines)
-            all_values[dreams, :, slots] = v
+            newest = torch.stack([turn(k, cosines, sines), v], 1)
+            ring = _with_newest(memory.keys_values[:, block], dreams, slots, newest)
+            rings.append(ring)
+            keys, values = ring.flatten(3, 4).unbind(1)
             return F.scaled_dot_product_attention(
-                turn(q, cosines, sines),
-                all_keys.flatten(2, 3),
-                all_values.flatten(2, 3),
-                attn_mask=positions_filled,
+                turn(q, cosines, sines), keys, values, attn_mask=positions_filled
             )
 
         return attend
@@ -216,4 +241,16 @@ def _newest_states(
     x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
     older = prior.older_states(past)
     older = older and (older[0][:, 0], older[1][:, 0])
-    return prior.run_blocks(x, actions, attend_in, older)[:, None]
+    states = prior.run_blocks(x, actions, attend_in, older)[:, None]
+    return states, torch.stack(rings, 1) if torch.compiler.is_exporting() else memory.keys_values
+
+
+def _with_newest(
+    ring: Float[Tensor, "B two nh window P hs"], dreams: Tensor, slots: Tensor, newest: Tensor
+) -> Float[Tensor, "B two nh window P hs"]:
+    """A layer's ring of keys and values with those of the newest frames, written in place."""
+    if torch.compiler.is_exporting():  # an indexed write would store indices of the ring's size
+        is_newest = torch.arange(ring.shape[3]) == slots[:, None]
+        return torch.where(is_newest[:, None, None, :, None, None], newest[:, :, :, None], ring)
+    ring[dreams, :, :, slots] = newest
+    return ring

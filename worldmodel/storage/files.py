@@ -63,14 +63,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any, *, indent: int | None = 2) -> None:
     """Write JSON whole or not at all.
+
+    Args:
+        indent: spaces a level; None: all in one line.
 
     Raises:
         OSError: it can't be written.
         ValueError: `data` holds a number that is not finite, which JSON has no word for.
     """
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(data, indent=indent, allow_nan=False) + "\n"
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 

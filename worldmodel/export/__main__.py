@@ -1,0 +1,105 @@
+"""Export a dream to ONNX: python -m worldmodel.export dream-doom --out exported/dream-doom
+
+The folder runs without PyTorch, in any language that has an ONNX runtime: docs/export.md shows how.
+
+compare an export with PyTorch   python -m worldmodel.export --check exported/dream-doom
+
+The same actions and random numbers go through onnxruntime and PyTorch, and differences are counted.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from worldmodel.checkpoint import Checkpoint, find_kind, load_checkpoint, read_world
+from worldmodel.command import check_numbers, run_command
+from worldmodel.errors import UserError, printable
+from worldmodel.interface.sampling import Sampling, SamplingOptions
+from worldmodel.storage.files import locked
+from worldmodel.storage.parsed import parsed
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a dream to ONNX, or check an export."""
+
+    checkpoint: tyro.conf.Positional[str | None] = None
+    """A shipped name, a run's folder, or a Hugging Face Hub id. With --check: if not given, the
+    one that was exported."""
+    out: Path | None = None
+    """Folder for the exported dream."""
+    check: Path | None = None
+    """Compare the exported dream in this folder with PyTorch's."""
+    steps: int = 500
+    """Steps of the comparison."""
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
+    """How the exported dream is sampled; its graphs are made for these settings."""
+
+
+def main() -> None:
+    options = tyro.cli(Export, prog="python -m worldmodel.export", description=__doc__)
+    run_command(lambda: export(options), stopped="stopped; the same command starts again")
+
+
+def export(options: Export) -> int:
+    """Export a dream, or check an export.
+
+    Returns:
+        The exit status: 1 where the export differs from PyTorch by more than rounding.
+
+    Raises:
+        UserError: the checkpoint or the export is missing or damaged, an option is not usable, or
+            a package is missing.
+        OSError: the folder can't be written to.
+    """
+    check_numbers(options, steps=1)
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"{', '.join(missing)} not installed: pip install '.[export]'")
+    if options.check is not None:
+        return _check(options.checkpoint, options.check, options.steps)
+    if options.checkpoint is None or options.out is None:
+        raise UserError("give a checkpoint and --out FOLDER, or --check FOLDER")
+    _export(options.checkpoint, options.out, options.sampling)
+    return 0
+
+
+def _export(name: str, out: Path, chosen: SamplingOptions) -> None:
+    from worldmodel.export.folder import write_export  # late: onnx is an extra
+
+    folder = _folder(name)
+    sampling = chosen.applied_to(read_world(str(folder)).sampling)
+    if sampling.pose_temperature:
+        raise UserError("only the likeliest pose can be exported: --pose-temperature 0")
+    with locked(out):
+        write_export(load_checkpoint(str(folder)), name, folder, sampling, out)
+    size = sum(path.stat().st_size for path in out.glob("*.*"))
+    print(printable(f"{out}: {size / 2**20:.1f} MiB"))
+
+
+def _check(name: str | None, exported: Path, steps: int) -> int:
+    from worldmodel.export.check import compare
+    from worldmodel.export.folder import checkpoint_digest
+    from worldmodel.export.running import OnnxDream
+
+    dream = OnnxDream(exported)
+    folder = _folder(name or str(dream.description["checkpoint"]))
+    if checkpoint_digest(folder) != dream.description["sha256"]:
+        raise UserError(f"{exported} was exported from another checkpoint than {folder}")
+    sampling = parsed(Sampling, dream.description["sampling"])
+    comparison = compare(load_checkpoint(str(folder)), dream, sampling, steps=steps)
+    print(printable(f"{exported}: {comparison}"))
+    return 0 if comparison.is_same else 1
+
+
+def _folder(name: str) -> Path:
+    clips = ("worldmodel.videogpt.sample", name, "--out", "clips.png")
+    return find_kind(name, Checkpoint.kind, *clips)
+
+
+if __name__ == "__main__":
+    main()
