@@ -8,20 +8,17 @@ The same actions and random numbers go through onnxruntime and PyTorch, and diff
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from worldmodel.checkpoint import Checkpoint, find_kind, load_checkpoint, read_world
+from worldmodel.checkpoint import load_checkpoint
 from worldmodel.command import check_numbers, run_command
 from worldmodel.errors import UserError, printable
+from worldmodel.export import check_packages, dream_folder, export_checkpoint
 from worldmodel.interface.sampling import Sampling, SamplingOptions
-from worldmodel.storage.files import locked
 from worldmodel.storage.parsed import parsed
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,15 @@ def export(options: Export) -> int:
         OSError: the folder can't be written to.
     """
     check_numbers(options, steps=1)
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise UserError(f"{', '.join(missing)} not installed: pip install '.[export]'")
+    check_packages()
     if options.check is not None:
         return _check(options.checkpoint, options.check, options.steps)
     if options.checkpoint is None or options.out is None:
         raise UserError("give a checkpoint and --out FOLDER, or --check FOLDER")
-    _export(options.checkpoint, options.out, options.sampling)
+    export_checkpoint(options.checkpoint, options.out, options.sampling)
+    size = sum(path.stat().st_size for path in options.out.glob("*.*"))
+    print(printable(f"{options.out}: {size / 2**20:.1f} MiB"))
     return 0
-
-
-def _export(name: str, out: Path, chosen: SamplingOptions) -> None:
-    from worldmodel.export.folder import write_export  # late: onnx is an extra
-
-    folder = _folder(name)
-    sampling = chosen.applied_to(read_world(str(folder)).sampling)
-    if sampling.pose_temperature:
-        raise UserError("only the likeliest pose can be exported: --pose-temperature 0")
-    with locked(out):
-        write_export(load_checkpoint(str(folder)), name, folder, sampling, out)
-    size = sum(path.stat().st_size for path in out.glob("*.*"))
-    print(printable(f"{out}: {size / 2**20:.1f} MiB"))
 
 
 def _check(name: str | None, exported: Path, steps: int) -> int:
@@ -87,18 +72,13 @@ def _check(name: str | None, exported: Path, steps: int) -> int:
     from worldmodel.export.running import OnnxDream
 
     dream = OnnxDream(exported)
-    folder = _folder(name or str(dream.description["checkpoint"]))
+    folder = dream_folder(name or str(dream.description["checkpoint"]))
     if checkpoint_digest(folder) != dream.description["sha256"]:
         raise UserError(f"{exported} was exported from another checkpoint than {folder}")
     sampling = parsed(Sampling, dream.description["sampling"])
     comparison = compare(load_checkpoint(str(folder)), dream, sampling, steps=steps)
     print(printable(f"{exported}: {comparison}"))
     return 0 if comparison.is_same else 1
-
-
-def _folder(name: str) -> Path:
-    clips = ("worldmodel.videogpt.sample", name, "--out", "clips.png")
-    return find_kind(name, Checkpoint.kind, *clips)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from worldmodel.storage.files import write_json, written_whole
 FORMAT_VERSION = 1
 OPSET = 20
 DESCRIPTION, STARTS = "dream.json", "starts.json"
-GRAPHS = ("step", "decode", "encode")
 
 
 def write_export(
@@ -38,8 +37,7 @@ def write_export(
     folder: Path,
     sampling: Sampling,
     out: Path,
-    *,
-    graphs: Sequence[str] = GRAPHS,
+    graphs: Sequence[str],
 ) -> None:
     """Write the graphs of a dream and all that is needed to run them.
 
@@ -47,7 +45,7 @@ def write_export(
         name: of the checkpoint, as the user gave it.
         folder: where it is.
         sampling: how the dream is sampled; its pose temperature must be 0.
-        graphs: which of `GRAPHS`.
+        graphs: which of `worldmodel.export.GRAPHS`.
 
     Raises:
         OSError: the folder can't be written to.

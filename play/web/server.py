@@ -1,0 +1,64 @@
+"""Serve the page on this machine alone."""
+
+import functools
+import threading
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from worldmodel.errors import UserError, os_error
+
+HOST = "127.0.0.1"
+PORT = 8175
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+        ".mjs": "text/javascript",
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".onnx": "application/octet-stream",
+    }
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of each request."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+
+def serve(
+    folder: Path, *, port: int | None, tell: Callable[[str], None], stop: threading.Event
+) -> None:
+    """Serve a folder until `stop` is set.
+
+    Args:
+        port: None: the usual one, or any other where that is taken.
+        tell: called with the address.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    handler = functools.partial(_Handler, directory=str(folder))
+    server = _bound(handler, port)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    tell(f"http://{HOST}:{server.server_address[1]}/")
+    try:
+        while not stop.wait(0.2):
+            pass
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _bound(handler: Any, port: int | None) -> ThreadingHTTPServer:
+    try:
+        return ThreadingHTTPServer((HOST, PORT if port is None else port), handler)
+    except OSError as error:
+        if port is None:
+            return ThreadingHTTPServer((HOST, 0), handler)
+        raise UserError(f"port {port} can't be used: {os_error(error)}") from None

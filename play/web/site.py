@@ -1,0 +1,130 @@
+"""Build the page: the dream's export, the runtime, and the files in `static`."""
+
+import hashlib
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from envs import shipped_names
+from play.web.runtime import VERSION, runtime_files
+from play.worlds import DREAM_ID, choose_world
+from worldmodel.errors import UserError
+from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.controls import Controls, default_controls
+from worldmodel.interface.sampling import SamplingOptions
+from worldmodel.storage.files import locked, read_json, write_json
+from worldmodel.storage.parsed import parsed
+
+STATIC = Path(__file__).parent / "static"
+SITE = "site.json"  # its version says what the folder was built from
+TITLES = {
+    "dream-doom": "A dream of Doom: Health Gathering Supreme",
+    "dream-battle2": "A dream of Doom: Battle 2",
+    "dream-pushing": "A dream of a robot pushing things",
+}
+COMMANDS = (
+    ("p, space", "pause and resume"),
+    (".", "one step, then pause"),
+    ("r", "restart from the same moment"),
+    ("n", "another start"),
+    ("+ / -", "faster, slower"),
+    ("o", "show or hide the map"),
+    ("f", "full screen"),
+    ("h", "show or hide the keys"),
+)
+MOST_BYTES = 2**24  # of JSON
+
+
+def build(name: str, out: Path, sampling: SamplingOptions) -> None:
+    """Build a dream's page into a folder, unless it is there already.
+
+    Args:
+        name: a shipped dream, a folder, or a Hugging Face Hub id.
+        sampling: changes to the dream's own.
+
+    Raises:
+        UserError: there is no such dream, the folder holds something else, a package is missing, or
+            the runtime can't be downloaded.
+        OSError: the folder can't be written to.
+    """
+    if not choose_world(name).is_dream:
+        raise UserError(f"{name} is a real game: only dreams run in a browser")
+    from envs.exporting import digest_of, export_to_play  # slow: imports torch
+
+    wanted = _version(digest_of(name), sampling)
+    if (out / SITE).is_file() and _built(out).get("version") == wanted:
+        return
+    if out.is_dir() and any(out.iterdir()) and not (out / SITE).is_file():
+        raise UserError(f"{out} is a folder of something else: choose another name")
+    runtime = runtime_files()
+    with locked(out):
+        write_json(out / SITE, {"version": None})  # until it is whole
+        (out / "runtime").mkdir(exist_ok=True)
+        for path in runtime:
+            shutil.copyfile(path, out / "runtime" / path.name)
+        for path in STATIC.iterdir():
+            shutil.copyfile(path, out / path.name)
+        export_to_play(name, out / "dream", sampling)
+        description = read_json(out / "dream" / "dream.json", most_bytes=MOST_BYTES)
+        write_json(out / SITE, _site(description, out, wanted, sampling))
+
+
+def _built(out: Path) -> dict[str, Any]:
+    return read_json(out / SITE, most_bytes=MOST_BYTES)
+
+
+def _version(dream: str, sampling: SamplingOptions) -> str:
+    """A hash of all that a page is made from."""
+    digest = hashlib.sha256()
+    parts = [version("videogpt-dream"), VERSION, dream, repr(sampling)]
+    digest.update("\n".join(parts).encode())
+    for path in sorted(STATIC.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _site(
+    description: dict[str, Any], out: Path, wanted: str, sampling: SamplingOptions
+) -> dict[str, Any]:
+    """What the page has to know besides the dream's own description."""
+    from envs.exporting import seed_path
+
+    actions = parsed(ActionSpec, description["actions"])
+    given = description["controls"]
+    controls = Controls.from_json(given, actions) if given else default_controls(actions)
+    name = description["name"]
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {
+        "version": wanted,
+        "name": name,
+        "title": TITLES.get(name, name) if name in shipped_names() else name,
+        "fps": description["fps"],
+        "dreamId": DREAM_ID,
+        "sampling": sampling.given,
+        "stream": seed_path(),
+        "steering": controls.help_lines(),
+        "commands": COMMANDS,
+        "controls": {
+            "isDiscrete": actions.kind == "discrete",
+            "idle": actions.numbers(controls.idle),
+            "bindings": [
+                {"keys": b.keys, "sets": list(b.sets.items()), "name": b.name}
+                for b in controls.keys
+            ],
+            "mouse": {axis: asdict_or_none(getattr(controls.mouse, axis)) for axis in ("x", "y")},
+            "components": [
+                {**asdict(c), "isInteger": c.is_integer, "isButton": c.is_button}
+                for c in actions.components
+            ],
+        },
+        "bytes": {
+            **{path.relative_to(out).as_posix(): path.stat().st_size for path in files},
+            SITE: 0,
+        },
+    }
+
+
+def asdict_or_none(axis: Any) -> dict[str, Any] | None:
+    return None if axis is None else axis.model_dump()

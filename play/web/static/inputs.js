@@ -1,0 +1,163 @@
+/* Keyboard, mouse, touch and gamepad: all of them hold down the keys of the world's controls. */
+
+import { keyName } from "./controls.js";
+
+const DIRECTIONS = ["left", "right", "up", "down"];
+const LETTERS = { left: "a", right: "d", up: "w", down: "s" };
+const STICK_DEAD = 0.35; // of its reach
+const PAD_SPEED = 16; // pixels of the mouse a frame, with the right stick at its end
+
+/** The keys that a stick holds, and the other bindings, which get buttons. */
+export function touchLayout(controls) {
+  const stick = {};
+  for (const direction of DIRECTIONS) {
+    const key = [direction, LETTERS[direction]].find((name) => controls.keyNames.has(name));
+    if (key) stick[direction] = key;
+  }
+  const single = controls.bindings.filter(({ keys }) => keys.length === 1);
+  const does = ({ sets }) => JSON.stringify(sets);
+  const covered = new Set(
+    single.filter(({ keys }) => Object.values(stick).includes(keys[0])).map(does),
+  );
+  const buttons = [];
+  for (const binding of single) {
+    if (covered.has(does(binding)) || binding.keys[0].startsWith("mouse")) continue;
+    covered.add(does(binding));
+    const [[component, value]] = binding.sets;
+    buttons.push({
+      key: binding.keys[0],
+      label: binding.name || controls.valueInWords(component, value),
+    });
+  }
+  return { stick, buttons };
+}
+
+/** Keys of the stick for a push to the right (x) and down (y), from -1 to 1. */
+export function stickKeys(stick, x, y) {
+  const keys = [];
+  if (x < -STICK_DEAD) keys.push(stick.left);
+  if (x > STICK_DEAD) keys.push(stick.right);
+  if (y < -STICK_DEAD) keys.push(stick.up);
+  if (y > STICK_DEAD) keys.push(stick.down);
+  return keys.filter(Boolean);
+}
+
+/** Listen to keyboard and mouse. `onCommand(key)` is asked first, and says whether it took it. */
+export function listen(canvas, held, controls, onCommand) {
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest?.("input, dialog")) return;
+    const key = keyName(event);
+    const onButton = event.target.closest?.("button") && ["return", "space"].includes(key);
+    if (onButton || key === "tab") return;
+    const steers = controls().keyNames.has(key);
+    if (!event.repeat && !steers && onCommand(key)) event.preventDefault();
+    if (!steers) return;
+    event.preventDefault();
+    onCommand(null);
+    held.press(key);
+  });
+  addEventListener("keyup", (event) => held.release(keyName(event)));
+  addEventListener("blur", () => held.releaseAll());
+  canvas.addEventListener("mousedown", (event) => {
+    if (onCommand(null) || event.button > 2) return;
+    const { mouse } = controls();
+    if ((mouse.x || mouse.y) && document.pointerLockElement !== canvas) {
+      canvas.requestPointerLock?.();
+      return;
+    }
+    held.press(`mouse ${event.button + 1}`);
+  });
+  addEventListener("mouseup", (event) => held.release(`mouse ${event.button + 1}`));
+  addEventListener("mousemove", (event) => {
+    if (document.pointerLockElement !== canvas) return;
+    held.motion = [held.motion[0] + event.movementX, held.motion[1] + event.movementY];
+  });
+}
+
+/** Fill `pad` with a stick and buttons. */
+export function touchPad(pad, held, controls) {
+  const { stick, buttons } = touchLayout(controls);
+  pad.replaceChildren();
+  if (Object.keys(stick).length) pad.append(stickElement(stick, held));
+  const group = document.createElement("div");
+  group.className = "buttons";
+  for (const { key, label } of buttons) {
+    const button = document.createElement("button");
+    button.textContent = label;
+    hold(button, () => held.press(key), () => held.release(key));
+    group.append(button);
+  }
+  pad.append(group);
+}
+
+function stickElement(stick, held) {
+  const base = document.createElement("div");
+  base.className = "stick";
+  base.setAttribute("aria-hidden", "true"); // the keyboard does the same
+  const knob = document.createElement("div");
+  base.append(knob);
+  let down = [];
+  const move = (x, y) => {
+    const keys = stickKeys(stick, x, y);
+    down.filter((key) => !keys.includes(key)).forEach((key) => held.release(key));
+    keys.forEach((key) => held.press(key));
+    down = keys;
+    knob.style.transform = `translate(${x * 34}px, ${y * 34}px)`;
+  };
+  const follow = (event) => {
+    const box = base.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * 2 - 1;
+    const y = ((event.clientY - box.top) / box.height) * 2 - 1;
+    const length = Math.max(1, Math.hypot(x, y));
+    move(x / length, y / length);
+  };
+  base.addEventListener("pointerdown", (event) => {
+    base.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  base.addEventListener("pointermove", (event) => {
+    if (base.hasPointerCapture(event.pointerId)) follow(event);
+  });
+  for (const end of ["pointerup", "pointercancel"]) base.addEventListener(end, () => move(0, 0));
+  return base;
+}
+
+function hold(element, press, release) {
+  element.addEventListener("pointerdown", (event) => {
+    element.setPointerCapture(event.pointerId);
+    press();
+  });
+  for (const end of ["pointerup", "pointercancel", "blur"]) element.addEventListener(end, release);
+  element.addEventListener("contextmenu", (event) => event.preventDefault());
+}
+
+/** Keys and commands of the first gamepad; call `poll` once a frame. */
+export class Gamepads {
+  constructor(held, controls, onCommand) {
+    Object.assign(this, { held, controls, onCommand, down: [], pressed: new Set() });
+  }
+
+  poll() {
+    const pad = navigator.getGamepads?.().find(Boolean);
+    if (!pad) return;
+    const { stick, buttons } = touchLayout(this.controls());
+    const isDown = (number) => Boolean(pad.buttons[number]?.pressed);
+    const across = isDown(14) ? -1 : isDown(15) ? 1 : (pad.axes[0] ?? 0);
+    const along = isDown(12) ? -1 : isDown(13) ? 1 : (pad.axes[1] ?? 0);
+    const keys = stickKeys(stick, across, along);
+    buttons.slice(0, 8).forEach(({ key }, number) => isDown(number) && keys.push(key));
+    this.down.filter((key) => !keys.includes(key)).forEach((key) => this.held.release(key));
+    keys.forEach((key) => this.held.press(key));
+    if (keys.length && !this.down.length) this.onCommand(null);
+    this.down = keys;
+    const { mouse } = this.controls();
+    const look = pad.axes[2] ?? 0;
+    if (mouse.x && Math.abs(look) > STICK_DEAD) this.held.motion[0] += look * PAD_SPEED;
+    for (const [number, command] of [[9, "p"], [8, "n"]]) {
+      if (isDown(number) && !this.pressed.has(number)) this.onCommand(command);
+      if (isDown(number)) this.pressed.add(number);
+      else this.pressed.delete(number);
+    }
+  }
+}
