@@ -76,6 +76,12 @@ class PlayOptions:
     """Open no window: play as fast as possible, with --policy or at random, and print a
     summary."""
 
+    web: bool = False
+    """Play a dream in a web browser: build its page, once, and serve it on this machine alone."""
+
+    port: int | None = None
+    """Port of --web. Default: 8175, or another one where that is taken."""
+
     steps: int | None = None
     """Number of steps to play with --headless. Default: 200."""
 
@@ -115,7 +121,25 @@ def run(options: PlayOptions, *, started_s: float) -> int:
         UserError: an option is not usable.
     """
     _check(options)
+    if options.web:
+        _play_on_the_web(options)
+        return 0
     return _Play(options, started_s).run()
+
+
+def _play_on_the_web(options: PlayOptions) -> None:
+    from play.web.server import served
+    from play.web.site import build, cached_site, is_built
+
+    name = options.env or DEFAULT_ENV
+    site = cached_site(name, options.sampling)
+    if not is_built(name, site, options.sampling):
+        say("building the page, once, about half a minute")
+        build(name, site, options.sampling)
+    stop = threading.Event()
+    with _stopped_by_signals(stop), served(site, port=options.port) as address:
+        print(f"{name} is at {address} until you press Ctrl-C", flush=True)
+        stop.wait()
 
 
 class _Play:
@@ -277,6 +301,14 @@ def _check(options: PlayOptions) -> None:
             raise UserError("--steps needs --headless: in a window you decide when to stop")
         if options.steps < 1:
             raise UserError(f"--steps must be at least 1, not {options.steps}")
+    if options.port is not None and not (options.web and 0 <= options.port < 2**16):
+        raise UserError("--port needs --web, and must be from 0 to 65535")
+    if options.web:
+        others = ("fps", "policy", "keys", "record", "replay", "steps", "seed", "start")
+        given = [name for name in others if getattr(options, name) is not None]
+        given += [name for name in ("headless", "map") if getattr(options, name)]
+        for name in given:
+            raise UserError(f"--{name} can't be combined with --web")
     if options.overwrite and options.record is None:
         raise UserError("--overwrite needs --record: nothing else writes files")
     if options.replay is not None:

@@ -2,7 +2,8 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,26 +30,21 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
 
-def serve(
-    folder: Path, *, port: int | None, tell: Callable[[str], None], stop: threading.Event
-) -> None:
-    """Serve a folder until `stop` is set.
+@contextmanager
+def served(folder: Path, *, port: int | None = None) -> Iterator[str]:
+    """Serve a folder in here; yields its address.
 
     Args:
         port: None: the usual one, or any other where that is taken.
-        tell: called with the address.
 
     Raises:
         UserError: the port is taken.
     """
-    handler = functools.partial(_Handler, directory=str(folder))
-    server = _bound(handler, port)
+    server = _bound(functools.partial(_Handler, directory=str(folder)), port)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    tell(f"http://{HOST}:{server.server_address[1]}/")
     try:
-        while not stop.wait(0.2):
-            pass
+        yield f"http://{HOST}:{server.server_address[1]}/"
     finally:
         server.shutdown()
         server.server_close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import shipped_names
+from envs.trust import cache_folder
 from play.web.runtime import VERSION, runtime_files
 from play.worlds import DREAM_ID, choose_world
 from worldmodel.errors import UserError
@@ -37,6 +38,23 @@ COMMANDS = (
 MOST_BYTES = 2**24  # of JSON
 
 
+def cached_site(name: str, sampling: SamplingOptions) -> Path:
+    """Where the page of a dream is kept: a folder in the user's cache."""
+    kept = hashlib.sha256(f"{Path(name).absolute()} {sampling}".encode()).hexdigest()[:16]
+    return cache_folder() / "pages" / kept
+
+
+def is_built(name: str, out: Path, sampling: SamplingOptions) -> bool:
+    """Whether a folder holds the page that `build` would make. Raises UserError as `build`."""
+    if not choose_world(name).is_dream:
+        raise UserError(f"{name} is a real game: only dreams run in a browser")
+    from envs.exporting import digest_of  # slow: imports torch
+
+    return (out / SITE).is_file() and _built(out).get("version") == _version(
+        digest_of(name), sampling
+    )
+
+
 def build(name: str, out: Path, sampling: SamplingOptions) -> None:
     """Build a dream's page into a folder, unless it is there already.
 
@@ -49,13 +67,11 @@ def build(name: str, out: Path, sampling: SamplingOptions) -> None:
             the runtime can't be downloaded.
         OSError: the folder can't be written to.
     """
-    if not choose_world(name).is_dream:
-        raise UserError(f"{name} is a real game: only dreams run in a browser")
-    from envs.exporting import digest_of, export_to_play  # slow: imports torch
+    if is_built(name, out, sampling):
+        return
+    from envs.exporting import digest_of, export_to_play
 
     wanted = _version(digest_of(name), sampling)
-    if (out / SITE).is_file() and _built(out).get("version") == wanted:
-        return
     if out.is_dir() and any(out.iterdir()) and not (out / SITE).is_file():
         raise UserError(f"{out} is a folder of something else: choose another name")
     runtime = runtime_files()
