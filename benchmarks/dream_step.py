@@ -185,7 +185,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     head_flops = _flops(lambda: head.sample(context, action, uniforms, Sampling()))
     if checkpoint.world.sampling.guidance:  # two contexts; one read of the weights could do
         head_flops *= 2
-    decoder_flops = _flops(lambda: model._draw(recent))
+    decoder_flops = _flops(lambda: model.draw_newest(recent))
     head_bytes = FLOAT_BYTES * sum(
         p.numel() for p in [*head.blocks.parameters(), *head.logits.parameters()]
     )

@@ -122,19 +122,7 @@ def _site(
         "stream": seed_path(),
         "steering": controls.help_lines(),
         "commands": COMMANDS,
-        "controls": {
-            "isDiscrete": actions.kind == "discrete",
-            "idle": actions.numbers(controls.idle),
-            "bindings": [
-                {"keys": b.keys, "sets": list(b.sets.items()), "name": b.name}
-                for b in controls.keys
-            ],
-            "mouse": {axis: asdict_or_none(getattr(controls.mouse, axis)) for axis in ("x", "y")},
-            "components": [
-                {**asdict(c), "isInteger": c.is_integer, "isButton": c.is_button}
-                for c in actions.components
-            ],
-        },
+        "controls": for_the_page(controls),
         "bytes": {
             **{path.relative_to(out).as_posix(): path.stat().st_size for path in files},
             SITE: 0,
@@ -142,5 +130,18 @@ def _site(
     }
 
 
-def asdict_or_none(axis: Any) -> dict[str, Any] | None:
-    return None if axis is None else axis.model_dump()
+def for_the_page(controls: Controls) -> dict[str, Any]:
+    """Controls as the page takes them, with all defaults filled in."""
+    axes = {"x": controls.mouse.x, "y": controls.mouse.y}
+    return {
+        "isDiscrete": controls.actions.kind == "discrete",
+        "idle": controls.actions.numbers(controls.idle),
+        "bindings": [
+            {"keys": b.keys, "sets": list(b.sets.items()), "name": b.name} for b in controls.keys
+        ],
+        "mouse": {name: None if axis is None else axis.model_dump() for name, axis in axes.items()},
+        "components": [
+            {**asdict(c), "isInteger": c.is_integer, "isButton": c.is_button}
+            for c in controls.actions.components
+        ],
+    }
