@@ -247,10 +247,18 @@ class Controls(BaseModel, frozen=True, extra="forbid"):
         shown = [(" / ".join(keys), words) for words, keys in lines.items()]
         axes = (("left / right", self.mouse.x), ("up / down", self.mouse.y))
         return shown + [
-            (f"mouse {motion}", self.actions.components[axis.component].name)
+            (f"mouse {motion}", self._axis_in_words(axis))
             for motion, axis in axes
             if axis is not None
         ]
+
+    def _axis_in_words(self, axis: MouseAxis) -> str:
+        component = self.actions.components[axis.component]
+        return (
+            component.name
+            if component.is_integer
+            else " / ".join(component.names) or component.name
+        )
 
     def _value_in_words(self, number: int, value: Number) -> str:
         """A component's value by the name of the binding that sets it, else by its own name."""
