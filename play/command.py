@@ -238,6 +238,8 @@ class _Play:
             shows_map=self.options.map,
             stop=self.stop,
             instead=self._without_window(),
+            starts_at_once=self.session is not None,
+            is_kept=self.recording is not None or self.session is not None,
         )
         window.run()
         if window.first_frame_at_s is not None:

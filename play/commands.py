@@ -19,6 +19,8 @@ Command = Literal[
     "slower",
     "real",
     "map",
+    "full screen",
+    "pixels",
     "help",
     "quit",
 ]
@@ -45,11 +47,13 @@ COMMAND_KEYS = (
     CommandKey("slower", ("-", "[-]"), "-", "slower"),
     CommandKey("real", ("tab",), "tab", "show the real game beside the dream"),
     CommandKey("map", ("o",), "o", "show or hide the map"),
+    CommandKey("full screen", ("f11", "f"), "f11 / f", "full screen, and back"),
+    CommandKey("pixels", ("z",), "z", "sharp pixels, or smooth ones"),
     CommandKey("help", ("h",), "h", "show or hide the keys"),
     CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
 )
-# The only command key that a world may steer with, because p pauses as well.
-YIELDING_KEY = "space"
+# Command keys that a world may steer with, because p pauses as well, and f11 fills the screen.
+YIELDING_KEYS = frozenset({"space", "f"})
 
 
 def controls_for(env: gymnasium.Env, actions: FlatActions, keys: Any = None) -> Controls:
@@ -67,7 +71,7 @@ def controls_for(env: gymnasium.Env, actions: FlatActions, keys: Any = None) -> 
         else:
             controls = controls_of(env, actions) or default_controls(actions.spec)
         for number, binding in enumerate(controls.keys):
-            for key in set(binding.keys) - {YIELDING_KEY}:
+            for key in set(binding.keys) - YIELDING_KEYS:
                 if command := command_of(key):
                     raise UserError(
                         f"keys[{number}]: the key {key!r} is taken by the command {command!r}"
@@ -82,7 +86,7 @@ def command_of(key: str, controls: Controls | None = None) -> Command | None:
     """The command of a key, or None.
 
     Args:
-        controls: of the world, which may steer with `YIELDING_KEY`.
+        controls: of the world, which may steer with `YIELDING_KEYS`.
     """
     if controls is not None and key in controls.key_names:
         return None

@@ -39,6 +39,8 @@ class View:
         waking_dots: number of dots of the loading text.
         hint: the most important keys.
         shows_map: whether to show the map, if there is one.
+        is_sharp: whether pixels are shown as squares.
+        card: (keys, what they do), on the card that waits for a key; empty when it isn't shown.
         help_lines: (keys, what they do); empty when hidden.
     """
 
@@ -54,13 +56,25 @@ class View:
     waking_dots: int
     hint: str
     shows_map: bool
+    is_sharp: bool
+    card: tuple[tuple[str, str], ...]
     help_lines: tuple[tuple[str, str], ...]
 
     @property
+    def num_panes(self) -> int:
+        return 2 if self.shown is not None and self.shown.moment.real else 1
+
+    @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the window, in pixels."""
-        num_panes = 2 if self.shown is not None and self.shown.moment.real else 1
-        return num_panes * self.pane + (num_panes - 1) * GAP, self.pane + STATUS_HEIGHT
+        """Width and height that it takes, in pixels."""
+        width = self.num_panes * self.pane + (self.num_panes - 1) * GAP
+        return width, self.pane + STATUS_HEIGHT
+
+
+def pane_in(window: tuple[int, int], num_panes: int) -> int:
+    """The largest pane for which a window of this width and height has room."""
+    width = (window[0] - (num_panes - 1) * GAP) // num_panes
+    return max(1, min(width, window[1] - STATUS_HEIGHT))
 
 
 class Painter:
@@ -74,8 +88,11 @@ class Painter:
         self._large = pygame.font.Font(None, 40)
 
     def draw(self, screen: pygame.Surface, view: View) -> None:
-        """Draw a view on a surface of `view.size`."""
+        """Draw a view in the middle of a surface, which is at least of `view.size`."""
         screen.fill(BACKGROUND)
+        area = pygame.Rect((0, 0), view.size).clip(screen.get_rect())
+        area.center = screen.get_rect().center
+        screen = screen.subsurface(area)
         whole = pygame.Rect(0, 0, screen.get_width(), view.pane)
         if view.shown is None:
             dots = "." * view.waking_dots
@@ -85,18 +102,20 @@ class Painter:
         else:
             self._draw_panes(screen, view, view.shown)
             self._draw_status(screen, view, view.shown)
-        if view.help_lines:
-            self._draw_help(screen, view)
+        if view.card:
+            self._draw_card(screen, view)
+        elif view.help_lines:
+            self._draw_lines(screen, pygame.Rect(0, 0, *whole.size), view.help_lines)
         elif view.note:
             self._pill(screen, view.note, whole.centerx, whole.bottom - 32)
 
     def _draw_panes(self, screen: pygame.Surface, view: View, shown: Shown) -> None:
         moment = shown.moment
         pane = pygame.Rect(0, 0, view.pane, view.pane)
-        _blit_frame(screen, moment.frame, pane)
+        _blit_frame(screen, moment.frame, pane, sharp=view.is_sharp)
         if moment.real is not None:
             beside = pane.move(view.pane + GAP, 0)
-            _blit_frame(screen, moment.real.frame, beside)
+            _blit_frame(screen, moment.real.frame, beside, sharp=view.is_sharp)
             common = [name for name in moment.real.info if name in moment.info]  # no pose
             real_facts = _facts({name: moment.real.info[name] for name in common})
             real_facts = "over" if moment.real.is_over else real_facts
@@ -111,18 +130,20 @@ class Painter:
             self._draw_end(screen, shown, pane)
 
     def _draw_end(self, screen: pygame.Surface, shown: Shown, pane: pygame.Rect) -> None:
-        _shade(screen, pane, 150)
+        _shade(screen, pane, 215)
         moment = shown.moment
         if shown.frames_agree is not None:
             agree = "the same" if shown.frames_agree else "not the same"
             title, hint = "the replay is over", f"its frames are {agree}    q quits"
         else:
-            title = "this life is over" if moment.terminated else "time is over"
+            health = _numbers(moment.info).get("health")
+            ended = "you died: no health is left" if health == 0 else "this episode is over"
+            title = ended if moment.terminated else "time is over"
             hint = "r  restart from the same moment      n  another start"
         for text, y, font, color in (
             (title, -26, self._large, TEXT),
             (f"return {moment.total_reward:,.1f}", 8, self._text, WARM),
-            (hint, 40, self._text, DIM),
+            (hint, 40, self._text, TEXT),
         ):
             self._write(screen, text, pane.move(0, y).center, font, color, "center")
 
@@ -180,6 +201,7 @@ class Painter:
 
     def _draw_health(self, screen: pygame.Surface, health: float, x: int, y: int) -> int:
         """Draw the health bar; returns its right end, with room for the largest number."""
+        x = self._write(screen, "health", (x, y + 2), self._small, DIM).right + 6
         fraction = min(max(health / 100, 0.0), 1.0)
         trough = pygame.Rect(x, y + 2, 80, 11)
         pygame.draw.rect(screen, LINE, trough, border_radius=5)
@@ -191,9 +213,25 @@ class Painter:
         self._write(screen, f"{health:.0f}", (trough.right + 7, y), self._small, TEXT)
         return trough.right + 7 + self._small.size("100")[0]
 
-    def _draw_help(self, screen: pygame.Surface, view: View) -> None:
+    def _draw_card(self, screen: pygame.Surface, view: View) -> None:
+        """What this is, the keys, and that it waits for one."""
         pane = pygame.Rect(0, 0, screen.get_width(), view.pane)
-        _shade(screen, pane, 215)
+        middle = pane.inflate(0, -pane.height // 2)
+        self._draw_lines(screen, middle, view.card, shaded=pane)
+        top, bottom = pane.height // 8, pane.bottom - pane.height // 8
+        self._write(screen, view.title, (pane.centerx, top), self._large, TEXT, "center")
+        self._write(screen, "press a key", (pane.centerx, bottom), self._large, WARM, "center")
+
+    def _draw_lines(
+        self,
+        screen: pygame.Surface,
+        pane: pygame.Rect,
+        lines: tuple[tuple[str, str], ...],
+        *,
+        shaded: pygame.Rect | None = None,
+    ) -> None:
+        """Keys and what they do, in the middle of a pane."""
+        _shade(screen, shaded or pane, 215)
         # The largest font that fits; two columns for a long list.
         for font, num_columns in (
             (self._text, 1),
@@ -201,10 +239,8 @@ class Painter:
             (self._tiny, 1),
             (self._tiny, 2),
         ):
-            num_rows = -(-len(view.help_lines) // num_columns)
-            columns = [
-                view.help_lines[i : i + num_rows] for i in range(0, len(view.help_lines), num_rows)
-            ]
+            num_rows = -(-len(lines) // num_columns)
+            columns = [lines[i : i + num_rows] for i in range(0, len(lines), num_rows)]
             widths = [_column_width(column, font) for column in columns]
             room = pane.width - sum(map(sum, widths))
             if room >= 0 and num_rows * font.get_linesize() <= pane.height:
@@ -260,12 +296,15 @@ def _column_width(lines: Sequence[tuple[str, str]], font: pygame.font.Font) -> t
     return keys + 2 * GAP, words + 2 * GAP
 
 
-def _blit_frame(screen: pygame.Surface, frame: np.ndarray, pane: pygame.Rect) -> None:
-    """Show a frame, uint8 (H, W, 3), as large as fits, smoothed for legibility."""
+def _blit_frame(
+    screen: pygame.Surface, frame: np.ndarray, pane: pygame.Rect, *, sharp: bool = False
+) -> None:
+    """Show a frame, uint8 (H, W, 3), as large as fits, its pixels smoothed or as squares."""
     height, width = frame.shape[:2]
     image = pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (width, height), "RGB")
     scale = min(pane.width / width, pane.height / height)
-    scaled = pygame.transform.smoothscale(image, (round(width * scale), round(height * scale)))
+    resize = pygame.transform.scale if sharp else pygame.transform.smoothscale
+    scaled = resize(image, (round(width * scale), round(height * scale)))
     screen.blit(scaled, scaled.get_rect(center=pane.center))
 
 

@@ -10,7 +10,7 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
 from play.commands import Command, command_of, help_lines
-from play.drawing import GAP, Painter, View
+from play.drawing import GAP, STATUS_HEIGHT, Painter, View, pane_in
 from play.pilot import Pilot
 from play.worker import FASTER, HeldKeys, Shown, Worker
 from worldmodel.errors import UserError
@@ -19,6 +19,7 @@ from worldmodel.interface.controls import Controls
 UI_FPS = 60
 NOTE_S = 4.0
 NUM_BUTTONS = 3  # of the mouse; the wheel counts as further buttons
+STARTING = (pygame.KEYDOWN, pygame.MOUSEBUTTONDOWN)  # events that take the card away
 NO_DISPLAY = "there is no display to open a window on; without one, this works: "
 
 
@@ -70,6 +71,8 @@ class Window:
         shows_map: from the beginning.
         stop: set from outside (Ctrl-C) to close the window.
         instead: the command to run where no window can open.
+        starts_at_once: whether to play without waiting for a key.
+        is_kept: whether the walk is recorded, so that quitting loses nothing.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Window:
         shows_map: bool = False,
         stop: threading.Event,
         instead: str,
+        starts_at_once: bool = False,
+        is_kept: bool = False,
     ) -> None:
         self.keys = HeldKeys()
         self.mouse = Mouse(self.keys)
@@ -95,7 +100,11 @@ class Window:
         self._pane = pane
         self._stop = stop
         self._instead = instead
+        self._is_kept = is_kept
+        self._shows_card = not starts_at_once
         self._shows_help = False
+        self._is_sharp = False
+        self._quits_until_s = 0.0  # when a second press of q still quits
         self._shows_map = shows_map
         self._note: str | None = None
         self._note_ends_s = 0.0
@@ -113,7 +122,7 @@ class Window:
                 _refuse_invisible(pygame.display.get_driver())
             pygame.font.init()
             pygame.display.set_caption(f"{self._title} - play")
-            screen = pygame.display.set_mode(self._current_view().size)
+            screen = pygame.display.set_mode(self._current_view().size, pygame.RESIZABLE)
         except pygame.error as error:
             pygame.quit()
             raise UserError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
@@ -128,14 +137,17 @@ class Window:
     def _loop(self, screen: pygame.Surface) -> None:
         painter, clock = Painter(), pygame.time.Clock()
         needs_drawing = True
+        self.worker.hold(self._shows_card)
         while not (self._stop.is_set() or self.worker.is_done):
             for event in pygame.event.get():
-                needs_drawing |= event.type == pygame.WINDOWEXPOSED
+                needs_drawing |= event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWSIZECHANGED)
                 self._handle(event)
+            self.worker.hold(self._shows_card or self._shows_help)
             view = self._current_view()
             if view != self.view or needs_drawing:
-                if view.size != screen.get_size():
-                    screen = _resized(view.size)
+                screen = _surface()
+                if self.view is not None and view.num_panes != self.view.num_panes:
+                    screen = self._with_room_for(view)
                 painter.draw(screen, view)
                 pygame.display.flip()
                 self.view, needs_drawing = view, False
@@ -151,9 +163,14 @@ class Window:
 
     def _handle(self, event: pygame.event.Event) -> None:
         controls = self._controls
-        self.mouse.handle(event, steers=controls is not None and controls.uses_mouse)
+        if not self._shows_card:
+            self.mouse.handle(event, steers=controls is not None and controls.uses_mouse)
         if event.type == pygame.QUIT:
             self._stop.set()
+        elif self._shows_card and self.worker.shown is not None and event.type in STARTING:
+            self._shows_card = False
+            if event.type == pygame.KEYDOWN and command_of(pygame.key.name(event.key)) == "quit":
+                self._stop.set()
         elif event.type == pygame.KEYDOWN:
             self._press(pygame.key.name(event.key), controls)
         elif event.type == pygame.KEYUP:
@@ -166,6 +183,8 @@ class Window:
         command = command_of(key, controls)
         if key == "escape" and self.mouse.is_caught:
             self.mouse.free()
+        elif key == "escape" and self._shows_help:
+            self._shows_help = False
         elif command is None:
             self.keys.press(key)
         else:
@@ -191,18 +210,34 @@ class Window:
                 self.worker.change_speed(1 / FASTER)
             case "map":
                 self._toggle_map()
+            case "full screen":
+                pygame.display.toggle_fullscreen()
+            case "pixels":
+                self._is_sharp = not self._is_sharp
             case "help":
                 self._shows_help = not self._shows_help
             case "quit":
-                self._stop.set()
+                self._quit()
+
+    def _quit(self) -> None:
+        """Quit, at the second press where a walk would be lost."""
+        shown = self.worker.shown
+        is_walking = shown is not None and shown.moment.step_number > 0 and not shown.is_over
+        if is_walking and not self._is_kept and time.perf_counter() > self._quits_until_s:
+            self._show_note("this walk is not recorded: press q again to quit")
+            self._quits_until_s = self._note_ends_s
+        else:
+            self._stop.set()
 
     def _toggle_map(self) -> None:
         shown = self.worker.shown
         if shown is not None and shown.moment.map is None:
-            self._note = "there is no map, because this world has no pose"
-            self._note_ends_s = time.perf_counter() + NOTE_S
+            self._show_note("there is no map, because this world has no pose")
         else:
             self._shows_map = not self._shows_map
+
+    def _show_note(self, text: str) -> None:
+        self._note, self._note_ends_s = text, time.perf_counter() + NOTE_S
 
     def _current_view(self) -> View:
         """The view of the current state."""
@@ -212,10 +247,10 @@ class Window:
         elif now_s > self._note_ends_s and self.worker.shown is not None:
             self._note = None
         shown, pilot = self.worker.shown, self.worker.pilot
+        num_panes = 2 if shown is not None and shown.moment.real is not None else 1
         pane = self._pane
-        if shown is not None and shown.moment.real is not None:
-            widest = (max(pygame.display.get_desktop_sizes()[0][0], 640) - GAP) // 2
-            pane = min(pane, widest)
+        if pygame.display.get_surface() is not None:
+            pane = pane_in(_surface().get_size(), num_panes)
         controls = self._controls
         return View(
             shown=shown,
@@ -230,13 +265,37 @@ class Window:
             waking_dots=int(now_s * 2) % 4 if shown is None else 0,
             hint=self._hint(controls),
             shows_map=self._shows_map,
+            is_sharp=self._is_sharp,
+            card=self._card(controls),
             help_lines=tuple(help_lines(controls)) if controls and self._shows_help else (),
         )
+
+    def _card(self, controls: Controls | None) -> tuple[tuple[str, str], ...]:
+        """The keys on the card that waits for one; empty when it isn't shown."""
+        if not self._shows_card or controls is None:
+            return ()
+        return (*controls.help_lines(), ("h", "all keys"))
+
+    def _with_room_for(self, view: View) -> pygame.Surface:
+        """A window that is as wide as the panes need, as far as the desktop has room."""
+        if pygame.display.is_fullscreen():
+            return _surface()
+        desktop = pygame.display.get_desktop_sizes()[0]
+        height = _surface().get_height() - STATUS_HEIGHT
+        width = view.num_panes * height + (view.num_panes - 1) * GAP
+        return _resized((min(width, max(desktop[0], 640)), height + STATUS_HEIGHT))
 
     def _hint(self, controls: Controls | None) -> str:
         if self.mouse.is_caught:
             return "escape  free the mouse"
         return "click  mouse      h  keys" if controls and controls.uses_mouse else "h  keys"
+
+
+def _surface() -> pygame.Surface:
+    """The window's own."""
+    surface = pygame.display.get_surface()
+    assert surface is not None
+    return surface
 
 
 def _last_action(shown: Shown | None, controls: Controls | None) -> str:
@@ -254,7 +313,7 @@ def _refuse_invisible(driver: str) -> None:
 
 def _resized(size: tuple[int, int]) -> pygame.Surface:
     """Resize the window, and centre it on the desktop."""
-    screen = pygame.display.set_mode(size)
+    screen = pygame.display.set_mode(size, pygame.RESIZABLE)
     desktop = pygame.display.get_desktop_sizes()[0]
     x, y = (max(room - side, 0) // 2 for room, side in zip(desktop, size, strict=True))
     pygame.display.set_window_position((x, y))

@@ -104,6 +104,7 @@ class Worker:
         self.shown: Shown | None = None
         self.pilot: Pilot | None = None
         self.paused = False
+        self.held = False  # by what covers the picture; requests are still answered
         self.fps = fps or 1.0
         self.error: BaseException | None = None
         self._open_pilot = open_pilot
@@ -143,6 +144,14 @@ class Worker:
             self.paused = not self.paused
             self._single_steps = 0
             self._wake.notify()
+
+    def hold(self, held: bool) -> None:
+        """Take no steps until it is released; whether the player has paused stays as it is."""
+        if held != self.held:
+            with self._wake:
+                self.held = held
+                self._due_s = time.perf_counter() + 1 / self.fps
+                self._wake.notify()
 
     def single_step(self) -> None:
         """Take one step, then pause."""
@@ -195,9 +204,9 @@ class Worker:
                 wait_s = None  # until notified
                 if pilot.is_over:
                     self._single_steps = 0
-                elif self.paused:
+                elif self.paused or self.held:
                     self._step_times_s.clear()
-                    if self._single_steps:
+                    if self._single_steps and not self.held:
                         self._single_steps -= 1
                         return self._step
                 else:

@@ -18,7 +18,7 @@ import pytest
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 import pygame
 
-from play.drawing import Painter, View
+from play.drawing import STATUS_HEIGHT, Painter, View
 from play.pilot import Moment, Pilot
 from play.session import read_session
 from play.window import Window
@@ -80,7 +80,13 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
-def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> Window:
+def act_out(
+    script: Callable[[Window, GatedWorld], None],
+    world: GatedWorld,
+    *,
+    starts_at_once: bool = True,
+    is_kept: bool = False,
+) -> Window:
     """Run a window in this thread while `script` sits at the keyboard in another."""
     window = Window(
         lambda tell: Pilot(world, seed=0),
@@ -90,6 +96,8 @@ def act_out(script: Callable[[Window, GatedWorld], None], world: GatedWorld) -> 
         fps=None,
         stop=threading.Event(),
         instead="take a walk",
+        starts_at_once=starts_at_once,
+        is_kept=is_kept,
     )
     failures: list[BaseException] = []
 
@@ -134,6 +142,7 @@ def test_a_wait_is_explained_until_it_is_over() -> None:
         fps=None,
         stop=threading.Event(),
         instead="take a walk",
+        starts_at_once=True,
     )
 
     def person() -> None:
@@ -178,6 +187,65 @@ def test_the_window_lives_while_the_model_thinks() -> None:
     act_out(script, GatedWorld())
 
 
+def test_the_game_waits_behind_the_card_and_the_help() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        def stays(steps: int) -> bool:
+            """Whether no step is taken for a while."""
+            ticks = window.num_ticks
+            until(lambda: window.num_ticks > ticks + 30)
+            return len(world.actions) == steps
+
+        until(lambda: window.view and window.view.card)
+        assert window.view is not None
+        assert ("up / w", "forward") in window.view.card
+        assert stays(0)
+        key("up")
+        until(lambda: not (window.view and window.view.card))
+        until(lambda: len(world.actions) > 2)
+        assert 3 not in world.actions  # the key that took the card away is no action
+        key("h")
+        until(lambda: window.view and window.view.help_lines)
+        time.sleep(0.05)  # a step that was under way may end
+        assert stays(len(world.actions))
+        assert not window.worker.paused
+        before = len(world.actions)
+        key("escape")
+        until(lambda: len(world.actions) > before)
+
+    act_out(script, GatedWorld(), starts_at_once=False)
+
+
+def test_a_recorded_walk_is_quit_at_once() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        until(lambda: len(world.actions) > 2)
+        key("q")
+        until(lambda: window.worker.is_done)
+
+    act_out(script, GatedWorld(), is_kept=True)
+
+
+def test_the_picture_fills_a_window_of_any_size() -> None:
+    def script(window: Window, world: GatedWorld) -> None:
+        for size in ((700, 500), (330, 900), (1200, 400)):
+            pygame.event.post(pygame.event.Event(pygame.USEREVENT, size=size))
+            until(lambda size=size: window.view and window.view.size <= size)
+            wanted = min(size[0], size[1] - STATUS_HEIGHT)
+            until(lambda wanted=wanted: window.view and window.view.pane == wanted)
+        key("z")
+        until(lambda: window.view and window.view.is_sharp)
+
+    handle = Window._handle
+
+    def resizing(window: Window, event: pygame.event.Event) -> None:
+        if event.type == pygame.USEREVENT:  # as a person who drags the window's corner
+            pygame.display.set_mode(event.size, pygame.RESIZABLE)
+        handle(window, event)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Window, "_handle", resizing)
+        act_out(script, GatedWorld())
+
+
 def test_keys_steer_pause_step_and_restart() -> None:
     def script(window: Window, world: GatedWorld) -> None:
         worker = window.worker
@@ -214,6 +282,8 @@ def test_keys_steer_pause_step_and_restart() -> None:
         key("tab")
         until(lambda: window.view and window.view.note and "real game" in window.view.note)
         key("escape")
+        until(lambda: window.view and window.view.note and "press q again" in window.view.note)
+        key("q")
         until(lambda: worker.is_done)
 
     act_out(script, GatedWorld())
@@ -266,6 +336,7 @@ def test_a_click_catches_the_mouse_and_escape_lets_it_go() -> None:
         until(lambda: window.mouse.is_caught)
         pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
         until(lambda: not window.mouse.is_caught)
+        key("escape")
         key("escape")
         until(lambda: window.worker.is_done)
 
@@ -334,6 +405,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         waking_dots=0,
         hint="h  keys",
         shows_map=False,
+        is_sharp=False,
+        card=(),
         help_lines=(),
     )
     pygame.font.init()

@@ -1,6 +1,7 @@
 """Serve the page on this machine alone."""
 
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,13 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a page that was closed while it loaded."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def served(folder: Path, *, port: int | None = None) -> Iterator[str]:
     """Serve a folder in here; yields its address.
@@ -51,10 +59,10 @@ def served(folder: Path, *, port: int | None = None) -> Iterator[str]:
         thread.join()
 
 
-def _bound(handler: Any, port: int | None) -> ThreadingHTTPServer:
+def _bound(handler: Any, port: int | None) -> _Server:
     try:
-        return ThreadingHTTPServer((HOST, PORT if port is None else port), handler)
+        return _Server((HOST, PORT if port is None else port), handler)
     except OSError as error:
         if port is None:
-            return ThreadingHTTPServer((HOST, 0), handler)
+            return _Server((HOST, 0), handler)
         raise UserError(f"port {port} can't be used: {os_error(error)}") from None
