@@ -203,7 +203,7 @@ class Painter:
         """Draw the health bar; returns its right end, with room for the largest number."""
         x = self._write(screen, "health", (x, y + 2), self._small, DIM).right + 6
         fraction = min(max(health / 100, 0.0), 1.0)
-        trough = pygame.Rect(x, y + 2, 80, 11)
+        trough = pygame.Rect(x, y + 2, 60, 11)
         pygame.draw.rect(screen, LINE, trough, border_radius=5)
         if fraction > 0:
             full = pygame.Rect(

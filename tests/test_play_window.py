@@ -394,7 +394,7 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
     )
     view = View(
         shown=Shown(moment, is_over=False, steps_per_s=8.7, frames_agree=None),
-        pane=256,
+        pane=320,
         title="toy",
         names=("dream", "real game"),
         action="forward",
@@ -413,7 +413,7 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
     try:
         screen = pygame.Surface(view.size)
         Painter().draw(screen, view)
-        assert screen.get_at((128, 128))[:3] == (200, 0, 0)
+        assert screen.get_at((160, 160))[:3] == (200, 0, 0)
         rows = [pygame.surfarray.array3d(screen)[:, -30:]]  # with the health
         for others in ({"ammo": 9}, {"ammo": 9, "name that has no room": 3.0, "kind": "x"}):
             seen = replace(moment, info={"health": 80.0, **others})
@@ -429,8 +429,8 @@ def test_the_picture_shows_the_frame_and_the_keys() -> None:
         # A long note is broken into lines: its box stays off the sides.
         with_note = replace(view, note="the real game failed: " + "why " * 40)
         Painter().draw(screen, with_note)
-        assert screen.get_at((128, 224))[0] != 200
-        assert all(screen.get_at((x, 224))[:3] == (200, 0, 0) for x in (2, 253))
+        assert screen.get_at((160, 288))[0] != 200
+        assert all(screen.get_at((x, 288))[:3] == (200, 0, 0) for x in (2, 317))
     finally:
         pygame.quit()
 

@@ -265,6 +265,7 @@ def test_where_nothing_can_be_kept_the_head_is_compiled_all_the_same():
     )
 
 
+@pytest.mark.slow
 def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
     """Compiled into an empty folder by one process; the next one compiles nothing more."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}

@@ -43,6 +43,7 @@ def options(tiny_run: Path, tmp_path: Path) -> Transfer:
     )
 
 
+@pytest.mark.slow
 def test_a_policy_learns_in_the_dream_and_is_scored_outside(options: Transfer, capsys):
     transfer(options)
     report = json.loads((options.out / "report.json").read_text())
