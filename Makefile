@@ -48,6 +48,7 @@ bench: setup
 	$(RUN) -m benchmarks.dream_step
 	$(RUN) -m benchmarks.first_frame
 	$(RUN) -m benchmarks.busy_neighbour
+	$(RUN) -m benchmarks.browser
 	$(RUN) -m benchmarks.vector_dream
 	$(RUN) -m benchmarks.attention
 	$(RUN) -m benchmarks.sampling

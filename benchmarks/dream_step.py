@@ -152,7 +152,7 @@ def _parts(model: WorldModel, checkpoint: Checkpoint, steps: int) -> dict[str, f
 
     watched = copy.deepcopy(model)
     watched.prior.sample_tokens = timed("head", watched.prior.sample_tokens)
-    watched._draw = timed("decoder", watched._draw)
+    watched.draw_newest = timed("decoder", watched.draw_newest)
     dreamer = Dreamer(watched, checkpoint, 1)
     for _ in range(WARM_UP_STEPS):
         dreamer()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from envs.interface import FlatActions, actions_of
 from play.commands import COMMAND_KEYS, YIELDING_KEYS, command_of, help_lines
 from play.worker import HeldKeys
+from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.controls import DEFAULT_KEYS, DIGITS, PAIRS, Controls, default_controls
 
 DOOM = ("noop", "left", "right", "forward")
@@ -304,6 +305,21 @@ def test_motion_adds_up_until_it_is_taken() -> None:
     keys.move(3, -1)
     keys.release_all()
     assert keys.take_motion() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("actions", "keys"),
+    [
+        (ActionSpec("discrete", (2,)), {"left": 0, "d": 1}),  # CartPole
+        (ActionSpec("discrete", (4,)), {"left": 0, "right": 1, "up": 2, "s": 3}),
+        (ActionSpec("discrete", (6,)), {"a": 1, "right": 2, "up": 3, "down": 4, "1": 5}),
+        (ActionSpec("discrete", (3,), meanings=("NOOP", "FIRE", "JUMP")), {"left": 1, "d": 2}),
+    ],
+)
+def test_choices_without_known_names_get_the_arrows(actions: ActionSpec, keys) -> None:
+    controls = default_controls(actions)
+    assert {key: controls.resolve([key]) for key in keys} == keys
+    assert controls.resolve([]) == actions.idle
 
 
 def test_no_key_does_two_things() -> None:

@@ -48,6 +48,7 @@ DEFAULT_KEYS = {
     "up": ("up", "w"),
     "down": ("down", "s"),
 }
+ARROWS = tuple(DEFAULT_KEYS[name] for name in ("left", "right", "up", "down"))
 TURNS = ("left", "right")
 DIGITS = "123456789"
 # Default keys to raise and to lower a component, in order of the components; the letters of a pair
@@ -275,8 +276,9 @@ def default_controls(actions: ActionSpec) -> Controls:
     """Keys for any action space, as far as there are keys.
 
     Choices and buttons called left, right, forward, backward, up and down get the arrow keys and
-    WASD; others get the digits 1 to 9, in order. Among discrete actions a turn beats all others, so
-    that you can steer while you hold the walking key.
+    WASD; others get the digits 1 to 9, in order. Where no choice of a discrete action has such a
+    name, the first four get the arrow keys; a noop gets none. Among discrete actions a turn beats
+    all others, so that you can steer while you hold the walking key.
 
     Otherwise the first component is on the left and right keys, the second on up and down, and so
     on: they set a real number to its bounds, an index to 1 and 2. Digits set higher indices.
@@ -298,8 +300,15 @@ def default_controls(actions: ActionSpec) -> Controls:
                 chosen |= dict.fromkeys(keys, (number, value))
             if component.is_integer:
                 named = [("", value) for value in range(3, int(component.high) + 1)]
+        is_named = any(name.lower() in DEFAULT_KEYS for name, _ in named)
+        arrows = iter(() if is_named or actions.kind != "discrete" else ARROWS)
         for name, value in named:
             keys = [key for key in DEFAULT_KEYS.get(name.lower(), ()) if key not in chosen]
+            does_something = value != actions.idle or (
+                name.lower() != "noop" and len(named) <= len(ARROWS)
+            )
+            if not keys and does_something:
+                keys = list(next(arrows, ()))
             if not keys and value != actions.idle:
                 keys = list(next(digits, ""))
             chosen |= dict.fromkeys(keys, (number, value))
