@@ -52,6 +52,7 @@ COMMAND_KEYS = (
     CommandKey("help", ("h",), "h", "show or hide the keys"),
     CommandKey("quit", ("q", "escape"), "q / escape", "quit"),
 )
+DIRECTIONS = {"left": "a", "right": "d", "up": "w", "down": "s"}  # arrow key -> letter instead
 # Command keys that a world may steer with, because p pauses as well, and f11 fills the screen.
 YIELDING_KEYS = frozenset({"space", "f"})
 
@@ -102,3 +103,39 @@ def help_lines(controls: Controls) -> list[tuple[str, str]]:
         free = [key for key in entry.shown.split(" / ") if key not in controls.key_names]
         lines.append((" / ".join(free), entry.description))
     return lines
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the controls put on a stick and on buttons.
+
+    Attributes:
+        stick: direction (left, right, up, down) -> the key that it holds down.
+        buttons: (key, what it does), of the other single keys; those that do the same as an earlier
+            one are left out.
+    """
+
+    stick: dict[str, str]
+    buttons: tuple[tuple[str, str], ...]
+
+
+def layout_of(controls: Controls) -> Layout:
+    """The layout for a gamepad, or for the screen of a phone."""
+    stick = {
+        direction: key
+        for direction, letter in DIRECTIONS.items()
+        for key in [next((k for k in (direction, letter) if k in controls.key_names), None)]
+        if key is not None
+    }
+    single = [binding for binding in controls.keys if len(binding.keys) == 1]
+    seen = [binding.sets for binding in single if binding.keys[0] in stick.values()]
+    words = {keys: what for keys, what in controls.help_lines()}
+    buttons = []
+    for binding in single:
+        (key,) = binding.keys
+        if binding.sets in seen or key.startswith("mouse"):
+            continue
+        seen.append(binding.sets)
+        named = [what for keys, what in words.items() if key in keys.split(" / ")]
+        buttons.append((key, named[0] if named else key))
+    return Layout(stick, tuple(buttons))

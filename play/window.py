@@ -11,6 +11,7 @@ import pygame
 
 from play.commands import Command, command_of, help_lines
 from play.drawing import GAP, STATUS_HEIGHT, Painter, View, pane_in
+from play.gamepad import Gamepad
 from play.pilot import Pilot
 from play.worker import FASTER, HeldKeys, Shown, Worker
 from worldmodel.errors import UserError
@@ -19,7 +20,11 @@ from worldmodel.interface.controls import Controls
 UI_FPS = 60
 NOTE_S = 4.0
 NUM_BUTTONS = 3  # of the mouse; the wheel counts as further buttons
-STARTING = (pygame.KEYDOWN, pygame.MOUSEBUTTONDOWN)  # events that take the card away
+STARTING = (
+    pygame.KEYDOWN,
+    pygame.MOUSEBUTTONDOWN,
+    pygame.JOYBUTTONDOWN,
+)  # events that take the card away
 NO_DISPLAY = "there is no display to open a window on; without one, this works: "
 
 
@@ -91,6 +96,7 @@ class Window:
     ) -> None:
         self.keys = HeldKeys()
         self.mouse = Mouse(self.keys)
+        self.gamepad = Gamepad(self.keys)
         self.worker = Worker(open_pilot, keys=self.keys, fps=fps)
         self.num_ticks = 0  # iterations of the event loop
         self.view: View | None = None  # what the screen shows
@@ -121,6 +127,7 @@ class Window:
             if pygame.display.get_driver() != os.environ.get("SDL_VIDEODRIVER"):
                 _refuse_invisible(pygame.display.get_driver())
             pygame.font.init()
+            pygame.joystick.init()
             pygame.display.set_caption(f"{self._title} - play")
             screen = pygame.display.set_mode(self._current_view().size, pygame.RESIZABLE)
         except pygame.error as error:
@@ -142,6 +149,7 @@ class Window:
             for event in pygame.event.get():
                 needs_drawing |= event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWSIZECHANGED)
                 self._handle(event)
+            self.gamepad.tick(self._controls)
             self.worker.hold(self._shows_card or self._shows_help)
             view = self._current_view()
             if view != self.view or needs_drawing:
@@ -163,6 +171,7 @@ class Window:
 
     def _handle(self, event: pygame.event.Event) -> None:
         controls = self._controls
+        command = self.gamepad.handle(event)
         if not self._shows_card:
             self.mouse.handle(event, steers=controls is not None and controls.uses_mouse)
         if event.type == pygame.QUIT:
@@ -173,6 +182,8 @@ class Window:
                 self._stop.set()
         elif event.type == pygame.KEYDOWN:
             self._press(pygame.key.name(event.key), controls)
+        elif command is not None:
+            self._obey(command)
         elif event.type == pygame.KEYUP:
             self.keys.release(pygame.key.name(event.key))
         elif event.type == pygame.WINDOWFOCUSLOST:

@@ -18,11 +18,14 @@ import pytest
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 import pygame
 
+from play.commands import layout_of
 from play.drawing import STATUS_HEIGHT, Painter, View
 from play.pilot import Moment, Pilot
 from play.session import read_session
 from play.window import Window
 from play.worker import Shown
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.interface.controls import Controls, default_controls
 
 MEANINGS = ("noop", "left", "right", "forward")
 
@@ -222,6 +225,48 @@ def test_a_recorded_walk_is_quit_at_once() -> None:
         until(lambda: window.worker.is_done)
 
     act_out(script, GatedWorld(), is_kept=True)
+
+
+def test_a_gamepad_steers_and_gives_commands() -> None:
+    def post(kind: int, **what: Any) -> None:
+        pygame.event.post(pygame.event.Event(kind, what))
+
+    def script(window: Window, world: GatedWorld) -> None:
+        until(lambda: window.view and window.view.card)
+        post(pygame.JOYBUTTONDOWN, button=0)
+        until(lambda: not (window.view and window.view.card))
+        post(pygame.JOYAXISMOTION, axis=1, value=-1.0)
+        until(lambda: 3 in world.actions)
+        post(pygame.JOYAXISMOTION, axis=1, value=0.1)
+        post(pygame.JOYHATMOTION, value=(1, 0))
+        until(lambda: world.actions[-1:] == [2])
+        post(pygame.JOYHATMOTION, value=(0, 0))
+        until(lambda: world.actions[-1:] == [0])
+        post(pygame.JOYBUTTONDOWN, button=7)
+        until(lambda: window.worker.paused)
+
+    act_out(script, GatedWorld(), starts_at_once=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "stick", "buttons"),
+    [
+        ("dream-doom", "left right up", []),
+        (
+            "dream-battle2",
+            "left right up down",
+            ["strafe right", "strafe left", "attack", "sprint"],
+        ),
+        ("dream-pushing", "left right up down", ["up", "down", "close"]),
+    ],
+)
+def test_what_stick_and_buttons_do(name: str, stick: str, buttons: list[str]) -> None:
+    checkpoint = load_checkpoint(name)
+    spec, own = checkpoint.model.config.actions, checkpoint.world.controls
+    controls = Controls.from_json(own, spec) if own else default_controls(spec)
+    layout = layout_of(controls)
+    assert layout.stick == {direction: direction for direction in stick.split()}
+    assert [what for _, what in layout.buttons] == buttons
 
 
 def test_the_picture_fills_a_window_of_any_size() -> None:

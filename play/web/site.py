@@ -9,6 +9,7 @@ from typing import Any
 
 from envs import shipped_names
 from envs.trust import cache_folder
+from play.commands import layout_of
 from play.web.runtime import VERSION, runtime_files
 from play.worlds import DREAM_ID, choose_world
 from worldmodel.errors import UserError
@@ -133,6 +134,7 @@ def _site(
 def for_the_page(controls: Controls) -> dict[str, Any]:
     """Controls as the page takes them, with all defaults filled in."""
     axes = {"x": controls.mouse.x, "y": controls.mouse.y}
+    layout = layout_of(controls)
     return {
         "isDiscrete": controls.actions.kind == "discrete",
         "idle": controls.actions.numbers(controls.idle),
@@ -140,6 +142,7 @@ def for_the_page(controls: Controls) -> dict[str, Any]:
             {"keys": b.keys, "sets": list(b.sets.items()), "name": b.name} for b in controls.keys
         ],
         "mouse": {name: None if axis is None else axis.model_dump() for name, axis in axes.items()},
+        "layout": {"stick": layout.stick, "buttons": layout.buttons},
         "components": [
             {**asdict(c), "isInteger": c.is_integer, "isButton": c.is_button}
             for c in controls.actions.components

@@ -71,8 +71,8 @@ export class HeldKeys {
 
 /** A world's controls: site.json's `controls`, with every default filled in. */
 export class Controls {
-  constructor({ idle, bindings, mouse, components, isDiscrete }) {
-    Object.assign(this, { idle, bindings, mouse, components, isDiscrete });
+  constructor({ idle, bindings, mouse, components, isDiscrete, layout }) {
+    Object.assign(this, { idle, bindings, mouse, components, isDiscrete, layout });
     this.keyNames = new Set(bindings.flatMap((binding) => binding.keys));
   }
 

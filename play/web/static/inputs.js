@@ -2,35 +2,8 @@
 
 import { keyName } from "./controls.js";
 
-const DIRECTIONS = ["left", "right", "up", "down"];
-const LETTERS = { left: "a", right: "d", up: "w", down: "s" };
 const STICK_DEAD = 0.35; // of its reach
 const PAD_SPEED = 16; // pixels of the mouse a frame, with the right stick at its end
-
-/** The keys that a stick holds, and the other bindings, which get buttons. */
-export function touchLayout(controls) {
-  const stick = {};
-  for (const direction of DIRECTIONS) {
-    const key = [direction, LETTERS[direction]].find((name) => controls.keyNames.has(name));
-    if (key) stick[direction] = key;
-  }
-  const single = controls.bindings.filter(({ keys }) => keys.length === 1);
-  const does = ({ sets }) => JSON.stringify(sets);
-  const covered = new Set(
-    single.filter(({ keys }) => Object.values(stick).includes(keys[0])).map(does),
-  );
-  const buttons = [];
-  for (const binding of single) {
-    if (covered.has(does(binding)) || binding.keys[0].startsWith("mouse")) continue;
-    covered.add(does(binding));
-    const [[component, value]] = binding.sets;
-    buttons.push({
-      key: binding.keys[0],
-      label: binding.name || controls.valueInWords(component, value),
-    });
-  }
-  return { stick, buttons };
-}
 
 /** Keys of the stick for a push to the right (x) and down (y), from -1 to 1. */
 export function stickKeys(stick, x, y) {
@@ -76,13 +49,12 @@ export function listen(canvas, held, controls, onCommand) {
 }
 
 /** Fill `pad` with a stick and buttons. */
-export function touchPad(pad, held, controls) {
-  const { stick, buttons } = touchLayout(controls);
+export function touchPad(pad, held, { layout: { stick, buttons } }) {
   pad.replaceChildren();
   if (Object.keys(stick).length) pad.append(stickElement(stick, held));
   const group = document.createElement("div");
   group.className = "buttons";
-  for (const { key, label } of buttons) {
+  for (const [key, label] of buttons) {
     const button = document.createElement("button");
     button.textContent = label;
     hold(button, () => held.press(key), () => held.release(key));
@@ -141,12 +113,12 @@ export class Gamepads {
   poll() {
     const pad = navigator.getGamepads?.().find(Boolean);
     if (!pad) return;
-    const { stick, buttons } = touchLayout(this.controls());
+    const { stick, buttons } = this.controls().layout;
     const isDown = (number) => Boolean(pad.buttons[number]?.pressed);
     const across = isDown(14) ? -1 : isDown(15) ? 1 : (pad.axes[0] ?? 0);
     const along = isDown(12) ? -1 : isDown(13) ? 1 : (pad.axes[1] ?? 0);
     const keys = stickKeys(stick, across, along);
-    buttons.slice(0, 8).forEach(({ key }, number) => isDown(number) && keys.push(key));
+    buttons.slice(0, 6).forEach(([key], number) => isDown(number) && keys.push(key));
     this.down.filter((key) => !keys.includes(key)).forEach((key) => this.held.release(key));
     keys.forEach((key) => this.held.press(key));
     if (keys.length && !this.down.length) this.onCommand(null);
