@@ -118,7 +118,7 @@ class Painter:
             _blit_frame(screen, moment.real.frame, beside, sharp=view.is_sharp)
             common = [name for name in moment.real.info if name in moment.info]  # no pose
             real_facts = _facts({name: moment.real.info[name] for name in common})
-            real_facts = "over" if moment.real.is_over else real_facts
+            real_facts = "over: r restarts both" if moment.real.is_over else real_facts
             dream_facts = _facts({name: moment.info[name] for name in common})
             self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
             self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)

@@ -178,18 +178,23 @@ class Pilot:
         return "the policy steers: press m to take over"
 
     def toggle_real(self) -> str | None:
-        """Show the real game beside the dream, at the same moment, or hide it."""
+        """Show the real game beside the dream, at the same moment, or hide it. Where it has ended
+        by then, it starts again."""
         if self._beside is None:
             return "this is the real game: only dreams can show it beside them"
+        note = None
         if self._real is not None:
             self._real = None
         else:
             try:
                 self._real = self._beside.begin(self.start, self.actions_taken)
+                if self._real.is_over:
+                    self._real = self._beside.begin(self.start, ())
+                    note = "the real game had ended here: it starts again beside the dream"
             except UserError as error:
                 return str(error)
         self.moment = replace(self.moment, real=self._real)
-        return None
+        return note
 
     def close(self) -> None:
         if self._beside is not None:

@@ -240,6 +240,14 @@ def test_the_real_game_catches_up_and_follows() -> None:
     assert pilot.step(0).real is real
     pilot.toggle_real()
     assert pilot.moment.real is None
+    # Shown later than it lasts, it starts again beside the dream.
+    assert pilot.toggle_real() == "the real game had ended here: it starts again beside the dream"
+    assert pilot.moment.real is not None
+    assert not pilot.moment.real.is_over
+    before = pilot.moment.real.frame
+    moment = pilot.step(1)
+    assert moment.real is not None
+    assert (moment.real.frame != before).any()
 
 
 def test_a_real_game_that_fails_is_closed_and_the_dream_goes_on(
