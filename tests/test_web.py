@@ -230,7 +230,7 @@ def test_files_of_walks_are_opened_and_others_refused(context, address, tmp_path
     expect(visit.page.locator("#note")).to_contain_text("actions that this world doesn't know")
 
 
-def test_the_page_works_without_a_network(browser, site):
+def test_the_page_works_without_a_network(browser, site, tmp_path):
     context = browser.new_context()
     with served(site, port=0) as address:
         visit = Visit(context, address).wake()
@@ -240,6 +240,16 @@ def test_the_page_works_without_a_network(browser, site):
     visit.enter(paused=True)
     visit.walk([3, 3])
     assert visit.run("page.walk.actions") == [3, 3]
+    # Another dream at the same address takes its place at once.
+    port = int(address.rsplit(":", 1)[1].strip("/"))
+    other = shutil.copytree(site, tmp_path / "other")
+    description = json.loads((other / "site.json").read_text())
+    changed = {**description, "version": "another", "title": "Another dream"}
+    (other / "site.json").write_text(json.dumps(changed))
+    with served(other, port=port):
+        visit.page.reload()
+        visit.wake()
+        expect(visit.page.locator("#title")).to_have_text("Another dream")
     context.close()
 
 

@@ -1,45 +1,57 @@
-/* Keeps every file of the page, so that it works without a network. */
+/* Keeps every file of the page, so that it works without a network. All files are of one build: a
+   visit uses either those that are kept, or, where the host has another build, the host's. */
 
 const PREFIX = "videogpt-dream ";
 
-async function site() {
+async function build() {
   return (await fetch("site.json", { cache: "no-cache" })).json();
 }
 
-self.addEventListener("install", (event) => {
-  const keep = async () => {
-    const { version, bytes } = await site();
-    const cache = await caches.open(PREFIX + version);
+async function keep({ version, bytes }) {
+  const cache = await caches.open(PREFIX + version);
+  try {
     await cache.addAll(["./", ...Object.keys(bytes)]);
-    await self.skipWaiting();
-  };
-  event.waitUntil(keep());
+  } catch (error) {
+    await caches.delete(PREFIX + version);
+    throw error;
+  }
+}
+
+async function forget() {
+  for (const name of await caches.keys()) {
+    if (name.startsWith(PREFIX)) await caches.delete(name);
+  }
+}
+
+/** The page itself: first of all that a visit asks for. */
+async function visit(event) {
+  let newest = null;
+  try {
+    newest = await build();
+  } catch {
+    return (await caches.match("./")) ?? Response.error(); // no network
+  }
+  if (!(await caches.has(PREFIX + newest.version))) {
+    await forget();
+    event.waitUntil(keep(newest).catch(() => {}));
+    return fetch(event.request);
+  }
+  return (await caches.match("./")) ?? fetch(event.request);
+}
+
+async function other(request) {
+  return (await caches.match(request, { ignoreSearch: true })) ?? fetch(request);
+}
+
+self.addEventListener("install", (event) => {
+  self.skipWaiting();
+  event.waitUntil(build().then(keep));
 });
 
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("fetch", (event) => {
-  if (event.request.method !== "GET") return;
-  const answer = async () => {
-    // The newest build where there is a network; site.json says which it is.
-    if (new URL(event.request.url).pathname.endsWith("/site.json")) {
-      try {
-        const response = await fetch(event.request, { cache: "no-cache" });
-        await forgetOthers(await response.clone().json());
-        return response;
-      } catch {
-        return (await caches.match(event.request)) ?? Response.error();
-      }
-    }
-    return (await caches.match(event.request, { ignoreSearch: true })) ?? fetch(event.request);
-  };
-  event.respondWith(answer());
+  const { method, mode } = event.request;
+  if (method !== "GET") return;
+  event.respondWith(mode === "navigate" ? visit(event) : other(event.request));
 });
-
-async function forgetOthers({ version, bytes }) {
-  const names = (await caches.keys()).filter((name) => name.startsWith(PREFIX));
-  if (names.includes(PREFIX + version)) return;
-  const cache = await caches.open(PREFIX + version);
-  await cache.addAll(["./", ...Object.keys(bytes)]);
-  for (const name of names) await caches.delete(name);
-}
