@@ -139,7 +139,8 @@ def _play_on_the_web(options: PlayOptions) -> None:
     stop = threading.Event()
     with _stopped_by_signals(stop), served(site, port=options.port) as address:
         print(f"{name} is at {address} until you press Ctrl-C", flush=True)
-        stop.wait()
+        while not stop.wait(0.5):  # without an end, Windows would not be interrupted
+            pass
 
 
 class _Play:

@@ -123,7 +123,7 @@ class Painter:
             self._pill(screen, f"{view.names[0]}   {dream_facts}", pane.centerx, 22)
             self._pill(screen, f"{view.names[1]}   {real_facts}", beside.centerx, 22)
         if view.shows_map and moment.map is not None:
-            side = view.pane // MAP_FRACTION
+            side = max(view.pane // MAP_FRACTION, 1)
             inset = pygame.Rect(pane.right - side - GAP, GAP, side, side)
             _blit_frame(screen, draw_map(moment.map, side), inset)
         if shown.is_over:
@@ -260,7 +260,7 @@ class Painter:
         self._write(screen, value, (x + 6, y), self._text, TEXT)
 
     def _pill(self, screen: pygame.Surface, text: str, x: int, y: int) -> None:
-        room = screen.get_width() - 40  # longer text wraps
+        room = max(screen.get_width() - 40, 1)  # longer text wraps
         label = self._small.render(text, True, TEXT, wraplength=room)
         box = label.get_rect(center=(x, y))
         _shade(screen, box.inflate(20, 10), 190, radius=10)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
+from pygame._sdl2 import controller
 
 from play.commands import Command, command_of, help_lines
 from play.drawing import GAP, STATUS_HEIGHT, Painter, View, pane_in
@@ -23,7 +24,7 @@ NUM_BUTTONS = 3  # of the mouse; the wheel counts as further buttons
 STARTING = (
     pygame.KEYDOWN,
     pygame.MOUSEBUTTONDOWN,
-    pygame.JOYBUTTONDOWN,
+    pygame.CONTROLLERBUTTONDOWN,
 )  # events that take the card away
 NO_DISPLAY = "there is no display to open a window on; without one, this works: "
 
@@ -127,7 +128,7 @@ class Window:
             if pygame.display.get_driver() != os.environ.get("SDL_VIDEODRIVER"):
                 _refuse_invisible(pygame.display.get_driver())
             pygame.font.init()
-            pygame.joystick.init()
+            controller.init()
             pygame.display.set_caption(f"{self._title} - play")
             screen = pygame.display.set_mode(self._current_view().size, pygame.RESIZABLE)
         except pygame.error as error:
@@ -178,8 +179,8 @@ class Window:
             self._stop.set()
         elif self._shows_card and self.worker.shown is not None and event.type in STARTING:
             self._shows_card = False
-            if event.type == pygame.KEYDOWN and command_of(pygame.key.name(event.key)) == "quit":
-                self._stop.set()
+            if event.type == pygame.KEYDOWN:
+                self._press_on_card(pygame.key.name(event.key), controls)
         elif event.type == pygame.KEYDOWN:
             self._press(pygame.key.name(event.key), controls)
         elif command is not None:
@@ -189,6 +190,14 @@ class Window:
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.keys.release_all()
             self.mouse.free()
+
+    def _press_on_card(self, key: str, controls: Controls | None) -> None:
+        """Any key takes the card away; some do more."""
+        command = command_of(key, controls)
+        if command is None:
+            self.keys.press(key)
+        elif command in ("help", "quit"):
+            self._obey(command)
 
     def _press(self, key: str, controls: Controls | None) -> None:
         command = command_of(key, controls)

@@ -114,6 +114,14 @@ def test_exports_name_their_checkpoint(tiny_run, posed_run, exported, tmp_path):
         export(Export(check=moved))
     with pytest.raises(UserError, match="was exported from another checkpoint than"):
         export(Export(str(tiny_run), check=exported))
+    elsewhere = {**description, "checkpoint": "somebody/dream"}
+    (moved / "dream.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(UserError, match="'somebody/dream', which is not on this machine"):
+        export(Export(check=moved))
+    content = (moved / "decode.onnx").read_bytes()
+    (moved / "decode.onnx").write_bytes(content[:-1] + b"x")
+    with pytest.raises(UserError, match=r"decode\.onnx is not the file that was exported"):
+        OnnxDream(moved)
     (moved / "dream.json").write_text(json.dumps({**description, "format_version": 99}))
     with pytest.raises(UserError, match="was exported by another version: export it again"):
         OnnxDream(moved)

@@ -194,6 +194,7 @@ def test_an_address_shows_the_same_walk(context, address):
         ("#seed=1&start=0&walk=%%%", "The walk in this address is damaged."),
         ("#seed=1&start=99", "starts at a moment that this dream doesn't have"),
         ("#seed=-1&start=0", "has no seed, or starts at"),
+        ("#seed=1&start=0&walk=W1szLDRlOV0sWzMsLTRlOV1d", "The walk in this address is damaged."),
         ("#seed=1&start=0&walk=W1s5LDFdXQ", "has actions that this world doesn't know"),
     ):
         said = visit.run(
@@ -221,13 +222,14 @@ def test_files_of_walks_are_opened_and_others_refused(context, address, tmp_path
     file.write_text("no JSON")
     visit.page.set_input_files("#file", file)
     expect(visit.page.locator("#note")).to_have_text("This is no session: it is not JSON.")
-    file.write_text(
-        json.dumps(
-            [{"format": "videogpt-dream session", "version": 4}, {"seed": 1, "start": 0}, [9, "a"]]
-        )
-    )
-    visit.page.set_input_files("#file", file)
-    expect(visit.page.locator("#note")).to_contain_text("actions that this world doesn't know")
+    head, begun = json.loads(saved.value.path().read_text())[:2]
+    for other, actions, message in (
+        ({"checkpoint": "dream-battle2"}, [], "This walk is of another dream: dream-battle2."),
+        ({}, [[9, "a"]], "This walk has actions that this world doesn't know."),
+    ):
+        file.write_text(json.dumps([head | other, begun, *actions]))
+        visit.page.set_input_files("#file", file)
+        expect(visit.page.locator("#note")).to_have_text(message)
 
 
 def test_the_page_works_without_a_network(browser, site, tmp_path):

@@ -1,4 +1,4 @@
-"""Build a dream's page: python -m play.web --env dream-doom --out site
+"""Build a dream's page: python -m play.web --env dream-doom --out page
 
 The folder can go to any host of static files: GitHub Pages, a Hugging Face Space, a folder of a web
 server. It runs in the browser alone and asks no other host for anything.

@@ -5,12 +5,13 @@ import hashlib
 import io
 import os
 import tarfile
-import tempfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from envs.trust import cache_folder
 from worldmodel.errors import UserError, one_line
+from worldmodel.storage.files import written_whole
 
 VERSION = "1.30.0"
 REGISTRY = "https://registry.npmjs.org"
@@ -43,10 +44,8 @@ def runtime_files() -> list[Path]:
             for path in paths:
                 member = archive.extractfile(f"package/dist/{path.name}")
                 assert member is not None
-                with tempfile.NamedTemporaryFile(dir=folder, delete=False) as unfinished:
-                    unfinished.write(member.read())
-                os.chmod(unfinished.name, 0o644)
-                os.replace(unfinished.name, path)
+                with written_whole(path) as unfinished:
+                    unfinished.write_bytes(member.read())
     return paths
 
 
@@ -60,11 +59,11 @@ def _downloaded() -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
             content = response.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(
             f"the page's runtime could not be downloaded from {address} ({one_line(error)}): "
             "connect to the network and try again, or set NPM_CONFIG_REGISTRY to a mirror"
         ) from None
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
-        raise UserError(f"{address} has an unexpected checksum")
+        raise UserError(f"{address} has an unexpected checksum: try again, or use another mirror")
     return content

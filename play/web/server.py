@@ -1,6 +1,7 @@
 """Serve the page on this machine alone."""
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    allow_reuse_address = os.name != "nt"  # there it lets two servers share a port
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a page that was closed while it loaded."""
         if not isinstance(sys.exception(), ConnectionError):

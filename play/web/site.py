@@ -1,9 +1,9 @@
 """Build the page: the dream's export, the runtime, and the files in `static`."""
 
 import hashlib
+import os
 import shutil
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.controls import Controls, default_controls
 from worldmodel.interface.sampling import SamplingOptions
-from worldmodel.storage.files import locked, read_json, write_json
+from worldmodel.storage.files import LOCK_NAME, locked, read_json, write_json
 from worldmodel.storage.parsed import parsed
 
 STATIC = Path(__file__).parent / "static"
@@ -27,21 +27,23 @@ TITLES = {
     "dream-pushing": "A dream of a robot pushing things",
 }
 COMMANDS = (
-    ("p, space", "pause and resume"),
-    (".", "one step, then pause"),
-    ("r", "restart from the same moment"),
-    ("n", "another start"),
-    ("+ / -", "faster, slower"),
-    ("o", "show or hide the map"),
-    ("f", "full screen"),
-    ("h", "show or hide the keys"),
+    (("p", "space"), "pause and resume"),
+    ((".",), "one step, then pause"),
+    (("r",), "restart from the same moment"),
+    (("n",), "another start"),
+    (("+",), "faster"),
+    (("-",), "slower"),
+    (("o",), "show or hide the map"),
+    (("f",), "full screen, and back"),
+    (("h",), "show or hide the keys"),
 )
 MOST_BYTES = 2**24  # of JSON
 
 
 def cached_site(name: str, sampling: SamplingOptions) -> Path:
     """Where the page of a dream is kept: a folder in the user's cache."""
-    kept = hashlib.sha256(f"{Path(name).absolute()} {sampling}".encode()).hexdigest()[:16]
+    place = Path(name).absolute() if os.path.isdir(name) else name
+    kept = hashlib.sha256(f"{place} {sampling}".encode()).hexdigest()[:16]
     return cache_folder() / "pages" / kept
 
 
@@ -49,11 +51,7 @@ def is_built(name: str, out: Path, sampling: SamplingOptions) -> bool:
     """Whether a folder holds the page that `build` would make. Raises UserError as `build`."""
     if not choose_world(name).is_dream:
         raise UserError(f"{name} is a real game: only dreams run in a browser")
-    from envs.exporting import digest_of  # slow: imports torch
-
-    return (out / SITE).is_file() and _built(out).get("version") == _version(
-        digest_of(name), sampling
-    )
+    return (out / SITE).is_file() and _built(out).get("version") == _version(name, sampling)
 
 
 def build(name: str, out: Path, sampling: SamplingOptions) -> None:
@@ -70,10 +68,11 @@ def build(name: str, out: Path, sampling: SamplingOptions) -> None:
     """
     if is_built(name, out, sampling):
         return
-    from envs.exporting import digest_of, export_to_play
+    from envs.exporting import export_to_play
 
-    wanted = _version(digest_of(name), sampling)
-    if out.is_dir() and any(out.iterdir()) and not (out / SITE).is_file():
+    wanted = _version(name, sampling)
+    others = [path for path in out.iterdir() if path.name != LOCK_NAME] if out.is_dir() else []
+    if others and not (out / SITE).is_file():
         raise UserError(f"{out} is a folder of something else: choose another name")
     runtime = runtime_files()
     with locked(out):
@@ -92,12 +91,15 @@ def _built(out: Path) -> dict[str, Any]:
     return read_json(out / SITE, most_bytes=MOST_BYTES)
 
 
-def _version(dream: str, sampling: SamplingOptions) -> str:
-    """A hash of all that a page is made from."""
+def _version(name: str, sampling: SamplingOptions) -> str:
+    """A hash of what a page is made from: the dream, its settings, and the code."""
+    from envs.exporting import digest_of, exporter_digest  # slow: imports torch
+
+    dream = digest_of(name)
     digest = hashlib.sha256()
-    parts = [version("videogpt-dream"), VERSION, dream, repr(sampling)]
+    parts = [VERSION, name, dream, exporter_digest(), repr(sampling)]
     digest.update("\n".join(parts).encode())
-    for path in sorted(STATIC.iterdir()):
+    for path in (*sorted(STATIC.iterdir()), *sorted(STATIC.parent.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -112,7 +114,7 @@ def _site(
     given = description["controls"]
     controls = Controls.from_json(given, actions) if given else default_controls(actions)
     name = description["name"]
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != ".lock"]
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != LOCK_NAME]
     return {
         "version": wanted,
         "name": name,
@@ -122,13 +124,24 @@ def _site(
         "sampling": sampling.given,
         "stream": seed_path(),
         "steering": controls.help_lines(),
-        "commands": COMMANDS,
+        "commands": _commands(controls),
         "controls": for_the_page(controls),
         "bytes": {
             **{path.relative_to(out).as_posix(): path.stat().st_size for path in files},
             SITE: 0,
         },
     }
+
+
+def _commands(controls: Controls) -> list[tuple[str, str]]:
+    """(keys, what they do), without keys that steer here."""
+    shown = []
+    if controls.uses_mouse:
+        shown.append(("click", "the mouse steers, until escape"))
+    for keys, what in COMMANDS:
+        free = [key for key in keys if key not in controls.key_names]
+        shown.append((" / ".join(free), what))
+    return shown
 
 
 def for_the_page(controls: Controls) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from worldmodel.command import check_numbers, run_command
 from worldmodel.errors import UserError, printable
 from worldmodel.export import check_packages, dream_folder, export_checkpoint
 from worldmodel.interface.sampling import Sampling, SamplingOptions
+from worldmodel.pretrained import shipped_names
 from worldmodel.storage.parsed import parsed
 
 
@@ -72,7 +73,13 @@ def _check(name: str | None, exported: Path, steps: int) -> int:
     from worldmodel.export.running import OnnxDream
 
     dream = OnnxDream(exported)
-    folder = dream_folder(name or str(dream.description["checkpoint"]))
+    recorded = str(dream.description["checkpoint"])
+    if name is None and not (recorded in shipped_names() or Path(recorded).is_dir()):
+        raise UserError(
+            f"{exported} was exported from {recorded!r}, which is not on this machine: name its "
+            f"checkpoint, as in python -m worldmodel.export CHECKPOINT --check {exported}"
+        )
+    folder = dream_folder(name or recorded)
     if checkpoint_digest(folder) != dream.description["sha256"]:
         raise UserError(f"{exported} was exported from another checkpoint than {folder}")
     sampling = parsed(Sampling, dream.description["sampling"])

@@ -53,6 +53,7 @@ def write_export(
     model = checkpoint.model.requires_grad_(False)
     step = DreamStep(model, sampling)
     modules = {"step": step, "decode": Decode(model), "encode": Encode(model)}
+    (out / DESCRIPTION).unlink(missing_ok=True)  # until all files are of this export
     described = {}
     for graph in track(graphs, "exporting"):
         described[graph] = _write_graph(modules[graph].eval(), out / f"{graph}.onnx")
@@ -76,7 +77,7 @@ def write_export(
         {
             "format_version": FORMAT_VERSION,
             "made_by": f"videogpt-dream {version('videogpt-dream')}",
-            "name": folder.name,
+            "name": Path(name).name,
             "checkpoint": name,
             "sha256": checkpoint_digest(folder),
             "frame_shape": config.tokenizer.frame_shape,

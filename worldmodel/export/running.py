@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from worldmodel.checkpoint import file_digest
 from worldmodel.errors import UserError
 from worldmodel.export.folder import DESCRIPTION, FORMAT_VERSION, STARTS
 from worldmodel.export.graphs import NEXT
@@ -34,10 +35,12 @@ class OnnxDream:
             raise UserError(f"{folder} was exported by another version: export it again")
         starts = read_json(folder / STARTS, most_bytes=MOST_BYTES)
         self.starts = {name: np.array(part) for name, part in starts.items()}
-        self._sessions = {
-            name: _session(folder / graph["file"])
-            for name, graph in self.description["graphs"].items()
-        }
+        self._sessions = {}
+        for name, graph in self.description["graphs"].items():
+            path = folder / Path(graph["file"]).name
+            if file_digest(path) != graph["sha256"]:
+                raise UserError(f"{path} is not the file that was exported: export it again")
+            self._sessions[name] = _session(path)
         self.state_names = [entry["name"] for entry in self.description["state"]]
         self._not_given = {
             entry["name"]: np.full(entry["shape"], -1 if entry["name"] == "given_codes" else np.nan)

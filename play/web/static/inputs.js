@@ -3,7 +3,7 @@
 import { keyName } from "./controls.js";
 
 const STICK_DEAD = 0.35; // of its reach
-const PAD_SPEED = 16; // pixels of the mouse a frame, with the right stick at its end
+const PAD_SPEED = 100; // pixels of the mouse a step, with the right stick at its end
 
 /** Keys of the stick for a push to the right (x) and down (y), from -1 to 1. */
 export function stickKeys(stick, x, y) {
@@ -17,10 +17,12 @@ export function stickKeys(stick, x, y) {
 
 /** Listen to keyboard and mouse. `onCommand(key)` is asked first, and says whether it took it. */
 export function listen(canvas, held, controls, onCommand) {
+  const named = new Map(); // keys that are down, by their place on the keyboard
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest?.("input, dialog")) return;
     const key = keyName(event);
+    const isShortcut = event.ctrlKey || event.metaKey || event.altKey;
+    if (isShortcut && !controls().keyNames.has(key)) return;
+    if (event.target.closest?.("input, dialog")) return;
     const onButton = event.target.closest?.("button") && ["return", "space"].includes(key);
     if (onButton || key === "tab") return;
     const steers = controls().keyNames.has(key);
@@ -29,8 +31,12 @@ export function listen(canvas, held, controls, onCommand) {
     event.preventDefault();
     onCommand(null);
     held.press(key);
+    named.set(event.code, key);
   });
-  addEventListener("keyup", (event) => held.release(keyName(event)));
+  addEventListener("keyup", (event) => {
+    held.release(named.get(event.code) ?? keyName(event)); // shift changes a key's name
+    named.delete(event.code);
+  });
   addEventListener("blur", () => held.releaseAll());
   canvas.addEventListener("mousedown", (event) => {
     if (onCommand(null) || event.button > 2) return;
@@ -112,7 +118,11 @@ export class Gamepads {
 
   poll() {
     const pad = navigator.getGamepads?.().find(Boolean);
-    if (!pad) return;
+    if (!pad) {
+      this.down.forEach((key) => this.held.release(key));
+      this.down = [];
+      return;
+    }
     const { stick, buttons } = this.controls().layout;
     const isDown = (number) => Boolean(pad.buttons[number]?.pressed);
     const across = isDown(14) ? -1 : isDown(15) ? 1 : (pad.axes[0] ?? 0);
@@ -124,8 +134,11 @@ export class Gamepads {
     if (keys.length && !this.down.length) this.onCommand(null);
     this.down = keys;
     const { mouse } = this.controls();
-    const look = pad.axes[2] ?? 0;
-    if (mouse.x && Math.abs(look) > STICK_DEAD) this.held.motion[0] += look * PAD_SPEED;
+    for (const [i, axis] of [mouse.x, mouse.y].entries()) {
+      const look = pad.axes[2 + i] ?? 0;
+      // Not added: polls outnumber steps, and a pause would pile them up.
+      if (axis && Math.abs(look) > STICK_DEAD) this.held.motion[i] = look * PAD_SPEED;
+    }
     for (const [number, command] of [[9, "p"], [8, "n"]]) {
       if (isDown(number) && !this.pressed.has(number)) this.onCommand(command);
       if (isDown(number)) this.pressed.add(number);

@@ -14,6 +14,9 @@ const WITH_SIMD = new Uint8Array([
   253, 98, 11,
 ]);
 
+// Commands that a button gives while the card is shown; any other key only takes it away.
+const BUTTONS_ON_CARD = new Set(["o", "f", "h", "open", "film"]);
+
 const element = (id) => document.getElementById(id);
 
 class Page {
@@ -38,6 +41,7 @@ class Page {
     fillKeys(element("all-keys"), [...site.steering, ...site.commands]);
     touchPad(element("pad"), this.held, this.controls);
     if (matchMedia("(pointer: coarse)").matches) document.body.classList.add("touch");
+    addEventListener("hashchange", () => this.followAddress());
     addEventListener("touchstart", () => document.body.classList.add("touch"), { once: true });
     listen(element("screen"), this.held, () => this.controls, (key) => this.command(key));
     this.gamepads = new Gamepads(this.held, () => this.controls, (key) => this.command(key));
@@ -70,13 +74,18 @@ class Page {
     this.trail = new Trail(element("map"), description);
     element("map-button").hidden = !this.trail.exists;
     this.start = this.seed % numStarts;
+    if (!this.followAddress()) this.begin();
+  }
+
+  /** Show the walk in the address; returns whether there is one. */
+  followAddress() {
     try {
       const walk = walkFromAddress(location.hash, this);
       if (walk) this.replay(walk);
-      else this.begin();
+      return walk !== null;
     } catch (error) {
       this.note(error.message);
-      this.begin();
+      return false;
     }
   }
 
@@ -129,6 +138,7 @@ class Page {
     if (this.took.length > MEASURED) this.took.shift();
     drawFrame(element("screen"), happened.frame, happened.size);
     this.film?.draw();
+    this.variables = happened.variables;
     this.bars.show(happened.variables);
     this.trail.add(happened.pose);
     this.surprise.add(happened.nats);
@@ -150,7 +160,7 @@ class Page {
   over() {
     this.phase = "over";
     const health = this.description.variables.findIndex(({ name }) => name === "health");
-    const isDead = health >= 0 && this.bars.rows[health].bar.value <= 0;
+    const isDead = health >= 0 && this.variables[health] <= 0;
     element("ended").textContent = isDead ? "You died: no health is left" : "This life is over";
     const steps = this.walk.actions.length;
     element("score").textContent = `return ${this.total.toFixed(1)} in ${steps} steps`;
@@ -215,7 +225,7 @@ class Page {
       this.nextStepAt = 0;
       element("card").hidden = true;
       this.held.releaseAll();
-      return true;
+      if (!BUTTONS_ON_CARD.has(key)) return true;
     }
     const commands = {
       p: () => this.pause(!this.paused),
@@ -247,7 +257,7 @@ class Page {
     this.seed += 1;
     this.start = (this.start + 1) % this.numStarts;
     this.begin();
-    this.note(`start ${this.start + 1} of ${this.numStarts}`);
+    this.note(`start ${this.start} of ${this.numStarts}`);
   }
 
   speed(factor) {
@@ -306,6 +316,7 @@ class Page {
   }
 
   saveWalk() {
+    if (!this.walk.mark) return this.note("the dream has not begun yet");
     const text = this.walk.toFile(this);
     save(new Blob([text], { type: "application/json" }), `${this.site.name}-walk.json`);
   }
@@ -339,17 +350,18 @@ async function main() {
     element("loading").textContent = text;
   };
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(WITH_SIMD)) {
-    return fail("This browser has no WebAssembly with SIMD: use one from 2021 or later.");
+    return fail("This browser has no WebAssembly with SIMD: use a newer one.");
   }
   if (!globalThis.crypto?.subtle) {
     return fail("This page needs https, or the address 127.0.0.1.");
   }
+  let site = null;
   try {
-    const site = await (await fetch("site.json")).json();
-    globalThis.page = new Page(site);
+    site = await (await fetch("site.json")).json();
   } catch {
     return fail("site.json could not be loaded: load the page again, or build it again.");
   }
+  globalThis.page = new Page(site);
   if ("serviceWorker" in navigator) navigator.serviceWorker.register("offline.js").catch(() => {});
 }
 

@@ -57,6 +57,9 @@ export function walkFromFile(text, world) {
   if (head?.format !== FORMAT || head.version !== VERSION || !begun) {
     throw new Error("This is no session of this program.");
   }
+  if (head.checkpoint !== world.description.checkpoint) {
+    throw new Error(`This walk is of another dream: ${head.checkpoint}.`);
+  }
   const end = rest.findIndex((entry) => !Array.isArray(entry));
   const steps = end < 0 ? rest : rest.slice(0, end);
   return checked(begun.seed, begun.start, steps.map(([action]) => action), world);
@@ -70,8 +73,9 @@ export function walkFromAddress(hash, world) {
   try {
     const text = given.get("walk") ?? "";
     runs = text ? JSON.parse(atob(text.replaceAll("-", "+").replaceAll("_", "/"))) : [];
+    const isCount = ([, count]) => Number.isInteger(count) && count > 0 && count <= MOST_STEPS;
     const total = runs.reduce((sum, [, count]) => sum + count, 0);
-    if (!(total <= MOST_STEPS)) throw new Error();
+    if (!runs.every(isCount) || total > MOST_STEPS) throw new Error();
   } catch {
     throw new Error("The walk in this address is damaged.");
   }

@@ -12,9 +12,11 @@ ort.env.logLevel = "error";
 
 let dream = null;
 let size = null;
+let newest = 0; // episode; older ones that wait are skipped
 let queue = Promise.resolve(); // requests are answered one after the other
 
 onmessage = ({ data }) => {
+  newest = data.episode ?? newest;
   queue = queue.then(() => answer(data)).catch((error) => {
     postMessage({ type: "error", text: inWords(error) });
   });
@@ -22,7 +24,7 @@ onmessage = ({ data }) => {
 
 async function answer(request) {
   if (request.type === "load") await load(request.site);
-  if (request.type === "begin") await begin(request);
+  if (request.type === "begin" && request.episode === newest) await begin(request);
   if (request.type === "step") await step(request);
 }
 
@@ -58,12 +60,10 @@ async function begin({ seed, start, episode }) {
 }
 
 async function step({ action, episode }) {
-  const began = performance.now();
   const { frame, codes, reward, terminated, nats } = await dream.step(action);
   const { variables, pose } = dream;
   const mark = await markOf(codes);
-  const took = performance.now() - began;
-  const happened = { frame, size, reward, terminated, nats, variables, pose, mark, took };
+  const happened = { frame, size, reward, terminated, nats, variables, pose, mark };
   postMessage({ type: "stepped", action, episode, ...happened }, [frame.buffer]);
 }
 
