@@ -122,6 +122,11 @@ def test_exports_name_their_checkpoint(tiny_run, posed_run, exported, tmp_path):
     (moved / "decode.onnx").write_bytes(content[:-1] + b"x")
     with pytest.raises(UserError, match=r"decode\.onnx is not the file that was exported"):
         OnnxDream(moved)
+    for entry, value in (("graphs", {}), ("state", [{"name": "recent"}]), ("num_uniforms", -1)):
+        (moved / "dream.json").write_text(json.dumps({**description, entry: value}))
+        with pytest.raises(UserError, match=r"dream\.json is damaged: ") as refused:
+            OnnxDream(moved)
+        assert entry in str(refused.value)
     (moved / "dream.json").write_text(json.dumps({**description, "format_version": 99}))
     with pytest.raises(UserError, match="was exported by another version: export it again"):
         OnnxDream(moved)

@@ -1,20 +1,69 @@
 """An exported dream, run by onnxruntime."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnxruntime
+from pydantic import Field
 
 from worldmodel.checkpoint import file_digest
 from worldmodel.errors import UserError
 from worldmodel.export.folder import DESCRIPTION, FORMAT_VERSION, STARTS
 from worldmodel.export.graphs import NEXT
+from worldmodel.interface.sampling import Sampling
 from worldmodel.storage.files import read_json
+from worldmodel.storage.parsed import parsed
 
 MOST_BYTES = 2**26  # of JSON
 
+MOMENTS = ("codes", "actions", "variables", "poses")
+Size = Annotated[int, Field(ge=0, le=2**16)]
+
 State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An input, an output or a part of the state."""
+
+    name: str
+    type: Literal["float32", "int64", "int16", "uint8", "bool"]
+    shape: Annotated[list[Size], Field(max_length=8)]
+
+
+@dataclass(frozen=True)
+class _StateEntry(_Entry):
+    fill: float
+
+
+@dataclass(frozen=True)
+class _Graph:
+    file: str
+    sha256: str
+    inputs: list[_Entry]
+    outputs: list[_Entry]
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    step: _Graph
+    decode: _Graph
+    encode: _Graph | None = None
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What is used here of dream.json, which may be a stranger's."""
+
+    format_version: int
+    checkpoint: str
+    sha256: str
+    num_uniforms: Size
+    sampling: Sampling
+    graphs: _Graphs
+    state: list[_StateEntry]
 
 
 class OnnxDream:
@@ -31,10 +80,17 @@ class OnnxDream:
                 f"python -m worldmodel.export CHECKPOINT --out {folder}"
             )
         self.description = read_json(folder / DESCRIPTION, most_bytes=MOST_BYTES)
-        if self.description.get("format_version") != FORMAT_VERSION:
+        try:
+            described = parsed(_Described, self.description)
+        except UserError as error:
+            raise UserError(f"{folder / DESCRIPTION} is damaged: {error}") from None
+        if described.format_version != FORMAT_VERSION:
             raise UserError(f"{folder} was exported by another version: export it again")
         starts = read_json(folder / STARTS, most_bytes=MOST_BYTES)
-        self.starts = {name: np.array(part) for name, part in starts.items()}
+        try:
+            self.starts = {name: np.array(starts[name]) for name in MOMENTS}
+        except (KeyError, TypeError, ValueError):  # a ragged list
+            raise UserError(f"{folder / STARTS} is damaged: export it again") from None
         self._sessions = {}
         for name, graph in self.description["graphs"].items():
             path = folder / Path(graph["file"]).name
@@ -50,9 +106,7 @@ class OnnxDream:
 
     def start(self, number: int) -> State:
         """The state at one of the start moments."""
-        codes, actions, variables, poses = (
-            self.starts[name][number] for name in ("codes", "actions", "variables", "poses")
-        )
+        codes, actions, variables, poses = (self.starts[name][number] for name in MOMENTS)
         return self.start_from(codes, actions, variables, poses)
 
     def start_from(
