@@ -1,5 +1,6 @@
 """Keys: those that steer, and those for commands such as pause, restart and quit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,10 +97,18 @@ def command_of(key: str, controls: Controls | None = None) -> Command | None:
 
 def help_lines(controls: Controls) -> list[tuple[str, str]]:
     """(keys, what they do): first the actions, then all commands."""
-    lines = controls.help_lines()
+    return controls.help_lines() + command_lines(controls)
+
+
+def command_lines(
+    controls: Controls, entries: Sequence[CommandKey] = COMMAND_KEYS
+) -> list[tuple[str, str]]:
+    """(keys, what they do) of commands, without keys that steer here; with mouse steering, how it
+    is turned on."""
+    lines = []
     if controls.uses_mouse:
         lines.append(("click", "the mouse steers, until escape"))
-    for entry in COMMAND_KEYS:
+    for entry in entries:
         free = [key for key in entry.shown.split(" / ") if key not in controls.key_names]
         lines.append((" / ".join(free), entry.description))
     return lines

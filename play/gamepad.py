@@ -66,8 +66,8 @@ class Gamepad:
 
     def tick(self, controls: Controls | None) -> None:
         """Hold the keys of what is pushed now; called once a tick of the window."""
-        if controls is None:
-            return
+        if controls is None or not (self._axes or self._buttons or self._held):
+            return  # as without a gamepad
         layout = layout_of(controls)
         x, y = (self._axes.get(axis, 0.0) for axis in STICK)
         pushed = {"left": x < -DEAD, "right": x > DEAD, "up": y < -DEAD, "down": y > DEAD}

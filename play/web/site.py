@@ -9,7 +9,7 @@ from typing import Any
 
 from envs import shipped_names
 from envs.trust import cache_folder
-from play.commands import layout_of
+from play.commands import COMMAND_KEYS, command_lines, layout_of
 from play.web.runtime import VERSION, runtime_files
 from play.worlds import DREAM_ID, choose_world
 from worldmodel.errors import UserError
@@ -26,17 +26,7 @@ TITLES = {
     "dream-battle2": "A dream of Doom: Battle 2",
     "dream-pushing": "A dream of a robot pushing things",
 }
-COMMANDS = (
-    (("p", "space"), "pause and resume"),
-    ((".",), "one step, then pause"),
-    (("r",), "restart from the same moment"),
-    (("n",), "another start"),
-    (("+",), "faster"),
-    (("-",), "slower"),
-    (("o",), "show or hide the map"),
-    (("f",), "full screen, and back"),
-    (("h",), "show or hide the keys"),
-)
+ELSEWHERE = ("policy", "real", "pixels", "quit")  # commands that a page doesn't have
 MOST_BYTES = 2**24  # of JSON
 
 
@@ -49,9 +39,7 @@ def cached_site(name: str, sampling: SamplingOptions) -> Path:
 
 def is_built(name: str, out: Path, sampling: SamplingOptions) -> bool:
     """Whether a folder holds the page that `build` would make. Raises UserError as `build`."""
-    if not choose_world(name).is_dream:
-        raise UserError(f"{name} is a real game: only dreams run in a browser")
-    return (out / SITE).is_file() and _built(out).get("version") == _version(name, sampling)
+    return _version_in(out) == _version(name, sampling)
 
 
 def build(name: str, out: Path, sampling: SamplingOptions) -> None:
@@ -66,11 +54,11 @@ def build(name: str, out: Path, sampling: SamplingOptions) -> None:
             the runtime can't be downloaded.
         OSError: the folder can't be written to.
     """
-    if is_built(name, out, sampling):
+    wanted = _version(name, sampling)
+    if _version_in(out) == wanted:
         return
     from envs.exporting import export_to_play
 
-    wanted = _version(name, sampling)
     others = [path for path in out.iterdir() if path.name != LOCK_NAME] if out.is_dir() else []
     if others and not (out / SITE).is_file():
         raise UserError(f"{out} is a folder of something else: choose another name")
@@ -87,12 +75,21 @@ def build(name: str, out: Path, sampling: SamplingOptions) -> None:
         write_json(out / SITE, _site(description, out, wanted, sampling))
 
 
-def _built(out: Path) -> dict[str, Any]:
-    return read_json(out / SITE, most_bytes=MOST_BYTES)
+def _version_in(out: Path) -> str | None:
+    """What the page in a folder was built from; None: there is no whole page."""
+    if not (out / SITE).is_file():
+        return None
+    return read_json(out / SITE, most_bytes=MOST_BYTES).get("version")
 
 
 def _version(name: str, sampling: SamplingOptions) -> str:
-    """A hash of what a page is made from: the dream, its settings, and the code."""
+    """A hash of what a page is made from: the dream, its settings, and the code.
+
+    Raises:
+        UserError: there is no such dream.
+    """
+    if not choose_world(name).is_dream:
+        raise UserError(f"{name} is a real game: only dreams run in a browser")
     from envs.exporting import digest_of, exporter_digest  # slow: imports torch
 
     dream = digest_of(name)
@@ -124,24 +121,15 @@ def _site(
         "sampling": sampling.given,
         "stream": seed_path(),
         "steering": controls.help_lines(),
-        "commands": _commands(controls),
+        "commands": command_lines(
+            controls, [entry for entry in COMMAND_KEYS if entry.command not in ELSEWHERE]
+        ),
         "controls": for_the_page(controls),
         "bytes": {
             **{path.relative_to(out).as_posix(): path.stat().st_size for path in files},
             SITE: 0,
         },
     }
-
-
-def _commands(controls: Controls) -> list[tuple[str, str]]:
-    """(keys, what they do), without keys that steer here."""
-    shown = []
-    if controls.uses_mouse:
-        shown.append(("click", "the mouse steers, until escape"))
-    for keys, what in COMMANDS:
-        free = [key for key in keys if key not in controls.key_names]
-        shown.append((" / ".join(free), what))
-    return shown
 
 
 def for_the_page(controls: Controls) -> dict[str, Any]:
