@@ -40,8 +40,8 @@ MOST_EPISODE_BYTES = 2**30  # an episode is held in memory
 MOST_MEMORY = 3 * 2**30  # bytes for reading an episode, which is also packed for this process
 PATIENCE_S = 300.0  # per episode, which may be thousands of JPEGs
 # Called in another process, by name.
-_READ_NOTES = "collect.minari:read_notes"
-_READ_EPISODE = "collect.minari:read_episode"
+_READ_NOTES = f"{__spec__.name}:read_notes"  # not __name__, which may be __main__
+_READ_EPISODE = f"{__spec__.name}:read_episode"
 # Why something is left out.
 NO_NUMBER = "infos that are not one number a frame"
 NOT_IN_FIRST = "infos that the first episode lacks"

@@ -1,4 +1,4 @@
-"""Steps that all `python -m collect.*` commands share: train or load a policy, score it, record.
+"""Steps that all recording commands share: train or load a policy, score it, record.
 
 Interrupted commands resume when they are rerun.
 """

@@ -21,6 +21,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer, Steering
 from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
@@ -125,7 +126,7 @@ def returns(options: Returns) -> dict[int, Compared]:
     if min(lengths) < 1:
         raise UserError(f"--steps must be at least 1, not {options.steps}")
     dream = gymnasium.make(
-        "envs:VideoGPTDream-v0",
+        "VideoGPTDream-v0",
         checkpoint=options.checkpoint,
         starts=None if options.data is None else str(options.data),
         disable_env_checker=True,

@@ -1,6 +1,6 @@
 """Gymnasium environments: real games, and dreams learned from them.
 
-`import envs` registers them; nothing heavy is imported until `gymnasium.make`.
+Importing it registers them; nothing heavy is imported until `gymnasium.make`.
 `envs.shipped_names()` lists the dreams that come with the project.
 """
 
@@ -21,11 +21,11 @@ for _id, _scenario in (
     ("DoomBattle2-v0", "battle2"),
     ("DoomTakeCover-v0", "take_cover"),
 ):
-    gymnasium.register(_id, "envs.doom:DoomEnv", kwargs={"scenario": _scenario})
-gymnasium.register(id="Pixels-v0", entry_point="envs.pixels:PixelsEnv")
-gymnasium.register(id="RobotPushing-v0", entry_point="envs.pushing:make")
+    gymnasium.register(_id, f"{__name__}.doom:DoomEnv", kwargs={"scenario": _scenario})
+gymnasium.register(id="Pixels-v0", entry_point=f"{__name__}.pixels:PixelsEnv")
+gymnasium.register(id="RobotPushing-v0", entry_point=f"{__name__}.pushing:make")
 gymnasium.register(
     id="VideoGPTDream-v0",
-    entry_point="envs.dream:DreamEnv",
-    vector_entry_point="envs.vector_dream:DreamVectorEnv",
+    entry_point=f"{__name__}.dream:DreamEnv",
+    vector_entry_point=f"{__name__}.vector_dream:DreamVectorEnv",
 )

@@ -1,6 +1,6 @@
 """The learned simulator as a Gymnasium environment.
 
-import envs
+import gymnasium, videogpt_dream
 env = gymnasium.make("VideoGPTDream-v0", checkpoint="dream-doom")
 frame, info = env.reset(seed=0, options={"start": 3})
 frame, reward, terminated, truncated, info = env.step(env.action_space.sample())

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
-import envs.threads  # noqa: F401  forked processes work
+from envs import threads  # noqa: F401  forked processes work
 from envs.interface import space_of
 from envs.making import refuse_imports
 from worldmodel.checkpoint import (

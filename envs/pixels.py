@@ -1,6 +1,6 @@
 """Any Gymnasium environment as small square frames.
 
-import envs
+import gymnasium, videogpt_dream
 env = gymnasium.make("Pixels-v0", env_id="CarRacing-v3", frame_skip=2)
 """
 

@@ -1,6 +1,6 @@
 """A batch of dreams of one model.
 
-import envs
+import gymnasium, videogpt_dream
 dreams = gymnasium.make_vec("VideoGPTDream-v0", num_envs=16, checkpoint="dream-doom")
 frames, infos = dreams.reset(seed=0)                       # dream i has the seed 0 + i
 frames, rewards, terminated, truncated, infos = dreams.step(dreams.action_space.sample())

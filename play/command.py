@@ -14,7 +14,6 @@ import tyro
 
 import envs
 from envs.interface import fps_of
-from play import command_line
 from play.commands import COMMAND_KEYS
 from play.headless import replay, walk
 from play.pilot import Pilot
@@ -22,7 +21,7 @@ from play.recording import Recording, is_same_file
 from play.replay_pilot import ReplayPilot
 from play.session import MAX_SEED, Session, read_session
 from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
-from worldmodel.command import say
+from worldmodel.command import python_command, say
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.storage.files import read_json
@@ -177,7 +176,7 @@ class _Play:
                 if self.recording.num_frames:
                     path, session = self.recording.path, self.recording.session_path
                     print(printable(f"{self.recording.num_frames} frames in {path}"))
-                    print(printable(f"replay: {command_line('--replay', str(session))}"))
+                    print(printable(f"replay: {python_command('play', '--replay', str(session))}"))
         if not isinstance(self.pilot, ReplayPilot):
             print(f"seed {self.seed}")
             return 0
@@ -249,9 +248,11 @@ class _Play:
     def _without_window(self) -> str:
         """The command that works where no window can open."""
         if self.options.replay is not None:
-            return command_line("--replay", str(self.options.replay), "--headless")
+            return python_command("play", "--replay", str(self.options.replay), "--headless")
         film = str(self.options.record or "out.mp4")
-        return command_line("--env", self.name, "--headless", "--record", film, "--steps", "200")
+        return python_command(
+            "play", "--env", self.name, "--headless", "--record", film, "--steps", "200"
+        )
 
     def _record(self) -> Recording:
         """Start the recording. Raises UserError if it may not replace an existing file."""

@@ -3,9 +3,11 @@
 import math
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
@@ -76,8 +78,16 @@ def duration(seconds: float) -> str:
 
 
 def python_command(module: str, *arguments: str) -> str:
-    """The shell command that runs a module."""
-    return shlex.join(["python", "-m", module, *arguments])
+    """The shell command that runs one of the project's modules with the current Python."""
+    if __name__.startswith("videogpt_dream."):  # installed, see setup.py
+        words = module.removeprefix("worldmodel.").split(".")
+        return shlex.join(["videogpt-dream", *words, *arguments])
+    python = sys.executable
+    if python == shutil.which("python"):
+        python = "python"
+    elif Path(python).is_relative_to(Path.cwd()):
+        python = str(Path(python).relative_to(Path.cwd()))
+    return shlex.join([python, "-m", module, *arguments])
 
 
 def _fail(message: str) -> NoReturn:

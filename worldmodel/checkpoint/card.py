@@ -23,7 +23,7 @@ A learned simulator: a VQ-VAE tokenizer and a frame GPT prior. It is stepped lik
 that it has learned:
 
 ```python
-import envs, gymnasium
+import gymnasium, videogpt_dream
 
 env = gymnasium.make("VideoGPTDream-v0", checkpoint={name!r})
 ```
@@ -127,7 +127,7 @@ def numbers_of(report: Path) -> str:
         OSError: it can't be read.
     """
     text = re.sub(r"\A# .*\n", "", report.read_text(encoding="utf-8"))
-    text = re.sub(r"; `python -m worldmodel[^`]*`", "", text)
+    text = re.sub(r"; `[^`]*`(?=, \d+ s)", "", text)
     return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
 
 

@@ -128,7 +128,7 @@ def main_of(
     kind: type[Options], train: Callable[..., None], module: str, description: str | None
 ) -> None:
     """Run a training command: read its options, train, and say how to resume."""
-    options = tyro.cli(kind, prog=f"python -m {module}", description=description)
+    options = tyro.cli(kind, prog=python_command(module), description=description)
     command = python_command(module, *sys.argv[1:])
     run_command(
         lambda: train(options, command=command),

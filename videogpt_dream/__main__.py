@@ -1,0 +1,78 @@
+"""The command `videogpt-dream`: every command of the project by a short name."""
+
+import importlib
+import sys
+
+from videogpt_dream import PREFIX, __version__
+
+COMMANDS = {
+    "play": "play a dream or a real game: in a window, a browser, or without a display",
+    "play web": "make a static web page that plays a dream",
+    "collect vizdoom": "record Health Gathering Supreme, Battle2 or Take Cover",
+    "collect pushing": "record the robot bin",
+    "collect gym": "record any Gymnasium environment",
+    "collect minari": "import and export Minari data sets",
+    "data": "verify, merge, import and describe recordings",
+    "train": "train a dream on recordings",
+    "calibrate": "choose a dream's temperature and guidance",
+    "evaluate": "measure a dream against recordings, and write a report",
+    "collect returns": "look away and come back, in the dream and in the game",
+    "collect transfer": "train an agent in the dream, and score it in the game",
+    "sample": "film several futures of a moment",
+    "average": "average two checkpoints",
+    "ship": "make a checkpoint small",
+    "export": "write a dream as ONNX",
+    "videogpt train": "train VideoGPT as published",
+    "videogpt sample": "sample clips from it",
+    "videogpt evaluate": "measure it",
+    "videogpt ablate": "train and measure the rows of one of the paper's tables",
+}
+USAGE = """usage: videogpt-dream COMMAND [options]
+       videogpt-dream COMMAND --help
+       videogpt-dream --version
+"""
+FAILED = 2
+
+
+def main() -> None:
+    """Run a command. Exits with its status, or with 2 if there is no such command."""
+    words = sys.argv[1:]
+    if words in (["--version"], ["-V"]):
+        print(f"videogpt-dream {__version__}")
+        return
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE + "\n" + _listed(COMMANDS))
+        return
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in COMMANDS and len(words) >= count:
+            sys.argv = [f"videogpt-dream {name}", *words[count:]]
+            _main_of(name)()
+            return
+    among = [name for name in COMMANDS if name.split()[0] == words[0]]
+    print(f"error: there is no command {words[0]!r}" if not among else USAGE, file=sys.stderr)
+    print(_listed(among or COMMANDS), file=sys.stderr)
+    sys.exit(FAILED)
+
+
+def module_of(name: str) -> str:
+    """The module that a command runs, as `python -m` takes it."""
+    parts = name.split()
+    inside = parts[0] in ("play", "collect")
+    return PREFIX + ".".join(parts if inside else ["worldmodel", *parts])
+
+
+def _main_of(name: str):
+    module = importlib.import_module(module_of(name))
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"{module.__name__}.__main__")
+    return module.main
+
+
+def _listed(names) -> str:
+    width = max(map(len, COMMANDS)) + 2
+    return "commands:\n" + "\n".join(f"  {name:{width}}{COMMANDS[name]}" for name in names)
+
+
+if __name__ == "__main__":
+    main()
