@@ -6,12 +6,10 @@ seeds: not on the worker, on earlier episodes, or on an interruption.
 
 import contextlib
 import copy
-import importlib.metadata
 import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,23 +22,14 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
-from envs.interface import (
-    action_spec,
-    actions_of,
-    controls_of,
-    fps_of,
-    pose_of,
-    variable_names,
-)
 from envs.making import made
+from envs.recording import EpisodeBuilder, dataset_info
 from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
-from worldmodel.interface.actions import ActionSpec
 
 JOBS_AHEAD = 2  # per worker: none must wait for the process that stores
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
 CLOSING_S = 5.0  # for a worker to close its environment before it is killed
 
 
@@ -164,39 +153,20 @@ def play_episode(
     env: gymnasium.Env[Any, Any],
     job: Job,
     actor: Actor | None,
-    actions: ActionSpec,
     rescuer: Actor | None = None,
 ) -> Episode:
     """Play one episode to its end, or for `job.max_length` steps, with the actors of a `Player`."""
-    names = variable_names(env)
-    recorded = (*names, *pose_of(env).names)
     player = Player(job.behaviour, actor, env.action_space, job.player_seed, rescuer)
     frame, info = env.reset(seed=job.env_seed)
-    # Copies: an environment may reuse its frame buffer or modify the action in place.
-    frames, numbers = [np.array(frame)], [[info[name] for name in recorded]]
-    taken, rewards, terminated, truncated = [], [], [False], [False]
-    while len(taken) < job.max_length and not (terminated[-1] or truncated[-1]):
+    episode = EpisodeBuilder(env, frame, info)
+    is_over = False
+    while episode.num_steps < job.max_length and not is_over:
         action = player.act(frame, float(info.get("health", FED)))
-        frame, reward, is_over, is_cut, info = env.step(copy.copy(action))
-        frames.append(np.array(frame))
-        numbers.append([info[name] for name in recorded])
-        taken.append(action)
-        rewards.append(reward)
-        terminated.append(is_over)
-        truncated.append(is_cut)
-    rows = np.asarray(numbers, np.float32).reshape(len(frames), len(recorded))
-    return Episode(
-        episode_id=job.episode_id,
-        seed=job.env_seed,
-        policy=job.behaviour.name,
-        frames=np.stack(frames),
-        action=np.asarray(taken, actions.dtype),
-        reward=np.asarray(rewards, np.float32),
-        terminated=np.asarray(terminated[1:], bool),
-        truncated=np.asarray(truncated[1:], bool),
-        variables=rows[:, : len(names)],
-        pose=rows[:, len(names) :],
-    )
+        # A copy: an environment may modify the action in place.
+        frame, reward, terminated, truncated, info = env.step(copy.copy(action))
+        episode.add(action, frame, float(reward), terminated, truncated, info)
+        is_over = terminated or truncated
+    return episode.episode(episode_id=job.episode_id, seed=job.env_seed, policy=job.behaviour.name)
 
 
 class Workers:
@@ -311,12 +281,11 @@ def _work(
     os.set_inheritable(connection.fileno(), False)
     try:
         with contextlib.closing(made(env_id, **env_kwargs)) as env:
-            actions = action_spec(env)
             actors = _actors(env, policy_path, bots)
             while True:
                 job: Job = connection.recv()
                 actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
-                connection.send(play_episode(env, job, actor, actions, rescuer))
+                connection.send(play_episode(env, job, actor, rescuer))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the storing process has finished or died
     except Exception:
@@ -341,31 +310,6 @@ def _actors(
 
 
 def describe(env_id: str, env_kwargs: dict[str, Any], policies: dict[str, Any]) -> DatasetInfo:
-    """Metadata of a data set recorded in this environment.
-
-    Raises:
-        UserError: its observations are not uint8 pictures (H, W, C), its actions are of a
-            kind that cannot be recorded, or its controls don't fit them.
-    """
+    """Metadata of a data set recorded in this environment. Raises UserError as `dataset_info`."""
     with contextlib.closing(made(env_id, **env_kwargs)) as env:
-        shape = env.observation_space.shape or ()
-        if env.observation_space.dtype != np.uint8 or len(shape) != 3:
-            raise UserError(
-                f"{env_id} observes {env.observation_space}: uint8 pictures (H, W, C) are needed"
-            )
-        controls = controls_of(env, actions_of(env))
-        return DatasetInfo(
-            env_id=env_id,
-            env_kwargs=env_kwargs,
-            frame_shape=(shape[0], shape[1], shape[2]),
-            actions=action_spec(env),
-            variable_names=variable_names(env),
-            pose=pose_of(env),
-            fps=fps_of(env),
-            frame_skip=int(getattr(env.unwrapped, "frame_skip", 1)),
-            rendering=str(getattr(env.unwrapped, "rendering", "")),
-            controls=controls.to_json() if controls is not None else {},
-            policies=policies,
-            versions={"python": sys.version.split()[0]}
-            | {name: importlib.metadata.version(name) for name in PACKAGES},
-        )
+        return dataset_info(env, env_id, env_kwargs, policies)

@@ -8,6 +8,7 @@ frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Unpack
 
 import gymnasium
@@ -95,6 +96,11 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         if place is None:
             return None
         return place.space.low.cpu().numpy(), place.space.high.cpu().numpy()
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return self._world.folder
 
     def digest(self) -> str:
         """sha256 of the checkpoint's files: identifies the dream."""

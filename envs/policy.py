@@ -15,11 +15,15 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import BasePolicy
 
+from envs.policy_file import POLICY_FILE, is_policy_file, read_policy
 from envs.threads import one_thread
 from envs.trust import is_remembered, remember
 from worldmodel import randomness
+from worldmodel.checkpoint import read_world
 from worldmodel.errors import UserError, one_line, os_error
+from worldmodel.pretrained import PRETRAINED, shipped_names
 
 # Of a policy file, unpacked. A network of 100 million weights and its optimiser take 1.2 GB.
 MOST_BYTES = 2 * 2**30
@@ -63,7 +67,7 @@ def _like(observation: Any, made_from: Callable[[np.ndarray], np.ndarray]) -> An
 class Sampler:
     """Samples a model's actions from stacked observations, with its own random generator."""
 
-    def __init__(self, model: PPO, num_stacked: int, seed: int) -> None:
+    def __init__(self, model: PPO | BasePolicy, num_stacked: int, seed: int) -> None:
         self._model = model
         self._stack = Stack(num_stacked) if num_stacked > 1 else None
         self.reset(seed)
@@ -87,13 +91,14 @@ class Sampler:
 
 
 class FramePolicy:
-    """A PPO policy on the last few frames of an environment, real or dreamed.
+    """A policy on the last few frames of an environment, real or dreamed.
 
     Its observations have `3 * num_stacked` channels; frames before an episode's first are black.
 
     Args:
-        path: a .zip written by stable-baselines3's `PPO.save`.
-        trusted: as for `load_ppo`.
+        path: a .zip written by stable-baselines3's `PPO.save`, or a .safetensors written by
+            `envs.policy_file.save_policy`.
+        trusted: as for `load_ppo`; a .safetensors needs no trust.
         seed: of the sampled actions. torch's global generator is left unchanged.
 
     Raises:
@@ -102,7 +107,7 @@ class FramePolicy:
 
     def __init__(self, path: str | Path, *, trusted: bool, seed: int = 0) -> None:
         self.path = Path(path)
-        self.model = load_ppo(self.path, trusted=trusted)
+        self.model = _load_model(self.path, trusted=trusted)
         channels_first = self.model.observation_space.shape  # (3 * num_stacked, H, W)
         if channels_first is None or len(channels_first) != 3 or min(channels_first) % 3:
             raise UserError(
@@ -238,6 +243,7 @@ def load_policy(
     """Load a policy for an environment: on its state if it learned from that, else on its frames.
 
     Args:
+        path: as for `FramePolicy`.
         trusted: as for `load_ppo`.
         seed: of the sampled actions.
 
@@ -247,13 +253,30 @@ def load_policy(
     """
     state_space = getattr(env.unwrapped, "state_space", None)
     if state_space is not None:
-        learned_from = load_ppo(path, trusted=trusted).observation_space
+        learned_from = _load_model(path, trusted=trusted).observation_space
         learned_from_frames = times_stacked(env.observation_space, learned_from) is not None
         if not learned_from_frames or times_stacked(state_space, learned_from) is not None:
             return StatePolicy(path, env, trusted=trusted, seed=seed)
     policy = FramePolicy(path, trusted=trusted, seed=seed)
     policy.check_fits(env.observation_space, env.action_space)
     return policy
+
+
+def shipped_policy(env: gymnasium.Env[Any, Any]) -> Path | None:
+    """The policy that ships with a dream, or with a dream of this real game; None: there is none.
+
+    A real game has that of the shipped dream that was recorded in it.
+    """
+    folder: Path | None = getattr(env.unwrapped, "folder", None)
+    if folder is None and env.spec is not None:
+        of_it = (name for name in shipped_names() if read_world(name).env_id == env.spec.id)
+        folder = next((PRETRAINED / name for name in of_it), None)
+    path = None if folder is None else folder / POLICY_FILE
+    return path if path is not None and path.is_file() else None
+
+
+def _load_model(path: Path, *, trusted: bool) -> PPO | BasePolicy:
+    return read_policy(path) if is_policy_file(path) else load_ppo(path, trusted=trusted)
 
 
 def load_ppo(path: Path, *, trusted: bool) -> PPO:

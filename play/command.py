@@ -7,27 +7,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import gymnasium
 import tyro
 
 import envs
 from envs.interface import fps_of
 from play.commands import COMMAND_KEYS
 from play.headless import replay, walk
-from play.pilot import Pilot
+from play.pilot import Pilot, Policy
 from play.recording import Recording, is_same_file
 from play.replay_pilot import ReplayPilot
 from play.session import MAX_SEED, Session, read_session
-from play.worlds import UnopenedWorld, choose_world, is_local, load_policy
+from play.worlds import (
+    UnopenedWorld,
+    choose_world,
+    is_local,
+    load_policy,
+    load_shipped_policy,
+)
 from worldmodel.command import python_command, say
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.storage.files import read_json
 
+if TYPE_CHECKING:
+    from envs.recording import RecordEpisodes
+
 DEFAULT_ENV = "dream-doom"
 DEFAULT_NUM_STEPS = 200
+RANDOM = "random"  # --policy
 MAX_SIZE = 4096
 MAX_KEYS_BYTES = 2**16  # of --keys
 
@@ -48,9 +60,11 @@ class PlayOptions:
     size: int = 512
     """Height of the picture in pixels."""
 
-    policy: Path | None = None
-    """A stable-baselines3 PPO policy (.zip) that takes over when you press m, or at once with
-    --headless. A file that was not made on this machine needs --trust the first time."""
+    policy: str | None = None
+    """Who takes over when you press m, or plays with --headless: a stable-baselines3 PPO policy
+    (.zip), a .safetensors that collect.ship_policy made, or `random`. Default: the policy that
+    ships with the world, if there is one. A .zip that was not made on this machine needs --trust
+    the first time."""
 
     trust: bool = False
     """Load --policy, although its file may contain code that runs when it is loaded."""
@@ -65,6 +79,10 @@ class PlayOptions:
     map: bool = False
     """Show the map from the start, and beside the frames in --record's film."""
 
+    episodes: Path | None = None
+    """Record what is played as episodes, in this folder, which python -m worldmodel.train takes;
+    an existing data set of the same world is continued."""
+
     overwrite: bool = False
     """Let --record replace existing files."""
 
@@ -72,8 +90,7 @@ class PlayOptions:
     """Replay a recorded .json, and report whether every frame is the same."""
 
     headless: bool = False
-    """Open no window: play as fast as possible, with --policy or at random, and print a
-    summary."""
+    """Open no window: let a policy play as fast as possible, and print a summary."""
 
     web: bool = False
     """Play a dream in a web browser: build its page, once, and serve it on this machine alone."""
@@ -160,6 +177,7 @@ class _Play:
         self.seed = secrets.randbelow(2**31) if options.seed is None else options.seed
         self.recording = self._record() if options.record is not None else None
         self.pilot: Pilot | None = None
+        self.episodes: RecordEpisodes | None = None
         self.stop = threading.Event()
 
     def run(self) -> int:
@@ -177,6 +195,7 @@ class _Play:
                     path, session = self.recording.path, self.recording.session_path
                     print(printable(f"{self.recording.num_frames} frames in {path}"))
                     print(printable(f"replay: {python_command('play', '--replay', str(session))}"))
+            self._say_episodes()
         if not isinstance(self.pilot, ReplayPilot):
             print(f"seed {self.seed}")
             return 0
@@ -184,6 +203,12 @@ class _Play:
 
     def _open_pilot(self, tell: Callable[[str], None]) -> Pilot:
         options, env = self.options, self.world.open(tell)
+        if options.episodes is not None:
+            try:
+                env = self.episodes = self.world.recorded(env, options.episodes)
+            except UserError:
+                env.close()
+                raise
         if self.recording is not None and self.recording.fps is None:
             self.recording.fps = fps_of(env)
         watch = self.recording.add if self.recording else None
@@ -191,14 +216,11 @@ class _Play:
             if self.session is not None:
                 self.pilot = ReplayPilot(env, self.session, keys=self.keys, watch=watch)
                 return self.pilot
-            policy = None
-            if options.policy is not None:
-                policy = load_policy(options.policy, env, trusted=options.trust, seed=self.seed)
             self.pilot = Pilot(
                 env,
                 seed=self.seed,
                 start=options.start,
-                policy=policy,
+                find_policy=self._policy_finder(env),
                 keys=self.keys,
                 watch=watch,
             )
@@ -207,6 +229,18 @@ class _Play:
             raise
         return self.pilot
 
+    def _policy_finder(self, env: gymnasium.Env) -> Callable[[], Policy | None]:
+        """What loads the policy; one that was asked for is loaded now, and refused now."""
+        path = self.options.policy
+        if path is not None and path != RANDOM:
+            policy = load_policy(Path(path), env, trusted=self.options.trust, seed=self.seed)
+            return lambda: policy
+        find = partial(load_shipped_policy, env, seed=self.seed)
+        if self.options.headless and path is None:
+            policy = find()
+            return lambda: policy
+        return find
+
     def _play_headless(self) -> None:
         pilot = self._open_pilot(say)
         print(f"first frame after {time.perf_counter() - self.started_s:.1f} s")
@@ -214,16 +248,20 @@ class _Play:
             if isinstance(pilot, ReplayPilot):
                 replay(pilot, stop=self.stop)
                 return
-            if pilot.policy is not None:
+            if self.options.policy != RANDOM:
                 pilot.toggle_policy()
+            player = "policy" if pilot.policy_steers else RANDOM
+            if self.episodes is not None:
+                self.episodes.policy = player
             num_steps = self.options.steps or DEFAULT_NUM_STEPS
             summary = walk(pilot, num_steps=num_steps, seed=self.seed, stop=self.stop)
         finally:
             pilot.close()
-        episodes = "1 episode" if summary.num_episodes == 1 else f"{summary.num_episodes} episodes"
+        episodes = _episodes(summary.num_episodes)
+        by = "a policy" if player == "policy" else "random actions"
         print(
-            f"{summary.num_steps} steps in {episodes} at {summary.steps_per_s:.1f} steps/s, "
-            f"return {summary.total_reward:,.1f}"
+            f"{summary.num_steps} steps by {by} in {episodes} at {summary.steps_per_s:.1f} "
+            f"steps/s, return {summary.total_reward:,.1f}"
         )
 
     def _play_in_window(self) -> None:
@@ -244,6 +282,13 @@ class _Play:
         window.run()
         if window.first_frame_at_s is not None:
             print(f"first frame after {window.first_frame_at_s - self.started_s:.1f} s")
+
+    def _say_episodes(self) -> None:
+        if self.episodes is not None and self.episodes.num_episodes:
+            folder = str(self.options.episodes)
+            train = python_command("worldmodel.train", "--data", folder, "--out", "runs/mine")
+            steps = f"{self.episodes.num_steps} steps in {_episodes(self.episodes.num_episodes)}"
+            print(printable(f"{steps} in {folder}; train on them: {train}"))
 
     def _without_window(self) -> str:
         """The command that works where no window can open."""
@@ -273,6 +318,10 @@ class _Play:
             overwrite=options.overwrite,
             replayed=options.replay,
         )
+
+
+def _episodes(number: int) -> str:
+    return "1 episode" if number == 1 else f"{number} episodes"
 
 
 def _verdict(played: ReplayPilot) -> int:
@@ -308,7 +357,7 @@ def _check(options: PlayOptions) -> None:
     if options.port is not None and not (options.web and 0 <= options.port < 2**16):
         raise UserError("--port needs --web, and must be from 0 to 65535")
     if options.web:
-        others = ("fps", "policy", "keys", "record", "replay", "steps", "seed", "start")
+        others = ("fps", "policy", "keys", "record", "episodes", "replay", "steps", "seed", "start")
         given = [name for name in others if getattr(options, name) is not None]
         given += [name for name in ("headless", "map") if getattr(options, name)]
         for name in given:

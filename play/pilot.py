@@ -20,6 +20,7 @@ from worldmodel.randomness import generator
 
 Steerer = Literal["person", "policy", "replay"]
 MARK_DIGITS = 8
+MOST_STACKED = 16  # frames that a policy may see
 
 
 class Policy(Protocol):
@@ -89,7 +90,8 @@ class Pilot:
         env: a real game, or a dream (which has `num_starts` and `real_moment`).
         seed: of the first episode; each new start adds one.
         start: of a dream's first episode; None: sampled from `seed`.
-        policy: that can take over; None: there is none.
+        find_policy: loads the policy that can take over, when it is first asked to; returns None
+            if there is none.
         keys: JSON of controls to use instead of the environment's own.
         watch: called with every moment, in order.
 
@@ -104,7 +106,7 @@ class Pilot:
         *,
         seed: int,
         start: int | None = None,
-        policy: Policy | None = None,
+        find_policy: Callable[[], Policy | None] = lambda: None,
         keys: Any = None,
         watch: Callable[[Moment], None] | None = None,
     ) -> None:
@@ -117,7 +119,8 @@ class Pilot:
         self.num_starts: int | None = getattr(env.unwrapped, "num_starts", None)
         self.seed = seed
         self.start = self._first_start(start)
-        self.policy = policy
+        self._find_policy = find_policy
+        self._policy: Policy | None = None
         self.policy_steers = False
         self._has_codes = hasattr(type(env.unwrapped), "codes")
         self.actions_taken: list[Action] = []  # since the episode began
@@ -125,7 +128,7 @@ class Pilot:
         self._beside = RealBeside(env) if self.is_dream else None
         self._real: RealView | None = None  # while it is shown
         self._trail, self._real_trail = Trailing(env), Trailing(env)
-        self._recent: deque[np.ndarray] = deque(maxlen=policy.num_stacked if policy else 1)
+        self._recent: deque[np.ndarray] = deque(maxlen=MOST_STACKED)
         self.moment = self._begin()
 
     @property
@@ -145,8 +148,8 @@ class Pilot:
         """
         if self.is_over:
             raise gymnasium.error.ResetNeeded("the episode is over: restart() or another_start()")
-        if self.policy is not None and self.policy_steers:
-            wanted = self.actions.plain(self._flat.from_own(self.policy.act(self.moment.frame)))
+        if self._policy is not None and self.policy_steers:
+            wanted = self.actions.plain(self._flat.from_own(self._policy.act(self.moment.frame)))
             return self._advance(wanted, "policy")
         return self._advance(action_from_keys, "person")
 
@@ -167,14 +170,18 @@ class Pilot:
 
     def toggle_policy(self) -> str:
         """Let the policy steer, or the player again."""
-        if self.policy is None:
-            return "there is no policy: start with --policy FILE.zip"
+        try:
+            self._policy = self._policy or self._find_policy()
+        except UserError as error:
+            return str(error)
+        if self._policy is None:
+            return "no policy ships with this world: start with --policy FILE.zip"
         self.policy_steers = not self.policy_steers
         if not self.policy_steers:
             return "you steer"
-        self.policy.reset()
-        for frame in list(self._recent)[:-1]:  # the frames that it stacks
-            self.policy.act(frame)
+        self._policy.reset()
+        for frame in list(self._recent)[-self._policy.num_stacked : -1]:
+            self._policy.act(frame)
         return "the policy steers: press m to take over"
 
     def toggle_real(self) -> str | None:
@@ -217,8 +224,8 @@ class Pilot:
         frame, info = self.env.reset(seed=self.seed, options=options)
         self.actions_taken = []
         self._recent.clear()
-        if self.policy is not None:
-            self.policy.reset()
+        if self._policy is not None:
+            self._policy.reset()
         self._trail.clear()
         self._real_trail.clear()
         note = self._move_real(lambda beside, _: beside.begin(self.start, ()))

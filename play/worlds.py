@@ -15,6 +15,7 @@ from worldmodel.errors import UserError
 from worldmodel.interface.sampling import SamplingOptions
 
 if TYPE_CHECKING:
+    from envs.recording import RecordEpisodes
     from play.pilot import Policy
 
 # People need more time: the bin's own episodes of 30 steps last 2.4 seconds.
@@ -41,6 +42,13 @@ class UnopenedWorld:
     def is_dream(self) -> bool:
         return self.checkpoint is not None
 
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """What it is made with, beside a dream's horizon."""
+        if self.checkpoint is None:
+            return ARGUMENTS.get(self.env_id, {})
+        return {"checkpoint": self.checkpoint, **self.sampling.given}
+
     def open(self, tell: Callable[[str], None]) -> gymnasium.Env:
         """Load it; a dream takes seconds.
 
@@ -51,11 +59,21 @@ class UnopenedWorld:
             UserError: the checkpoint can't be loaded, or the real game can't be made here.
         """
         if self.checkpoint is None:
-            return made(self.env_id, **ARGUMENTS.get(self.env_id, {}))
+            return made(self.env_id, **self.env_kwargs)
         from envs.dream import compile_once  # slow: imports torch
 
         compile_once(tell)
-        return made(self.env_id, checkpoint=self.checkpoint, horizon=None, **self.sampling.given)
+        return made(self.env_id, horizon=None, **self.env_kwargs)
+
+    def recorded(self, env: gymnasium.Env, folder: Path) -> "RecordEpisodes":
+        """The opened environment, whose episodes are recorded in a folder.
+
+        Raises:
+            UserError: the folder holds other episodes or is in use.
+        """
+        from envs.recording import RecordEpisodes  # slow: imports the data's format
+
+        return RecordEpisodes(env, folder, env_id=self.env_id, env_kwargs=self.env_kwargs)
 
 
 def is_local(name: str) -> bool:
@@ -88,9 +106,10 @@ def choose_world(name: str, sampling: SamplingOptions = SamplingOptions()) -> Un
 
 
 def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> "Policy":
-    """Load a stable-baselines3 policy for an environment.
+    """Load a policy for an environment.
 
     Args:
+        path: a .zip of stable-baselines3, or a .safetensors as ships with dreams.
         trusted: whether code in the file may run, see --trust.
         seed: of the sampled actions.
 
@@ -104,6 +123,21 @@ def load_policy(path: Path, env: gymnasium.Env, *, trusted: bool, seed: int) -> 
         return policy.load_policy(path, env, trusted=trusted, seed=seed)
     except UserError as error:
         raise UserError(f"--policy: {error}") from error
+
+
+def load_shipped_policy(env: gymnasium.Env, *, seed: int) -> "Policy | None":
+    """Load the policy that ships with a dream, or with a real game's dream; None: there is none.
+
+    Args:
+        seed: of the sampled actions.
+
+    Raises:
+        UserError: it is damaged, or for another world.
+    """
+    from envs import policy  # slow: imports stable-baselines3
+
+    path = policy.shipped_policy(env)
+    return None if path is None else policy.load_policy(path, env, trusted=False, seed=seed)
 
 
 def _is_training(folder: Path) -> bool:

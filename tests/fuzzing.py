@@ -410,6 +410,19 @@ def read_policy(folder: str) -> None:
     raise AssertionError("a policy from anywhere was loaded")
 
 
+def make_policy_file(folder: Path) -> None:
+    from worldmodel.pretrained import PRETRAINED
+
+    shutil.copy(PRETRAINED / "dream-doom" / "policy.safetensors", folder)
+
+
+def read_policy_file(folder: str) -> None:
+    from envs.policy_file import read_policy as read
+
+    for parameter in read(Path(folder) / "policy.safetensors").parameters():
+        assert parameter.isfinite().all()
+
+
 def _imported(command: Any) -> None:
     command.run()
     _check_imported(command.out)
@@ -423,6 +436,7 @@ def _check_imported(out: Path) -> None:
 
 
 KINDS: dict[str, Kind] = {
+    "policy that ships": Kind(make_policy_file, "policy.safetensors", "read_policy_file"),
     "meta.json": Kind(make_set, "set/meta.json", "read_set", changed_json),
     "left-out.json": Kind(make_set, "set/left-out.json", "read_left_out", changed_json),
     "a finished shard": Kind(make_set, "set/shard-00000.h5", "read_set"),

@@ -65,7 +65,7 @@ def _jobs(num_episodes, max_length=100, behaviour=RANDOM):
 
 def _played_here(env_kwargs, jobs):
     env = CounterEnv(**env_kwargs)
-    return [play_episode(env, job, None, action_spec(env)) for job in jobs]
+    return [play_episode(env, job, None) for job in jobs]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ class ScalingEnv(gymnasium.Env):
 def test_what_is_recorded_is_nobody_else_s():
     env = ScalingEnv()
     hold = Behaviour("random", actor=None, random_start=1.0, max_hold=8)
-    episode = play_episode(env, Job(0, 1, 2, hold, 12), None, action_spec(env))
+    episode = play_episode(env, Job(0, 1, 2, hold, 12), None)
     np.testing.assert_array_equal(episode.frames[:, 0, 0, 0], np.arange(13))
     np.testing.assert_array_equal(episode.reward, episode.action[:, 0])
     assert len(np.unique(episode.action)) < 12  # some are held, and stay what they were

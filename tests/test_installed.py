@@ -70,7 +70,8 @@ def test_texts_name_commands_that_exist(built: Path) -> None:
         text = re.sub(r'"\s+f?"', "", path.read_text())  # strings in several parts
         assert not re.search(r"python -m\s+(worldmodel|envs|collect|play)", text), path
         for first, second in re.findall(
-            r"(?<!library_name: )videogpt-dream\s+(?!session)([a-z0-9]+)(?:\s+([a-z0-9]+))?", text
+            r"(?<!library_name: )videogpt-dream\s+(?!session|policy)([a-z0-9_]+)(?:\s+([a-z0-9_]+))?",
+            text,
         ):
             name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
             assert name in COMMANDS, f"{path}: {first} {second}"
@@ -145,4 +146,4 @@ def test_the_command_lists_runs_and_refuses() -> None:
     half = command("collect")
     assert half.returncode == 2
     assert "collect vizdoom" in half.stderr
-    assert "ship" not in half.stderr
+    assert "calibrate" not in half.stderr

@@ -79,7 +79,7 @@ def test_frame_t_and_action_t_give_frame_t_plus_1():
     assert info.actions.meanings == ("one", "two", "three")
     env = make("toy_envs:Count-v0", size=4, variables=["count"])
     job = Job(0, env_seed=5, player_seed=7, behaviour=RANDOM, max_length=60)
-    episode = play_episode(env, job, None, action_spec(env))
+    episode = play_episode(env, job, None)
     counts = np.cumsum([episode.frames[0, 0, 0, 0], *(episode.action + 1)])
     assert (episode.frames == counts[:, None, None, None]).all()
     assert episode.variables[:, 0].tolist() == [0, *counts[1:]]  # reset tells none

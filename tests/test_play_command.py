@@ -61,7 +61,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_headless_walk_says_what_it_did(recorded: tuple[Path, str]) -> None:
     film, printed = recorded
     assert "first frame after" in printed
-    assert "120 steps in" in printed
+    assert "120 steps by a policy in" in printed
     assert "steps/s, return" in printed
     assert str(film) in printed
     assert f"--replay {film.with_suffix('.json')}" in printed

@@ -175,7 +175,7 @@ def test_another_start_goes_round_a_dreams_starts() -> None:
 
 def test_the_policy_takes_over_and_gives_back() -> None:
     policy = EchoPolicy()
-    pilot = Pilot(ToyWorld(), seed=0, policy=policy)
+    pilot = Pilot(ToyWorld(), seed=0, find_policy=lambda: policy)
     for action in (1, 1, 1, 1):
         pilot.step(action)
     assert "policy steers" in pilot.toggle_policy()
@@ -193,7 +193,8 @@ def test_a_policy_file_steers(policy_file: Path, tmp_path: Path) -> None:
     pilots = []
     for _ in range(2):
         env = ToyWorld()
-        pilot = Pilot(env, seed=0, policy=load_policy(policy_file, env, trusted=True, seed=3))
+        policy = load_policy(policy_file, env, trusted=True, seed=3)
+        pilot = Pilot(env, seed=0, find_policy=lambda policy=policy: policy)
         pilot.step(1)
         pilot.toggle_policy()
         for _ in range(5):

@@ -204,7 +204,7 @@ def test_a_policy_on_the_state_steers_the_real_bin_and_no_dream(tmp_path: Path) 
     env = robot()
     seen: list[Moment] = []
     policy = load_policy(tmp_path / "p.zip", env, trusted=True, seed=0)
-    pilot = Pilot(env, seed=0, policy=policy, watch=seen.append)
+    pilot = Pilot(env, seed=0, find_policy=lambda: policy, watch=seen.append)
     pilot.step(pilot.controls.idle)
     pilot.toggle_policy()
     moment = pilot.step(pilot.controls.idle)

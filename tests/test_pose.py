@@ -19,7 +19,6 @@ from vizdoom import GameVariable
 import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer
 from collect.recorder import EXPLORER, RANDOM, Job, play_episode
-from envs.interface import action_spec
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs.dream import RECENT, FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.configs.presets import PRESETS
@@ -130,9 +129,7 @@ def test_an_explorer_sees_more_of_the_level_than_chance_and_comes_back():
         visited = [
             {
                 tuple(cell)
-                for cell in play_episode(
-                    env, Job(i, i, 50 + i, behaviour, 200), actor, action_spec(env)
-                ).pose[:, :2]
+                for cell in play_episode(env, Job(i, i, 50 + i, behaviour, 200), actor).pose[:, :2]
                 // 64
             }
             for i in range(6)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 from collect.recorder import POLICY_WITH_NOISE, RANDOM, Job, Player, play_episode
-from envs.interface import action_spec
 from worldmodel import randomness
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +142,7 @@ def test_no_two_generators_of_a_recording_share_a_state(monkeypatch):
         choose_behaviour(0, i, WITH_POLICY)
         player_seed = randomness.integer(0, "player", i)
         env_seed = randomness.integer(0, "environment", i)
-        play_episode(frames, Job(i, env_seed, player_seed, RANDOM, 3), None, action_spec(env))
+        play_episode(frames, Job(i, env_seed, player_seed, RANDOM, 3), None)
     env.close()
     assert len(made) >= 20 * 5
     assert all(len(paths) == 1 for paths in made.values())

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure a dream against recordings, and write a report",
     "collect returns": "look away and come back, in the dream and in the game",
     "collect transfer": "train an agent in the dream, and score it in the game",
+    "collect ship_policy": "ship a policy with a dream, for the key m",
     "sample": "film several futures of a moment",
     "average": "average two checkpoints",
     "ship": "make a checkpoint small",

@@ -10,6 +10,7 @@ Checkpoints are data: nothing is unpickled, and every size is checked before it 
 
 from worldmodel.checkpoint.contents import (
     FILES,
+    POLICY_FILE,
     AnyCheckpoint,
     Checkpoint,
     Lineage,
@@ -37,6 +38,7 @@ from worldmodel.checkpoint.writing import (
 
 __all__ = [
     "FILES",
+    "POLICY_FILE",
     "AnyCheckpoint",
     "Checkpoint",
     "Lineage",

@@ -26,8 +26,8 @@ ADDED_SINCE = {
 }
 POSES_SINCE = 5
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
+POLICY_FILE = "policy.safetensors"  # a policy for this world, which a checkpoint may have
 UNFINISHED = "unfinished.tmp"  # subfolder with the files of a save in progress
-SCALE_SUFFIX = ".row_scale"  # beside an int8 matrix
 # Up to version 5 the ranges of the variables belonged to the prior itself.
 _MOVED = re.compile(r"(^|prior\.)(variable_(mean|std|low|high))$")
 SHOWN_AFTER_START = 32  # frames of the real future after a start, to compare with

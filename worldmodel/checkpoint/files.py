@@ -16,7 +16,7 @@ from torch import Tensor
 from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
     FILES,
-    SCALE_SUFFIX,
+    POLICY_FILE,
     UNFINISHED,
     Lineage,
     World,
@@ -30,7 +30,7 @@ from worldmodel.interface.world import Environment
 from worldmodel.pretrained import PRETRAINED, shipped_names
 from worldmodel.storage.files import read_json
 from worldmodel.storage.parsed import parsed
-from worldmodel.storage.tensors import opened_tensors
+from worldmodel.storage.tensors import SCALE_SUFFIX, opened_tensors, read_weight
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -44,11 +44,6 @@ HELD_TOGETHER = ("weights.safetensors", "starts.safetensors")  # config.json has
 MAX_PARAMETERS = 2 * 10**9
 MAX_STARTS_BYTES = 2**30
 MAX_CONFIG_BYTES = 2**22
-# Of the names of safetensors, what a weight of the model's type may be stored as.
-STORED_AS = {
-    torch.float32: ("F32", "F16", "BF16", "F64", "I8"),
-    torch.int64: ("I64",),
-}
 
 
 def find_checkpoint(name: str) -> Path:
@@ -85,7 +80,7 @@ def find_checkpoint(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(f"unknown checkpoint {name!r}; {hint}")
     try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, "README.md"]))
+        return Path(snapshot_download(name, allow_patterns=[*FILES, POLICY_FILE, "README.md"]))
     except Exception as error:  # the hub's client raises many kinds
         raise UserError(
             f"there is no folder {name!r} here, and it can't be fetched from the Hugging Face Hub "
@@ -284,30 +279,8 @@ def read_weights(
             if name in added:
                 weights[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
             else:
-                weights[name] = _read_weight(path, file, names[name], wanted)
+                weights[name] = read_weight(path, file, names[name], wanted)
     return weights
-
-
-def _read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
-    stored = file.get_slice(name)
-    shape, kind = tuple(stored.get_shape()), stored.get_dtype()
-    if shape != tuple(wanted.shape):
-        raise UserError(f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}")
-    if kind not in STORED_AS[wanted.dtype]:
-        raise UserError(
-            f"{path}: {name} is stored as {kind}, not as {' or '.join(STORED_AS[wanted.dtype])}"
-        )
-    tensor = file.get_tensor(name)
-    if kind == "I8":
-        scale_name = name + SCALE_SUFFIX
-        scale = file.get_slice(scale_name)
-        if tensor.ndim != 2 or scale.get_shape() != [len(tensor), 1] or scale.get_dtype() != "F32":
-            raise UserError(f"{path}: {name} should have one scale a row")
-        tensor = tensor.float() * file.get_tensor(scale_name)
-    tensor = tensor.to(wanted.dtype)  # checked next: 1e300 is finite in float64 only
-    if not tensor.isfinite().all():
-        raise UserError(f"{path}: {name} holds numbers that are not finite")
-    return tensor
 
 
 def check_tokenizer_buffers(path: Path, weights: dict[str, Tensor]) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from worldmodel.checkpoint.contents import (
     FORMAT_VERSION,
-    SCALE_SUFFIX,
     UNFINISHED,
     AnyCheckpoint,
     World,
@@ -27,7 +26,7 @@ from worldmodel.storage.files import (
     write_json,
     written_whole,
 )
-from worldmodel.storage.tensors import save_tensors
+from worldmodel.storage.tensors import int8_rows, save_tensors
 
 COMPACT_FROM = 4096  # smaller tensors stay as they are
 _MOVED = ("README.md", *HELD_TOGETHER, "config.json")
@@ -135,9 +134,7 @@ def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not tensor.is_floating_point() or tensor.numel() < COMPACT_FROM:
             small[name] = tensor
         elif name.startswith("prior.") and tensor.ndim == 2:
-            scale = (tensor.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
-            small[name] = (tensor / scale).round().to(torch.int8)
-            small[name + SCALE_SUFFIX] = scale
+            small |= int8_rows(name, tensor)
         else:
             small[name] = tensor.half()
     return small

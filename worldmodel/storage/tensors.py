@@ -8,11 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldmodel.errors import UserError
 from worldmodel.storage.files import written_whole
+
+SCALE_SUFFIX = ".row_scale"  # of the scales beside an int8 tensor
+# By their names in safetensors, what a weight of a type may be stored as.
+STORED_AS = {
+    torch.float32: ("F32", "F16", "BF16", "F64", "I8"),
+    torch.int64: ("I64",),
+}
 
 
 def save_tensors(
@@ -47,6 +56,40 @@ def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise system_error(error, path) or error from None
+
+
+def int8_rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor as int8 and, beside it, a float32 scale for each row (index of its first axis)."""
+    scale = (tensor.abs().amax(tuple(range(1, tensor.ndim)), keepdim=True) / 127).clamp_min(1e-12)
+    return {name: (tensor / scale).round().to(torch.int8), name + SCALE_SUFFIX: scale}
+
+
+def read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
+    """Read a weight of `wanted`'s shape and type from `file`, which `path` names in messages.
+
+    Raises:
+        UserError: it has another shape, is stored as something else, or holds numbers that are not
+            finite.
+    """
+    stored = file.get_slice(name)
+    shape, kind = tuple(stored.get_shape()), stored.get_dtype()
+    if shape != tuple(wanted.shape):
+        raise UserError(f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}")
+    if kind not in STORED_AS[wanted.dtype]:
+        raise UserError(
+            f"{path}: {name} is stored as {kind}, not as {' or '.join(STORED_AS[wanted.dtype])}"
+        )
+    tensor = file.get_tensor(name)
+    if kind == "I8":
+        scale = file.get_slice(name + SCALE_SUFFIX)
+        of_rows = [len(tensor), *[1] * (tensor.ndim - 1)]
+        if tensor.ndim < 2 or scale.get_shape() != of_rows or scale.get_dtype() != "F32":
+            raise UserError(f"{path}: {name} should have one scale a row")
+        tensor = tensor.float() * file.get_tensor(name + SCALE_SUFFIX)
+    tensor = tensor.to(wanted.dtype)  # checked next: 1e300 is finite in float64 only
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {name} holds numbers that are not finite")
+    return tensor
 
 
 def system_error(error: SafetensorError, path: Path) -> OSError | None:

@@ -1,0 +1,107 @@
+"""Ship a policy with a dream: python -m collect.ship_policy POLICY.zip CHECKPOINT
+
+Writes CHECKPOINT/policy.safetensors, to which `python -m play` hands over at m. A policy that sees
+the state of its environment has no place in a dream: a policy of frames first learns to imitate it
+in the real environment. If interrupted, rerun the same command to resume.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from collect.cloning import clone_bot
+from collect.policies import stacked_frames
+from envs.dream import DreamEnv
+from envs.making import made
+from envs.policy import FramePolicy, StatePolicy, load_policy
+from envs.policy_file import POLICY_FILE, save_policy
+from worldmodel.command import progress_bar, run_command, say
+from worldmodel.errors import printable
+from worldmodel.storage.files import locked, refuse_existing
+
+
+@dataclass(frozen=True)
+class ShipPolicy:
+    """Ship a policy with a dream."""
+
+    policy: tyro.conf.Positional[Path]
+    """A stable-baselines3 PPO policy of the real environment (.zip): a CnnPolicy on frames, or a
+    policy on the state."""
+    checkpoint: tyro.conf.Positional[str]
+    """A dream: a shipped name, or a folder."""
+    work: Path = Path("runs/imitation")
+    """Folder for what is unfinished while a policy of frames imitates one of states."""
+    seed: int = 0
+    """Seed of imitation."""
+    trust: bool = False
+    """Load a policy file that was not made on this machine: such a file can contain code."""
+    overwrite: bool = False
+    """Replace a policy that the dream already has."""
+
+
+def main() -> None:
+    options = tyro.cli(ShipPolicy, prog="python -m collect.ship_policy", description=__doc__)
+    run_command(lambda: ship_policy(options))
+
+
+def ship_policy(options: ShipPolicy) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: the policy or the dream is missing or damaged, they are of different worlds, or
+            the dream has a policy already.
+    """
+    dream = DreamEnv(options.checkpoint)
+    path = dream.folder / POLICY_FILE
+    refuse_existing(path, overwrite=options.overwrite)
+    env_id, env_kwargs = dream.recorded_env()
+    real = made(env_id, **env_kwargs)
+    try:
+        policy = load_policy(options.policy, real, trusted=options.trust)
+    finally:
+        real.close()
+    if isinstance(policy, StatePolicy):
+        with locked(options.work):
+            model = _imitate(options, env_id, env_kwargs)
+    else:
+        model = policy.model
+    assert isinstance(model, PPO)
+    save_policy(model, path)
+    FramePolicy(path, trusted=False).check_fits(dream.observation_space, dream.action_space)
+    print(printable(f"{path}: {path.stat().st_size / 1000:.0f} kB"))
+
+
+def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PPO:
+    """A policy of frames that does what a policy of states does in the real environment."""
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        return made(env_id, **env_kwargs)
+
+    def teacher(env: gymnasium.Env[Any, Any]) -> StatePolicy:
+        return StatePolicy(options.policy, env, trusted=False)
+
+    path = options.work / "policy.zip"
+    environments = stacked_frames(DummyVecEnv([make_env]))
+    model = PPO("CnnPolicy", environments, seed=options.seed, device="cpu")
+    environments.close()
+    say(f"a policy of frames imitates {options.policy} in {env_id}, about an hour on one core")
+    with progress_bar() as bar:
+        task = bar.add_task("imitation", total=1.0)
+        clone_bot(
+            model,
+            make_env,
+            teacher,
+            path,
+            seed=options.seed,
+            on_progress=lambda fraction: bar.update(task, completed=fraction),
+        )
+    return model
+
+
+if __name__ == "__main__":
+    main()

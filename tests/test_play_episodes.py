@@ -1,0 +1,128 @@
+"""What is played becomes episodes that training takes."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from collect.recorder import describe
+from envs import recording
+from envs.recording import RecordEpisodes
+from play.command import PlayOptions, run
+from worldmodel.data import EpisodeReader
+from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
+
+GAME = "DoomHealthGatheringSupreme-v0"
+
+
+def game(folder, **settings) -> RecordEpisodes:
+    return RecordEpisodes(gymnasium.make(GAME), folder, env_id=GAME, **settings)
+
+
+def test_episodes_are_what_was_played(tmp_path) -> None:
+    env = game(tmp_path)
+    random = np.random.default_rng(0)
+    played = []
+    for seed, steps in ((5, 7), (6, 0), (7, 3)):
+        frame, info = env.reset(seed=seed)
+        frames, healths, actions = [frame], [info["health"]], []
+        for action in random.integers(4, size=steps):
+            frame, *_, info = env.step(action)
+            frames.append(frame)
+            healths.append(info["health"])
+            actions.append(action)
+        played.append((seed, frames, healths, actions))
+    env.close()
+    reader = EpisodeReader(tmp_path)
+    assert verify(tmp_path).problems == []
+    assert (env.num_episodes, env.num_steps) == (len(reader), 10) == (2, 10)
+    for episode, (seed, frames, healths, actions) in zip(
+        map(reader.episode, range(2)), (played[0], played[2]), strict=True
+    ):
+        assert (episode.seed, episode.policy) == (seed, "person")
+        np.testing.assert_array_equal(episode.frames, frames)
+        np.testing.assert_array_equal(episode.action, actions)
+        np.testing.assert_array_equal(episode.variables[:, 0], healths)
+        assert np.isfinite(episode.pose).all()
+    # The set is of the same kind as `collect.vizdoom` records: they can be joined.
+    assert reader.info.differences(describe(GAME, {}, {})) == []
+
+
+def test_an_existing_set_is_continued_and_another_worlds_is_refused(tmp_path) -> None:
+    for seed in (1, 2):
+        env = game(tmp_path)
+        env.reset(seed=seed)
+        env.step(3)
+        env.close()
+    reader = EpisodeReader(tmp_path)
+    assert [reader.episode(i).seed for i in range(2)] == [1, 2]
+    before = sorted(path.read_bytes() for path in tmp_path.glob("shard-*"))
+    other = PlayOptions(env="dream-doom", headless=True, steps=1, episodes=tmp_path)
+    with pytest.raises(UserError, match=f"env_id {GAME} against VideoGPTDream-v0"):
+        run(other, started_s=0.0)
+    assert sorted(path.read_bytes() for path in tmp_path.glob("shard-*")) == before
+    env = game(tmp_path)
+    with pytest.raises(UserError, match="another process"):
+        game(tmp_path)
+    env.close()
+
+
+def test_long_episodes_are_cut_where_they_fill_memory(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recording, "MOST_STEPS", 4)
+    env = game(tmp_path)
+    env.reset(seed=3)
+    frames = [env.step(3)[0] for _ in range(9)]
+    env.close()
+    reader = EpisodeReader(tmp_path)
+    assert [reader.episode(i).length for i in range(len(reader))] == [4, 4, 1]
+    np.testing.assert_array_equal(reader.episode(1).frames, frames[3:8])
+
+
+def test_an_end_is_stored_at_once(tmp_path) -> None:
+    env = RecordEpisodes(gymnasium.make("RobotPushing-v0", renderer="rays", length=3), tmp_path)
+    env.reset(seed=0)
+    for _ in range(3):
+        *_, truncated, _ = env.step(env.action_space.sample())
+    assert truncated
+    assert list(tmp_path.glob("episode-0.h5"))  # a crash from now on doesn't lose it
+    env.close()
+    episode = EpisodeReader(tmp_path).episode(0)
+    assert episode.truncated.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["dream-doom", "doom-hgs"])
+def test_the_command_records_what_is_played(name: str, tmp_path, capsys) -> None:
+    folder, film = tmp_path / "episodes", tmp_path / "walk.mp4"
+    options = PlayOptions(
+        env=name, headless=True, steps=12, seed=4, episodes=folder, record=film, policy="random"
+    )
+    assert run(options, started_s=0.0) == 0
+    said = capsys.readouterr().out
+    assert f"12 steps in 1 episode in {folder}; train on them: " in said
+    assert f"worldmodel.train --data {folder}" in said
+    first = EpisodeReader(folder).episode(0)
+    assert first.policy == "random"
+    again = PlayOptions(
+        headless=True, replay=film.with_suffix(".json"), episodes=tmp_path / "again"
+    )
+    assert run(again, started_s=0.0) == 0
+    second = EpisodeReader(tmp_path / "again").episode(0)
+    np.testing.assert_array_equal(first.frames, second.frames)
+    np.testing.assert_array_equal(first.action, second.action)
+
+
+def test_what_can_not_be_recorded_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="uint8 pictures"):
+        RecordEpisodes(gymnasium.make("CartPole-v1"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_it_passes_gymnasiums_checks_and_changes_nothing(tmp_path) -> None:
+    plain, recorded = gymnasium.make(GAME), game(tmp_path)
+    assert recorded.observation_space == plain.observation_space
+    for env in (plain, recorded):
+        env.reset(seed=9)
+    for action in (3, 1, 3):
+        np.testing.assert_array_equal(plain.step(action)[0], recorded.step(action)[0])
+    plain.close()
+    recorded.close()
