@@ -13,7 +13,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks
 
 FIRST_FRAME = "first frame after"
-RATE = re.compile(r"steps in .* at ([0-9.]+) steps/s")
+RATE = re.compile(r"steps by .* at ([0-9.]+) steps/s")
 TIMEOUT_S = 600
 
 
@@ -48,7 +48,7 @@ def play(env: str, steps: int) -> tuple[float, float]:
         UserError: the game fails or never ends.
     """
     command = [sys.executable, "-u", "-m", "play", "--env", env, "--headless", "--seed", "0"]
-    command += ["--steps", str(steps)]
+    command += ["--steps", str(steps), "--policy", "random"]
     pipe, began = subprocess.PIPE, time.perf_counter()
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as player:
         assert player.stdout is not None

@@ -1,6 +1,6 @@
 """Keys: those that steer, and those for commands such as pause, restart and quit."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,6 +98,21 @@ def command_of(key: str, controls: Controls | None = None) -> Command | None:
 def help_lines(controls: Controls) -> list[tuple[str, str]]:
     """(keys, what they do): first the actions, then all commands."""
     return controls.help_lines() + command_lines(controls)
+
+
+def meaning_lines(controls: Controls, numbers: Collection[str]) -> list[tuple[str, str]]:
+    """(word, what it means) of what a player might not know.
+
+    Args:
+        numbers: names of those that are shown.
+    """
+    lines = []
+    if controls.actions.kind == "discrete" and len(controls.keys) > 1:
+        lines.append(("two keys", "the one pressed last counts"))
+    lines.append(("return", "all rewards of this episode"))
+    if "surprise" in numbers:
+        lines.append(("surprise", "how unlikely the dream found its last frame"))
+    return lines
 
 
 def command_lines(

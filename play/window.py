@@ -10,7 +10,7 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 from pygame._sdl2 import controller
 
-from play.commands import Command, command_of, help_lines
+from play.commands import Command, command_of, help_lines, meaning_lines
 from play.drawing import GAP, STATUS_HEIGHT, Painter, View, pane_in
 from play.gamepad import Gamepad
 from play.pilot import Pilot
@@ -287,8 +287,15 @@ class Window:
             shows_map=self._shows_map,
             is_sharp=self._is_sharp,
             card=self._card(controls),
-            help_lines=tuple(help_lines(controls)) if controls and self._shows_help else (),
+            help_lines=self._help(controls, shown),
         )
+
+    def _help(self, controls: Controls | None, shown: Shown | None) -> tuple[tuple[str, str], ...]:
+        """Keys and words in the help; empty when it isn't shown."""
+        if controls is None or not self._shows_help:
+            return ()
+        numbers = () if shown is None else shown.moment.info
+        return (*help_lines(controls), *meaning_lines(controls, numbers))
 
     def _card(self, controls: Controls | None) -> tuple[tuple[str, str], ...]:
         """The keys on the card that waits for one; empty when it isn't shown."""

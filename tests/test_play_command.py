@@ -377,6 +377,16 @@ def test_a_command_is_proposed_as_one_would_type_it(
     assert python_command("play") == "/somewhere/else/python -m play"
 
 
+def test_a_dream_starts_without_torchs_compiler() -> None:
+    """Importing that takes longer than everything else."""
+    code = (
+        "import sys, gymnasium, envs; dream = gymnasium.make('VideoGPTDream-v0');"
+        "dream.reset(seed=0); dream.step(3); print({'torch._dynamo', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_nothing_heavy_is_loaded_before_the_window() -> None:
     """An unknown name is answered, and the window is there, before torch is."""
     code = (

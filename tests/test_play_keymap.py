@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.interface import FlatActions, actions_of
-from play.commands import COMMAND_KEYS, YIELDING_KEYS, command_of, help_lines
+from play.commands import COMMAND_KEYS, YIELDING_KEYS, command_of, help_lines, meaning_lines
 from play.worker import HeldKeys
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.controls import DEFAULT_KEYS, DIGITS, PAIRS, Controls, default_controls
@@ -342,3 +342,14 @@ def test_the_help_names_every_key(controls: Controls) -> None:
         assert {"w", "mouse 1", "left shift + left", "click", "space"} <= set(shown)
     else:
         assert {"left", "right", "up", "w", "a", "d", "space"} <= set(shown)
+
+
+def test_words_that_a_player_might_not_know_are_explained() -> None:
+    walk = controls_in(gymnasium.spaces.Discrete(4))
+    words = dict(meaning_lines(walk, ("health", "surprise")))
+    assert set(words) == {"two keys", "return", "surprise"}
+    together = walk.resolve((walk.keys[0].keys[0], walk.keys[1].keys[0]))
+    assert words["two keys"] == "the one pressed last counts"
+    assert together == walk.resolve((walk.keys[1].keys[0],))
+    arm = controls_in(gymnasium.spaces.Box(-1, 1, (2,)))
+    assert set(dict(meaning_lines(arm, ()))) == {"return"}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.command import duration
+from worldmodel.command import duration, python_command
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeWriter
 from worldmodel.errors import UserError
@@ -143,7 +142,7 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    shown = shlex.join(["python", "-m", "worldmodel.train", *map(str, command[3:])])
+    shown = python_command("worldmodel.train", *map(str, command[3:]))
     assert f"to resume from the last saved state: {shown}" in errors
     assert "Traceback" not in errors
     assert (out / "training" / "tokenizer.state.safetensors").exists()

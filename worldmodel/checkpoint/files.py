@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
@@ -156,7 +157,8 @@ def read_parts(
         starts = read_starts(folder / "starts.safetensors", config, version)
         check_digests(folder, data)
         lineage = checked_lineage(data)
-        model = make_model(config)
+        with _Uninitialised():
+            model = make_model(config)
         model.load_state_dict(weights)
     return model, world, starts, lineage
 
@@ -251,6 +253,22 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
     return lineage
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves weights as they are allocated: on the meta device, changing them would import torch's
+    compiler and sympy, which takes more than a second."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.div_ or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def read_weights(
     path: Path, make_model: Callable[[], torch.nn.Module], added: frozenset[str] = frozenset()
 ) -> dict[str, Tensor]:
@@ -258,7 +276,8 @@ def read_weights(
     `added` since the file was written are zeros.
     """
     try:
-        with torch.device("meta"):  # shapes only: a hostile config takes no memory
+        # Shapes only: a hostile config takes no memory.
+        with _Uninitialised(), torch.device("meta"):
             expected = make_model().state_dict()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]

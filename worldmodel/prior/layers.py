@@ -31,8 +31,8 @@ class ConditionalNorm(nn.Module):
         self.width = width
         self.gain_and_bias = nn.Linear(condition_size, 2 * width)
         nn.init.zeros_(self.gain_and_bias.weight)
-        with torch.no_grad():
-            self.gain_and_bias.bias.copy_(torch.cat([torch.ones(width), torch.zeros(width)]))
+        nn.init.ones_(self.gain_and_bias.bias[:width])
+        nn.init.zeros_(self.gain_and_bias.bias[width:])
 
     def forward(
         self, x: Float[Tensor, "*batch P D"], condition: Float[Tensor, "*batch A"]
@@ -127,12 +127,15 @@ class Rotary:
         quarter = head_size // 4
         if quarter % 2 or head_size % 4:
             raise ValueError(f"rotary positions need a head size divisible by 8, not {head_size}")
-        self.time_speeds = _speeds(2 * quarter, self.TIME_BASE)
-        space = _speeds(quarter, self.SPACE_BASE)
-        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        self.space_angles = torch.cat(  # (P, head_size / 4)
-            [row.flatten()[:, None] * space, column.flatten()[:, None] * space], 1
-        )
+        # On the meta device, where checkpoints are checked, arange would import the compiler: a
+        # second.
+        with torch.device("cpu"):
+            self.time_speeds = _speeds(2 * quarter, self.TIME_BASE)
+            space = _speeds(quarter, self.SPACE_BASE)
+            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            self.space_angles = torch.cat(  # (P, head_size / 4)
+                [row.flatten()[:, None] * space, column.flatten()[:, None] * space], 1
+            )
 
     def turns(self, time: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (*batch, P, head_size / 2) of the frames at these times.
@@ -200,4 +203,4 @@ def mean_action(spec: ActionSpec) -> Float[Tensor, " A"]:
     """The mean of all encoded actions: of all choices, or the middle of a box."""
     if spec.kind == "box":
         return torch.zeros(len(spec.low))
-    return torch.cat([torch.full((size,), 1 / size) for size in spec.sizes])
+    return torch.tensor([1 / size for size in spec.sizes for _ in range(size)])
