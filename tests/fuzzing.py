@@ -386,6 +386,24 @@ def read_videos(folder: str) -> None:
     _imported(ImportVideos(source=changed.parent, out=Path(folder) / "out", size=16))
 
 
+def make_logs(folder: Path) -> None:
+    make_videos(folder)
+    (film,) = folder.glob("mp4/a.*")
+    for other in folder.iterdir():
+        if other.name != "mp4":
+            shutil.rmtree(other)
+    rows = [{"time": t / 25, "keys": ["w"] * (t % 2), "dx": t / 2} for t in range(20)]
+    film.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def read_logs(folder: str) -> None:
+    from worldmodel.data.importers.videos import ImportVideos
+
+    out = Path(folder) / "out"
+    command = ImportVideos(Path(folder) / "mp4", out, actions=True, size=16, min_frames=2)
+    _imported(command)
+
+
 def read_moving(folder: str) -> None:
     from worldmodel.data.importers.moving import open_sequences
 
@@ -449,6 +467,7 @@ KINDS: dict[str, Kind] = {
     "TFRecord": Kind(make_bair, "test/*.tfrecords", "read_bair"),
     "RoboNet": Kind(make_robonet, "traj*.hdf5", "read_robonet"),
     "VideoGPT's HDF5": Kind(make_videogpt, "videos.hdf5", "read_videogpt"),
+    "log of actions": Kind(make_logs, "mp4/a.jsonl", "read_logs"),
     "npy": Kind(make_moving, "mnist_test_seq.npy", "read_moving"),
     "Minari": Kind(make_minari, "minari/*/*/data/main_data.hdf5", "read_minari"),
     "Minari's metadata": Kind(

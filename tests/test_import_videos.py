@@ -20,8 +20,8 @@ from PIL import Image
 
 from worldmodel.data import ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
+from worldmodel.data.importers.official_lists import official_splits
 from worldmodel.data.importers.video_file import read_video
-from worldmodel.data.importers.videos import official_splits
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError

@@ -218,9 +218,8 @@ def test_the_wrong_command_names_the_one_that_works(
             work()
         named = re.search("`(.*)`", str(refused.value))
         assert named is not None
-        python, dash_m, module, *arguments = shlex.split(named[1])
-        command = trainings.get(options, options.__module__)
-        assert (python, dash_m, module) == ("python", "-m", command)
+        _, dash_m, module, *arguments = shlex.split(named[1])
+        assert (dash_m, module) == ("-m", trainings.get(options, options.__module__))
         given = vars(tyro.cli(options, args=arguments))
         assert given.get("data", toy_data) == toy_data
         assert given["out"] in (None, film, run)

@@ -47,6 +47,7 @@ class Recording:
         frames: uint8 (T+1, H, W, C), T at least 1.
         actions: (T, *shape) of the data set's action space; None: nobody steered.
         variables: float32 (T+1, V); None: there are none.
+        pose: float32 (T+1, P); None: the data set has none.
         rewards, terminated, truncated: (T,); None: nothing but zeros.
         lacks: why parts of the sequence are left out; empty: it is whole.
     """
@@ -54,6 +55,7 @@ class Recording:
     frames: np.ndarray
     actions: np.ndarray | None = None
     variables: np.ndarray | None = None
+    pose: np.ndarray | None = None
     rewards: np.ndarray | None = None
     terminated: np.ndarray | None = None
     truncated: np.ndarray | None = None
@@ -172,6 +174,7 @@ def _episode(episode_id: int, source: Source, recording: Recording, info: Datase
         terminated=zeros_or(recording.terminated, (num_actions,), bool),
         truncated=zeros_or(recording.truncated, (num_actions,), bool),
         variables=zeros_or(recording.variables, (num_actions + 1, 0), np.float32),
+        pose=zeros_or(recording.pose, (num_actions + 1, 0), np.float32),
     )
 
 

@@ -1,5 +1,8 @@
 """Videos in folders: python -m worldmodel.data videos SRC --out DIR
 
+With a log of what was pressed beside each video: python -m worldmodel.data videos SRC --actions
+--out DIR; see `worldmodel.data.importers.action_log`.
+
 UCF-101 for example: python -m worldmodel.data videos UCF-101 --size 128 --out data/ucf101-128
 --train-list ucfTrainTestlist/trainlist01.txt --test-list ucfTrainTestlist/testlist01.txt
 """
@@ -7,9 +10,7 @@ UCF-101 for example: python -m worldmodel.data videos UCF-101 --size 128 --out d
 import hashlib
 import math
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,17 @@ import tyro
 
 from worldmodel.command import check_numbers, say
 from worldmodel.data.episodes import CLASS_VARIABLE, POLICY_NAME_BYTES, DatasetInfo
+from worldmodel.data.importers.action_log import (
+    REWARD,
+    TERMINATED,
+    ActionLogs,
+    Log,
+    Roles,
+    log_beside,
+    read_log,
+)
+from worldmodel.data.importers.action_log import SUFFIXES as LOG_SUFFIXES
+from worldmodel.data.importers.official_lists import official_splits
 from worldmodel.data.importers.pipeline import (
     Found,
     Lack,
@@ -30,11 +42,11 @@ from worldmodel.data.importers.pipeline import (
     found_files,
     import_found,
 )
-from worldmodel.data.importers.video_file import frame_rate, read_video
+from worldmodel.data.importers.video_file import Film, frame_rate, read_video
 from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
-from worldmodel.storage.files import read_bytes
+from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
@@ -43,19 +55,21 @@ KINDS = (
     "wmv"
 )
 SUFFIXES = frozenset(f".{kind}" for kind in KINDS.split())
-MAX_LIST_BYTES = 2**26
 SAME_RATE = 1e-3  # rates so near are called the same, as 30 and 29.97
 # Reasons to leave something out.
 NO_VIDEO = "no video by the ending of its name"
 UNLISTED = "in neither list"
 MISSING = "listed, but not there"
 DAMAGED = "damaged"
+AFTER_END = "what follows the end of an episode"
+FORGIVEN_S = 0.5  # between the lengths of a video and its log
 
 
 @dataclass(frozen=True)
 class ImportVideos:
-    """Read a folder of videos, SRC/VIDEO or SRC/CLASS/VIDEO, each as one episode that nobody
-    steers: its shorter side scaled, then cut to the square in the middle."""
+    """Read a folder of videos, SRC/VIDEO or SRC/CLASS/VIDEO, each as one episode: its shorter side
+    scaled, then cut to the square in the middle. Nobody steers them, unless logs of actions lie
+    beside them."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of videos (mp4, mov, avi, mkv, webm, gif, mpg, wmv and others), or of one folder of
@@ -72,6 +86,26 @@ class ImportVideos:
     one file name, path or URL a line. Videos in neither list are left out."""
     test_list: tuple[Path, ...] = ()
     """The same for the test split. Without lists the splits are 8:1:1."""
+    actions: bool = False
+    """Beside each video lies what was pressed meanwhile: the same name with .csv (a line of names,
+    then a row for each frame or, with a column time, at any second), .jsonl (an object a row; a
+    list of names is of keys that are down) or .npy (a row for each frame). Columns reward and
+    terminated are what they say; the others are the action."""
+    action_columns: tuple[str, ...] = ()
+    """With --actions: the action's columns; the others are left out."""
+    sum: tuple[str, ...] = ()
+    """With --actions: columns to add up over a step, such as a mouse's motion. Of the others, keys
+    (0 and 1) count when they were down at any time of the step; numbers and names as they were at
+    its beginning."""
+    variables: tuple[str, ...] = ()
+    """With --actions: columns that a dream should predict, such as health."""
+    pose: tuple[str, ...] = ()
+    """With --actions: 1 to 3 columns of the player's position: x y."""
+    heading: str | None = None
+    """With --pose: column of the direction that the player faces, counterclockwise from x."""
+    full_turn: float = 360.0
+    """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
+    increases clockwise."""
     every: int = 1
     """Keep one frame in so many."""
     min_frames: int = 16
@@ -91,12 +125,22 @@ class ImportVideos:
         check_numbers(self, size=1, every=1, min_frames=2, max_frames=self.min_frames)
         if self.size > LARGEST_SIDE:
             raise UserError(f"--size must be at most {LARGEST_SIDE}, not {self.size}")
+        if not self.actions:
+            for option in ("action_columns", "sum", "variables", "pose", "heading"):
+                if getattr(self, option):
+                    raise UserError(f"--{option.replace('_', '-')} needs --actions")
         left_out = LeftOut()
-        class_of = find_videos(self.source, left_out)
+        class_of = find_videos(self.source, left_out, with_logs=self.actions)
         splits = self._splits(list(class_of), left_out)
         classes = sorted({name for name in class_of.values() if name is not None})
         fps = self._first_rate(splits) if self.fps is None else self.fps
         resampled: dict[str, float] = {}
+        logs = self._logs(splits, fps) if self.actions else None
+        columns = {
+            name: value
+            for name in ("action_columns", "sum")
+            if (value := list(getattr(self, name)))
+        }
         info = DatasetInfo(
             env_id=self.source.resolve().name,
             env_kwargs={
@@ -107,10 +151,13 @@ class ImportVideos:
                 "num_videos": len(splits),
                 # Ids count the videos: with other ones in between they'd mean something else.
                 "listing": _digest(splits),
+                **columns,
             },
             frame_shape=(self.size, self.size, 3),
-            actions=NO_ACTION,
-            variable_names=(CLASS_VARIABLE,) if classes else (),
+            actions=NO_ACTION if logs is None else logs.spec,
+            variable_names=((CLASS_VARIABLE,) if classes else ()) + self.variables,
+            pose=PoseSpec(self.pose, self.heading, self.full_turn) if self.pose else NO_POSE,
+            controls={} if logs is None else logs.controls,
             fps=fps / self.every,
             frame_skip=1,
             class_names=tuple(classes),
@@ -122,10 +169,11 @@ class ImportVideos:
                 own_class = class_of[name]
                 number = None if own_class is None else classes.index(own_class)
                 yield Source(
-                    partial(self._read, name, number, fps, resampled), _origin(name), split
+                    partial(self._read, name, number, fps, resampled, logs), _origin(name), split
                 )
 
-        found = Found(info, sources(), len(splits), left_out, partial=(self.too_long,))
+        partial_reasons = (self.too_long, AFTER_END)
+        found = Found(info, sources(), len(splits), left_out, partial=partial_reasons)
         import_found(self.out, found)
         if resampled:
             name, rate = next(iter(resampled.items()))
@@ -153,6 +201,30 @@ class ImportVideos:
             left_out.add(MISSING, name)
         return {name: listed[name] for name in names if name in listed}
 
+    def _logs(self, names: Iterable[str], fps: float) -> ActionLogs:
+        """What the logs of all videos have in common."""
+
+        def each() -> Iterator[tuple[Log, float]]:
+            for name in names:
+                try:
+                    yield self._log_of(name), frame_rate(self.source / name)
+                except UserError as error:
+                    if not self.skip_damaged:
+                        raise UserError(f"{error}{SKIP_HINT}") from None
+
+        roles = Roles(self.action_columns, self.sum, self.variables, self._pose_names)
+        return ActionLogs(each(), roles, rate=fps / self.every)
+
+    @property
+    def _pose_names(self) -> tuple[str, ...]:
+        return self.pose if self.heading is None else (*self.pose, self.heading)
+
+    def _log_of(self, name: str) -> Log:
+        path = log_beside(self.source / name)
+        if path is None:
+            raise UserError(f"{self.source / name} has no log of actions beside it")
+        return read_log(path)
+
     def _first_rate(self, names: Mapping[str, object]) -> float:
         """Frames a second of the first video that can be read."""
         for name in names:
@@ -164,16 +236,24 @@ class ImportVideos:
         raise UserError(f"no video in {self.source} can be read")
 
     def _read(
-        self, name: str, class_number: int | None, fps: float, resampled: dict[str, float]
+        self,
+        name: str,
+        class_number: int | None,
+        fps: float,
+        resampled: dict[str, float],
+        logs: ActionLogs | None,
     ) -> Recording | Lack:
         """A video as an episode, or why it is left out. Notes it in `resampled` if it was."""
         try:
+            log = None if logs is None else self._log_of(name)
             film = read_video(
                 self.source / name,
                 size=self.size,
                 rate=fps / self.every,
                 max_frames=self.max_frames,
             )
+            if log is not None:
+                _check_duration(log, film, fps / self.every)
         except UserError as error:
             if not self.skip_damaged:
                 raise UserError(f"{error}{SKIP_HINT}") from None
@@ -186,14 +266,59 @@ class ImportVideos:
         if class_number is not None:
             variables = np.full((len(film.frames), 1), class_number, np.float32)
         lacks = (Lack(self.too_long, name),) if film.is_cut else ()
-        return Recording(film.frames, variables=variables, lacks=lacks)
+        plain = Recording(film.frames, variables=variables, lacks=lacks)
+        if logs is None or log is None:
+            return plain
+        return self._with_actions(plain, name, logs, log, film)
+
+    def _with_actions(
+        self, plain: Recording, name: str, logs: ActionLogs, log: Log, film: Film
+    ) -> Recording | Lack:
+        """An episode with the actions of its log, up to the end that this tells."""
+        rows = log.rows(len(film.frames), rate=logs.rate, own_rate=film.rate)
+        zero = np.zeros(log.num_rows)
+        ends = np.flatnonzero(rows.sums(log.columns.get(TERMINATED, zero)) > 0)
+        length = len(film.frames) - 1 if not len(ends) else int(ends[0]) + 1
+        if length + 1 < self.min_frames:
+            return Lack(f"fewer than {self.min_frames} frames", name)
+        numbers = np.stack([log.columns[n] for n in (*self.variables, *self._pose_names)] or [zero])
+        at = numbers[:, rows.at[: length + 1]].T.astype(np.float32)
+        variables, pose = at[:, : len(self.variables)], at[:, len(self.variables) :]
+        if plain.variables is not None:
+            variables = np.concatenate([plain.variables[: length + 1], variables], 1)
+        is_cut = length + 1 < len(film.frames)
+        return Recording(
+            film.frames[: length + 1],
+            actions=logs.actions(log, rows)[:length],
+            variables=variables,
+            pose=pose if self.pose else None,
+            rewards=rows.sums(log.columns.get(REWARD, zero))[:length].astype(np.float32),
+            terminated=np.arange(length) == (length - 1 if len(ends) else length),
+            lacks=(*plain.lacks, Lack(AFTER_END, name)) if is_cut else plain.lacks,
+        )
 
 
-def find_videos(source: Path, left_out: LeftOut) -> dict[str, str | None]:
+def _check_duration(log: Log, film: Film, rate: float) -> None:
+    """Raises UserError unless a log without times has a row for each frame, or each but the last;
+    half a second more or less is forgiven."""
+    log_s, film_s = log.num_rows / film.rate, len(film.frames) / rate
+    is_too_long = log_s > film_s + FORGIVEN_S and not film.is_cut
+    if log.times is None and (is_too_long or log_s < film_s - FORGIVEN_S):
+        raise UserError(
+            f"{log.path} has {log.num_rows} rows, {log_s:.1f} seconds of the video's {film.rate:g} "
+            f"frames a second, but the video lasts {film_s:.1f}: it needs a row for each frame, or "
+            "a column time"
+        )
+
+
+def find_videos(
+    source: Path, left_out: LeftOut, *, with_logs: bool = False
+) -> dict[str, str | None]:
     """Path below `source` and class of each video, in the order of the paths.
 
     Args:
         left_out: gets what else lies there.
+        with_logs: whether logs of actions belong there too.
 
     Raises:
         UserError: there is no video, or some lie in class folders and others don't.
@@ -204,7 +329,7 @@ def find_videos(source: Path, left_out: LeftOut) -> dict[str, str | None]:
     for name in found_files(source, left_out):
         if PurePosixPath(name).suffix.lower() in SUFFIXES:
             names.append(name)
-        else:
+        elif not with_logs or PurePosixPath(name).suffix not in LOG_SUFFIXES:
             left_out.add(NO_VIDEO, name)
     if not names:
         raise UserError(f"{source} holds no video: none of {KINDS}")
@@ -228,62 +353,3 @@ def _origin(name: str) -> str:
 def _digest(splits: Mapping[str, OfficialSplit | None]) -> str:
     lines = "".join(f"{name}\t{split}\n" for name, split in splits.items())
     return hashlib.blake2b(os.fsencode(lines), digest_size=8).hexdigest()
-
-
-def official_splits(
-    names: Sequence[str], lists: Mapping[OfficialSplit, Sequence[Path]]
-) -> tuple[dict[str, OfficialSplit], list[str]]:
-    """Look up which list each video is in.
-
-    A line is a path or a URL, then perhaps a class number (UCF-101) or, behind a tab, a
-    description (TGIF). A path means the video whose path ends like it, as far as both go; a
-    URL the video of its file name.
-
-    Args:
-        names: paths of the videos that there are, with forward slashes.
-        lists: files of each split.
-
-    Returns:
-        The split of each name that is listed; and the listed ones that are not among the names.
-
-    Raises:
-        UserError: a list can't be read, means several videos by one line, or one video is
-            in lists of both splits.
-    """
-    of_file_name: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        of_file_name[name.rsplit("/", 1)[-1]].append(name)
-    splits: dict[str, OfficialSplit] = {}
-    missing: list[str] = []
-    for split, paths in lists.items():
-        for path in paths:
-            for entry in _entries(path):
-                candidates = of_file_name.get(entry.name, [])
-                found = [name for name in candidates if _ends_alike(entry, name)]
-                if not found:
-                    missing.append(str(entry))
-                elif len(found) > 1:
-                    raise UserError(f"{path}: {entry} may mean {found[0]} or {found[1]}")
-                elif splits.setdefault(found[0], split) != split:
-                    raise UserError(f"{found[0]} is listed for training and for the test")
-    return splits, missing
-
-
-def _entries(path: Path) -> Iterator[PurePosixPath]:
-    content = read_bytes(path, most_bytes=MAX_LIST_BYTES)
-    try:
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} cannot be read as a list of videos: {error}") from None
-    for line in lines:
-        entry = re.sub(r"\s+\d+$", "", line.split("\t")[0].strip()).replace("\\", "/")
-        if "://" in entry:  # only the file name is kept by whoever downloads
-            entry = entry.split("?")[0].rsplit("/", 1)[-1]
-        if entry:
-            yield PurePosixPath(entry)
-
-
-def _ends_alike(entry: PurePosixPath, name: str) -> bool:
-    left, right = entry.parts, PurePosixPath(name).parts
-    shorter = min(len(left), len(right))
-    return left[-shorter:] == right[-shorter:]
