@@ -20,7 +20,6 @@ _IMPORT = re.compile(rf"^( *)import ({_NAMES})\b(?!\.)", re.MULTILINE)
 _FROM = re.compile(rf"^( *from )(?=({_NAMES})[ .])", re.MULTILINE)
 # `python -m worldmodel.train`, even if a line or a string ends before the module's name.
 _COMMAND = re.compile(rf'python -m(\s+(?:f?"\s+f?")?)((?:{_NAMES})(?:\.\w+)*)')
-_MENTION = re.compile(rf"(?<=`)(?=({_NAMES})\.)")
 _TEXTS = (".py", ".md", ".jinja", ".js", ".html")
 
 
@@ -28,7 +27,6 @@ def renamed(text: str) -> str:
     """A file's text with the imports and commands that work once it is installed."""
     text = _IMPORT.sub(rf"\1import {OUTER}.\2 as \2", text)
     text = _FROM.sub(rf"\1{OUTER}.", text)
-    text = _MENTION.sub(f"{OUTER}.", text)
     return _COMMAND.sub(_short_command, text)
 
 
@@ -45,7 +43,10 @@ class BuildInside(build_py):
             super().run()
             return
         built = Path(self.build_lib)
-        shutil.rmtree(built, ignore_errors=True)  # of an earlier build
+        if built.resolve() == Path.cwd():
+            raise SystemExit("build somewhere else: the modules are changed where they are built")
+        for name in (OUTER, *INNER):  # of an earlier build
+            shutil.rmtree(built / name, ignore_errors=True)
         super().run()
         for name in INNER:
             shutil.move(built / name, built / OUTER / name)

@@ -5,6 +5,10 @@ the state of its environment has no place in a dream: a policy of frames first l
 in the real environment. If interrupted, rerun the same command to resume.
 """
 
+import hashlib
+import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,8 @@ from envs.making import made
 from envs.policy import FramePolicy, StatePolicy, load_policy
 from envs.policy_file import POLICY_FILE, save_policy
 from worldmodel.command import progress_bar, run_command, say
-from worldmodel.errors import printable
-from worldmodel.storage.files import locked, refuse_existing
+from worldmodel.errors import UserError, printable
+from worldmodel.storage.files import locked, refuse_existing, written_whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ShipPolicy:
     checkpoint: tyro.conf.Positional[str]
     """A dream: a shipped name, or a folder."""
     work: Path = Path("runs/imitation")
-    """Folder for what is unfinished while a policy of frames imitates one of states."""
+    """Folder for unfinished work while a policy of frames imitates one of states."""
     seed: int = 0
     """Seed of imitation."""
     trust: bool = False
@@ -59,25 +63,36 @@ def ship_policy(options: ShipPolicy) -> None:
     dream = DreamEnv(options.checkpoint)
     path = dream.folder / POLICY_FILE
     refuse_existing(path, overwrite=options.overwrite)
+    if not os.access(dream.folder, os.W_OK):  # before an hour of imitation
+        raise UserError(f"{dream.folder} can't be written to: copy the dream to a folder of yours")
     env_id, env_kwargs = dream.recorded_env()
     real = made(env_id, **env_kwargs)
     try:
         policy = load_policy(options.policy, real, trusted=options.trust)
     finally:
         real.close()
-    if isinstance(policy, StatePolicy):
-        with locked(options.work):
-            model = _imitate(options, env_id, env_kwargs)
-    else:
-        model = policy.model
-    assert isinstance(model, PPO)
-    save_policy(model, path)
-    FramePolicy(path, trusted=False).check_fits(dream.observation_space, dream.action_space)
+    with written_whole(path) as unfinished:
+        if isinstance(policy, StatePolicy):
+            save_policy(_imitate(options, env_id, env_kwargs), unfinished)
+        elif isinstance(policy.model, PPO):
+            save_policy(policy.model, unfinished)
+        else:  # a file of this kind already
+            shutil.copyfile(options.policy, unfinished)
+        written = FramePolicy(unfinished, trusted=False)
+        written.check_fits(dream.observation_space, dream.action_space)
     print(printable(f"{path}: {path.stat().st_size / 1000:.0f} kB"))
 
 
 def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PPO:
     """A policy of frames that does what a policy of states does in the real environment."""
+    teacher = hashlib.sha256(options.policy.read_bytes()).hexdigest()
+    task = json.dumps([teacher, env_id, env_kwargs, options.seed], sort_keys=True)
+    folder = options.work / hashlib.sha256(task.encode()).hexdigest()[:16]
+    with locked(folder):
+        return _imitated(options, folder / "policy.zip", env_id, env_kwargs)
+
+
+def _imitated(options: ShipPolicy, path: Path, env_id: str, env_kwargs: dict[str, Any]) -> PPO:
 
     def make_env() -> gymnasium.Env[Any, Any]:
         return made(env_id, **env_kwargs)
@@ -85,7 +100,6 @@ def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PP
     def teacher(env: gymnasium.Env[Any, Any]) -> StatePolicy:
         return StatePolicy(options.policy, env, trusted=False)
 
-    path = options.work / "policy.zip"
     environments = stacked_frames(DummyVecEnv([make_env]))
     model = PPO("CnnPolicy", environments, seed=options.seed, device="cpu")
     environments.close()

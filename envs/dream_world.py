@@ -179,7 +179,8 @@ class DreamWorld:
         """How to bring the real environment to the moment `start`.
 
         Raises:
-            UserError: as `recorded_env`; the starts are the caller's own; or there is no such one.
+            UserError: as `recorded_env`; the starts are the caller's own; there is no such one; or
+                no seed leads to it.
         """
         env_id, env_kwargs = self.recorded_env()
         if self.starts is None:
@@ -188,6 +189,11 @@ class DreamWorld:
             )
         start = self.checked_start(start)
         length = self.starts.prefix_lengths[start]
+        if self.starts.seeds[start] < 0:
+            raise UserError(
+                f"start {start} was recorded without a seed: the real environment can't be brought "
+                "to it"
+            )
         return RealMoment(
             env_id=env_id,
             env_kwargs=env_kwargs,

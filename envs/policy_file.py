@@ -19,15 +19,22 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from envs.interface import flat_actions, space_of
 from worldmodel.checkpoint import POLICY_FILE as POLICY_FILE
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.storage.files import parse_json
 from worldmodel.storage.parsed import parsed
-from worldmodel.storage.tensors import int8_rows, opened_tensors, read_weight, save_tensors
+from worldmodel.storage.tensors import (
+    SCALE_SUFFIX,
+    int8_rows,
+    opened_tensors,
+    read_weight,
+    save_tensors,
+)
 
 CHANNELS = 3
 MOST_STACKED = 16  # frames
 SIDES = (36, 256)  # pixels; smaller ones are too small for the network
+LARGEST = "features_extractor.linear.0.weight"
 MOST_NUMBERS = 1024  # outputs of the network
 
 
@@ -100,30 +107,48 @@ def read_policy(path: Path) -> ActorCriticCnnPolicy:
     """Read a policy; its sizes are checked before a network of them is made.
 
     Raises:
-        UserError: the file is missing, damaged, or of something else.
+        UserError: the file is missing, can't be read, is damaged, or of something else.
     """
     if not path.is_file():
         raise UserError(f"there is no policy file {path}")
     try:
         with opened_tensors(path) as file:
-            policy = _new_policy(path, (file.metadata() or {}).get("policy"))
+            header = _header(path, file)
+            names = {name for name in file.keys() if not name.endswith(SCALE_SUFFIX)}  # noqa: SIM118
+            policy = _new_policy(header)
+            if odd := names ^ {name for name, _ in policy.named_parameters()}:
+                raise UserError(f"{path} is not a policy file: see {one_line(min(odd), most=80)}")
             with torch.no_grad():
                 for name, parameter in policy.named_parameters():
                     parameter.copy_(read_weight(path, file, name, parameter))
     except SafetensorError as error:
         raise UserError(f"{path} is not a policy file: {one_line(error)}") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {os_error(error)}") from None
     policy.set_training_mode(False)
     return policy
 
 
-def _new_policy(path: Path, header: str | None) -> ActorCriticCnnPolicy:
+def _header(path: Path, file: Any) -> PolicyHeader:
+    """The header, once the file holds as many weights as it asks for."""
     try:
-        described = parsed(PolicyHeader, parse_json(header or "null"))
+        header = parsed(PolicyHeader, parse_json((file.metadata() or {}).get("policy", "null")))
     except (UserError, ValueError) as error:
         raise UserError(f"{path} is not a policy file: {one_line(error)}") from None
-    seen = (CHANNELS * described.num_stacked, *described.frames)  # as stable-baselines3 orders them
-    return ActorCriticCnnPolicy(
-        Box(0, 255, seen, np.uint8),
-        space_of(ActionSpec.from_json(described.actions)),
-        lr_schedule=lambda _: 0.0,
-    )
+    sides = [((((side - 8) // 4 + 1) - 4) // 2 + 1) - 2 for side in header.frames]
+    largest = [512, 64 * sides[0] * sides[1]]  # of the CNN of Mnih et al. 2015
+    found = file.get_slice(LARGEST).get_shape()
+    if found != largest:
+        raise UserError(f"{path}: {LARGEST} has shape {found}, its frames need {largest}")
+    return header
+
+
+def _new_policy(header: PolicyHeader) -> ActorCriticCnnPolicy:
+    seen = (CHANNELS * header.num_stacked, *header.frames)  # as stable-baselines3 orders them
+    with torch.random.fork_rng(devices=[]):  # its first weights are replaced
+        return ActorCriticCnnPolicy(
+            Box(0, 255, seen, np.uint8),
+            space_of(ActionSpec.from_json(header.actions)),
+            lr_schedule=lambda _: 0.0,
+            ortho_init=False,
+        )

@@ -1,5 +1,6 @@
 """Record what is played in an environment as episodes that training takes."""
 
+import contextlib
 import copy
 import importlib.metadata
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 
 from envs.interface import action_spec, actions_of, controls_of, fps_of, pose_of, variable_names
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
+from worldmodel.data.episodes import UNKNOWN_SEED
 from worldmodel.errors import UserError
 
 PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
@@ -115,13 +117,15 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Records everything that is played in an environment, real or dreamed.
 
     An episode is stored when it ends, when the next one begins, and when the environment is closed.
-    After `MOST_STEPS` steps the rest becomes an episode of its own, whose seed doesn't lead to it.
+    After `MOST_STEPS` steps the rest becomes an episode of its own. Where an episode can't be
+    reached by a seed alone (it is such a rest, or began without a seed or with options), its seed
+    is `UNKNOWN_SEED`.
 
     Args:
         env: what is played.
         folder: of the data set; one of the same environment is continued.
         env_id, env_kwargs: what the environment was made from; default: by its `spec`.
-        policy: who plays, as stored with each episode.
+        policy: who plays, as stored with each episode, unless `steered_by` says otherwise.
 
     Attributes:
         num_episodes, num_steps: stored by this object.
@@ -144,13 +148,15 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         if env_id is None:
             if env.spec is None:
                 raise UserError("env_id is needed: this environment was not made by an id")
-            env_id, env_kwargs = env.spec.id, env.spec.kwargs
+            env_id, registered = env.spec.id, gymnasium.spec(env.spec.id).kwargs
+            given = env.spec.kwargs
+            env_kwargs = dict(item for item in given.items() if item not in registered.items())
         self.policy = policy
         self.num_episodes = self.num_steps = 0
-        info = dataset_info(env, env_id, env_kwargs or {}, {"played": {"by": policy}})
-        self._writer = EpisodeWriter(folder, info)
+        self._writer = EpisodeWriter(folder, dataset_info(env, env_id, env_kwargs or {}, {}))
         self._next_id = 1 + max(self._writer.done, default=-1)
-        self._seed = 0
+        self._seed = UNKNOWN_SEED
+        self._players: set[str] = set()  # of the running episode
         self._builder: EpisodeBuilder | None = None
 
     def reset(
@@ -158,35 +164,46 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         self._store()
         frame, info = self.env.reset(seed=seed, options=options)
-        self._seed = seed or 0
+        self._seed = UNKNOWN_SEED if seed is None or options else seed
         self._builder = EpisodeBuilder(self.env, frame, info)
         return frame, info
 
+    def steered_by(self, player: str) -> None:
+        """Note who plays the next step: "person" stands for `policy`."""
+        self._players.add(self.policy if player == "person" else player)
+
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._builder is None:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
         taken = copy.copy(action)
         frame, reward, terminated, truncated, info = self.env.step(action)
-        assert self._builder is not None  # the environment has been reset
         self._builder.add(taken, frame, float(reward), terminated, truncated, info)
         if terminated or truncated:
             self._store()
         elif self._builder.num_steps == MOST_STEPS:
             self._store()
+            self._seed = UNKNOWN_SEED
             self._builder = EpisodeBuilder(self.env, frame, info)
         return frame, reward, terminated, truncated, info
 
     def close(self) -> None:
-        try:
+        with contextlib.ExitStack() as closing:
+            closing.callback(super().close)
+            closing.callback(self._close_writer)
             self._store()
-            self._writer.close()
-        finally:
-            super().close()
+
+    def _close_writer(self) -> None:
+        self._writer.close()
+        if not self._writer.done:  # an empty folder may take another world's episodes
+            (self._writer.folder / "meta.json").unlink(missing_ok=True)
 
     def _store(self) -> None:
         builder, self._builder = self._builder, None
+        player, self._players = "+".join(sorted(self._players)) or self.policy, set()
         if builder is None or builder.num_steps == 0:
             return
         self._writer.append(
-            builder.episode(episode_id=self._next_id, seed=self._seed, policy=self.policy)
+            builder.episode(episode_id=self._next_id, seed=self._seed, policy=player)
         )
         self._next_id += 1
         self.num_episodes += 1

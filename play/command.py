@@ -29,7 +29,7 @@ from play.worlds import (
     load_policy,
     load_shipped_policy,
 )
-from worldmodel.command import python_command, say
+from worldmodel.command import local_command, say
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.storage.files import read_json
@@ -62,9 +62,9 @@ class PlayOptions:
 
     policy: str | None = None
     """Who takes over when you press m, or plays with --headless: a stable-baselines3 PPO policy
-    (.zip), a .safetensors that collect.ship_policy made, or `random`. Default: the policy that
-    ships with the world, if there is one. A .zip that was not made on this machine needs --trust
-    the first time."""
+    (.zip) or a .safetensors that `python -m collect.ship_policy` made. Default: the policy that
+    ships with the world, if there is one. With --headless also `random`. A .zip that was not made
+    on this machine needs --trust the first time."""
 
     trust: bool = False
     """Load --policy, although its file may contain code that runs when it is loaded."""
@@ -194,7 +194,7 @@ class _Play:
                 if self.recording.num_frames:
                     path, session = self.recording.path, self.recording.session_path
                     print(printable(f"{self.recording.num_frames} frames in {path}"))
-                    print(printable(f"replay: {python_command('play', '--replay', str(session))}"))
+                    print(printable(f"replay: {local_command('play', '--replay', str(session))}"))
             self._say_episodes()
         if not isinstance(self.pilot, ReplayPilot):
             print(f"seed {self.seed}")
@@ -213,8 +213,11 @@ class _Play:
             self.recording.fps = fps_of(env)
         watch = self.recording.add if self.recording else None
         try:
+            before_step = self.episodes.steered_by if self.episodes else None
             if self.session is not None:
-                self.pilot = ReplayPilot(env, self.session, keys=self.keys, watch=watch)
+                self.pilot = ReplayPilot(
+                    env, self.session, keys=self.keys, watch=watch, before_step=before_step
+                )
                 return self.pilot
             self.pilot = Pilot(
                 env,
@@ -223,6 +226,7 @@ class _Play:
                 find_policy=self._policy_finder(env),
                 keys=self.keys,
                 watch=watch,
+                before_step=before_step,
             )
         except BaseException:
             env.close()
@@ -251,8 +255,8 @@ class _Play:
             if self.options.policy != RANDOM:
                 pilot.toggle_policy()
             player = "policy" if pilot.policy_steers else RANDOM
-            if self.episodes is not None:
-                self.episodes.policy = player
+            if self.episodes is not None and player == RANDOM:
+                self.episodes.policy = RANDOM
             num_steps = self.options.steps or DEFAULT_NUM_STEPS
             summary = walk(pilot, num_steps=num_steps, seed=self.seed, stop=self.stop)
         finally:
@@ -277,7 +281,7 @@ class _Play:
             stop=self.stop,
             instead=self._without_window(),
             starts_at_once=self.session is not None,
-            is_kept=self.recording is not None or self.session is not None,
+            is_kept=bool(self.recording or self.session or self.options.episodes),
         )
         window.run()
         if window.first_frame_at_s is not None:
@@ -286,16 +290,16 @@ class _Play:
     def _say_episodes(self) -> None:
         if self.episodes is not None and self.episodes.num_episodes:
             folder = str(self.options.episodes)
-            train = python_command("worldmodel.train", "--data", folder, "--out", "runs/mine")
+            train = local_command("worldmodel.train", "--data", folder, "--out", "runs/mine")
             steps = f"{self.episodes.num_steps} steps in {_episodes(self.episodes.num_episodes)}"
             print(printable(f"{steps} in {folder}; train on them: {train}"))
 
     def _without_window(self) -> str:
         """The command that works where no window can open."""
         if self.options.replay is not None:
-            return python_command("play", "--replay", str(self.options.replay), "--headless")
+            return local_command("play", "--replay", str(self.options.replay), "--headless")
         film = str(self.options.record or "out.mp4")
-        return python_command(
+        return local_command(
             "play", "--env", self.name, "--headless", "--record", film, "--steps", "200"
         )
 
@@ -362,8 +366,10 @@ def _check(options: PlayOptions) -> None:
         given += [name for name in ("headless", "map") if getattr(options, name)]
         for name in given:
             raise UserError(f"--{name} can't be combined with --web")
+    if options.policy == RANDOM and not options.headless:
+        raise UserError("--policy random needs --headless: in a window you play yourself")
     if options.overwrite and options.record is None:
-        raise UserError("--overwrite needs --record: nothing else writes files")
+        raise UserError("--overwrite needs --record: it replaces nothing else")
     if options.replay is not None:
         decided = ("policy", "steps", "seed", "start")
         given = [name for name in decided if getattr(options, name) is not None]

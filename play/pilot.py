@@ -94,6 +94,7 @@ class Pilot:
             if there is none.
         keys: JSON of controls to use instead of the environment's own.
         watch: called with every moment, in order.
+        before_step: called with who steers before every step.
 
     Raises:
         UserError: the environment can't be played with keys, or not with these; or it has no such
@@ -109,6 +110,7 @@ class Pilot:
         find_policy: Callable[[], Policy | None] = lambda: None,
         keys: Any = None,
         watch: Callable[[Moment], None] | None = None,
+        before_step: Callable[[Steerer], None] | None = None,
     ) -> None:
         _check_frames(env)
         self.env = env
@@ -124,7 +126,7 @@ class Pilot:
         self.policy_steers = False
         self._has_codes = hasattr(type(env.unwrapped), "codes")
         self.actions_taken: list[Action] = []  # since the episode began
-        self._watch = watch
+        self._watch, self._before_step = watch, before_step
         self._beside = RealBeside(env) if self.is_dream else None
         self._real: RealView | None = None  # while it is shown
         self._trail, self._real_trail = Trailing(env), Trailing(env)
@@ -232,6 +234,8 @@ class Pilot:
         return self._arrive(frame, info, note, steered_by="person")
 
     def _advance(self, action: Action, steered_by: Steerer) -> Moment:
+        if self._before_step is not None:
+            self._before_step(steered_by)
         frame, reward, terminated, truncated, info = self.env.step(self._flat.to_own(action))
         self.actions_taken.append(action)
         note = self._move_real(lambda beside, view: beside.step(view, action))

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 
 from envs.interface import actions_of
-from play.pilot import Moment, Pilot
+from play.pilot import Moment, Pilot, Steerer
 from play.session import Session
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import Action
@@ -30,6 +30,7 @@ class ReplayPilot(Pilot):
         *,
         keys: Any = None,
         watch: Callable[[Moment], None] | None = None,
+        before_step: Callable[[Steerer], None] | None = None,
     ) -> None:
         _check_fit(env, session)
         self.session = session
@@ -37,7 +38,14 @@ class ReplayPilot(Pilot):
         self.first_difference: str | None = None
         self._episode_number = 0
         first = session.episodes[0]
-        super().__init__(env, seed=first.seed, start=first.start, keys=keys, watch=watch)
+        super().__init__(
+            env,
+            seed=first.seed,
+            start=first.start,
+            keys=keys,
+            watch=watch,
+            before_step=before_step,
+        )
 
     @property
     def is_over(self) -> bool:

@@ -190,9 +190,11 @@ class Worker:
                 self._publish(pilot)
         except BaseException as error:  # `join` raises it in the window's thread
             self.error = error
-        finally:
+        try:
             if self.pilot is not None:
                 self.pilot.close()
+        except BaseException as error:  # the last episode can't be stored, for example
+            self.error = self.error or error
 
     def _next_work(self, pilot: Pilot) -> Request | None:
         """Wait for a request or the next step; None: end."""

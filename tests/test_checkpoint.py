@@ -171,7 +171,7 @@ def test_a_missing_file_is_named(copy: Path):
 
 def test_config_and_tensors_must_agree(copy: Path):
     change_config(copy, lambda c: c["prior"].update(width=64))
-    with pytest.raises(UserError, match="the config says"):
+    with pytest.raises(UserError, match="has shape"):
         load_checkpoint(str(copy))
 
 
@@ -537,3 +537,16 @@ def test_a_checkpoint_says_how_its_dreams_are_drawn(tiny_run: Path, tmp_path: Pa
         ship(Ship(str(tiny_run), tmp_path / "cold", temperature=-1.0))
     with pytest.raises(UserError, match="guidance must be from 0"):
         ship(Ship(str(tiny_run), tmp_path / "cold", guidance=-1.0))
+
+
+def test_what_is_not_stored_is_as_in_a_new_model(tiny_run: Path) -> None:
+    """Initialisation is skipped where weights are replaced, and only there."""
+    loaded = load_checkpoint(str(tiny_run)).model
+    new = WorldModel(loaded.config)
+    buffers = {n: b for n, b in new.named_buffers() if n not in new.state_dict()}
+    assert buffers
+    for name, buffer in buffers.items():
+        torch.testing.assert_close(loaded.get_buffer(name), buffer, rtol=0, atol=0)
+    for name in ("time_speeds", "space_angles"):
+        ours, theirs = getattr(loaded.prior.rotary, name), getattr(new.prior.rotary, name)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

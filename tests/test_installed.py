@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,22 @@ PACKAGES = ("worldmodel", "envs", "collect", "play")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a wheel is made of."""
+    """A folder with the content of a wheel."""
     source = tmp_path_factory.mktemp("source")
     for name in (*PACKAGES, "videogpt_dream"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    out = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(out)]
+    build = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-c", build, str(out)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
-    return out
+    (wheel,) = out.glob("*.whl")
+    assert wheel.stat().st_size < 95e6  # a package index takes 100 MB
+    installed = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    return installed
 
 
 def run_beside_own_modules(built: Path, folder: Path, *arguments: str) -> str:
@@ -42,7 +49,15 @@ def run_beside_own_modules(built: Path, folder: Path, *arguments: str) -> str:
 
 
 def test_every_file_is_inside_one_package(built: Path) -> None:
-    assert [path.name for path in built.iterdir()] == ["videogpt_dream"]
+    names = sorted(path.name for path in built.iterdir())
+    assert names[0] == "videogpt_dream"
+    assert re.fullmatch(r"videogpt_dream-.*\.dist-info", names[1])
+    assert len(names) == 2
+    about = built / names[1]
+    script = "videogpt-dream = videogpt_dream.__main__:main"
+    assert script in (about / "entry_points.txt").read_text()
+    assert not (about / "top_level.txt").exists()  # it would name `envs`
+    assert (built / "videogpt_dream/py.typed").exists()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             assert (built / "videogpt_dream" / path.relative_to(ROOT)).exists()
@@ -60,6 +75,10 @@ def test_modules_import_only_each_other(built: Path) -> None:
                 names = [node.module or ""]
             for name in names:
                 assert name.split(".")[0] not in PACKAGES, f"{path} imports {name}"
+            # Names of functions in strings, for `guarded_call` and `gymnasium.register`.
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+                assert not re.match(r"(worldmodel|envs|collect|play)[\w.]*:\w", text), (path, text)
 
 
 def test_texts_name_commands_that_exist(built: Path) -> None:
@@ -144,7 +163,8 @@ def test_the_command_lists_runs_and_refuses() -> None:
     assert unknown.returncode == 2
     assert "there is no command 'fly'" in unknown.stderr
     assert "Traceback" not in unknown.stderr
-    half = command("collect")
+    half = command("collect", "everything")
     assert half.returncode == 2
+    assert "there is no command 'collect everything'" in half.stderr
     assert "collect vizdoom" in half.stderr
     assert "calibrate" not in half.stderr

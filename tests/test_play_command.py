@@ -20,7 +20,7 @@ from envs.making import made
 from play.__main__ import main
 from play.commands import COMMAND_KEYS
 from play.session import Session, read_session
-from worldmodel.command import python_command
+from worldmodel.command import local_command
 from worldmodel.interface.sampling import SamplingOptions
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
@@ -370,11 +370,11 @@ def test_a_command_is_proposed_as_one_would_type_it(
     python.touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.chdir(tmp_path)
-    assert python_command("play", "--steps", "2") == ".venv/bin/python -m play --steps 2"
+    assert local_command("play", "--steps", "2") == ".venv/bin/python -m play --steps 2"
     monkeypatch.setenv("PATH", str(python.parent), prepend=os.pathsep)  # the venv is active
-    assert python_command("play", "--steps", "2") == "python -m play --steps 2"
+    assert local_command("play", "--steps", "2") == "python -m play --steps 2"
     monkeypatch.setattr(sys, "executable", "/somewhere/else/python")
-    assert python_command("play") == "/somewhere/else/python -m play"
+    assert local_command("play") == "/somewhere/else/python -m play"
 
 
 def test_a_dream_starts_without_torchs_compiler() -> None:

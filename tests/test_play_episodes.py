@@ -1,14 +1,19 @@
 """What is played becomes episodes that training takes."""
 
+import errno
+
 import gymnasium
 import numpy as np
 import pytest
+from test_play_window import until
 
 from collect.recorder import describe
 from envs import recording
 from envs.recording import RecordEpisodes
 from play.command import PlayOptions, run
-from worldmodel.data import EpisodeReader
+from play.pilot import Pilot
+from play.worker import HeldKeys, Worker
+from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 
@@ -46,6 +51,8 @@ def test_episodes_are_what_was_played(tmp_path) -> None:
         assert np.isfinite(episode.pose).all()
     # The set is of the same kind as `collect.vizdoom` records: they can be joined.
     assert reader.info.differences(describe(GAME, {}, {})) == []
+    by_spec = RecordEpisodes(gymnasium.make(GAME), tmp_path)  # also by what it was made from
+    by_spec.close()
 
 
 def test_an_existing_set_is_continued_and_another_worlds_is_refused(tmp_path) -> None:
@@ -107,6 +114,9 @@ def test_the_command_records_what_is_played(name: str, tmp_path, capsys) -> None
     )
     assert run(again, started_s=0.0) == 0
     second = EpisodeReader(tmp_path / "again").episode(0)
+    assert second.policy == "replay"
+    with pytest.raises(UserError, match="--policy random needs --headless"):
+        run(PlayOptions(env=name, policy="random"), started_s=0.0)
     np.testing.assert_array_equal(first.frames, second.frames)
     np.testing.assert_array_equal(first.action, second.action)
 
@@ -117,7 +127,53 @@ def test_what_can_not_be_recorded_is_refused(tmp_path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_it_passes_gymnasiums_checks_and_changes_nothing(tmp_path) -> None:
+def test_seeds_are_stored_only_where_they_lead_to_the_episode(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recording, "MOST_STEPS", 2)
+    env = RecordEpisodes(gymnasium.make("VideoGPTDream-v0", horizon=None), tmp_path)
+    for seed, options, steps in ((7, None, 3), (7, {"start": 1}, 1), (None, None, 1)):
+        env.reset(seed=seed, options=options)
+        for _ in range(steps):
+            env.step(3)
+    env.close()
+    reader = EpisodeReader(tmp_path)
+    assert reader.info.env_kwargs == {"horizon": None}
+    assert reader.index["seed"].tolist() == [7, -1, -1, -1]
+
+
+def test_what_was_not_reset_or_not_played(tmp_path) -> None:
+    env = RecordEpisodes(gymnasium.make(GAME), tmp_path)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+    env.reset(seed=0)
+    env.close()
+    assert not list(tmp_path.glob("*.json"))  # another world may be recorded here
+    other = RecordEpisodes(gymnasium.make("RobotPushing-v0", renderer="rays", length=1), tmp_path)
+    other.reset(seed=0)
+    other.step(other.action_space.sample())
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        other.step(other.action_space.sample())
+    other.close()
+
+
+def test_a_full_disk_at_the_end_is_told(tmp_path, monkeypatch) -> None:
+    """The last episode is lost, but not silently, and the folder is free again."""
+    env = game(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(EpisodeWriter, "_check_space", full)
+        worker = Worker(lambda tell: Pilot(env, seed=0), keys=HeldKeys(), fps=100)
+        worker.start()
+        until(lambda: worker.shown is not None and worker.shown.moment.step_number > 1)
+        worker.stop()
+        with pytest.raises(UserError, match="No space left on device"):
+            worker.join()
+    game(tmp_path).close()
+
+
+def test_it_changes_nothing(tmp_path) -> None:
     plain, recorded = gymnasium.make(GAME), game(tmp_path)
     assert recorded.observation_space == plain.observation_space
     for env in (plain, recorded):

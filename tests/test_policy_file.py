@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def model_of(
     return model
 
 
+def test_reading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    save_policy(model_of(), tmp_path / POLICY_FILE)
+    before = torch.get_rng_state()
+    read_policy(tmp_path / POLICY_FILE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("actions", SPACES)
 def test_a_policy_does_the_same_when_it_is_read(actions: gymnasium.Space, tmp_path: Path) -> None:
     model = model_of(actions)
@@ -99,6 +107,7 @@ def header_of(path: Path) -> dict:
         ({"frames": [40]}, "frames"),
         ({"num_stacked": 1_000_000}, "num_stacked must be 1 to 16"),
         ({"num_stacked": 3}, r"cnn.0.weight has shape"),
+        ({"frames": [256, 256]}, r"linear.0.weight has shape .*, its frames need"),
         ({"actions": {"kind": "discrete", "sizes": [50_000]}}, "more than 1024"),
         ({"actions": {"kind": "discrete", "sizes": [5]}}, r"action_net.weight has shape"),
         ({"actions": {"kind": "swim"}}, "kind"),
@@ -136,6 +145,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         save_file(tensors | {name: tensor}, path, metadata=header)
         with pytest.raises(UserError, match=message):
             read_policy(path)
+    save_file(tensors | {"more": torch.zeros(1)}, path, metadata=header)
+    with pytest.raises(UserError, match="is not a policy file: see more"):
+        read_policy(path)
     del tensors["value_net.bias"]
     save_file(tensors, path, metadata=header)
     with pytest.raises(UserError, match="is not a policy file"):
@@ -154,9 +166,24 @@ def test_a_policy_is_shipped_with_a_dream_and_plays_in_both_worlds(
     assert str(dream / POLICY_FILE) in capsys.readouterr().out
     with pytest.raises(UserError, match="exists already"):
         ship_policy(ShipPolicy(policy_file, str(dream), trust=True))
+    content = (dream / POLICY_FILE).read_bytes()
+    copied = ShipPolicy(dream / POLICY_FILE, str(dream), overwrite=True)
+    ship_policy(copied)  # of a file that ships already
+    assert (dream / POLICY_FILE).read_bytes() == content
+    broken = tmp_path / "broken.safetensors"
+    tensors, header = load_file(dream / POLICY_FILE), header_of(dream / POLICY_FILE)
+    tensors["action_net.bias"] += torch.nan
+    save_file(tensors, broken, metadata={"policy": json.dumps(header)})
+    with pytest.raises(UserError, match="not finite"):
+        ship_policy(replace(copied, policy=broken))
+    assert (dream / POLICY_FILE).read_bytes() == content
     again = tmp_path / "again"
     ship(Ship(str(dream), again))
-    assert (again / POLICY_FILE).read_bytes() == (dream / POLICY_FILE).read_bytes()
+    assert (again / POLICY_FILE).read_bytes() == content
+    (dream / POLICY_FILE).rename(tmp_path / "away")
+    ship(Ship(str(dream), again, overwrite=True))
+    assert not (again / POLICY_FILE).exists()
+    shutil.copy(tmp_path / "away", again / POLICY_FILE)
     capsys.readouterr()
     options = PlayOptions(env=str(again), headless=True, steps=3, seed=0)
     assert run(options, started_s=0.0) == 0
@@ -191,7 +218,7 @@ def test_a_policy_of_states_is_imitated_from_frames(
     assert isinstance(policy, FramePolicy)
     frame, _ = env.reset(seed=0)
     assert env.action_space.contains(policy.act(frame))
-    assert (work / "policy.zip").exists()
+    assert len(list(work.glob("*/policy.zip"))) == 1
 
 
 @pytest.mark.parametrize("name", ["dream-battle2", "dream-doom"])

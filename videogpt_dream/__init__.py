@@ -32,14 +32,18 @@ __all__ = [
     "shipped_names",
 ]
 __version__ = version("videogpt-dream")
-PREFIX = envs.__name__.removesuffix("envs")  # of the packages: "" in a clone
+PACKAGE_PREFIX = envs.__name__.removesuffix("envs")  # of the packages: "" in a clone
 shipped_names = envs.shipped_names
-_FROM = {"DreamEnv": "envs.dream", "DreamVecEnv": "envs.sb3", "DreamVectorEnv": "envs.vector_dream"}
+_MODULE_OF = {
+    "DreamEnv": "envs.dream",
+    "DreamVecEnv": "envs.sb3",
+    "DreamVectorEnv": "envs.vector_dream",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(PREFIX + _FROM.get(name, "worldmodel.data"))
+    module = importlib.import_module(PACKAGE_PREFIX + _MODULE_OF.get(name, "worldmodel.data"))
     return getattr(module, name)

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from videogpt_dream import PREFIX, __version__
+from videogpt_dream import PACKAGE_PREFIX, __version__
 
 COMMANDS = {
     "play": "play a dream or a real game: in a window, a browser, or without a display",
@@ -14,7 +14,7 @@ COMMANDS = {
     "collect minari": "import and export Minari data sets",
     "data": "verify, merge, import and describe recordings",
     "train": "train a dream on recordings",
-    "calibrate": "choose a dream's temperature and guidance",
+    "calibrate": "keep long dreams' codes as common as recorded ones",
     "evaluate": "measure a dream against recordings, and write a report",
     "collect returns": "look away and come back, in the dream and in the game",
     "collect transfer": "train an agent in the dream, and score it in the game",
@@ -51,7 +51,7 @@ def main() -> None:
             _main_of(name)()
             return
     among = [name for name in COMMANDS if name.split()[0] == words[0]]
-    print(f"error: there is no command {words[0]!r}" if not among else USAGE, file=sys.stderr)
+    print(f"error: there is no command {' '.join(words[:2])!r}", file=sys.stderr)
     print(_listed(among or COMMANDS), file=sys.stderr)
     sys.exit(FAILED)
 
@@ -60,7 +60,7 @@ def module_of(name: str) -> str:
     """The module that a command runs, as `python -m` takes it."""
     parts = name.split()
     inside = parts[0] in ("play", "collect")
-    return PREFIX + ".".join(parts if inside else ["worldmodel", *parts])
+    return PACKAGE_PREFIX + ".".join(parts if inside else ["worldmodel", *parts])
 
 
 def _main_of(name: str):

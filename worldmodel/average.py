@@ -15,6 +15,7 @@ import tyro
 
 from worldmodel.checkpoint import (
     Checkpoint,
+    carry_policy,
     find_checkpoint,
     folder_for_another,
     load_checkpoint,
@@ -88,6 +89,7 @@ def _average(options: Average, folders: list[Path], shares: tuple[float, ...]) -
     )
     card = model_card(mean, name=options.out.resolve().name, made=MADE.format(names=what))
     save_checkpoint(options.out, mean, card=card, compact=False)
+    carry_policy(folders[0], options.out)
     print(printable(f"{options.out}: {what}"))
 
 

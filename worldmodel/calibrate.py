@@ -23,6 +23,7 @@ from torch import Tensor
 from worldmodel import randomness
 from worldmodel.checkpoint import (
     Checkpoint,
+    carry_policy,
     check_same_world,
     find_checkpoint,
     finish_save,
@@ -185,6 +186,7 @@ def _save(
         lineage={**checkpoint.lineage, "calibrated": calibrated},
     )
     save_checkpoint(out, checkpoint, card=with_note(old_card, NOTE), compact=False)
+    carry_policy(folder, out)
 
 
 @torch.no_grad()

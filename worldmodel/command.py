@@ -78,15 +78,24 @@ def duration(seconds: float) -> str:
 
 
 def python_command(module: str, *arguments: str) -> str:
-    """The shell command that runs one of the project's modules with the current Python."""
-    if __name__.startswith("videogpt_dream."):  # installed, see setup.py
-        words = module.removeprefix("worldmodel.").split(".")
-        return shlex.join(["videogpt-dream", *words, *arguments])
+    """The shell command that runs one of the project's modules."""
+    return _command("python", module, arguments)
+
+
+def local_command(module: str, *arguments: str) -> str:
+    """The same, to be typed here: with the path of the current Python, unless it is `python`."""
     python = sys.executable
     if python == shutil.which("python"):
         python = "python"
     elif Path(python).is_relative_to(Path.cwd()):
         python = str(Path(python).relative_to(Path.cwd()))
+    return _command(python, module, arguments)
+
+
+def _command(python: str, module: str, arguments: Sequence[str]) -> str:
+    if __name__.startswith("videogpt_dream."):  # installed, see setup.py
+        words = module.removeprefix("worldmodel.").split(".")
+        return shlex.join(["videogpt-dream", *words, *arguments])
     return shlex.join([python, "-m", module, *arguments])
 
 

@@ -5,7 +5,6 @@ Measure the result, not the original; then run this again with --report and --ov
 model card.
 """
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import tyro
 from worldmodel.checkpoint import (
     FILES,
     POLICY_FILE,
+    carry_policy,
     find_checkpoint,
     folder_for_another,
     load_checkpoint,
@@ -24,7 +24,6 @@ from worldmodel.checkpoint.card import NOT_MEASURED, model_card, numbers_of
 from worldmodel.command import run_command
 from worldmodel.errors import printable
 from worldmodel.interface.sampling import SamplingOptions
-from worldmodel.storage.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def ship(options: Ship) -> None:
         )
         card = model_card(checkpoint, name=options.out.resolve().name, numbers=numbers)
         save_checkpoint(options.out, checkpoint, card=card, compact=True)
-        if (folder / POLICY_FILE).is_file():
-            with written_whole(options.out / POLICY_FILE) as unfinished:
-                shutil.copyfile(folder / POLICY_FILE, unfinished)
+        carry_policy(folder, options.out)
     files = (options.out / name for name in (*FILES, POLICY_FILE, "README.md"))
     num_bytes = sum(path.stat().st_size for path in files if path.is_file())
     print(printable(f"{options.out}: {num_bytes / 2**20:.1f} MiB"))

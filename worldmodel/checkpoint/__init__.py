@@ -3,6 +3,7 @@
     config.json          sizes, actions, variables, and the environment that was learned
     weights.safetensors  weights of the tokenizer, the prior and any sharp decoder
     starts.safetensors   recorded moments to start from, from the data's test split
+    policy.safetensors   a policy to play it, if it has one (`envs.policy_file`)
     README.md            the model card, with the measured numbers
 
 Checkpoints are data: nothing is unpickled, and every size is checked before it is used.
@@ -30,6 +31,7 @@ from worldmodel.checkpoint.files import (
 )
 from worldmodel.checkpoint.reading import check_same_world, load_checkpoint
 from worldmodel.checkpoint.writing import (
+    carry_policy,
     finish_save,
     folder_for_another,
     is_or_was_saved,
@@ -45,6 +47,7 @@ __all__ = [
     "Starts",
     "StartsAt",
     "World",
+    "carry_policy",
     "check_same_world",
     "checkpoint_digest",
     "choose_starts",

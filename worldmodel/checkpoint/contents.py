@@ -153,6 +153,8 @@ def choose_starts(
         num_frames = 1
     lengths = reader.index["episode_length"].astype(int)
     members = [int(i) for i in reader.split(split) if lengths[i] + 1 >= num_frames]
+    if starts_at == "reset":  # others may begin in the middle of a game
+        members = [i for i in members if reader.index["seed"][i] >= 0]
     if not members:
         raise UserError(
             f"{reader.folder}: no {split} episode has {num_frames} frames to start from: record "

@@ -254,8 +254,11 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves weights as they are allocated: on the meta device, changing them would import torch's
-    compiler and sympy, which takes more than a second."""
+    """Leaves weights as they are allocated, for they are replaced.
+
+    On the meta device, initialising and scaling them would import torch's compiler and sympy, which
+    takes more than a second.
+    """
 
     def __torch_function__(
         self,
@@ -264,7 +267,8 @@ class _Uninitialised(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is Tensor.div_ or getattr(func, "__module__", None) == "torch.nn.init":
+        is_scaling = func is Tensor.div_ and args[0].is_meta
+        if is_scaling or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 

@@ -13,6 +13,7 @@ import torch
 
 from worldmodel.checkpoint.contents import (
     FORMAT_VERSION,
+    POLICY_FILE,
     UNFINISHED,
     AnyCheckpoint,
     World,
@@ -98,6 +99,17 @@ def finish_save(folder: Path) -> None:
             os.replace(unfinished / name, folder / name)
     shutil.rmtree(unfinished, ignore_errors=True)
     sync(folder)
+
+
+def carry_policy(source: Path, out: Path) -> None:
+    """Copy the policy of one checkpoint to another made from it; without one, remove an old one."""
+    if source.resolve() == out.resolve():
+        return
+    if not (source / POLICY_FILE).is_file():
+        (out / POLICY_FILE).unlink(missing_ok=True)
+        return
+    with written_whole(out / POLICY_FILE) as unfinished:
+        shutil.copyfile(source / POLICY_FILE, unfinished)
 
 
 def _write_files(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact: bool) -> None:

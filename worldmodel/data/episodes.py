@@ -30,6 +30,7 @@ MOST_NAMES = 2**16
 MOST_JSON_BYTES = 2**24  # of meta.json: merged sets list what each of them said
 # What of a set's description may differ where episodes are joined.
 FREE_FORM = ("controls", "policies", "versions")
+UNKNOWN_SEED = -1
 UNFINISHED = "unfinished-import"  # a file beside the shards while an importer has more to store
 
 
@@ -39,7 +40,8 @@ class Episode:
 
     Attributes:
         episode_id: its number, unique in a data set, not negative.
-        seed: of the environment; with the actions it gives the frames again.
+        seed: of the environment; with the actions it gives the frames again. `UNKNOWN_SEED` where
+            none does.
         policy: who acted, at most 64 bytes, for example "policy+noise".
         frames: uint8 (T+1, H, W, C).
         action: (T, *shape) of the action space, in the space's type.

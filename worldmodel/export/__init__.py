@@ -42,7 +42,7 @@ def export_checkpoint(
 def check_packages() -> None:
     """Raises UserError where a package that exports need is missing."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise UserError(f"{', '.join(missing)} not installed: pip install '.[export]'")
+        raise UserError(f"{', '.join(missing)} not installed: pip install 'videogpt-dream[export]'")
 
 
 def dream_folder(name: str) -> Path:

@@ -74,7 +74,7 @@ def read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
     stored = file.get_slice(name)
     shape, kind = tuple(stored.get_shape()), stored.get_dtype()
     if shape != tuple(wanted.shape):
-        raise UserError(f"{path}: {name} has shape {shape}, the config says {tuple(wanted.shape)}")
+        raise UserError(f"{path}: {name} has shape {shape}, not {tuple(wanted.shape)}")
     if kind not in STORED_AS[wanted.dtype]:
         raise UserError(
             f"{path}: {name} is stored as {kind}, not as {' or '.join(STORED_AS[wanted.dtype])}"
