@@ -28,6 +28,7 @@ from worldmodel.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
