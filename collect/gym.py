@@ -1,7 +1,7 @@
 """Record any Gymnasium environment: python -m collect.gym --env-id CarRacing-v3 --out data/car
 
 Frames are the environment's observations if these are images, else what it renders. The player is
-random, or a stable-baselines3 policy that was trained on the environment's own observations.
+random, a policy that learns in the environment first (--policy train), or one of yours.
 If interrupted, rerun the same command to resume.
 """
 
@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from gymnasium import spaces
 
 import envs  # noqa: F401  registers the environments
 from collect.recorder import POLICY, Behaviour
 from collect.recording import Options, World, record_set
+from collect.rewards import Training
 from collect.score import Measure
 from envs.making import made
 from envs.pixels import PixelsEnv
@@ -27,7 +29,18 @@ from worldmodel.errors import UserError, one_line
 # Box actions rest half of the time: with gas and brake both pressed no car drives.
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
 AT_RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8, rest=0.5)
-WITH_POLICY = {POLICY: 0.45, NOISE: 0.35, AT_RANDOM: 0.2}
+# Long detours lead to places where the policy never is, and it shows how to come back from there.
+DETOURS = Behaviour("policy+detours", actor="policy", random_start=0.03, max_hold=24, rest=0.5)
+WITH_POLICY = {POLICY: 0.3, NOISE: 0.3, DETOURS: 0.2, AT_RANDOM: 0.2}
+PATIENCE = 0.3  # see `Training`
+# What stable-baselines3 learns from.
+LEARNABLE = (
+    spaces.Box,
+    spaces.Discrete,
+    spaces.MultiDiscrete,
+    spaces.MultiBinary,
+    spaces.Dict,
+)
 PROBE_STEPS = 50  # played twice before recording, to inspect the environment
 
 
@@ -63,8 +76,13 @@ class Collect(Options):
     out: Path
     """Folder of the data set."""
     policy: str = "random"
-    """Who plays: random, or the path of a stable-baselines3 PPO .zip that was trained on the
-    environment's own observations, stacked or not, or on Pixels-v0 (see --trust)."""
+    """Who plays: random; train, a policy that learns here first (saved as OUT/policy.zip); or the
+    path of a stable-baselines3 .zip of PPO or SAC that was trained on the environment's own
+    observations, stacked or not, or on Pixels-v0 (see --trust)."""
+    train_steps: int = 200_000
+    """Steps that --policy train learns for, at most, each --frame-skip environment steps long. It
+    stops when its mean return no longer grows. PPO learns from frames where the environment
+    observes images; from its own numbers learns SAC where actions are a box, else PPO."""
     evaluate_episodes: int = 20
     """Complete games on which the policy and a random player are scored; 0 skips scoring."""
 
@@ -91,7 +109,7 @@ def collect(options: Collect) -> None:
         env_kwargs["full_turn"] = options.full_turn
     elif options.heading is not None:
         raise UserError("--heading needs --pose x,y")
-    most_steps, is_repeatable = probe(env_kwargs)
+    most_steps, is_repeatable, training = probe(env_kwargs, options.train_steps)
     if not is_repeatable:
         say(
             f"note: {options.env_id} gives different frames when the same seed is played again: it "
@@ -105,18 +123,19 @@ def collect(options: Collect) -> None:
             "length": Measure(lambda episode, info: float(episode.length)),
         },
         env_kwargs=env_kwargs,
+        training=training if options.policy == "train" else None,
         longest_game=most_steps or options.length,
         is_repeatable=is_repeatable,
     )
     record_set(options, world)
 
 
-def probe(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
+def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, bool, Training | None]:
     """Make a Pixels environment and play `PROBE_STEPS` twice.
 
     Returns:
-        The environment's limit on steps, if it has one; and whether the same seed and actions gave
-        the same frames twice.
+        The environment's limit on steps, if it has one; whether the same seed and actions gave the
+        same frames twice; and how a policy learns here, if it can.
 
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
@@ -134,7 +153,22 @@ def probe(env_kwargs: dict[str, Any]) -> tuple[int | None, bool]:
             f"info of {env_kwargs['env_id']} has no number {min(unknown)!r} in its first "
             f"{PROBE_STEPS} steps; it has: {', '.join(sorted(names)) or 'none'}"
         )
-    return pixels.most_steps, np.array_equal(once, again)
+    return pixels.most_steps, np.array_equal(once, again), _training(pixels, train_steps)
+
+
+def _training(env: PixelsEnv, num_steps: int) -> Training | None:
+    if env.draws_observations:
+        return Training("frames", num_steps, None, patience=PATIENCE)
+    if not isinstance(env.state_space, LEARNABLE):
+        return None
+    return Training(
+        "state",
+        num_steps,
+        None,
+        algorithm="sac" if isinstance(env.action_space, spaces.Box) else "ppo",
+        cheapest_frames={"is_blank": True},
+        patience=PATIENCE,
+    )
 
 
 def _played(env: PixelsEnv) -> tuple[list[np.ndarray], set[str]]:

@@ -1,13 +1,15 @@
 """Train a stable-baselines3 policy in a real environment."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,7 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
 from collect.rewards import Rule, Training
-from envs.policy import StateObservation, load_ppo
+from envs.policy import StateObservation, load_sb3
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
@@ -36,18 +38,18 @@ FRAME_RECIPE: dict[str, Any] = {
     "n_steps": 128,
     "batch_size": 512,
     "n_epochs": 3,
-    "gamma": 0.99,
     "gae_lambda": 0.95,
     "ent_coef": 0.01,
 }
 # Small steps, or PPO soon unlearns what was cloned.
 CLONED_RECIPE = FRAME_RECIPE | {"learning_rate": 1e-4, "clip_range": 0.1, "ent_coef": 0.001}
+SAC_RECIPE: dict[str, Any] = {"learning_starts": 1_000}
+FEWEST_EPISODES = 20  # for a mean return
 STATE_RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "n_steps": 1200,
     "batch_size": 120,
     "n_epochs": 8,
-    "gamma": 0.9,
 }
 
 
@@ -83,27 +85,61 @@ class VecLearningReward(VecEnvWrapper):
         return observations, rewards, over, infos
 
 
+@dataclass
+class Improvement:
+    """The best mean return of the last episodes, and when it was; kept in the model's file.
+
+    Attributes:
+        best: mean return; None: no episode has ended.
+        at: steps when it was reached.
+        has_ended: whether training has stopped early.
+    """
+
+    best: float | None = None
+    at: int = 0
+    has_ended: bool = False
+
+    @classmethod
+    def of(cls, model: BaseAlgorithm) -> "Improvement":
+        return cls(**getattr(model, "improvement", {}))
+
+    def note(self, mean_return: float, steps: int, most_unimproved: int) -> None:
+        """Note a new mean: it must be better than the best by a hundredth."""
+        if self.best is None or mean_return > self.best + 0.01 * abs(self.best):
+            self.best, self.at = mean_return, steps
+        self.has_ended = steps - self.at >= most_unimproved
+
+
 class SaveAndReport(BaseCallback):
     """Save the policy every `SAVE_EVERY` steps and report the steps done.
 
-    With `snapshot_every`, also save a snapshot beside it after each so many steps.
+    Args:
+        snapshot_every: also save a snapshot beside it after each so many steps.
+        most_unimproved: stop after so many steps without a better mean return.
     """
 
     def __init__(
-        self, path: Path, on_progress: Callable[[int], None], snapshot_every: int | None = None
+        self,
+        path: Path,
+        on_progress: Callable[[int], None],
+        snapshot_every: int | None = None,
+        most_unimproved: int | None = None,
     ) -> None:
         super().__init__()
         self.path, self.snapshot_every = path, snapshot_every
+        self.most_unimproved = most_unimproved
         self.on_progress = on_progress
         self._saved_at = 0
 
     def _on_step(self) -> bool:
         self.on_progress(self.num_timesteps)
-        return True
+        return not Improvement.of(self.model).has_ended
 
     def _on_rollout_start(self) -> None:
         # Between an update and the next rollout, where a resumed run starts. Snapshots come with a
         # save, or they would not be on the path to the policy of a resumed run.
+        if self.most_unimproved is not None:
+            self._note_improvement(self.most_unimproved)
         is_due = False
         if self.snapshot_every is not None:
             newest = max(snapshots(self.path), default=0)
@@ -115,6 +151,13 @@ class SaveAndReport(BaseCallback):
             self._saved_at = self.num_timesteps
             save_whole(self.model, self.path)
 
+    def _note_improvement(self, most_unimproved: int) -> None:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        if len(returns) >= FEWEST_EPISODES:
+            improvement = Improvement.of(self.model)
+            improvement.note(float(np.mean(returns)), self.num_timesteps, most_unimproved)
+            self.model.improvement = asdict(improvement)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 def snapshots(path: Path) -> dict[int, Path]:
     """Snapshots of the policy of `path` by the number of steps that it had learned for."""
@@ -122,7 +165,7 @@ def snapshots(path: Path) -> dict[int, Path]:
     return {int(steps): file for steps, file in files.items() if steps.isdecimal()}
 
 
-def train_ppo(
+def train_policy(
     env_id: str,
     env_kwargs: dict[str, Any],
     training: Training,
@@ -132,44 +175,56 @@ def train_ppo(
     on_cloning: Callable[[float], None] = lambda fraction: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> None:
-    """Train PPO in a real environment, from a clone of the bot where there is one.
+    """Train a policy in a real environment, from a clone of the bot where there is one.
 
     `path` will be a stable-baselines3 .zip that `envs.policy.load_policy` reads. Resumes from it
-    where an earlier call was interrupted, at its last save. `on_cloning` is called with the
-    fraction of the cloning that is done, `on_progress` with the steps done so far.
+    where an earlier call was interrupted, at its last save; SAC with an empty replay buffer.
+    `on_cloning` is called with the fraction of the cloning that is done, `on_progress` with the
+    steps done so far.
     """
-    if training.observes == "state":
-        env_kwargs = {**env_kwargs, "renderer": "rays", "obs_size": 1}  # the cheapest frames
+    sees_state = training.observes == "state"
+    if sees_state:
+        env_kwargs = {**env_kwargs, **training.cheapest_frames}
 
     def make_env() -> gymnasium.Env[Any, Any]:
         env = gymnasium.make(env_id, **env_kwargs)
-        return StateObservation(env) if training.observes == "state" else env
+        return StateObservation(env) if sees_state else env
 
-    def clone(model: PPO) -> None:
+    def clone(model: BaseAlgorithm) -> None:
         if bot := training.bot:
+            assert isinstance(model, PPO)
             rule = training.reward
             clone_bot(model, make_env, bot, path, rule=rule, seed=seed, on_progress=on_cloning)
 
-    if training.observes == "state":
-        environments, policy, recipe = DummyVecEnv([make_env]), "MlpPolicy", STATE_RECIPE
+    if training.algorithm == "sac":
+        recipe = SAC_RECIPE
+    elif sees_state:
+        recipe = STATE_RECIPE
     else:
-        environments, policy = DummyVecEnv([make_env] * NUM_ENVS), "CnnPolicy"
         recipe = FRAME_RECIPE if training.bot is None else CLONED_RECIPE
-    environments = rewarded(environments, training.reward)
-    learn_ppo(
-        environments if training.observes == "state" else stacked_frames(environments),
+    num_envs = 1 if sees_state else NUM_ENVS
+    environments = rewarded(DummyVecEnv([make_env] * num_envs), training.reward)
+    if sees_state:
+        has_parts = isinstance(environments.observation_space, gymnasium.spaces.Dict)
+        policy = "MultiInputPolicy" if has_parts else "MlpPolicy"
+    else:
+        environments, policy = stacked_frames(environments), "CnnPolicy"
+    learn(
+        environments,
+        SAC if training.algorithm == "sac" else PPO,
         policy,
-        recipe,
+        recipe | {"gamma": training.gamma},
         path,
         num_steps=training.num_steps,
         seed=seed,
         prepare=clone,
+        patience=training.patience,
         on_progress=on_progress,
     )
 
 
 def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
-    """Whether there is a policy that has learned for that many steps.
+    """Whether there is a policy that has learned for that many steps, or stopped early.
 
     Args:
         trusted: whether the file may be loaded even if it was not made on this machine.
@@ -177,48 +232,53 @@ def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
     Raises:
         UserError: the file is not a policy, or isn't trusted.
     """
-    return path.exists() and load_ppo(path, trusted=trusted).num_timesteps >= num_steps
+    if not path.exists():
+        return False
+    model = load_sb3(path, trusted=trusted)
+    return model.num_timesteps >= num_steps or Improvement.of(model).has_ended
 
 
-def learn_ppo(
+def learn(
     environments: VecEnv,
+    algorithm: type[PPO] | type[SAC],
     policy: str,
     recipe: dict[str, Any],
     path: Path,
     *,
     num_steps: int,
     seed: int,
-    prepare: Callable[[PPO], None] = lambda model: None,
+    prepare: Callable[[BaseAlgorithm], None] = lambda model: None,
     snapshot_every: int | None = None,
+    patience: float | None = None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> None:
-    """Run PPO in environments, which are closed at the end; resumes from `path` if it exists.
+    """Run PPO or SAC in environments, which are closed at the end; resumes from `path` if it
+    exists.
 
     Args:
         policy: stable-baselines3's name of the kind of policy.
-        recipe: PPO's settings.
+        recipe: the algorithm's settings.
         prepare: called with a new policy before it learns.
         snapshot_every: steps between `snapshots`; None: there are none.
+        patience: as in `Training`.
     """
     try:
         if path.exists():
-            load_ppo(path, trusted=False)  # refuses a file that may run foreign code
-            model = PPO.load(path, env=environments, device="cpu")
+            load_sb3(path, trusted=False)  # refuses a file that may run foreign code
+            model = algorithm.load(path, env=environments, device="cpu")
             # Loading reseeds: without this the random numbers of the first steps would repeat.
             model.set_random_seed(seed + model.num_timesteps)
         else:
-            model = PPO(policy, environments, **recipe, seed=seed, device="cpu")
+            model = algorithm(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
         model.policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if not path.exists():
             prepare(model)
         remaining = num_steps - model.num_timesteps
         if remaining > 0:
-            model.learn(
-                remaining,
-                callback=SaveAndReport(path, on_progress, snapshot_every),
-                reset_num_timesteps=False,
-            )
+            most_unimproved = None if patience is None else int(patience * num_steps)
+            callback = SaveAndReport(path, on_progress, snapshot_every, most_unimproved)
+            model.learn(remaining, callback=callback, reset_num_timesteps=False)
             save_whole(model, path)
     finally:
         environments.close()

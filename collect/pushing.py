@@ -50,7 +50,13 @@ def collect(options: Collect) -> None:
             "reward": Measure(lambda episode, info: float(episode.reward.sum())),
         },
         env_kwargs={"length": options.length},
-        training=Training("state", options.train_steps, 8_000),
+        training=Training(
+            "state",
+            options.train_steps,
+            8_000,
+            gamma=0.9,
+            cheapest_frames={"renderer": "rays", "obs_size": 1},
+        ),
     )
     record_set(options, world)
 

@@ -49,7 +49,7 @@ class Options:
     policy: str = "train"
     """Who plays: train (PPO, saved as OUT/policy.zip), random, explore (no trained policy: players
     that go everywhere and come back, and random ones; ViZDoom only), or the path of a
-    stable-baselines3 PPO .zip (see --trust)."""
+    stable-baselines3 .zip of PPO or SAC (see --trust), or of a dream's policy.safetensors."""
     workers: int = 2
     """Number of worker processes; each uses one core."""
     seed: int = 0
@@ -141,7 +141,9 @@ def record_set(options: Options, world: World) -> None:
 
 def _check(options: Options, world: World) -> None:
     if world.training is None and options.policy == "train":
-        raise UserError("no policy is trained here: give a PPO .zip as --policy, or random")
+        raise UserError(
+            "no policy is trained here: give a .zip of PPO or SAC as --policy, or random"
+        )
     if world.explorer is None and options.policy == "explore":
         raise UserError(
             "there is no exploring player here: --policy random, or the path of a policy"
@@ -175,23 +177,26 @@ def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | N
 
 
 def _train(options: Options, world: World, path: Path) -> None:
-    from collect.policies import is_trained, train_ppo
+    from collect.policies import is_trained, train_policy
 
     training = world.training
     assert training is not None  # `_check` refuses --policy train otherwise
     if is_trained(path, training.num_steps, trusted=options.trust):
         return
-    minutes = training.num_steps / training.steps_a_minute
+    name, duration = training.algorithm.upper(), ""
+    if training.steps_a_minute is not None:
+        minutes = training.num_steps / training.steps_a_minute
+        duration = f", about {minutes:.0f} minutes on one core"
     say(
-        f"training PPO for {training.num_steps:,} steps into {path}, about {minutes:.0f} minutes "
-        f"on one core; then {options.episodes} episodes are recorded. If interrupted, rerun the "
-        "same command to resume"
+        f"training {name} for {training.num_steps:,} steps into {path}{duration}; then "
+        f"{options.episodes} episodes are recorded. If interrupted, rerun the same command to "
+        "resume"
     )
     with progress_bar() as progress:
         has_bot = training.bot is not None
         cloning = progress.add_task("imitating the bot", total=1, visible=has_bot)
-        task = progress.add_task("training PPO", total=training.num_steps)
-        train_ppo(
+        task = progress.add_task(f"training {name}", total=training.num_steps)
+        train_policy(
             world.env_id,
             world.env_kwargs,
             training,

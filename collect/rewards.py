@@ -5,8 +5,8 @@ it alike.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from collect.recorder import Bot
 
@@ -50,19 +50,27 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Training:
-    """PPO on an environment, optionally starting from a clone of a bot.
+    """Reinforcement learning in an environment, optionally starting from a clone of a bot.
 
     Attributes:
-        observes: stacked frames, or the environment's `state()`; frames are then rendered as
-            cheaply as possible.
-        num_steps: environment steps of PPO, in total.
-        steps_a_minute: on one core, to estimate the time.
+        observes: stacked frames, or the environment's `state()`.
+        num_steps: environment steps, in total.
+        steps_a_minute: on one core, to estimate the time; None: unknown.
+        algorithm: stable-baselines3's. SAC needs actions in a box, and learns from states.
+        gamma: discount of a reward that is one step later.
         reward: to learn from; None: the environment's own.
         bot: that the policy imitates before PPO; None: PPO starts from scratch.
+        cheapest_frames: arguments of the environment where the policy doesn't see them.
+        patience: training stops after this share of its steps without a better mean return; None:
+            it never stops early.
     """
 
     observes: Literal["frames", "state"]
     num_steps: int
-    steps_a_minute: int
+    steps_a_minute: int | None
+    algorithm: Literal["ppo", "sac"] = "ppo"
+    gamma: float = 0.99
     reward: Rule | None = None
     bot: Bot | None = None
+    cheapest_frames: Mapping[str, Any] = field(default_factory=dict)
+    patience: float | None = None

@@ -89,6 +89,8 @@ def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PP
     task = json.dumps([teacher, env_id, env_kwargs, options.seed], sort_keys=True)
     folder = options.work / hashlib.sha256(task.encode()).hexdigest()[:16]
     with locked(folder):
+        if (folder / "policy.zip").exists():  # an earlier call was stopped after this
+            return PPO.load(folder / "policy.zip", device="cpu")
         return _imitated(options, folder / "policy.zip", env_id, env_kwargs)
 
 

@@ -184,7 +184,9 @@ def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
 
 
 def _train(options: Transfer, worlds: "DreamWorlds", arm: Arm) -> None:
-    from collect.policies import FRAME_RECIPE, is_trained, learn_ppo, stacked_frames
+    from stable_baselines3 import PPO
+
+    from collect.policies import FRAME_RECIPE, is_trained, learn, stacked_frames
 
     path = options.out / arm.name / "policy.zip"
     if is_trained(path, options.steps):
@@ -193,8 +195,9 @@ def _train(options: Transfer, worlds: "DreamWorlds", arm: Arm) -> None:
     environments = worlds.training(arm, options.num_envs)
     with progress_bar() as bar:
         task = bar.add_task(f"training: {arm.name}", total=options.steps)
-        learn_ppo(
+        learn(
             stacked_frames(environments),
+            PPO,
             "CnnPolicy",
             # Four batches per rollout, as with the recipe's own 16 environments.
             FRAME_RECIPE | {"batch_size": FRAME_RECIPE["n_steps"] * options.num_envs // 4},

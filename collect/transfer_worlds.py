@@ -20,7 +20,7 @@ from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
 from envs.interface import pose_of
-from envs.policy import load_ppo
+from envs.policy import load_sb3
 from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
@@ -202,7 +202,7 @@ class Scores:
             player = (
                 RandomPlayer(environments.action_space, num_envs)
                 if policy is None
-                else load_ppo(policy, trusted=False)
+                else load_sb3(policy, trusted=False)
             )
             # After loading, which sets the global seed that actions are sampled with.
             set_random_seed(randomness.integer(SCORING_SEED, "scored policy"))

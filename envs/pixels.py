@@ -51,6 +51,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         heading: the name of the one that is the player's heading.
         full_turn: change of the heading in a full turn.
         action_limit: for boxes without bounds, see `flat_actions`.
+        is_blank: whether frames stay black, for players that only look at `state()`: drawing may
+            take most of the time.
         render_mode: None or "rgb_array", the image in its original size.
 
     Raises:
@@ -73,6 +75,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         heading: str | None = None,
         full_turn: float = 360.0,
         action_limit: float | None = None,
+        is_blank: bool = False,
         render_mode: str | None = None,
     ) -> None:
         _check_arguments(size, source, frame_skip, action_limit, render_mode)
@@ -88,7 +91,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
             raise UserError(f"{env_id}: {error}") from None
         if controls is not None:
             self.controls = controls.to_json()
-        self._is_rendered = is_rendered
+        self._is_rendered, self._is_blank = is_rendered, is_blank
         self.size, self.frame_skip, self.render_mode = size, frame_skip, render_mode
         self.metadata = {**PixelsEnv.metadata, "render_fps": fps_of(self._wrapped) / frame_skip}
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
@@ -102,6 +105,11 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         self.rendering = f"{drawn_by}, stretched to the mean of the exact area"
         self._image: np.ndarray | None = None  # None until the first reset
         self._is_over = True
+
+    @property
+    def draws_observations(self) -> bool:
+        """Whether frames are the wrapped environment's observations."""
+        return not self._is_rendered
 
     @property
     def most_steps(self) -> int | None:
@@ -156,6 +164,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
 
     def _read_image(self) -> np.ndarray:
         """The current image as uint8 (H, W, 3)."""
+        if self._is_blank:
+            return np.zeros((self.size, self.size, 3), np.uint8)
         seen = self._wrapped.render() if self._is_rendered else self._state
         image = np.asarray(seen)
         if image.ndim == 2:

@@ -4,6 +4,7 @@ A policy file can contain code, which runs when it is loaded. So every function 
 an argument `trusted`.
 """
 
+import json
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import BasePolicy
 
 from envs.policy_file import POLICY_FILE, is_policy_file, read_policy
@@ -67,7 +68,7 @@ def _like(observation: Any, made_from: Callable[[np.ndarray], np.ndarray]) -> An
 class Sampler:
     """Samples a model's actions from stacked observations, with its own random generator."""
 
-    def __init__(self, model: PPO | BasePolicy, num_stacked: int, seed: int) -> None:
+    def __init__(self, model: PPO | SAC | BasePolicy, num_stacked: int, seed: int) -> None:
         self._model = model
         self._stack = Stack(num_stacked) if num_stacked > 1 else None
         self.reset(seed)
@@ -96,9 +97,9 @@ class FramePolicy:
     Its observations have `3 * num_stacked` channels; frames before an episode's first are black.
 
     Args:
-        path: a .zip written by stable-baselines3's `PPO.save`, or a .safetensors written by
-            `envs.policy_file.save_policy`.
-        trusted: as for `load_ppo`; a .safetensors needs no trust.
+        path: a .zip written by stable-baselines3's `PPO.save` or `SAC.save`, or a .safetensors
+            written by `envs.policy_file.save_policy`.
+        trusted: as for `load_sb3`; a .safetensors needs no trust.
         seed: of the sampled actions. torch's global generator is left unchanged.
 
     Raises:
@@ -160,15 +161,15 @@ class StateObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
 
 
 class StatePolicy:
-    """A PPO policy on the last few states (`state()`) of an environment; it ignores frames.
+    """A policy on the last few states (`state()`) of an environment; it ignores frames.
 
     If the environment has `own_actions` (an `envs.interface.FlatActions`), the policy may act in
     these.
 
     Args:
-        path: a .zip written by stable-baselines3's `PPO.save`.
+        path: a .zip written by stable-baselines3's `PPO.save` or `SAC.save`.
         env: the environment that it plays in.
-        trusted: as for `load_ppo`.
+        trusted: as for `load_sb3`.
         seed: of the sampled actions.
 
     Raises:
@@ -181,7 +182,7 @@ class StatePolicy:
     def __init__(
         self, path: str | Path, env: gymnasium.Env[Any, Any], *, trusted: bool, seed: int = 0
     ) -> None:
-        self.model = load_ppo(Path(path), trusted=trusted)
+        self.model = load_sb3(Path(path), trusted=trusted)
         self._env: Any = env.unwrapped
         seen = self._env.state_space
         num_stacked = times_stacked(seen, self.model.observation_space)
@@ -244,7 +245,7 @@ def load_policy(
 
     Args:
         path: as for `FramePolicy`.
-        trusted: as for `load_ppo`.
+        trusted: as for `load_sb3`.
         seed: of the sampled actions.
 
     Raises:
@@ -275,12 +276,12 @@ def shipped_policy(env: gymnasium.Env[Any, Any]) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _load_model(path: Path, *, trusted: bool) -> PPO | BasePolicy:
-    return read_policy(path) if is_policy_file(path) else load_ppo(path, trusted=trusted)
+def _load_model(path: Path, *, trusted: bool) -> PPO | SAC | BasePolicy:
+    return read_policy(path) if is_policy_file(path) else load_sb3(path, trusted=trusted)
 
 
-def load_ppo(path: Path, *, trusted: bool) -> PPO:
-    """Load a model. A file that was trusted once may be loaded again, see `envs.trust`.
+def load_sb3(path: Path, *, trusted: bool) -> PPO | SAC:
+    """Load a model of PPO or SAC. What was trusted once may be loaded again, see `envs.trust`.
 
     Args:
         trusted: whether code in the file may run. stable-baselines3 stores parts of a policy as
@@ -300,15 +301,23 @@ def load_ppo(path: Path, *, trusted: bool) -> PPO:
             "contain pickles). If you trust it, use --trust (in Python trusted=True)"
         )
     try:
-        return PPO.load(path, device="cpu")
+        return _algorithm(path).load(path, device="cpu")
     except Exception as error:  # the unpickler may raise anything
-        raise UserError(f"{path} cannot be read as a PPO policy: {one_line(error)}") from error
+        raise UserError(f"{path} cannot be read as a policy: {one_line(error)}") from error
+
+
+def _algorithm(path: Path) -> type[PPO] | type[SAC]:
+    """The class that a file was saved by; files don't say."""
+    with zipfile.ZipFile(path) as archive:
+        settings = json.loads(archive.read("data"))
+    return SAC if "target_entropy" in settings else PPO
 
 
 def _check_parts(path: Path) -> None:
     """Check the sizes of a policy file before it is unpacked. Raises UserError."""
     no_policy = UserError(
-        f"{path} is not a stable-baselines3 policy: a .zip written by PPO.save is needed"
+        f"{path} is not a stable-baselines3 policy: a .zip written by PPO.save or SAC.save is "
+        "needed"
     )
     if not path.is_file():  # a pipe may never end
         raise no_policy
@@ -334,9 +343,7 @@ def _check_network(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) 
         with archive.open(part) as file, zipfile.ZipFile(file) as network:
             _check_sizes(path, network.infolist())
     except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{path} cannot be read as a PPO policy: {part.filename}: {error}"
-        ) from None
+        raise UserError(f"{path} cannot be read as a policy: {part.filename}: {error}") from None
 
 
 def _check_sizes(path: Path, parts: list[zipfile.ZipInfo]) -> None:

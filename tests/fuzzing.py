@@ -418,11 +418,11 @@ def read_minari(folder: str) -> None:
 
 def read_policy(folder: str) -> None:
     """Nothing of a file that isn't trusted runs."""
-    from envs.policy import load_ppo
+    from envs.policy import load_sb3
     from worldmodel.errors import UserError
 
     try:
-        load_ppo(Path(folder) / "policy.zip", trusted=False)
+        load_sb3(Path(folder) / "policy.zip", trusted=False)
     except UserError:
         return
     raise AssertionError("a policy from anywhere was loaded")

@@ -153,7 +153,7 @@ def test_games_are_cut_off_where_the_environment_sets_no_limit(tmp_path: Path):
         (("--env-id", "Nope-v0"), "Nope-v0 can't be made"),
         (("--env-kwargs", "[1]"), "--env-kwargs must be a JSON object"),
         (("--env-kwargs", "{"), "--env-kwargs is not JSON"),
-        (("--policy", "train"), "no policy is trained here"),
+        (("--policy", "train", "--train-steps", 0), "--train-steps must be at least 1"),
         (("--policy", "no/such.zip"), "there is no policy file no/such.zip"),
         (
             ("--variables", "height"),

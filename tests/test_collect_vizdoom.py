@@ -104,7 +104,7 @@ def test_files_that_are_no_policy_are_refused(tmp_path, policy_file):
     with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
         archive.writestr("data", "{}")
         archive.writestr("policy.pth", "")
-    with pytest.raises(UserError, match="cannot be read as a PPO policy"):
+    with pytest.raises(UserError, match="cannot be read as a policy"):
         FramePolicy(tmp_path / "broken.zip", trusted=True)
 
     policy = FramePolicy(policy_file, trusted=True)

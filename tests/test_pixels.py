@@ -26,7 +26,7 @@ from collect.recorder import RANDOM, Job, describe, play_episode
 from envs.interface import action_spec, actions_of, controls_of
 from envs.making import made
 from envs.pixels import PixelsEnv
-from envs.policy import StatePolicy, load_policy, load_ppo
+from envs.policy import StatePolicy, load_policy, load_sb3
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.media.resize import area_resized
@@ -227,7 +227,7 @@ def test_a_policy_file_that_unpacks_to_far_more_is_refused(tmp_path, bomb):
                 archive.writestr(name, inner.getvalue() if name == "policy.pth" else "{}")
     assert path.stat().st_size < 2**20
     with pytest.raises(UserError, match="256 MiB unpacked"):
-        load_ppo(path, trusted=True)
+        load_sb3(path, trusted=True)
 
 
 def fill(part: Any) -> None:
@@ -238,7 +238,7 @@ def fill(part: Any) -> None:
 def test_a_pipe_is_no_policy(tmp_path):
     os.mkfifo(tmp_path / "p.zip")
     with pytest.raises(UserError, match="is not a stable-baselines3 policy"):
-        load_ppo(tmp_path / "p.zip", trusted=True)
+        load_sb3(tmp_path / "p.zip", trusted=True)
 
 
 def test_buttons_become_choices_of_two_and_are_pressed_again():

@@ -22,7 +22,7 @@ from envs.policy import FramePolicy, StateObservation, load_policy, shipped_poli
 from envs.policy_file import POLICY_FILE, read_policy, save_policy
 from play.command import PlayOptions, run
 from worldmodel.errors import UserError
-from worldmodel.pretrained import PRETRAINED
+from worldmodel.pretrained import PRETRAINED, shipped_names
 from worldmodel.ship import Ship, ship
 
 SPACES = (
@@ -221,7 +221,7 @@ def test_a_policy_of_states_is_imitated_from_frames(
     assert len(list(work.glob("*/policy.zip"))) == 1
 
 
-@pytest.mark.parametrize("name", ["dream-battle2", "dream-doom"])
+@pytest.mark.parametrize("name", shipped_names())
 def test_every_shipped_dream_has_a_policy_for_both_worlds(name: str) -> None:
     dream = gymnasium.make("VideoGPTDream-v0", checkpoint=name)
     path = PRETRAINED / name / POLICY_FILE

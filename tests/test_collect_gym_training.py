@@ -1,0 +1,145 @@
+"""`collect.gym --policy train`: a policy learns in any environment, plays, and is recorded."""
+
+import json
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from stable_baselines3 import PPO, SAC
+
+from collect import policies
+from collect.gym import Collect, collect
+from collect.policies import Improvement, is_trained, train_policy
+from collect.rewards import Training
+from envs.policy import FramePolicy, StatePolicy, load_policy
+from worldmodel.data import EpisodeReader
+from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
+
+
+def test_a_policy_learns_from_numbers_and_is_recorded(tmp_path: Path) -> None:
+    """A pole that random players drop within 25 steps stands three times as long."""
+    out = tmp_path / "pole"
+    options = Collect(
+        env_id="CartPole-v1",
+        size=36,
+        out=out,
+        length=20,
+        episodes=6,
+        policy="train",
+        train_steps=4_800,
+        evaluate_episodes=4,
+        workers=1,
+    )
+    collect(options)
+    scores = json.loads((out / "policy-score.json").read_text())["scores"]
+    assert scores["policy"]["mean_return"] > 3 * scores["random"]["mean_return"]
+    assert verify(out).problems == []
+    players = {EpisodeReader(out).episode(i).policy for i in range(6)}
+    assert players <= {"policy", "policy+noise", "policy+detours", "random"}
+    assert len(players) > 1
+    env = gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=36)
+    assert isinstance(load_policy(out / "policy.zip", env, trusted=False), StatePolicy)
+
+
+def test_sac_learns_where_actions_are_a_box(tmp_path: Path) -> None:
+    out = tmp_path / "pendulum"
+    options = Collect(
+        env_id="Pendulum-v1",
+        size=36,
+        out=out,
+        length=10,
+        episodes=2,
+        policy="train",
+        train_steps=1_100,
+        evaluate_episodes=0,
+        workers=1,
+    )
+    collect(options)
+    env = gymnasium.make("Pixels-v0", env_id="Pendulum-v1", size=36)
+    policy = load_policy(out / "policy.zip", env, trusted=False)
+    assert isinstance(policy, StatePolicy)
+    assert isinstance(policy.model, SAC)
+    frame, _ = env.reset(seed=0)
+    assert env.action_space.contains(policy.act(frame))
+
+
+def test_a_policy_learns_from_frames_where_those_are_observed(tmp_path: Path) -> None:
+    out = tmp_path / "frames"
+    options = Collect(
+        env_id="toy_envs:Steered-v0",
+        size=36,
+        out=out,
+        length=5,
+        episodes=2,
+        policy="train",
+        train_steps=10,
+        evaluate_episodes=0,
+        workers=1,
+    )
+    collect(options)
+    env = gymnasium.make("Pixels-v0", env_id="toy_envs:Steered-v0", size=36)
+    policy = load_policy(out / "policy.zip", env, trusted=False)
+    assert isinstance(policy, FramePolicy)
+    assert isinstance(policy.model, PPO)
+
+
+def test_training_stops_when_nothing_improves_and_resumes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pendulum's first 60 episodes under PPO are as bad as its last."""
+    monkeypatch.setattr(policies, "FEWEST_EPISODES", 2)
+    path = tmp_path / "policy.zip"
+    kwargs = {"env_id": "Pendulum-v1", "size": 36, "is_blank": True}
+    training = Training("state", 20_000, None, patience=0.2)
+    steps: list[int] = []
+
+    def interrupted(done: int) -> None:
+        steps.append(done)
+        if done > 2_500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_policy("Pixels-v0", kwargs, training, path, on_progress=interrupted)
+    assert not is_trained(path, 20_000)
+    monkeypatch.setattr(Improvement, "note", _never_better)
+    train_policy("Pixels-v0", kwargs, training, path, on_progress=steps.append)
+    assert is_trained(path, 20_000)
+    assert steps[-1] < 10_000
+
+
+def _never_better(self: Improvement, mean_return: float, steps: int, most: int) -> None:
+    self.at = self.at or steps
+    self.has_ended = steps - self.at >= most
+
+
+def test_the_best_return_is_what_later_ones_are_measured_by() -> None:
+    improvement = Improvement()
+    for steps, mean in ((100, -10.0), (200, -5.0), (300, -4.99), (400, -5.1)):
+        improvement.note(mean, steps, 200)
+    assert (improvement.best, improvement.at, improvement.has_ended) == (-5.0, 200, True)
+    improvement.note(-3.0, 500, 200)
+    assert not improvement.has_ended
+
+
+def test_blank_frames_play_the_same_game() -> None:
+    drawn, blank = (
+        gymnasium.make("Pixels-v0", env_id="CartPole-v1", size=36, is_blank=is_blank)
+        for is_blank in (False, True)
+    )
+    for env in (drawn, blank):
+        env.reset(seed=3)
+    for action in (0, 1, 1):
+        (seen, *outcome), (black, *same) = drawn.step(action), blank.step(action)
+        assert seen.any()
+        assert not black.any()
+        assert outcome == same
+        np.testing.assert_array_equal(drawn.unwrapped.state(), blank.unwrapped.state())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_where_nothing_can_be_learned_from_is_refused(tmp_path: Path) -> None:
+    options = Collect(env_id="Blackjack-v1", out=tmp_path / "cards", policy="train")
+    with pytest.raises(UserError, match="no policy is trained here"):
+        collect(options)
+    assert not (tmp_path / "cards").exists()
