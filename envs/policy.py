@@ -31,6 +31,8 @@ MOST_BYTES = 2 * 2**30
 MOST_BYTES_OF_SETTINGS = 64 * 2**20  # everything except networks
 # Largest compression ratio of a part. stable-baselines3 doesn't compress.
 MOST_RATIO = 20
+# Settings that only learning needs. They may be functions of a module that is not here.
+FOR_LEARNING = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
 FREE_BYTES = 2**20  # smaller parts may have any ratio
 NETWORKS = (".pth", ".pt")  # zip files themselves
 
@@ -301,7 +303,7 @@ def load_sb3(path: Path, *, trusted: bool) -> PPO | SAC:
             "contain pickles). If you trust it, use --trust (in Python trusted=True)"
         )
     try:
-        return _algorithm(path).load(path, device="cpu")
+        return _algorithm(path).load(path, device="cpu", custom_objects=dict(FOR_LEARNING))
     except Exception as error:  # the unpickler may raise anything
         raise UserError(f"{path} cannot be read as a policy: {one_line(error)}") from error
 

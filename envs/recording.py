@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib.metadata
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 from envs.interface import action_spec, actions_of, controls_of, fps_of, pose_of, variable_names
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import UNKNOWN_SEED
+from worldmodel.data.reader import SPLITS, lacking_splits, split_of
 from worldmodel.errors import UserError
 
 PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
-MOST_STEPS = 1000  # of an episode in memory
+MOST_STEPS = 200  # of an episode: a long game becomes several, in all splits
 
 
 def dataset_info(
@@ -154,7 +156,6 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.policy = policy
         self.num_episodes = self.num_steps = 0
         self._writer = EpisodeWriter(folder, dataset_info(env, env_id, env_kwargs or {}, {}))
-        self._next_id = 1 + max(self._writer.done, default=-1)
         self._seed = UNKNOWN_SEED
         self._players: set[str] = set()  # of the running episode
         self._builder: EpisodeBuilder | None = None
@@ -192,6 +193,18 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
             closing.callback(self._close_writer)
             self._store()
 
+    @property
+    def lacking_splits(self) -> str:
+        """What is missing for training, see `worldmodel.data.reader.lacking_splits`."""
+        return lacking_splits(self._writer.done)
+
+    def _next_id(self) -> int:
+        """A new id; of a split that has no episode yet, if there is one."""
+        done = self._writer.done
+        wanted = [split for split in SPLITS if split not in set(map(split_of, done))]
+        free = (i for i in itertools.count() if i not in done)
+        return next(i for i in free if not wanted or split_of(i) == wanted[0])
+
     def _close_writer(self) -> None:
         self._writer.close()
         if not self._writer.done:  # an empty folder may take another world's episodes
@@ -203,8 +216,7 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         if builder is None or builder.num_steps == 0:
             return
         self._writer.append(
-            builder.episode(episode_id=self._next_id, seed=self._seed, policy=player)
+            builder.episode(episode_id=self._next_id(), seed=self._seed, policy=player)
         )
-        self._next_id += 1
         self.num_episodes += 1
         self.num_steps += builder.num_steps

@@ -63,8 +63,8 @@ class PlayOptions:
     policy: str | None = None
     """Who takes over when you press m, or plays with --headless: a stable-baselines3 PPO policy
     (.zip) or a .safetensors that `python -m collect.ship_policy` made. Default: the policy that
-    ships with the world, if there is one. With --headless also `random`. A .zip that was not made
-    on this machine needs --trust the first time."""
+    ships with the world, if there is one. With --headless also `random`. A .zip that this project's
+    commands did not make on this machine needs --trust the first time."""
 
     trust: bool = False
     """Load --policy, although its file may contain code that runs when it is loaded."""
@@ -292,7 +292,8 @@ class _Play:
             folder = str(self.options.episodes)
             train = local_command("worldmodel.train", "--data", folder, "--out", "runs/mine")
             steps = f"{self.episodes.num_steps} steps in {_episodes(self.episodes.num_episodes)}"
-            print(printable(f"{steps} in {folder}; train on them: {train}"))
+            then = self.episodes.lacking_splits or f"train on them: {train}"
+            print(printable(f"{steps} in {folder}; {then}"))
 
     def _without_window(self) -> str:
         """The command that works where no window can open."""

@@ -130,7 +130,14 @@ def test_a_numpy_array_and_a_pose(source: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "no log of actions"),
+        ("a.csv", b"", "it is empty"),
+        ("a.csv", b"0\n1\n0\n", "must name the columns, not hold numbers"),
+        ("a.csv", b"left;right\n0;1\n", "separated by commas"),
+        ("a.csv", b"w\n0\nx\n1\n", "column w holds numbers, but 'x' in its row 2"),
+        ("a.csv", b"time,w\n0,0\n800,1\n1600,0\n", "not in milliseconds"),
+        ("a.csv", b"time,w\n1700000000.1,1\n", "not in milliseconds or by the clock"),
+        ("a.jsonl", b'{"keys": "w"}\n', "keys must be a list of the keys that are down"),
+        ("a.jsonl", b'{"w": 1}\n{"w" 1}\n', "line 2 is no valid JSON"),
         ("a.csv", b"w\n", "no row of actions"),
         ("a.csv", b"w,w\n1,1\n", "each differently"),
         ("a.csv", b"w,a\n1\n", "line 2 must have a value for each of the 2 names"),
@@ -170,13 +177,24 @@ def test_options_and_missing_logs_are_refused(source: Path) -> None:
     with pytest.raises(UserError, match=r"several logs of actions: a.csv and a.npy"):
         imported(source)
     (source / "a.npy").unlink()
-    with pytest.raises(UserError, match=r"has no column 'health'; it has: w"):
-        imported(source, variables=("health",))
+    for options in ({"variables": ("health",)}, {"sum": ("health",)}):
+        with pytest.raises(UserError, match=r"has no column 'health'; it has: w"):
+            imported(source, **options)
     hostile = np.array([{"x": 1}], dtype=object)
     np.save(source / "a.npy", hostile, allow_pickle=True)
     (source / "a.csv").unlink()
     with pytest.raises(UserError, match="no log of actions"):  # nothing is unpickled
         imported(source)
+
+
+def test_a_single_key_is_that_key_and_capitals_are_the_same_one(source: Path) -> None:
+    rows = [{"keys": [["w"], ["W"], []][t % 3]} for t in range(LENGTH)]
+    (source / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    reader = imported(source)
+    assert reader.info.actions.meanings == ("nothing", "w")
+    assert reader.episode(0).action.tolist() == [int(t % 3 < 2) for t in range(LENGTH - 1)]
+    controls = Controls.from_json(reader.info.controls, reader.info.actions)
+    assert (controls.resolve(()), controls.resolve(("w",))) == (0, 1)
 
 
 @given(

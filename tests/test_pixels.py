@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import importlib
 import io
 import json
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,7 @@ def test_a_policy_file_is_loaded_once_it_is_trusted(tmp_path):
             content = good.read(name)
             if name == "data":
                 data = json.loads(content)
-                data["learning_rate"] = {":type:": "x", ":serialized:": pickled}
+                data["policy_class"] = {":type:": "x", ":serialized:": pickled}
                 content = json.dumps(data).encode()
             bad.writestr(name, content)
     env = make("toy_envs:PictureAndPlace-v0")
@@ -332,3 +334,18 @@ def test_an_environment_whose_own_argument_is_called_env_id_is_made():
     env = made("Pixels-v0", env_id="CartPole-v1", size=32)
     assert env.observation_space.shape == (32, 32, 3)
     env.close()
+
+
+def test_a_policy_needs_no_code_that_it_learned_with(tmp_path: Path, monkeypatch) -> None:
+    """Its learning rate may be a function of a module that is not here: in an installed package,
+    or with another version of the project."""
+    (tmp_path / "schedules.py").write_text("def falling(left):\n    return 1e-3 * left\n")
+    with monkeypatch.context() as there:
+        there.syspath_prepend(tmp_path)
+        falling = importlib.import_module("schedules").falling
+        model = PPO("MlpPolicy", "CartPole-v1", learning_rate=falling, n_steps=2, batch_size=2)
+        model.save(tmp_path / "p.zip")
+    del sys.modules["schedules"]
+    loaded = load_sb3(tmp_path / "p.zip", trusted=True)
+    seen = np.zeros(4, np.float32)
+    assert loaded.predict(seen, deterministic=True)[0] == model.predict(seen, deterministic=True)[0]

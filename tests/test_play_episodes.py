@@ -13,6 +13,7 @@ from envs.recording import RecordEpisodes
 from play.command import PlayOptions, run
 from play.pilot import Pilot
 from play.worker import HeldKeys, Worker
+from worldmodel.command import local_command
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -41,10 +42,10 @@ def test_episodes_are_what_was_played(tmp_path) -> None:
     reader = EpisodeReader(tmp_path)
     assert verify(tmp_path).problems == []
     assert (env.num_episodes, env.num_steps) == (len(reader), 10) == (2, 10)
-    for episode, (seed, frames, healths, actions) in zip(
-        map(reader.episode, range(2)), (played[0], played[2]), strict=True
-    ):
-        assert (episode.seed, episode.policy) == (seed, "person")
+    episodes = {episode.seed: episode for episode in map(reader.episode, range(2))}
+    for seed, frames, healths, actions in (played[0], played[2]):
+        episode = episodes[seed]
+        assert episode.policy == "person"
         np.testing.assert_array_equal(episode.frames, frames)
         np.testing.assert_array_equal(episode.action, actions)
         np.testing.assert_array_equal(episode.variables[:, 0], healths)
@@ -62,7 +63,7 @@ def test_an_existing_set_is_continued_and_another_worlds_is_refused(tmp_path) ->
         env.step(3)
         env.close()
     reader = EpisodeReader(tmp_path)
-    assert [reader.episode(i).seed for i in range(2)] == [1, 2]
+    assert sorted(reader.index["seed"].tolist()) == [1, 2]
     before = sorted(path.read_bytes() for path in tmp_path.glob("shard-*"))
     other = PlayOptions(env="dream-doom", headless=True, steps=1, episodes=tmp_path)
     with pytest.raises(UserError, match=f"env_id {GAME} against VideoGPTDream-v0"):
@@ -81,8 +82,11 @@ def test_long_episodes_are_cut_where_they_fill_memory(tmp_path, monkeypatch) -> 
     frames = [env.step(3)[0] for _ in range(9)]
     env.close()
     reader = EpisodeReader(tmp_path)
-    assert [reader.episode(i).length for i in range(len(reader))] == [4, 4, 1]
-    np.testing.assert_array_equal(reader.episode(1).frames, frames[3:8])
+    parts = {episode.seed: episode for episode in map(reader.episode, range(3))}
+    assert sorted(reader.index["episode_length"].tolist()) == [1, 4, 4]
+    np.testing.assert_array_equal(parts[3].frames[1:], frames[:4])
+    # As soon as there are three, all splits have one.
+    reader.check_splits()
 
 
 def test_an_end_is_stored_at_once(tmp_path) -> None:
@@ -91,7 +95,7 @@ def test_an_end_is_stored_at_once(tmp_path) -> None:
     for _ in range(3):
         *_, truncated, _ = env.step(env.action_space.sample())
     assert truncated
-    assert list(tmp_path.glob("episode-0.h5"))  # a crash from now on doesn't lose it
+    assert list(tmp_path.glob("episode-*.h5"))  # a crash from now on doesn't lose it
     env.close()
     episode = EpisodeReader(tmp_path).episode(0)
     assert episode.truncated.tolist() == [False, False, True]
@@ -105,8 +109,9 @@ def test_the_command_records_what_is_played(name: str, tmp_path, capsys) -> None
     )
     assert run(options, started_s=0.0) == 0
     said = capsys.readouterr().out
-    assert f"12 steps in 1 episode in {folder}; train on them: " in said
-    assert f"worldmodel.train --data {folder}" in said
+    assert (
+        f"12 steps in 1 episode in {folder}; no episode is in the split validation or test" in said
+    )
     first = EpisodeReader(folder).episode(0)
     assert first.policy == "random"
     again = PlayOptions(
@@ -114,6 +119,12 @@ def test_the_command_records_what_is_played(name: str, tmp_path, capsys) -> None
     )
     assert run(again, started_s=0.0) == 0
     second = EpisodeReader(tmp_path / "again").episode(0)
+    for seed in (5, 6):
+        more = PlayOptions(env=name, headless=True, steps=3, seed=seed, episodes=folder)
+        assert run(more, started_s=0.0) == 0
+    assert f"train on them: {local_command('worldmodel.train', '--data', str(folder))}" in (
+        capsys.readouterr().out
+    )
     assert second.policy == "replay"
     with pytest.raises(UserError, match="--policy random needs --headless"):
         run(PlayOptions(env=name, policy="random"), started_s=0.0)
@@ -137,7 +148,7 @@ def test_seeds_are_stored_only_where_they_lead_to_the_episode(tmp_path, monkeypa
     env.close()
     reader = EpisodeReader(tmp_path)
     assert reader.info.env_kwargs == {"horizon": None}
-    assert reader.index["seed"].tolist() == [7, -1, -1, -1]
+    assert sorted(reader.index["seed"].tolist()) == [-1, -1, -1, 7]
 
 
 def test_what_was_not_reset_or_not_played(tmp_path) -> None:

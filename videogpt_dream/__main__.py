@@ -1,6 +1,7 @@
 """The command `videogpt-dream`: every command of the project by a short name."""
 
 import importlib
+import os
 import sys
 
 from videogpt_dream import PACKAGE_PREFIX, __version__
@@ -37,6 +38,15 @@ FAILED = 2
 
 def main() -> None:
     """Run a command. Exits with its status, or with 2 if there is no such command."""
+    try:
+        _main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the pipe has exited, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+def _main() -> None:
     words = sys.argv[1:]
     if words in (["--version"], ["-V"]):
         print(f"videogpt-dream {__version__}")

@@ -1,6 +1,7 @@
 """Read a set of episodes."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,17 @@ def split_of(episode_id: int) -> Split:
     ).digest()
     bucket = int.from_bytes(digest, "little") % 10
     return "train" if bucket < 8 else "validation" if bucket == 8 else "test"
+
+
+def lacking_splits(episode_ids: Iterable[int]) -> str:
+    """What to say of a data set whose episodes are not in all splits; empty: they are."""
+    found = set(map(split_of, episode_ids))
+    if not (lacking := [split for split in SPLITS if split not in found]):
+        return ""
+    return (
+        f"no episode is in the split {' or '.join(lacking)}; training and measuring need all of "
+        f"{', '.join(SPLITS)}: record or import more"
+    )
 
 
 class EpisodeReader:
@@ -71,6 +83,11 @@ class EpisodeReader:
             with shard.path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+
+    def check_splits(self) -> None:
+        """Raises UserError unless there are episodes in all splits."""
+        if lacking := lacking_splits(self.index["episode_id"].tolist()):
+            raise UserError(f"{self.folder}: {lacking}")
 
     def split(self, name: str) -> np.ndarray:
         """Positions of a split's episodes in `index`, int64. Stable when episodes are added."""

@@ -169,7 +169,9 @@ def _describe(info: DatasetInfo, summary: _Summary) -> list[str]:
         f"environment  {info.env_id} {info.env_kwargs or ''}".rstrip(),
         f"frames       {lengths.sum() + len(lengths)} of {'x'.join(map(str, info.frame_shape))}, "
         f"{info.fps:g} a second",
-        f"episodes     {len(lengths)}: " + ", ".join(f"{summary.splits[s]} {s}" for s in SPLITS),
+        f"episodes     {len(lengths)}: "
+        + ", ".join(f"{summary.splits[s]} {s}" for s in SPLITS)
+        + ("" if all(summary.splits[s] for s in SPLITS) else "; all three are needed for training"),
         f"ends         {summary.terminated} terminated, {summary.truncated} truncated, {num_cut} "
         "cut by the recorder",
     ]

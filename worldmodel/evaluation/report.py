@@ -205,10 +205,11 @@ def measure_parts(
         The report, as in report.json.
 
     Raises:
-        UserError: a part that was asked for can't be measured; or another program's file stands
-            where the report is to be written.
+        UserError: a part that was asked for can't be measured; a split has no episode; or another
+            program's file stands where the report is to be written.
     """
     parts = _measurable(options, parts)
+    reader.check_splits()
     with locked(out):
         report, why_new = _read(out / "report.json", weights_digest(checkpoint), sections)
         if why_new:

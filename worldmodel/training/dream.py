@@ -77,6 +77,7 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
     """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / _run_name(options)
     reader = EpisodeReader(data_folder(options, preset))
+    reader.check_splits()
     # Made first: an error comes before anything is written.
     config = made_for(reader, lambda: _config(preset, reader))
     starts = choose_starts(reader, num_frames=config.prior.window, num_starts=NUM_STARTS)
@@ -176,7 +177,9 @@ def _preset(options: TrainDream) -> Preset:
             "give the folder of episodes with --data, or name a preset that has its own: "
             f"{', '.join(PRESETS)}"
         )
-    return auto_preset(EpisodeReader(options.data))
+    reader = EpisodeReader(options.data)
+    reader.check_splits()
+    return auto_preset(reader)
 
 
 def _run_name(options: TrainDream) -> str:

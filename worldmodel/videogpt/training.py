@@ -71,6 +71,7 @@ def train_preset(
     """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / options.preset
     reader = EpisodeReader(data_folder(options, preset))
+    reader.check_splits()
     config = config_of(preset, reader)  # made first: an error comes before anything is written
     clips = choose_clips(reader, num_frames=config.tokenizer.clip_shape[0])
     if "actions" in _wanted(options.conditions) and not config.prior.num_actions:

@@ -105,7 +105,8 @@ class Page {
     this.trail.clear();
     this.surprise.clear();
     if (this.phase === "over") this.phase = "walking";
-    element("end").hidden = true;
+    element("end").hidden = element("help").hidden = true;
+    this.showsHelp = false;
     const { seed, start, episode } = this;
     this.worker.postMessage({ type: "begin", seed, start, episode });
     this.showStatus(null);
@@ -126,7 +127,9 @@ class Page {
     this.phase = "card";
     element("loading").hidden = element("progress").hidden = true;
     element("enter").hidden = false;
-    if (this.replayed.length) element("enter").textContent = "Press a key to watch the walk";
+    const isTouched = matchMedia("(pointer: coarse)").matches;
+    const what = this.replayed.length ? "watch the walk" : "enter";
+    element("enter").textContent = `${isTouched ? "Tap" : "Press a key"} to ${what}`;
   }
 
   on_stepped(happened) {

@@ -12,6 +12,7 @@ A NumPy array has a row for each frame: of an action's index, or of several numb
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,18 @@ class Log:
         at = np.searchsorted(times, shown + tolerance, side="right") - 1
         return Rows(np.maximum(at, 0), np.searchsorted(times, shown - tolerance, side="left"))
 
+    def check_times(self, video_s: float) -> None:
+        """Raises UserError where rows with times are not of a video of so many seconds."""
+        if self.times is None:
+            return
+        first, last = float(self.times[0]), float(self.times[-1])
+        if first > video_s or last > 10 * video_s + 60:
+            raise UserError(
+                f"{self.path}: its times are from {first:g} to {last:g}, but the video lasts "
+                f"{video_s:.1f} seconds: time must be in seconds from the video's first frame, not "
+                "in milliseconds or by the clock"
+            )
+
     def duration(self, own_rate: float) -> float:
         """Seconds to its last row."""
         return self.num_rows / own_rate if self.times is None else float(self.times[-1])
@@ -150,10 +163,16 @@ def read_log(path: Path) -> Log:
 
 
 def _csv_columns(content: str) -> dict[str, np.ndarray]:
+    if not content.strip():
+        raise ValueError("it is empty")
     names, *rows = csv.reader(io.StringIO(content), strict=True)
     names = [name.strip() for name in names]
     if len(set(names)) < len(names) or "" in names:
         raise ValueError("its first line must name the columns, each differently")
+    if all(isinstance(_value(name), float) for name in names):
+        raise ValueError("its first line must name the columns, not hold numbers")
+    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+        raise ValueError("its columns must be separated by commas")
     for number, row in enumerate(rows, 2):
         if len(row) != len(names) or "" in row:
             raise ValueError(f"line {number} must have a value for each of the {len(names)} names")
@@ -174,7 +193,10 @@ def _json_columns(content: str, listed: set[str]) -> dict[str, np.ndarray]:
     """The columns; adds those of names in lists to `listed`."""
     rows: list[dict[str, Value]] = []
     for number, line in enumerate(content.splitlines(), 1):
-        row = parse_json(line) if line.strip() else {}
+        try:
+            row = parse_json(line) if line.strip() else {}
+        except ValueError as error:
+            raise ValueError(f"line {number} is no valid JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not an object")
         if row:
@@ -191,10 +213,14 @@ def _flat(row: Mapping[str, Any], prefix: str, listed: set[str]) -> Iterator[tup
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.", listed)
         elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-            listed.update(value)
-            yield from ((entry, 1.0) for entry in value)
+            # With shift, loggers write capitals: it is the same key.
+            keys = [entry.lower() if len(entry) == 1 else entry for entry in value]
+            listed.update(keys)
+            yield from ((key, 1.0) for key in keys)
         elif isinstance(value, bool | int | float):
             yield prefix + name, float(value)
+        elif isinstance(value, str) and name in ("keys", "buttons"):
+            raise ValueError(f"{prefix}{name} must be a list of the keys that are down")
         elif isinstance(value, str):
             yield prefix + name, value
         else:
@@ -217,8 +243,13 @@ def _array_columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, values: Sequence[Value] | np.ndarray) -> np.ndarray:
-    if any(isinstance(value, str) for value in values):
-        return np.asarray([str(value) for value in values])
+    texts = [number for number, value in enumerate(values, 1) if isinstance(value, str)]
+    if 0 < len(texts) < len(values):
+        raise ValueError(
+            f"column {name} holds numbers, but {values[texts[0] - 1]!r} in its row {texts[0]}"
+        )
+    if texts:
+        return np.asarray(values)
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"column {name} holds numbers that are not finite")
@@ -273,7 +304,7 @@ class ActionLogs:
         if not self.columns:
             raise UserError("the logs have no column of actions")
         for path, columns in columns_of.items():
-            wanted = {*self.columns, *roles.variables, *roles.pose}
+            wanted = {*self.columns, *roles.summed, *roles.variables, *roles.pose}
             if lacking := sorted(wanted - columns - listed):
                 raise UserError(
                     f"{path} has no column {lacking[0]!r}; it has: {', '.join(sorted(columns))}"
@@ -310,7 +341,9 @@ class ActionLogs:
                 raise UserError(f"column {name} has {size} values, more than {MOST_CHOICES}")
             sizes.append(size if len(self.columns) == 1 else max(size, 2))
         if len(sizes) == 1:
-            names = self.choices.get(self.columns[0], ())
+            (name,) = self.columns
+            is_button = name in ranges and sizes[0] == 2
+            names = ("nothing", name) if is_button else self.choices.get(name, ())
             return ActionSpec("discrete", tuple(sizes), meanings=names)
         choices = tuple(self.choices.get(name, ()) for name in self.columns)
         return ActionSpec(
@@ -323,14 +356,16 @@ class ActionLogs:
     def _controls(self) -> dict[str, Any]:
         """Each column that has a key's name is that key."""
         spec = self.spec
-        if spec.kind == "discrete":
+        if spec.kind == "discrete" and self.columns[0] in self.choices:
             return {}
         bindings = [
             {"keys": [name], "sets": {str(i): 1}}
             for i, name in enumerate(self.columns)
             if is_key(name) and self.ranges.get(name, (0.0, 0.0, True))[:2] == (0.0, 1.0)
         ]
-        idle = [0] * len(spec.sizes) or np.clip(0.0, spec.low, spec.high).tolist()
+        idle: Any = [0] * len(spec.sizes) or np.clip(0.0, spec.low, spec.high).tolist()
+        if spec.kind == "discrete":
+            idle = 0
         return {"idle": idle, "keys": bindings[:MOST_BINDINGS]} if bindings else {}
 
     def actions(self, log: Log, rows: Rows) -> np.ndarray:

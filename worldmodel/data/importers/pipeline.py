@@ -16,7 +16,7 @@ import numpy as np
 from worldmodel.command import progress_bar, say
 from worldmodel.data.episodes import UNFINISHED, DatasetInfo, Episode
 from worldmodel.data.left_out import LeftOut, read_left_out
-from worldmodel.data.reader import SPLITS, split_of
+from worldmodel.data.reader import lacking_splits, split_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError, os_error, printable
 from worldmodel.interface.actions import ActionSpec
@@ -141,11 +141,8 @@ def import_found(out: Path, found: Found, *, remark: str = "") -> int:
         raise UserError(f"{out} holds no episode, nothing to learn from: {reasons}")
     for line in (f"{out} holds {len(stored)} episodes{remark}", *lines):
         print(printable(line))
-    if lacking := [split for split in SPLITS if split not in set(map(split_of, stored))]:
-        say(
-            f"note: no episode for {' and '.join(lacking)}; training and measuring need all of "
-            f"{', '.join(SPLITS)}: import more"
-        )
+    if lacking := lacking_splits(stored):
+        say(f"note: {lacking}")
     return len(stored)
 
 

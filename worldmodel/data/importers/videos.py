@@ -303,6 +303,7 @@ def _check_duration(log: Log, film: Film, rate: float) -> None:
     half a second more or less is forgiven."""
     log_s, film_s = log.num_rows / film.rate, len(film.frames) / rate
     is_too_long = log_s > film_s + FORGIVEN_S and not film.is_cut
+    log.check_times(film_s if not film.is_cut else float("inf"))
     if log.times is None and (is_too_long or log_s < film_s - FORGIVEN_S):
         raise UserError(
             f"{log.path} has {log.num_rows} rows, {log_s:.1f} seconds of the video's {film.rate:g} "
