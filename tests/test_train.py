@@ -457,7 +457,7 @@ def test_validation_is_no_training_time(monkeypatch):
 
 def test_too_little_data_is_said_before_training(tmp_path: Path):
     data = write_toy_data(tmp_path / "data", num_episodes=1)
-    with pytest.raises(ValueError, match="record more or longer episodes"):
+    with pytest.raises(ValueError, match="record or import more"):
         train(Train(preset="tiny", data=data, out=tmp_path / "run", device="cpu", precision="fp32"))
     assert not (tmp_path / "run").exists()
 

@@ -116,8 +116,8 @@ def calibrate(options: Calibrate) -> None:
         chosen = SamplingOptions(temperature=options.temperature, guidance=options.guidance)
         sampling = chosen.applied_to(checkpoint.world.sampling)
         reader = EpisodeReader(options.data)
-        reader.check_splits()
         check_same_world(checkpoint, reader, options.checkpoint, same_environment=True)
+        reader.check_splits()
         before, after = _move(checkpoint.model, reader, options, sampling, out)
         _save(checkpoint, reader, sampling, folder, out)
     print(

@@ -178,8 +178,9 @@ def _preset(options: TrainDream) -> Preset:
             f"{', '.join(PRESETS)}"
         )
     reader = EpisodeReader(options.data)
+    preset = auto_preset(reader)
     reader.check_splits()
-    return auto_preset(reader)
+    return preset
 
 
 def _run_name(options: TrainDream) -> str:
