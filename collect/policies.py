@@ -130,10 +130,11 @@ class SaveAndReport(BaseCallback):
         self.most_unimproved = most_unimproved
         self.on_progress = on_progress
         self._saved_at = 0
+        self._has_ended = False
 
     def _on_step(self) -> bool:
         self.on_progress(self.num_timesteps)
-        return not Improvement.of(self.model).has_ended
+        return not self._has_ended
 
     def _on_rollout_start(self) -> None:
         # Between an update and the next rollout, where a resumed run starts. Snapshots come with a
@@ -156,6 +157,7 @@ class SaveAndReport(BaseCallback):
         if len(returns) >= FEWEST_EPISODES:
             improvement = Improvement.of(self.model)
             improvement.note(float(np.mean(returns)), self.num_timesteps, most_unimproved)
+            self._has_ended = improvement.has_ended
             self.model.improvement = asdict(improvement)  # pyright: ignore[reportAttributeAccessIssue]
 
 

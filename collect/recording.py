@@ -4,7 +4,6 @@ Interrupted commands resume when they are rerun.
 """
 
 import contextlib
-import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
-from worldmodel.storage.files import locked, read_json, write_json, written_whole
+from worldmodel.storage.files import file_digest, locked, read_json, write_json, written_whole
 
 # Version of the random streams. In version 1, random players drew actions and how long to hold
 # them from the same stream; such sets can't be added to.
@@ -120,7 +119,7 @@ def record_set(options: Options, world: World) -> None:
     with locked(options.out):
         has_episodes = (options.out / "meta.json").exists()
         policy_path = _policy_path(options, world, has_episodes)
-        sha256 = None if policy_path is None else _sha256(policy_path)
+        sha256 = None if policy_path is None else file_digest(policy_path)
         mixture = world.mixture if sha256 else _without_policy(world.mixture, options.policy)
         recording = _recording(options, world, mixture, sha256)
         info = describe(world.env_id, world.env_kwargs, {"recording": recording})
@@ -213,7 +212,7 @@ def _copy_policy(path: Path, folder: Path) -> Path:
     if not copy.exists():
         with written_whole(copy) as unfinished:
             shutil.copyfile(path, unfinished)
-    elif _sha256(copy) != _sha256(path):
+    elif file_digest(copy) != file_digest(path):
         raise UserError(
             f"{copy} is a different policy from {path}: choose another --out, or use the same "
             "--policy as before"
@@ -371,7 +370,3 @@ def choose_behaviour(seed: int, episode_id: int, mixture: Mixture) -> Behaviour:
         if drawn < below:
             return behaviour
     return behaviour
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

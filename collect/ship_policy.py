@@ -5,6 +5,7 @@ the state of its environment has no place in a dream: a policy of frames first l
 in the real environment. If interrupted, rerun the same command to resume.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,18 +16,19 @@ from typing import Any
 
 import gymnasium
 import tyro
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from collect.cloning import clone_bot
 from collect.policies import stacked_frames
 from envs.dream import DreamEnv
 from envs.making import made
-from envs.policy import FramePolicy, StatePolicy, load_policy
+from envs.policy import FramePolicy, StatePolicy, load_policy, load_sb3
 from envs.policy_file import POLICY_FILE, save_policy
 from worldmodel.command import progress_bar, run_command, say
 from worldmodel.errors import UserError, printable
-from worldmodel.storage.files import locked, refuse_existing, written_whole
+from worldmodel.storage.files import file_digest, locked, refuse_existing, written_whole
 
 
 @dataclass(frozen=True)
@@ -66,36 +68,33 @@ def ship_policy(options: ShipPolicy) -> None:
     if not os.access(dream.folder, os.W_OK):  # before an hour of imitation
         raise UserError(f"{dream.folder} can't be written to: copy the dream to a folder of yours")
     env_id, env_kwargs = dream.recorded_env()
-    real = made(env_id, **env_kwargs)
-    try:
+    with contextlib.closing(made(env_id, **env_kwargs)) as real:
         policy = load_policy(options.policy, real, trusted=options.trust)
-    finally:
-        real.close()
+    model = policy.model
+    if isinstance(policy, StatePolicy):
+        model = _imitate(options, env_id, env_kwargs)
     with written_whole(path) as unfinished:
-        if isinstance(policy, StatePolicy):
-            save_policy(_imitate(options, env_id, env_kwargs), unfinished)
-        elif isinstance(policy.model, PPO):
-            save_policy(policy.model, unfinished)
-        else:  # a file of this kind already
+        if isinstance(model, BasePolicy):  # of a file of this kind already
             shutil.copyfile(options.policy, unfinished)
+        else:
+            save_policy(model, unfinished)
         written = FramePolicy(unfinished, trusted=False)
         written.check_fits(dream.observation_space, dream.action_space)
     print(printable(f"{path}: {path.stat().st_size / 1000:.0f} kB"))
 
 
-def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PPO:
+def _imitate(options: ShipPolicy, env_id: str, env_kwargs: dict[str, Any]) -> PPO | SAC:
     """A policy of frames that does what a policy of states does in the real environment."""
-    teacher = hashlib.sha256(options.policy.read_bytes()).hexdigest()
+    teacher = file_digest(options.policy)
     task = json.dumps([teacher, env_id, env_kwargs, options.seed], sort_keys=True)
     folder = options.work / hashlib.sha256(task.encode()).hexdigest()[:16]
     with locked(folder):
         if (folder / "policy.zip").exists():  # an earlier call was stopped after this
-            return PPO.load(folder / "policy.zip", device="cpu")
+            return load_sb3(folder / "policy.zip", trusted=False)
         return _imitated(options, folder / "policy.zip", env_id, env_kwargs)
 
 
 def _imitated(options: ShipPolicy, path: Path, env_id: str, env_kwargs: dict[str, Any]) -> PPO:
-
     def make_env() -> gymnasium.Env[Any, Any]:
         return made(env_id, **env_kwargs)
 

@@ -1,6 +1,5 @@
 """A real game and its dream, side by side: environments to learn in, and scores."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from envs.policy import load_sb3
 from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
-from worldmodel.storage.files import written_whole
+from worldmodel.storage.files import file_digest, written_whole
 
 Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
@@ -168,7 +167,7 @@ class Scores:
             policy: a stable-baselines3 PPO .zip; None: uniformly random actions.
             on_episodes: called with the number of games played.
         """
-        who = "random" if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
+        who = "random" if policy is None else file_digest(policy)
         real = json.dumps([self.worlds.env_id, self.worlds.env_kwargs], sort_keys=True)
         place = f"{self.worlds.digest} of {real}" if where == "dream" else real
         key = f"{who} in {place}, {episodes} games"

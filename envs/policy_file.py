@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from safetensors import SafetensorError
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from envs.interface import flat_actions, space_of
@@ -66,7 +66,7 @@ class PolicyHeader:
             raise UserError(f"actions have more than {MOST_NUMBERS} choices or numbers")
 
 
-def save_policy(model: PPO, path: Path) -> None:
+def save_policy(model: PPO | SAC, path: Path) -> None:
     """Write a model's policy whole or not at all.
 
     Raises:

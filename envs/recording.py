@@ -15,7 +15,7 @@ import numpy as np
 from envs.interface import action_spec, actions_of, controls_of, fps_of, pose_of, variable_names
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
 from worldmodel.data.episodes import UNKNOWN_SEED
-from worldmodel.data.reader import SPLITS, lacking_splits, split_of
+from worldmodel.data.reader import empty_splits, lacking_splits, split_of
 from worldmodel.errors import UserError
 
 PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "vizdoom", "mujoco")
@@ -201,7 +201,7 @@ class RecordEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _next_id(self) -> int:
         """A new id; of a split that has no episode yet, if there is one."""
         done = self._writer.done
-        wanted = [split for split in SPLITS if split not in set(map(split_of, done))]
+        wanted = empty_splits(done)
         free = (i for i in itertools.count() if i not in done)
         return next(i for i in free if not wanted or split_of(i) == wanted[0])
 

@@ -5,9 +5,10 @@ sha256 of its content, which is stored in the user's cache folder.
 """
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
+
+from worldmodel.storage.files import file_digest
 
 _remembered: set[str] = set()  # in this process
 
@@ -20,7 +21,7 @@ def cache_folder() -> Path:
 
 def remember(path: Path) -> None:
     """Allow a file to be loaded from now on."""
-    digest = _digest(path)
+    digest = file_digest(path)
     _remembered.add(digest)
     # If the cache folder isn't writable, the next process needs --trust again.
     with contextlib.suppress(OSError, RuntimeError):
@@ -31,16 +32,11 @@ def remember(path: Path) -> None:
 
 def is_remembered(path: Path) -> bool:
     """Whether a file with this content may be loaded."""
-    digest = _digest(path)
+    digest = file_digest(path)
     try:
         return digest in _remembered or _note(digest).exists()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(digest: str) -> Path:

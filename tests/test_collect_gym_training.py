@@ -1,6 +1,7 @@
 """`collect.gym --policy train`: a policy learns in any environment, plays, and is recorded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -18,21 +19,26 @@ from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 
 
+def recording(env_id: str, out: Path, *, length: int, train_steps: int) -> Collect:
+    """Two episodes in small frames by a policy that learns first, unscored."""
+    return Collect(
+        env_id=env_id,
+        size=36,
+        out=out,
+        length=length,
+        episodes=2,
+        policy="train",
+        train_steps=train_steps,
+        evaluate_episodes=0,
+        workers=1,
+    )
+
+
 def test_a_policy_learns_from_numbers_and_is_recorded(tmp_path: Path) -> None:
     """A pole that random players drop within 25 steps stands three times as long."""
     out = tmp_path / "pole"
-    options = Collect(
-        env_id="CartPole-v1",
-        size=36,
-        out=out,
-        length=20,
-        episodes=6,
-        policy="train",
-        train_steps=4_800,
-        evaluate_episodes=4,
-        workers=1,
-    )
-    collect(options)
+    options = recording("CartPole-v1", out, length=20, train_steps=4_800)
+    collect(replace(options, episodes=6, evaluate_episodes=4))
     scores = json.loads((out / "policy-score.json").read_text())["scores"]
     assert scores["policy"]["mean_return"] > 3 * scores["random"]["mean_return"]
     assert verify(out).problems == []
@@ -45,18 +51,7 @@ def test_a_policy_learns_from_numbers_and_is_recorded(tmp_path: Path) -> None:
 
 def test_sac_learns_where_actions_are_a_box(tmp_path: Path) -> None:
     out = tmp_path / "pendulum"
-    options = Collect(
-        env_id="Pendulum-v1",
-        size=36,
-        out=out,
-        length=10,
-        episodes=2,
-        policy="train",
-        train_steps=1_100,
-        evaluate_episodes=0,
-        workers=1,
-    )
-    collect(options)
+    collect(recording("Pendulum-v1", out, length=10, train_steps=1_100))
     env = gymnasium.make("Pixels-v0", env_id="Pendulum-v1", size=36)
     policy = load_policy(out / "policy.zip", env, trusted=False)
     assert isinstance(policy, StatePolicy)
@@ -67,18 +62,7 @@ def test_sac_learns_where_actions_are_a_box(tmp_path: Path) -> None:
 
 def test_a_policy_learns_from_frames_where_those_are_observed(tmp_path: Path) -> None:
     out = tmp_path / "frames"
-    options = Collect(
-        env_id="toy_envs:Steered-v0",
-        size=36,
-        out=out,
-        length=5,
-        episodes=2,
-        policy="train",
-        train_steps=10,
-        evaluate_episodes=0,
-        workers=1,
-    )
-    collect(options)
+    collect(recording("toy_envs:Steered-v0", out, length=5, train_steps=10))
     env = gymnasium.make("Pixels-v0", env_id="toy_envs:Steered-v0", size=36)
     policy = load_policy(out / "policy.zip", env, trusted=False)
     assert isinstance(policy, FramePolicy)

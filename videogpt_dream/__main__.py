@@ -1,10 +1,11 @@
 """The command `videogpt-dream`: every command of the project by a short name."""
 
 import importlib
-import os
 import sys
+from collections.abc import Callable, Iterable
 
 from videogpt_dream import PACKAGE_PREFIX, __version__
+from worldmodel.command import FAILED, run_command
 
 COMMANDS = {
     "play": "play a dream or a real game: in a window, a browser, or without a display",
@@ -33,37 +34,31 @@ USAGE = """usage: videogpt-dream COMMAND [options]
        videogpt-dream COMMAND --help
        videogpt-dream --version
 """
-FAILED = 2
 
 
 def main() -> None:
     """Run a command. Exits with its status, or with 2 if there is no such command."""
-    try:
-        _main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe has exited, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+    run_command(_main)
 
 
-def _main() -> None:
+def _main() -> int:
     words = sys.argv[1:]
     if words in (["--version"], ["-V"]):
         print(f"videogpt-dream {__version__}")
-        return
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "\n" + _listed(COMMANDS))
-        return
+        return 0
     for count in (2, 1):
         name = " ".join(words[:count])
         if name in COMMANDS and len(words) >= count:
             sys.argv = [f"videogpt-dream {name}", *words[count:]]
             _main_of(name)()
-            return
+            return 0
     among = [name for name in COMMANDS if name.split()[0] == words[0]]
     print(f"error: there is no command {' '.join(words[:2])!r}", file=sys.stderr)
     print(_listed(among or COMMANDS), file=sys.stderr)
-    sys.exit(FAILED)
+    return FAILED
 
 
 def module_of(name: str) -> str:
@@ -73,14 +68,14 @@ def module_of(name: str) -> str:
     return PACKAGE_PREFIX + ".".join(parts if inside else ["worldmodel", *parts])
 
 
-def _main_of(name: str):
+def _main_of(name: str) -> Callable[[], None]:
     module = importlib.import_module(module_of(name))
     if hasattr(module, "__path__"):  # a package
         module = importlib.import_module(f"{module.__name__}.__main__")
     return module.main
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[str]) -> str:
     width = max(map(len, COMMANDS)) + 2
     return "commands:\n" + "\n".join(f"  {name:{width}}{COMMANDS[name]}" for name in names)
 

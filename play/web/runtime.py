@@ -11,7 +11,7 @@ from pathlib import Path
 
 from envs.trust import cache_folder
 from worldmodel.errors import UserError, one_line
-from worldmodel.storage.files import written_whole
+from worldmodel.storage.files import file_digest, written_whole
 
 VERSION = "1.30.0"
 REGISTRY = "https://registry.npmjs.org"
@@ -50,7 +50,7 @@ def runtime_files() -> list[Path]:
 
 
 def _is_right(path: Path) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name]
+    return path.is_file() and file_digest(path) == FILES[path.name]
 
 
 def _downloaded() -> bytes:

@@ -22,7 +22,6 @@ from worldmodel.checkpoint.contents import (
 )
 from worldmodel.checkpoint.files import (
     checkpoint_digest,
-    file_digest,
     find_checkpoint,
     find_kind,
     read_lineage,
@@ -51,7 +50,6 @@ __all__ = [
     "check_same_world",
     "checkpoint_digest",
     "choose_starts",
-    "file_digest",
     "find_checkpoint",
     "find_kind",
     "finish_save",

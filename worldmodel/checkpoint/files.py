@@ -29,7 +29,7 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 from worldmodel.pretrained import PRETRAINED, shipped_names
-from worldmodel.storage.files import read_json
+from worldmodel.storage.files import file_digest, read_json
 from worldmodel.storage.parsed import parsed
 from worldmodel.storage.tensors import SCALE_SUFFIX, opened_tensors, read_weight
 
@@ -333,16 +333,6 @@ def read_arrays(path: Path, wanted: dict[str, np.dtype | type]) -> dict[str, np.
 def check_actions(path: Path, name: str, actions: np.ndarray, spec: ActionSpec) -> None:
     if not spec.contains(actions):
         raise UserError(f"{path}: {name} are outside the action space")
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, as hex.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(folder: Path) -> str:

@@ -18,9 +18,10 @@ from worldmodel.checkpoint.contents import (
     AnyCheckpoint,
     World,
 )
-from worldmodel.checkpoint.files import HELD_TOGETHER, file_digest
+from worldmodel.checkpoint.files import HELD_TOGETHER
 from worldmodel.errors import UserError
 from worldmodel.storage.files import (
+    file_digest,
     locked,
     refuse_existing,
     sync,

@@ -26,10 +26,15 @@ def split_of(episode_id: int) -> Split:
     return "train" if bucket < 8 else "validation" if bucket == 8 else "test"
 
 
+def empty_splits(episode_ids: Iterable[int]) -> list[Split]:
+    """The splits that have none of these episodes."""
+    found = set(map(split_of, episode_ids))
+    return [split for split in SPLITS if split not in found]
+
+
 def lacking_splits(episode_ids: Iterable[int]) -> str:
     """What to say of a data set whose episodes are not in all splits; empty: they are."""
-    found = set(map(split_of, episode_ids))
-    if not (lacking := [split for split in SPLITS if split not in found]):
+    if not (lacking := empty_splits(episode_ids)):
         return ""
     return (
         f"no episode is in the split {' or '.join(lacking)}; training and measuring need all of "

@@ -19,12 +19,12 @@ from typing import Any
 import onnx
 import torch
 
-from worldmodel.checkpoint import Checkpoint, checkpoint_digest, file_digest
+from worldmodel.checkpoint import Checkpoint, checkpoint_digest
 from worldmodel.command import track
 from worldmodel.export.compact import compact
 from worldmodel.export.graphs import Decode, DreamStep, Encode, Graph
 from worldmodel.interface.sampling import Sampling
-from worldmodel.storage.files import write_json, written_whole
+from worldmodel.storage.files import file_digest, write_json, written_whole
 
 FORMAT_VERSION = 1
 OPSET = 20

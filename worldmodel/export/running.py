@@ -8,12 +8,11 @@ import numpy as np
 import onnxruntime
 from pydantic import Field
 
-from worldmodel.checkpoint import file_digest
 from worldmodel.errors import UserError
 from worldmodel.export.folder import DESCRIPTION, FORMAT_VERSION, STARTS
 from worldmodel.export.graphs import NEXT
 from worldmodel.interface.sampling import Sampling
-from worldmodel.storage.files import read_json
+from worldmodel.storage.files import file_digest, read_json
 from worldmodel.storage.parsed import parsed
 
 MOST_BYTES = 2**26  # of JSON

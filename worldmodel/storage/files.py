@@ -2,6 +2,7 @@
 with bounds on what is read."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -40,6 +41,16 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as hex.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

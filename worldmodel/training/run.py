@@ -18,7 +18,6 @@ from worldmodel import randomness
 from worldmodel.checkpoint import (
     AnyCheckpoint,
     World,
-    file_digest,
     finish_save,
     read_lineage,
     save_checkpoint,
@@ -27,7 +26,7 @@ from worldmodel.command import check_numbers, say, track, usable_device
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError, printable
-from worldmodel.storage.files import locked, read_json, write_json
+from worldmodel.storage.files import file_digest, locked, read_json, write_json
 from worldmodel.training.costs import to_lines
 from worldmodel.training.options import TrainOptions
 from worldmodel.training.state import Progress, load_state, state_path

@@ -237,12 +237,12 @@ def _array_columns(path: Path) -> dict[str, np.ndarray]:
     if array.ndim not in (1, 2) or array.nbytes > MOST_BYTES:
         raise ValueError(f"an array (T,) or (T, A) is needed, not {array.shape}")
     if array.ndim == 1:
-        return {"action": _array("action", array)} if len(array) else {}
+        return {"action": _numbers("action", array)} if len(array) else {}
     names = [f"action {i}" for i in range(array.shape[1])]
-    return {name: _array(name, column) for name, column in zip(names, array.T, strict=True)}
+    return {name: _numbers(name, column) for name, column in zip(names, array.T, strict=True)}
 
 
-def _array(name: str, values: Sequence[Value] | np.ndarray) -> np.ndarray:
+def _array(name: str, values: Sequence[Value]) -> np.ndarray:
     texts = [number for number, value in enumerate(values, 1) if isinstance(value, str)]
     if 0 < len(texts) < len(values):
         raise ValueError(
@@ -250,6 +250,10 @@ def _array(name: str, values: Sequence[Value] | np.ndarray) -> np.ndarray:
         )
     if texts:
         return np.asarray(values)
+    return _numbers(name, values)
+
+
+def _numbers(name: str, values: Sequence[Value] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"column {name} holds numbers that are not finite")
