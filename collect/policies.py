@@ -1,5 +1,6 @@
 """Train a stable-baselines3 policy in a real environment."""
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
+    VecNormalize,
     VecTransposeImage,
+    unwrap_vec_normalize,
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -85,6 +89,31 @@ class VecLearningReward(VecEnvWrapper):
         return observations, rewards, over, infos
 
 
+RETURNS = "running_returns"  # the model's attribute that keeps the statistics of `VecNormalize`
+
+
+def _save(model: BaseAlgorithm, path: Path) -> None:
+    """Save a model with the scale of its rewards, which `_restore_scale` takes back."""
+    if normalized := unwrap_vec_normalize(_env(model)):
+        returns = normalized.ret_rms
+        setattr(model, RETURNS, [float(returns.mean), float(returns.var), float(returns.count)])
+    save_whole(model, path)
+
+
+def _restore_scale(model: BaseAlgorithm) -> None:
+    normalized, saved = unwrap_vec_normalize(_env(model)), getattr(model, RETURNS, None)
+    if normalized is not None and saved is not None:
+        returns = normalized.ret_rms
+        returns.mean, returns.var = np.asarray(saved[0]), np.asarray(saved[1])
+        returns.count = saved[2]
+
+
+def _env(model: BaseAlgorithm) -> VecEnv:
+    environments = model.get_env()
+    assert environments is not None
+    return environments
+
+
 @dataclass
 class Improvement:
     """The best mean return of the last episodes, and when it was; kept in the model's file.
@@ -147,10 +176,10 @@ class SaveAndReport(BaseCallback):
             is_due = self.num_timesteps // self.snapshot_every > newest // self.snapshot_every
         if is_due:
             name = f"{self.path.stem}-{self.num_timesteps:08d}.zip"
-            save_whole(self.model, self.path.with_name(name))
+            _save(self.model, self.path.with_name(name))
         if is_due or self.num_timesteps - self._saved_at >= SAVE_EVERY:
             self._saved_at = self.num_timesteps
-            save_whole(self.model, self.path)
+            _save(self.model, self.path)
 
     def _note_improvement(self, most_unimproved: int) -> None:
         returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
@@ -174,6 +203,7 @@ def train_policy(
     path: Path,
     *,
     seed: int = 0,
+    num_workers: int = 1,
     on_cloning: Callable[[float], None] = lambda fraction: None,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> None:
@@ -182,7 +212,7 @@ def train_policy(
     `path` will be a stable-baselines3 .zip that `envs.policy.load_policy` reads. Resumes from it
     where an earlier call was interrupted, at its last save; SAC with an empty replay buffer.
     `on_cloning` is called with the fraction of the cloning that is done, `on_progress` with the
-    steps done so far.
+    steps done so far. With several workers, every environment of frames gets a process of its own.
     """
     sees_state = training.observes == "state"
     if sees_state:
@@ -204,8 +234,16 @@ def train_policy(
         recipe = STATE_RECIPE
     else:
         recipe = FRAME_RECIPE if training.bot is None else CLONED_RECIPE
-    num_envs = 1 if sees_state else NUM_ENVS
-    environments = rewarded(DummyVecEnv([make_env] * num_envs), training.reward)
+    makers = [make_env] * (1 if sees_state else NUM_ENVS)
+    if num_workers > 1 and not sees_state:
+        multiprocessing.set_forkserver_preload(["stable_baselines3", "envs"])  # once for all
+        environments = SubprocVecEnv(makers)
+    else:
+        environments = DummyVecEnv(makers)
+    environments = rewarded(environments, training.reward)
+    if training.reward is None and training.algorithm == "ppo":
+        # PPO's steps depend on the size of rewards, and a foreign environment's may be any.
+        environments = VecNormalize(environments, norm_obs=False, gamma=training.gamma)
     if sees_state:
         has_parts = isinstance(environments.observation_space, gymnasium.spaces.Dict)
         policy = "MultiInputPolicy" if has_parts else "MlpPolicy"
@@ -270,6 +308,7 @@ def learn(
             model = algorithm.load(path, env=environments, device="cpu")
             # Loading reseeds: without this the random numbers of the first steps would repeat.
             model.set_random_seed(seed + model.num_timesteps)
+            _restore_scale(model)
         else:
             model = algorithm(policy, environments, **recipe, seed=seed, device="cpu")
         # Halves a CNN's time on a CPU; missing from torch's type stubs.
@@ -281,6 +320,6 @@ def learn(
             most_unimproved = None if patience is None else int(patience * num_steps)
             callback = SaveAndReport(path, on_progress, snapshot_every, most_unimproved)
             model.learn(remaining, callback=callback, reset_num_timesteps=False)
-            save_whole(model, path)
+            _save(model, path)
     finally:
         environments.close()

@@ -201,6 +201,7 @@ def _train(options: Options, world: World, path: Path) -> None:
             training,
             path,
             seed=options.seed,
+            num_workers=options.workers,
             on_cloning=lambda fraction: progress.update(cloning, completed=fraction),
             on_progress=lambda steps: progress.update(task, completed=steps),
         )

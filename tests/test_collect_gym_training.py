@@ -127,3 +127,17 @@ def test_where_nothing_can_be_learned_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no policy is trained here"):
         collect(options)
     assert not (tmp_path / "cards").exists()
+
+
+def test_rewards_are_scaled_as_before_when_training_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards of any size give steps of one size; what is known of it is in the policy's file."""
+    path = tmp_path / "policy.zip"
+    kwargs = {"env_id": "toy_envs:Steered-v0", "size": 36}
+    monkeypatch.setattr(policies, "FRAME_RECIPE", {"n_steps": 4, "n_epochs": 1})
+    for num_steps in (64, 128):
+        train_policy("Pixels-v0", kwargs, Training("frames", num_steps, None), path, num_workers=2)
+    _, spread, count = PPO.load(path).running_returns  # pyright: ignore[reportAttributeAccessIssue]
+    assert count == pytest.approx(128 + 1e-4)
+    assert spread > 0
