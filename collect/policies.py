@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from collect.cloning import FRAME_STACK, clone_bot, save_whole
 from collect.rewards import Rule, Training
+from envs.making import made
 from envs.policy import StateObservation, load_sb3
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
+# By the server that forks processes of environments: it takes each of them two seconds.
+IMPORTED_ONCE = ["stable_baselines3.common.vec_env.subproc_vec_env", "envs.making"]
 
 
 def _falling_learning_rate(remaining: float) -> float:
@@ -236,8 +240,9 @@ def train_policy(
         recipe = FRAME_RECIPE if training.bot is None else CLONED_RECIPE
     makers = [make_env] * (1 if sees_state else NUM_ENVS)
     if num_workers > 1 and not sees_state:
-        multiprocessing.set_forkserver_preload(["stable_baselines3", "envs"])  # once for all
-        environments = SubprocVecEnv(makers)
+        multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
+        # Not `make_env`: with it, every process would import this module.
+        environments = SubprocVecEnv([partial(made, env_id, **env_kwargs)] * len(makers))
     else:
         environments = DummyVecEnv(makers)
     environments = rewarded(environments, training.reward)
