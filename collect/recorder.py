@@ -1,20 +1,14 @@
-"""Play episodes of a Gymnasium environment in parallel worker processes.
+"""Play episodes of a Gymnasium environment.
 
-Workers send complete episodes to the process that stores them. An episode depends only on its own
-seeds: not on the worker, on earlier episodes, or on an interruption.
+An episode depends only on its own seeds: not on the process that plays it, on earlier episodes, or
+on an interruption.
 """
 
 import contextlib
 import copy
-import itertools
-import multiprocessing
-import os
-import signal
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,11 +20,7 @@ from envs.making import made
 from envs.recording import EpisodeBuilder, dataset_info
 from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
-from worldmodel.errors import UserError
-
-JOBS_AHEAD = 2  # per worker: none must wait for the process that stores
-THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-CLOSING_S = 5.0  # for a worker to close its environment before it is killed
+from worldmodel.parallel import Workers
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,9 @@ class Job:
     player_seed: int
     behaviour: Behaviour
     max_length: int
+
+
+Players = Workers[Job, Episode]  # that each play in their own environment
 
 
 class Player:
@@ -169,143 +162,48 @@ def play_episode(
     return episode.episode(episode_id=job.episode_id, seed=job.env_seed, policy=job.behaviour.name)
 
 
-class Workers:
-    """Processes that each play in their own environment.
+class EpisodePlayer:
+    """Plays episodes in an environment of its own; `worldmodel.parallel` makes one per process.
 
     Args:
-        num_workers: number of processes.
-        env_id, env_kwargs: for `gymnasium.make` in each worker.
-        policy_path: a stable-baselines3 .zip; None: no policy plays.
+        env_id, env_kwargs: for `gymnasium.make`.
+        policy: the contents of a stable-baselines3 .zip or of a dream's policy file, since a
+            machine of a cluster may not have the file; None: no policy plays.
         bots: by the `actor` of a behaviour.
     """
 
     def __init__(
         self,
-        num_workers: int,
         env_id: str,
         env_kwargs: dict[str, Any],
-        policy_path: Path | None,
+        policy: bytes | None = None,
         bots: Mapping[str, Bot] | None = None,
     ) -> None:
-        # Spawned, not forked: workers must not inherit open files.
-        context = multiprocessing.get_context("spawn")
-        self._workers: dict[Connection, BaseProcess] = {}
-        arguments = (env_id, env_kwargs, policy_path, dict(bots or {}))
-        with _one_thread_each():
-            for _ in range(num_workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
-                process.start()
-                theirs.close()
-                self._workers[ours] = process
+        self._env = made(env_id, **env_kwargs)
+        self._actors = _actors(self._env, policy, bots or {})
 
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self._workers:
-            connection.close()  # a worker ends when its pipe does
-        for process in self._workers.values():
-            process.join(CLOSING_S)
-            process.kill()
-            process.join()
-
-    def play(self, jobs: Iterable[Job]) -> Iterator[Episode]:
-        """Play all jobs; yields episodes in the order in which they finish.
-
-        Raises:
-            UserError: a worker failed or died.
-        """
-        waiting = iter(jobs)
-        unfinished = dict.fromkeys(self._workers, 0)
-
-        def give(connection: Connection) -> None:
-            for job in itertools.islice(waiting, 1):
-                # A dead worker is reported once its finished episodes have been received.
-                with contextlib.suppress(OSError):
-                    connection.send(job)
-                unfinished[connection] += 1
-
-        for connection in list(self._workers) * JOBS_AHEAD:
-            give(connection)
-        while busy := [connection for connection, count in unfinished.items() if count]:
-            for connection in wait(busy):
-                assert isinstance(connection, Connection)
-                episode = self._received(connection)
-                unfinished[connection] -= 1
-                yield episode  # before `give`, which may find the worker dead
-                give(connection)
-
-    def _received(self, connection: Connection) -> Episode:
-        try:
-            answer = connection.recv()
-        except (EOFError, OSError):
-            process = self._workers[connection]
-            process.join(CLOSING_S)
-            raise UserError(
-                f"a worker process died (exit code {process.exitcode}; -9 means that it was "
-                "killed, possibly because memory ran out)"
-            ) from None
-        if isinstance(answer, str):
-            raise UserError(f"a worker process failed:\n{answer}")
-        return answer
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Give processes started within this context one thread for numpy and torch.
-
-    Two workers with two threads each block one another: resizing a screen took 13 ms instead of
-    0.14.
-    """
-    before = {name: os.environ[name] for name in THREAD_COUNTS if name in os.environ}
-    os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
-    try:
-        yield
-    finally:
-        for name in THREAD_COUNTS:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _work(
-    connection: Connection,
-    env_id: str,
-    env_kwargs: dict[str, Any],
-    policy_path: Path | None,
-    bots: dict[str, Bot],
-) -> None:
-    """Run a worker: jobs in, episodes out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the storing process handles Ctrl-C
-    # Otherwise engines started here would keep the pipe open after this process is killed.
-    os.set_inheritable(connection.fileno(), False)
-    try:
-        with contextlib.closing(made(env_id, **env_kwargs)) as env:
-            actors = _actors(env, policy_path, bots)
-            while True:
-                job: Job = connection.recv()
-                actor, rescuer = actors[job.behaviour.actor], actors.get("policy")
-                connection.send(play_episode(env, job, actor, rescuer))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the storing process has finished or died
-    except Exception:
-        connection.send(traceback.format_exc())
+    def __call__(self, job: Job) -> Episode:
+        actor, rescuer = self._actors[job.behaviour.actor], self._actors.get("policy")
+        return play_episode(self._env, job, actor, rescuer)
 
 
 def _actors(
-    env: gymnasium.Env[Any, Any], policy_path: Path | None, bots: dict[str, Bot]
+    env: gymnasium.Env[Any, Any], policy: bytes | None, bots: Mapping[str, Bot]
 ) -> dict[str | None, Actor | None]:
     """The actors by their name in `Behaviour.actor`."""
     actors: dict[str | None, Actor | None] = {name: bot(env) for name, bot in bots.items()}
     actors[None] = None
-    if policy_path is not None:
+    if policy is not None:
         # torch takes seconds to import, and random play does not need it.
         import torch
 
         from envs.policy import load_policy
 
         torch.set_num_threads(1)
-        actors["policy"] = load_policy(policy_path, env, trusted=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "policy.zip")
+            path.write_bytes(policy)
+            actors["policy"] = load_policy(path, env, trusted=True)
     return actors
 
 

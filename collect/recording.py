@@ -7,6 +7,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 # Policies and their training are imported where they are used: torch takes seconds to import,
 # and every worker process imports these modules.
-from collect.recorder import Behaviour, Bot, Job, Workers, describe
+from collect.recorder import Behaviour, Bot, EpisodePlayer, Job, Players, describe
 from collect.rewards import Training
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from envs.making import made
@@ -26,6 +27,7 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
+from worldmodel.parallel import Workers
 from worldmodel.storage.files import file_digest, locked, read_json, write_json, written_whole
 
 # Version of the random streams. In version 1, random players drew actions and how long to hold
@@ -51,6 +53,9 @@ class Options:
     stable-baselines3 .zip of PPO or SAC (see --trust), or of a dream's policy.safetensors."""
     workers: int = 2
     """Number of worker processes; each uses one core."""
+    ray: str | None = None
+    """Play on a Ray cluster: auto, or its address, host:port; --workers is the number of its cores
+    to use. Needs the extra "ray". The set is the same wherever it is played."""
     seed: int = 0
     """Seed of training, scores and episodes. Sets that will be merged need different ones."""
     evaluate_episodes: int = 100
@@ -129,9 +134,9 @@ def record_set(options: Options, world: World) -> None:
             policy_path = _copy_policy(policy_path, options.out)
         if has_episodes and world.is_repeatable:
             _check_rendering(options.out, world, info)
-        with Workers(
-            options.workers, world.env_id, world.env_kwargs, policy_path, world.bots
-        ) as workers:
+        policy = None if policy_path is None else policy_path.read_bytes()
+        player = partial(EpisodePlayer, world.env_id, world.env_kwargs, policy, world.bots)
+        with Workers(player, options.workers, ray=options.ray) as workers:
             if options.evaluate_episodes:
                 info = _score(options, world, mixture, info, workers)
             if not options.score_only:
@@ -293,7 +298,7 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
 
 
 def _score(
-    options: Options, world: World, mixture: Mixture, info: DatasetInfo, workers: Workers
+    options: Options, world: World, mixture: Mixture, info: DatasetInfo, workers: Players
 ) -> DatasetInfo:
     """Score the policy, unless OUT/policy-score.json holds the scores; print and store them.
 
@@ -333,14 +338,14 @@ def _score(
     return replace(info, policies=policies)
 
 
-def _record(options: Options, mixture: Mixture, info: DatasetInfo, workers: Workers) -> None:
+def _record(options: Options, mixture: Mixture, info: DatasetInfo, workers: Players) -> None:
     with EpisodeWriter(options.out, info, is_locked=True) as writer, progress_bar() as progress:
         missing = [i for i in range(options.episodes) if i not in writer.done]
         num_done = options.episodes - len(missing)
         task = progress.add_task("recording", total=options.episodes, completed=num_done)
         left_out = LeftOut()  # starts empty: episodes left out before are played again
         left_out.write(options.out)
-        for episode in workers.play(_jobs(options, mixture, missing)):
+        for episode in workers.run(_jobs(options, mixture, missing)):
             if problems := episode_problems(episode, info):
                 left_out.add(problems[0], f"episode {episode.episode_id}")
                 left_out.write(options.out)

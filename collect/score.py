@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from collect.recorder import POLICY, RANDOM, Behaviour, Job, Workers
+from collect.recorder import POLICY, RANDOM, Behaviour, Job, Players
 from worldmodel import randomness
 from worldmodel.command import say
 from worldmodel.data import DatasetInfo, Episode
@@ -32,7 +32,7 @@ class Measure:
 
 
 def score_behaviours(
-    workers: Workers,
+    workers: Players,
     measures: dict[str, Measure],
     info: DatasetInfo,
     *,
@@ -66,7 +66,7 @@ def score_behaviours(
         for i in range(num_episodes)
     ]
     games: dict[str, list[list[float]]] = {behaviour.name: [] for behaviour in behaviours}
-    for episode in workers.play(jobs):
+    for episode in workers.run(jobs):
         numbers = [float(measure.of(episode, info)) for measure in measures.values()]
         if all(map(math.isfinite, numbers)):
             games[episode.policy].append(numbers)

@@ -1,7 +1,7 @@
 """The real recorder on a toy environment whose every number is known."""
 
-import os
-import signal
+import multiprocessing
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -12,9 +12,9 @@ from collect.recorder import (
     POLICY_WITH_NOISE,
     RANDOM,
     Behaviour,
+    EpisodePlayer,
     Job,
     Player,
-    Workers,
     describe,
     play_episode,
 )
@@ -22,6 +22,7 @@ from envs.interface import action_spec
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.parallel import Workers
 
 
 class CounterEnv(gymnasium.Env):
@@ -63,6 +64,10 @@ def _jobs(num_episodes, max_length=100, behaviour=RANDOM):
     return [Job(i, 100 + i, 200 + i, behaviour, max_length) for i in range(num_episodes)]
 
 
+def _players(num_workers, env_kwargs=None):
+    return Workers(partial(EpisodePlayer, ENV_ID, env_kwargs or {}), num_workers)
+
+
 def _played_here(env_kwargs, jobs):
     env = CounterEnv(**env_kwargs)
     return [play_episode(env, job, None) for job in jobs]
@@ -81,10 +86,10 @@ def test_frame_t_and_action_t_give_frame_t_plus_1_and_reward_t(
 ):
     info, jobs = describe(ENV_ID, env_kwargs, {}), _jobs(10, max_length)
     with (
-        Workers(num_workers, ENV_ID, env_kwargs, None) as workers,
+        _players(max(1, num_workers), env_kwargs) as workers,
         EpisodeWriter(tmp_path, info, episodes_per_shard=4) as writer,
     ):
-        for episode in workers.play(jobs) if num_workers else _played_here(env_kwargs, jobs):
+        for episode in workers.run(jobs) if num_workers else _played_here(env_kwargs, jobs):
             writer.append(episode)
 
     reader = EpisodeReader(tmp_path)
@@ -114,36 +119,35 @@ def test_frame_t_and_action_t_give_frame_t_plus_1_and_reward_t(
 
 def test_an_episode_depends_on_its_job_alone():
     jobs = _jobs(8)
-    with Workers(2, ENV_ID, {}, None) as workers:
-        played = {episode.episode_id: episode for episode in workers.play(jobs)}
+    with _players(2) as workers:
+        played = {episode.episode_id: episode for episode in workers.run(jobs)}
     for episode in _played_here({}, jobs[::-1]):
         assert_same_episode(played[episode.episode_id], episode)
 
 
 def test_a_worker_that_fails_is_heard():
     with (
-        Workers(1, ENV_ID, {"fails_at": 3}, None) as workers,
+        _players(1, {"fails_at": 3}) as workers,
         pytest.raises(UserError, match="the counter is broken"),
     ):
-        list(workers.play(_jobs(5)))
+        list(workers.run(_jobs(5)))
 
 
 def test_a_worker_that_cannot_begin_is_heard():
     with (
-        Workers(1, ENV_ID, {"colour": "red"}, None) as workers,
+        _players(1, {"colour": "red"}) as workers,
         pytest.raises(UserError, match="colour"),
     ):
-        list(workers.play(_jobs(5)))
+        list(workers.run(_jobs(5)))
 
 
 def test_a_worker_that_is_killed_is_missed():
-    with Workers(1, ENV_ID, {}, None) as workers:
-        episodes = workers.play(_jobs(1000))
+    with _players(1) as workers:
+        episodes = workers.run(_jobs(1000))
         next(episodes)
-        process_id = next(iter(workers._workers.values())).pid
-        assert process_id is not None
-        os.kill(process_id, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"died \(exit code -9"):
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(UserError, match="a worker process died"):
             list(episodes)
 
 

@@ -1,0 +1,118 @@
+"""Tasks in processes of this machine and on a Ray cluster: the same results, whatever is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from data_samples import assert_same_episode
+
+from collect.recorder import POLICY, RANDOM, EpisodePlayer, Job
+from worldmodel.errors import UserError
+from worldmodel.parallel import Workers
+
+ray = pytest.importorskip("ray")
+
+
+class SlowEnv(gymnasium.Env):
+    """Shows a random picture every 20 ms; notes the process that plays in a folder."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, notes: str) -> None:
+        Path(notes, str(os.getpid())).touch()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample() * 0 + self.np_random.integers(256), {}
+
+    def step(self, action):
+        time.sleep(0.02)
+        frame = self.np_random.integers(256, size=(4, 4, 3), dtype=np.uint8)
+        return frame, float(action), False, False, {}
+
+
+gymnasium.register("Slow-v0", f"{__name__}:SlowEnv")
+ENV_ID = f"{__name__}:Slow-v0"  # workers import this module to find it
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(i, 100 + i, 200 + i, RANDOM, 10) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two machines of one core each, both on 127.0.0.1."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def players(tmp_path: Path) -> Callable[..., Workers]:
+    return lambda **where: Workers(
+        partial(EpisodePlayer, ENV_ID, {"notes": str(tmp_path)}), 2, **where
+    )
+
+
+def test_a_machine_lost_on_the_way_changes_nothing(cluster, players, tmp_path: Path) -> None:
+    with players() as here:
+        expected = {episode.episode_id: episode for episode in here.run(jobs(40))}
+    played = {}
+    with players(ray=cluster.address) as workers:
+        for episode in workers.run(jobs(40)):
+            played[episode.episode_id] = episode
+            if len(played) == 10:
+                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    assert sorted(played) == list(range(40))
+    for i, episode in expected.items():
+        assert_same_episode(played[i], episode)
+
+
+def test_a_process_lost_on_the_way_changes_nothing(cluster, players, tmp_path: Path) -> None:
+    played = []
+    with players(ray=cluster.address) as workers:
+        for episode in workers.run(jobs(20)):
+            played.append(episode.episode_id)
+            if len(played) == 5:
+                os.kill(int(next(tmp_path.iterdir()).name), signal.SIGKILL)
+    assert sorted(played) == list(range(20))
+
+
+def test_a_task_that_fails_is_reported(cluster) -> None:
+    nobody = partial(EpisodePlayer, "CartPole-v1", {})
+    with (
+        Workers(nobody, 1, ray=cluster.address) as workers,
+        pytest.raises(UserError, match="KeyError: 'policy'"),
+    ):
+        list(workers.run([Job(0, 0, 0, POLICY, 5)]))
+
+
+def test_a_cluster_that_is_not_there_is_reported() -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster at '127\.0\.0\.1:1' .*refused"):
+        Workers(partial(EpisodePlayer, ENV_ID, {}), 1, ray="127.0.0.1:1")
+
+
+def test_results_wait_until_they_are_taken(tmp_path: Path, players) -> None:
+    """Nobody plays ahead of the process that stores, but for what is submitted."""
+    with players() as workers:
+        results = workers.run(_counted(jobs(40), tmp_path / "submitted"))
+        next(results)
+        time.sleep(1.0)
+        assert int((tmp_path / "submitted").read_text()) <= 6
+
+
+def _counted(tasks: list[Job], file: Path) -> Iterator[Job]:
+    for count, task in enumerate(tasks, 1):
+        file.write_text(str(count))
+        yield task
