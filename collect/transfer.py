@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
@@ -69,6 +68,11 @@ class Transfer:
     """Games on which each snapshot is scored; 0 leaves snapshots out."""
     device: str = "cpu"
     """Device of the dream: cpu or cuda. Policies learn on the CPU."""
+    workers: int = 1
+    """Processes that score policies, each on one core."""
+    ray: str | None = None
+    """Score on a Ray cluster: auto, or its address, host:port; --workers is the number of its cores
+    to use. Needs the extra "ray"."""
 
 
 def main() -> None:
@@ -110,7 +114,9 @@ def _arms(options: Transfer) -> list[Arm]:
 
     Policies of the real game can stay when the folder is used for a better dream.
     """
-    check_numbers(options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0)
+    check_numbers(
+        options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0, workers=1
+    )
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)
@@ -215,7 +221,7 @@ def _score(options: Transfer, worlds: "DreamWorlds", arms: list[Arm]) -> list[Sc
     from collect.transfer_worlds import Scores
 
     scores = Scores(options.out / "scores.json", worlds)
-    jobs: list[tuple[Arm, int, Path | None, int]] = [
+    policies: list[tuple[Arm, int, Path | None, int]] = [
         (Arm("random", 0), 0, None, options.episodes),
     ]
     for arm in arms:
@@ -223,18 +229,24 @@ def _score(options: Transfer, worlds: "DreamWorlds", arms: list[Arm]) -> list[Sc
         if options.curve_episodes:
             for steps, snapshot in sorted(snapshots(path).items()):
                 if steps < options.steps:
-                    jobs.append((arm, steps, snapshot, options.curve_episodes))
-        jobs.append((arm, options.steps, path, options.episodes))
-    scored = []
+                    policies.append((arm, steps, snapshot, options.curve_episodes))
+        policies.append((arm, options.steps, path, options.episodes))
+    games = [
+        (scores.games(path, "real", count), scores.games(path, "dream", count))
+        for *_, path, count in policies
+    ]
     with progress_bar() as bar:
-        task = bar.add_task("scoring", total=2 * sum(job[-1] for job in jobs))
-        for arm, steps, path, episodes in jobs:
-            in_real, in_dream = (
-                scores.of(path, world, episodes, on_episodes=lambda n: bar.advance(task, n))
-                for world in ("real", "dream")
-            )
-            scored.append(Scored(arm, steps, np.asarray(in_real), np.asarray(in_dream)))
-    return scored
+        task = bar.add_task("scoring", total=2 * sum(count for *_, count in policies))
+        scores.play(
+            [game for both in games for game in both],
+            num_workers=options.workers,
+            ray=options.ray,
+            on_games=lambda count: bar.advance(task, count),
+        )
+    return [
+        Scored(arm, steps, scores.of(real), scores.of(dream))
+        for (arm, steps, *_), (real, dream) in zip(policies, games, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """A real game and its dream, side by side: environments to learn in, and scores."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
@@ -23,6 +27,7 @@ from envs.policy import load_sb3
 from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
+from worldmodel.parallel import Workers
 from worldmodel.storage.files import file_digest, written_whole
 
 Where = Literal["real", "dream"]
@@ -65,6 +70,7 @@ class DreamWorlds:
         self.env_id = env_id or recorded_id
         self.env_kwargs = recorded_kwargs if self.env_id == recorded_id else {}
         self.rule = RULES.get(self.env_id)
+        self._spec: EnvSpec | None = None
         self.first: list[Moment] = []
         self.timeout = LONGEST_GAME
 
@@ -110,7 +116,12 @@ class DreamWorlds:
         real.close()
 
     def make_real(self) -> gymnasium.Env[Any, Any]:
-        return gymnasium.make(self.env_id, **self.env_kwargs)
+        if self._spec is not None:
+            return gymnasium.make(self._spec)
+        env = gymnasium.make(self.env_id, **self.env_kwargs)
+        # A worker process may not have imported the module that registers the environment.
+        self._spec = env.spec
+        return env
 
     def training(self, arm: Arm, num_envs: int) -> VecEnv:
         """Environments to learn in, with the rewards of the rule."""
@@ -141,6 +152,21 @@ class DreamWorlds:
         return DreamVecEnv(num_envs, checkpoint=self.checkpoint, device=self.device, **settings)
 
 
+@dataclass(frozen=True)
+class Games:
+    """Complete games to score a policy on.
+
+    Attributes:
+        policy: a stable-baselines3 PPO .zip; None: uniformly random actions.
+        key: names policy, world and count in `Scores`.
+    """
+
+    policy: Path | None
+    where: Where
+    count: int
+    key: str
+
+
 class Scores:
     """Returns of complete games, stored in a file by policy, world and number of games.
 
@@ -153,32 +179,40 @@ class Scores:
         self.path, self.worlds = path, worlds
         self.known = self._read()
 
-    def of(
-        self,
-        policy: Path | None,
-        where: Where,
-        episodes: int,
-        *,
-        on_episodes: Callable[[int], None],
-    ) -> list[float]:
-        """Returns of that many games, by the environment's own rewards.
-
-        Args:
-            policy: a stable-baselines3 PPO .zip; None: uniformly random actions.
-            on_episodes: called with the number of games played.
-        """
+    def games(self, policy: Path | None, where: Where, count: int) -> Games:
         who = "random" if policy is None else file_digest(policy)
         real = json.dumps([self.worlds.env_id, self.worlds.env_kwargs], sort_keys=True)
         place = f"{self.worlds.digest} of {real}" if where == "dream" else real
-        key = f"{who} in {place}, {episodes} games"
-        if key in self.known:
-            on_episodes(episodes)
-        else:
-            played = self._play(policy, where, episodes, on_episodes)
-            self.known = self._read() | {key: played}  # another process may score other policies
-            with written_whole(self.path) as unfinished:
-                unfinished.write_text(json.dumps(self.known))
-        return self.known[key]
+        return Games(policy, where, count, f"{who} in {place}, {count} games")
+
+    def of(self, games: Games) -> np.ndarray:
+        """Returns (count,) of games that have been played, by the environment's own rewards."""
+        return np.asarray(self.known[games.key])
+
+    def play(
+        self,
+        games: Sequence[Games],
+        *,
+        num_workers: int = 1,
+        ray: str | None = None,
+        on_games: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Play all games that are not known, and store their returns.
+
+        Args:
+            num_workers, ray: as for `worldmodel.parallel.Workers`.
+            on_games: called with numbers of games played.
+        """
+        missing = {game.key: game for game in games if game.key not in self.known}
+        on_games(sum(game.count for game in games if game.key in self.known))
+        tasks = ((game, _contents(game.policy)) for game in missing.values())
+        with Workers(partial(Scorer, self.worlds), num_workers, ray=ray) as workers:
+            for key, returns in workers.run(tasks):
+                # Another process may score other policies.
+                self.known = self._read() | self.known | {key: returns}
+                with written_whole(self.path) as unfinished:
+                    unfinished.write_text(json.dumps(self.known))
+                on_games(missing[key].count)
 
     def _read(self) -> dict[str, list[float]]:
         try:
@@ -187,36 +221,49 @@ class Scores:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def _play(
-        self,
-        policy: Path | None,
-        where: Where,
-        episodes: int,
-        on_episodes: Callable[[int], None],
-    ) -> list[float]:
-        num_envs = min(episodes, SCORED_AT_ONCE[where])
-        environments = self.worlds.scoring(where, num_envs)
+
+def _contents(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()
+
+
+class Scorer:
+    """Plays games of a policy, given as the contents of its file; one in each worker process."""
+
+    def __init__(self, worlds: DreamWorlds) -> None:
+        self.worlds = worlds
+
+    def __call__(self, task: tuple[Games, bytes | None]) -> tuple[str, list[float]]:
+        """The games' key and their returns."""
+        games, policy = task
+        num_envs = min(games.count, SCORED_AT_ONCE[games.where])
+        environments = self.worlds.scoring(games.where, num_envs)
         try:
             environments.seed(SCORING_SEED)
             player = (
                 RandomPlayer(environments.action_space, num_envs)
                 if policy is None
-                else load_sb3(policy, trusted=False)
+                else _loaded(policy)
             )
             # After loading, which sets the global seed that actions are sampled with.
             set_random_seed(randomness.integer(SCORING_SEED, "scored policy"))
             returns, _ = evaluate_policy(
                 player,
                 stacked_frames(environments),
-                n_eval_episodes=episodes,
+                n_eval_episodes=games.count,
                 deterministic=False,
-                callback=lambda state, _: on_episodes(1) if state["done"] else None,
                 return_episode_rewards=True,
             )
         finally:
             environments.close()
         assert isinstance(returns, list)
-        return [float(value) for value in returns]
+        return games.key, [float(value) for value in returns]
+
+
+def _loaded(policy: bytes) -> PPO | SAC:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "policy.zip")
+        path.write_bytes(policy)
+        return load_sb3(path, trusted=True)  # `collect.transfer` has loaded it, or has made it
 
 
 class RandomPlayer:

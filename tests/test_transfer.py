@@ -204,11 +204,12 @@ def test_two_processes_keep_each_others_scores(tiny_run: Path, tmp_path: Path):
     worlds.first_moments(2, 0)
     path = tmp_path / "scores.json"
     one, other = (Scores(path, worlds) for _ in range(2))
-    played = one.of(None, "real", 2, on_episodes=lambda n: None)
-    other.of(None, "dream", 2, on_episodes=lambda n: None)
+    real, dream = one.games(None, "real", 2), one.games(None, "dream", 2)
+    one.play([real])
+    other.play([dream])
     again = Scores(path, worlds)
-    assert len(again.known) == 2
-    assert again.of(None, "real", 2, on_episodes=lambda n: None) == played
+    assert again.known.keys() == {real.key, dream.key}
+    assert again.of(real).tolist() == one.of(real).tolist()
 
 
 def test_an_interval_of_the_dream_over_the_game_is_of_the_same_trainings(tmp_path: Path):

@@ -35,10 +35,14 @@ class MovingSquare(gymnasium.Env):
         return frame
 
 
+def square(**_: object) -> MovingSquare:
+    return MovingSquare()
+
+
 @contextmanager
 def registered_square() -> Iterator[None]:
     """The id that the toy data were recorded under, registered for a while."""
-    gymnasium.register(ENV_ID, lambda **_: MovingSquare())
+    gymnasium.register(ENV_ID, f"{__name__}:square")
     try:
         yield
     finally:
