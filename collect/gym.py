@@ -78,7 +78,8 @@ class Collect(Options):
     policy: str = "random"
     """Who plays: random; train, a policy that learns here first (saved as OUT/policy.zip); or the
     path of a stable-baselines3 .zip of PPO or SAC that was trained on the environment's own
-    observations, stacked or not, or on Pixels-v0 (see --trust)."""
+    observations, stacked or not, or on Pixels-v0 (see --trust); or module:name, a function of yours
+    from the environment's own observation to its own action."""
     train_steps: int = 200_000
     """Steps that --policy train learns for, at most, each --frame-skip environment steps long. It
     stops when its mean return no longer grows. PPO learns from frames where the environment

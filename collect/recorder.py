@@ -17,6 +17,7 @@ import numpy as np
 
 import envs  # noqa: F401  registers the environments
 from envs.making import made
+from envs.policy_function import FunctionPolicy
 from envs.recording import EpisodeBuilder, dataset_info
 from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
@@ -168,7 +169,8 @@ class EpisodePlayer:
     Args:
         env_id, env_kwargs: for `gymnasium.make`.
         policy: the contents of a stable-baselines3 .zip or of a dream's policy file, since a
-            machine of a cluster may not have the file; None: no policy plays.
+            machine of a cluster may not have the file; or `module:name` of a function; None: no
+            policy plays.
         bots: by the `actor` of a behaviour.
     """
 
@@ -176,7 +178,7 @@ class EpisodePlayer:
         self,
         env_id: str,
         env_kwargs: dict[str, Any],
-        policy: bytes | None = None,
+        policy: bytes | str | None = None,
         bots: Mapping[str, Bot] | None = None,
     ) -> None:
         self._env = made(env_id, **env_kwargs)
@@ -188,12 +190,14 @@ class EpisodePlayer:
 
 
 def _actors(
-    env: gymnasium.Env[Any, Any], policy: bytes | None, bots: Mapping[str, Bot]
+    env: gymnasium.Env[Any, Any], policy: bytes | str | None, bots: Mapping[str, Bot]
 ) -> dict[str | None, Actor | None]:
     """The actors by their name in `Behaviour.actor`."""
     actors: dict[str | None, Actor | None] = {name: bot(env) for name, bot in bots.items()}
     actors[None] = None
-    if policy is not None:
+    if isinstance(policy, str):
+        actors["policy"] = FunctionPolicy(policy, env)
+    elif policy is not None:
         # torch takes seconds to import, and random play does not need it.
         import torch
 

@@ -20,6 +20,7 @@ from collect.recorder import Behaviour, Bot, EpisodePlayer, Job, Players, descri
 from collect.rewards import Training
 from collect.score import WHOLE_GAME, Measure, print_scores, score_behaviours
 from envs.making import made
+from envs.policy_function import FunctionPolicy, function_digest, names_function
 from worldmodel import randomness
 from worldmodel.command import check_numbers, progress_bar, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
@@ -50,7 +51,8 @@ class Options:
     policy: str = "train"
     """Who plays: train (PPO, saved as OUT/policy.zip), random, explore (no trained policy: players
     that go everywhere and come back, and random ones; ViZDoom only), or the path of a
-    stable-baselines3 .zip of PPO or SAC (see --trust), or of a dream's policy.safetensors."""
+    stable-baselines3 .zip of PPO or SAC (see --trust), or of a dream's policy.safetensors, or
+    module:name, a function of yours from an observation to an action."""
     workers: int = 2
     """Number of worker processes; each uses one core."""
     ray: str | None = None
@@ -96,12 +98,16 @@ class World:
         bots = {"bot": self.training and self.training.bot, "explorer": self.explorer}
         return {name: bot for name, bot in bots.items() if bot is not None}
 
-    def check_policy(self, path: Path, *, trusted: bool) -> None:
-        """Raises UserError unless the file is a policy for this world and may be loaded."""
+    def check_policy(self, policy: str, *, trusted: bool) -> None:
+        """Raises UserError unless it is a function, or the path of a policy for this world that may
+        be loaded."""
         from envs.policy import load_policy
 
         with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
-            load_policy(path, env, trusted=trusted)
+            if names_function(policy):
+                FunctionPolicy(policy, env)
+            else:
+                load_policy(Path(policy), env, trusted=trusted)
 
     def reproduces(self, episode: Episode) -> bool:
         """Whether an episode's seed and actions give its frames, to the bit."""
@@ -120,21 +126,20 @@ def record_set(options: Options, world: World) -> None:
     """
     _check(options, world)
     if options.policy not in ("random", "explore", "train"):
-        world.check_policy(Path(options.policy), trusted=options.trust)
+        world.check_policy(options.policy, trusted=options.trust)
     with locked(options.out):
         has_episodes = (options.out / "meta.json").exists()
-        policy_path = _policy_path(options, world, has_episodes)
-        sha256 = None if policy_path is None else file_digest(policy_path)
+        policy = _policy(options, world, has_episodes)
+        sha256 = _digest(policy)
         mixture = world.mixture if sha256 else _without_policy(world.mixture, options.policy)
         recording = _recording(options, world, mixture, sha256)
         info = describe(world.env_id, world.env_kwargs, {"recording": recording})
         if has_episodes:
             _check_same_recording(options.out, info)
-        if policy_path is not None:
-            policy_path = _copy_policy(policy_path, options.out)
+        if isinstance(policy, Path):
+            policy = _copy_policy(policy, options.out).read_bytes()
         if has_episodes and world.is_repeatable:
             _check_rendering(options.out, world, info)
-        policy = None if policy_path is None else policy_path.read_bytes()
         player = partial(EpisodePlayer, world.env_id, world.env_kwargs, policy, world.bots)
         with Workers(player, options.workers, ray=options.ray) as workers:
             if options.evaluate_episodes:
@@ -161,15 +166,16 @@ def _check(options: Options, world: World) -> None:
         raise UserError(f"--out {options.out} is a file, not a folder")
 
 
-def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | None:
-    """The policy that plays, trained if necessary; None: no trained policy plays."""
+def _policy(options: Options, world: World, has_episodes: bool) -> Path | str | None:
+    """The file of the policy that plays, trained if necessary, or the name of a function; None: no
+    policy plays."""
     if options.policy in ("random", "explore"):
         return None
     if options.policy != "train":
-        return Path(options.policy)
+        return options.policy if names_function(options.policy) else Path(options.policy)
     path = options.out / "policy.zip"
     if path.exists():
-        world.check_policy(path, trusted=options.trust)
+        world.check_policy(str(path), trusted=options.trust)
     elif has_episodes:
         raise UserError(
             f"{options.out} contains episodes but no policy.zip to resume with: use the same "
@@ -178,6 +184,12 @@ def _policy_path(options: Options, world: World, has_episodes: bool) -> Path | N
     if not has_episodes:  # a policy that has recorded is not trained further
         _train(options, world, path)
     return path
+
+
+def _digest(policy: Path | str | None) -> str | None:
+    if policy is None:
+        return None
+    return file_digest(policy) if isinstance(policy, Path) else function_digest(policy)
 
 
 def _train(options: Options, world: World, path: Path) -> None:

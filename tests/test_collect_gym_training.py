@@ -141,3 +141,32 @@ def test_rewards_are_scaled_as_before_when_training_resumes(
     _, spread, count = PPO.load(path).running_returns  # pyright: ignore[reportAttributeAccessIssue]
     assert count == pytest.approx(128 + 1e-4)
     assert spread > 0
+
+
+def test_a_function_plays(tmp_path: Path) -> None:
+    """Its actions are the environment's own, from 1 to 3 here; recorded ones count from 0."""
+    out = tmp_path / "frames"
+    options = recording("toy_envs:Steered-v0", out, length=6, train_steps=10)
+    collect(replace(options, policy="toy_envs:Alternating", episodes=8))
+    collect(replace(options, policy="toy_envs:Alternating", episodes=12))  # resumes
+    reader = EpisodeReader(out)
+    played = [reader.episode(i) for i in range(12)]
+    by_function = [episode.action for episode in played if episode.policy == "policy"]
+    assert by_function
+    for action in by_function:
+        assert action.tolist() in ([1, 2, 1, 2, 1, 2], [2, 1, 2, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("toy_envs:nobody", "--policy toy_envs:nobody can't be imported: module 'toy_envs' has no"),
+        ("no_such_module:act", "can't be imported: No module named 'no_such_module'"),
+        ("toy_envs:__doc__", "not a function"),
+        ("toy_envs:confused", "chose left, which is not in the environment's Discrete"),
+    ],
+)
+def test_what_is_no_policy_is_refused(tmp_path: Path, policy: str, message: str) -> None:
+    options = recording("toy_envs:Steered-v0", tmp_path / "set", length=6, train_steps=10)
+    with pytest.raises(UserError, match=message):
+        collect(replace(options, policy=policy, episodes=20))

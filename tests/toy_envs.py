@@ -156,3 +156,20 @@ gymnasium.register("Unbounded-v0", f"{__name__}:Unbounded")
 gymnasium.register("Scaling-v0", f"{__name__}:Scaling")
 gymnasium.register("PictureAndPlace-v0", f"{__name__}:PictureAndPlace")
 gymnasium.register("Blind-v0", f"{__name__}:Blind")
+
+
+class Alternating:
+    """A policy of `Count`, for --policy toy_envs:Alternating: 2 and 3 in turn, from one that its
+    seed chooses."""
+
+    def reset(self, seed: int) -> None:
+        self.count = seed
+
+    def __call__(self, observation: np.ndarray) -> int:
+        self.count += 1
+        return 2 + self.count % 2
+
+
+def confused(observation: np.ndarray) -> str:
+    """Not a policy of anything."""
+    return "left"
