@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +96,27 @@ def test_two_processes_in_bf16_train_as_one(folder: Path, tmp_path: Path):
         assert b == pytest.approx(a, rel=0.05, abs=0.02)
     tensors = state(folder / "bf16")
     assert {v.dtype for v in tensors.values()} == {torch.float32, torch.int64}
+
+
+def test_two_machines_train_as_one_and_one_resumes(folder: Path, tmp_path: Path):
+    """Two starts of torchrun, as on two machines, of one process each; both see one folder."""
+    two, killed = tmp_path / "two", tmp_path / "killed"
+    trainings = [Options(out=str(two)), Options(out=str(killed), killed_at=6)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    script = [str(ROOT / "tests" / "toy_training.py"), json.dumps([asdict(o) for o in trainings])]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    machines = [
+        subprocess.Popen([*command, f"--node-rank={rank}", *script], env=environment)
+        for rank in range(2)
+    ]
+    assert [machine.wait() for machine in machines] == [0, 0]
+    assert_as_one(folder / "alone", two)
+    run(Options(out=str(killed)))
+    assert_as_one(folder / "alone", killed)
 
 
 @pytest.mark.parametrize("name", ["ddp", "accumulate"])
