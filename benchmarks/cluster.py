@@ -1,29 +1,35 @@
-"""Recording on a Ray cluster against local processes: python -m benchmarks.cluster
+"""Recording and training by processes, and on a Ray cluster: python -m benchmarks.cluster
 
-A cluster of two machines of one core each, both on 127.0.0.1. Both play the same episodes of Health
-Gathering Supreme, in turns; then the cluster plays them again and loses one of its machines on the
-way. Targets: 0.85 of the local frames/s, and the same episodes to the bit.
+The cluster has two machines of one core each, both on this one. It and local processes play the
+same episodes of Health Gathering Supreme, in turns; then the cluster plays them again and loses one
+of its machines on the way. Targets: 0.85 of the local frames/s, and the same episodes to the bit.
+Then dream-doom's tokenizer trains on them with one process and with two.
 """
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.measuring import Output, Results, measured_on, run_benchmark
-from collect.recorder import RANDOM, EpisodePlayer, Job, Players
+from collect.recorder import RANDOM, EpisodePlayer, Job, Players, describe
 from worldmodel import randomness
 from worldmodel.command import check_numbers
-from worldmodel.data import Episode
+from worldmodel.data import Episode, EpisodeWriter
 from worldmodel.evaluation.tables import Blocks
 from worldmodel.parallel import Workers
 
 TARGET = 0.85
-NUM_WORKERS = 2
 ENV_ID = "DoomHealthGatheringSupreme-v0"
 
 
@@ -36,11 +42,13 @@ class Options(Output):
     length: int = 100
     """Maximum number of steps per episode."""
     rounds: int = 3
-    """How often both play all of them."""
+    """How often each plays all of them."""
+    train_steps: int = 40
+    """Steps that the tokenizer trains for; 0 leaves training out."""
 
 
 def measure(options: Options) -> Results:
-    check_numbers(options, episodes=NUM_WORKERS, length=1, rounds=1)
+    check_numbers(options, episodes=2, length=1, rounds=1, train_steps=0)
     jobs = [
         Job(
             i,
@@ -51,30 +59,39 @@ def measure(options: Options) -> Results:
         )
         for i in range(options.episodes)
     ]
-    here: list[float] = []
-    there: list[float] = []
+    speeds: dict[str, list[float]] = {"1 process": [], "2 processes": [], "Ray": []}
     digests: list[dict[int, str]] = []
-    with cluster() as (address, lose_machine):
+    with cluster() as (address, lose_machine), tempfile.TemporaryDirectory() as folder:
+        ways = [(1, None), (2, None), (2, address)]
         for _ in range(options.rounds):
-            for speeds, ray in ((here, None), (there, address)):
-                with players(ray) as workers:
+            for name, (num_workers, ray) in zip(speeds, ways, strict=True):
+                with players(num_workers, ray) as workers:
                     speed, digest = played(workers, jobs)
-                speeds.append(speed)
+                speeds[name].append(speed)
                 digests.append(digest)
-        with players(address) as workers:
+        with players(2, address) as workers:
             _, digest = played(workers, jobs, halfway=lose_machine)
         digests.append(digest)
+        training = {}
+        if options.train_steps:
+            data = Path(folder, "data")
+            with players(2) as workers, EpisodeWriter(data, describe(ENV_ID, {}, {})) as writer:
+                for episode in workers.run(jobs):
+                    writer.append(episode)
+            for num_processes in (1, 2):
+                out = Path(folder, str(num_processes))
+                training[num_processes] = trained(data, out, num_processes, options.train_steps)
     return {
         "episodes": options.episodes,
-        "local": here,
-        "ray": there,
-        "ratio": median(there) / median(here),
+        "frames_a_second": speeds,
+        "ray_over_local": median(speeds["Ray"]) / median(speeds["2 processes"]),
         "same": all(digest == digests[0] for digest in digests),
+        "training_steps_a_second": training,
     }
 
 
-def players(ray: str | None) -> Players:
-    return Workers(partial(EpisodePlayer, ENV_ID, {}), NUM_WORKERS, ray=ray)
+def players(num_workers: int, ray: str | None = None) -> Players:
+    return Workers(partial(EpisodePlayer, ENV_ID, {}), num_workers, ray=ray)
 
 
 @contextmanager
@@ -102,7 +119,7 @@ def played(
     Returns:
         Frames per second, without the start of the processes, and a digest of each episode.
     """
-    for _ in workers.run(jobs[:NUM_WORKERS]):  # starts the processes
+    for _ in workers.run(jobs[:2]):  # starts the processes
         pass
     digests, num_frames, start = {}, 0, time.perf_counter()
     for count, episode in enumerate(workers.run(jobs), 1):
@@ -111,6 +128,22 @@ def played(
         if count == len(jobs) // 2:
             halfway()
     return num_frames / (time.perf_counter() - start), digests
+
+
+def trained(data: Path, out: Path, num_processes: int, num_steps: int) -> float:
+    """Steps per second of dream-doom's tokenizer, without the first."""
+    command = [sys.executable, "-m"]
+    if num_processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+        command += ["-m"]
+    command += ["worldmodel.train", "dream-doom", "--stage", "tokenizer"]
+    command += ["--data", str(data), "--out", str(out), "--tokenizer-steps", str(num_steps)]
+    command += ["--validate-minutes", "1000"]
+    one_thread = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **one_thread})
+    lines = (out / "training" / "tokenizer.jsonl").read_text().splitlines()
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    return (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
 
 
 def digest_of(episode: Episode) -> str:
@@ -131,13 +164,16 @@ def digest_of(episode: Episode) -> str:
 
 def tables(results: Results) -> Blocks:
     return [
-        f"{results['episodes']} episodes by {NUM_WORKERS} processes, frames/s in rounds:",
+        f"{results['episodes']} episodes, frames/s in rounds:",
         *(
-            f"{name}: median {median(results[name]):.0f} "
-            f"({', '.join(f'{speed:.0f}' for speed in results[name])})"
-            for name in ("local", "ray")
+            f"{name}: median {median(speeds):.0f} ({', '.join(f'{speed:.0f}' for speed in speeds)})"
+            for name, speeds in results["frames_a_second"].items()
         ),
-        f"Ray over local: {results['ratio']:.2f} (target {TARGET})",
+        f"Ray over 2 processes: {results['ray_over_local']:.2f} (target {TARGET})",
+        *(
+            f"training steps/s, {number} processes of one thread: {speed:.3f}"
+            for number, speed in results["training_steps_a_second"].items()
+        ),
         "the same episodes to the bit, also where a machine was lost: "
         + ("yes" if results["same"] else "NO"),
         measured_on(results),
