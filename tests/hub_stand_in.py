@@ -38,11 +38,13 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The whole Hub: repositories by type and name, and what was uploaded by its sha256."""
+    """The whole Hub: repositories by type and name, what was uploaded by its sha256, and whether it
+    has room for more."""
 
     address: str
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
+    is_full: bool = False
 
 
 class _Refused(Exception):
@@ -97,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.may_read = token in (TOKEN, READ_TOKEN)
         self.may_write = token == TOKEN
         if path.startswith("/uploads/"):
+            if self.hub.is_full:
+                raise _Refused(507, message="Insufficient storage")
             assert hashlib.sha256(self.body).hexdigest() == path.removeprefix("/uploads/")
             self.hub.stored[path.removeprefix("/uploads/")] = self.body
             self._send(b"")

@@ -1,5 +1,6 @@
 """Pushing to the Hugging Face Hub and fetching from it, with its real client and a stand-in Hub."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, one_line_error
 from hub_stand_in import READ_TOKEN, TOKEN, Hub, Repo, running_hub
-from huggingface_hub import DatasetCard, ModelCard, snapshot_download
+from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub import constants as hub_settings
 
 import envs  # noqa: F401  registers the dreams
@@ -52,6 +53,17 @@ def square_data(toy_data: Path, tmp_path: Path) -> Path:
     return shutil.copytree(toy_data, tmp_path / "square")
 
 
+def settings_of_client(hub: Hub, folder: Path) -> dict[str, str]:
+    """Environment variables of another process that talks to the stand-in."""
+    return {
+        "HF_ENDPOINT": hub.address,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(folder / "home"),
+        "PATH": "",
+    }
+
+
 def error_of(monkeypatch, main, *arguments: object) -> str:
     monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
     return one_line_error(main)
@@ -85,14 +97,9 @@ def test_a_dream_is_pushed_fetched_and_the_same(hub: Hub, tiny_run: Path, tmp_pa
 def test_the_command_pushes_without_a_folder(hub: Hub, tiny_run: Path, tmp_path: Path):
     """As a user runs it: the client takes the address and the token from the environment."""
     (tmp_path / "temporary").mkdir()
-    settings = {
-        "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
+    settings = settings_of_client(hub, tmp_path) | {
         "TMPDIR": str(tmp_path / "temporary"),
         "PYTHONPATH": str(ROOT),
-        "PATH": "",
         "OMP_NUM_THREADS": "1",
     }
     words = ["-m", "worldmodel.ship", str(tiny_run), "--push", "ann/square", "--private"]
@@ -150,7 +157,17 @@ def test_no_network_is_told_in_a_line(hub: Hub, toy_data: Path, monkeypatch):
     monkeypatch.setattr(hub_settings, "ENDPOINT", "http://127.0.0.1:9")
     said = error_of(monkeypatch, data_main, "push", toy_data, "ann/square")
     assert "the Hugging Face Hub can't be reached (ConnectError: " in said
-    assert "run the same command again" in said
+    assert "push again" in said
+
+
+def test_a_push_that_failed_is_repeated(hub: Hub, tiny_run: Path):
+    hub.is_full = True
+    with pytest.raises(UserError, match=r"the Hugging Face Hub refuses ann/square: Insufficient storage"):
+        ship(Ship(str(tiny_run), push="ann/square"))
+    assert not hub.repos["model", "ann/square"].files
+    hub.is_full = False
+    ship(Ship(str(tiny_run), push="ann/square"))
+    assert set(hub.repos["model", "ann/square"].files) == MODEL_FILES
 
 
 def test_options_that_do_nothing_are_refused(tiny_run: Path, tmp_path: Path, monkeypatch):
@@ -176,9 +193,12 @@ def test_a_data_set_is_pushed_fetched_and_the_same(
     repo = hub.repos["dataset", "ann/square"]
     assert repo.private
     assert set(repo.files) == DATA_FILES | {"floor-plan.png"}
-    # As `hf download` does.
-    fetched = tmp_path / "fetched"
-    snapshot_download("ann/square", repo_type="dataset", local_dir=fetched)
+    download = re.search(r"^hf (download .*)$", repo.files["README.md"].decode(), re.MULTILINE)
+    assert download is not None
+    program = Path(sys.executable).parent / "hf"
+    settings = settings_of_client(hub, tmp_path)
+    subprocess.run([program, *download[1].split()], env=settings, cwd=tmp_path, check=True)
+    fetched = tmp_path / "data" / "square"
     assert not verify(fetched).problems
     assert EpisodeReader(fetched).digest() == EpisodeReader(posed_data).digest()
     push_data(monkeypatch, fetched, "ann/square", "--overwrite")

@@ -112,7 +112,7 @@ def push(repository: Repository, files: Mapping[str, Path], card: str) -> str:
     """Upload files and their card in one commit, and make the repository if it doesn't exist.
 
     Files of its kind that it has from an earlier push, and that are not among these, are removed;
-    other files stay.
+    other files stay. A push that fails leaves the repository as it was, or empty.
 
     Args:
         files: by their names in the repository.
@@ -123,18 +123,19 @@ def push(repository: Repository, files: Mapping[str, Path], card: str) -> str:
 
     Raises:
         UserError: the Hub can't be reached, or refuses.
+        OSError: a file can't be read.
     """
     name, kind = repository.name, repository.kind
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(file, path) for file, path in files.items()
+    ]
+    operations.append(CommitOperationAdd(CARD, card.encode()))
+    old = {file for file in repository.present or () if kind.takes(file)}
+    operations += [CommitOperationDelete(file) for file in sorted(old - set(files))]
     api = HfApi()
     with _errors_of_hub(name):
         if repository.present is None:
             api.create_repo(name, repo_type=kind.repo_type, private=repository.private or None)
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(file, path) for file, path in files.items()
-        ]
-        operations.append(CommitOperationAdd(CARD, card.encode()))
-        old = [file for file in repository.present or () if kind.takes(file)]
-        operations += [CommitOperationDelete(file) for file in sorted(set(old) - set(files))]
         api.create_commit(
             name, operations, commit_message=f"Push a {kind.what}", repo_type=kind.repo_type
         )
@@ -179,5 +180,5 @@ def _what_to_do(error: BaseException, name: str) -> str:
     reason = one_line(error, most=200)
     return (
         f"the Hugging Face Hub can't be reached ({type(error).__name__}: {reason}): look at the "
-        "network, then run the same command again"
+        "network, then push again"
     )
