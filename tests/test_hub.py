@@ -162,7 +162,9 @@ def test_no_network_is_told_in_a_line(hub: Hub, toy_data: Path, monkeypatch):
 
 def test_a_push_that_failed_is_repeated(hub: Hub, tiny_run: Path):
     hub.is_full = True
-    with pytest.raises(UserError, match=r"the Hugging Face Hub refuses ann/square: Insufficient storage"):
+    with pytest.raises(
+        UserError, match=r"the Hugging Face Hub refuses ann/square: Insufficient storage"
+    ):
         ship(Ship(str(tiny_run), push="ann/square"))
     assert not hub.repos["model", "ann/square"].files
     hub.is_full = False

@@ -27,7 +27,7 @@ def test_it_is_stored_without_outputs(notebook: nbformat.NotebookNode):
 def test_it_runs(notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In a kernel of its own, with a shorter training than a reader's minute."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for folder in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+    for folder in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(folder, str(tmp_path / folder))
     (settings,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     settings.source += "\nnum_dreams, train_steps, num_games = 2, 32, 1"
