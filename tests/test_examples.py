@@ -1,5 +1,6 @@
 """The examples run as their first lines say."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from conftest import one_line_error
 from toy_square import registered_square
 
-from examples import look_ahead
+from collect.policies import FRAME_RECIPE
+from envs.policy import load_sb3
+from examples import look_ahead, train_agent
 from examples.look_ahead import LookAhead, Planner, play
 
 
@@ -64,3 +67,24 @@ def test_the_plan_is_that_of_the_best_future(tiny_run: Path):
 def test_mistakes_are_told_in_a_line(tiny_run: Path, monkeypatch, wrong, message):
     monkeypatch.setattr("sys.argv", ["look_ahead", "--dream", str(tiny_run), *wrong])
     assert message in one_line_error(look_ahead.main)
+
+
+def test_an_agent_learns_in_dreams_and_plays_outside(
+    tiny_run: Path, tmp_path: Path, capsys, monkeypatch
+):
+    out = tmp_path / "agent"
+    monkeypatch.setitem(FRAME_RECIPE, "n_steps", 16)  # a rollout
+    tiny = f"--steps 64 --envs 2 --horizon 12 --games 5 --dream {tiny_run} --out {out}"
+    monkeypatch.setattr("sys.argv", ["train_agent", *tiny.split()])
+    train_agent.main()
+    said = capsys.readouterr()
+    assert "learning for 64 steps in dreams: about a minute" in said.err
+    assert "ep_rew_mean" in said.out
+    scores = re.search(
+        r"5 real games: a random player ([\d.]+), trained in dreams ([\d.]+)", said.out
+    )
+    assert scores is not None
+    assert all(0 < float(score) <= 12 for score in scores.groups())  # twelve points end the game
+    assert f"python -m play --env {tiny_run} --policy {out / 'policy.zip'}" in said.out
+    assert load_sb3(out / "policy.zip", trusted=False).num_timesteps == 64
+    assert "exists already" in one_line_error(train_agent.main)

@@ -10,6 +10,7 @@ Checkpoints are data: nothing is unpickled, and every size is checked before it 
 """
 
 from worldmodel.checkpoint.contents import (
+    CHECKPOINT,
     FILES,
     POLICY_FILE,
     AnyCheckpoint,
@@ -38,6 +39,7 @@ from worldmodel.checkpoint.writing import (
 )
 
 __all__ = [
+    "CHECKPOINT",
     "FILES",
     "POLICY_FILE",
     "AnyCheckpoint",

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 from worldmodel.checkpoint.contents import AnyCheckpoint, Checkpoint
+from worldmodel.data.card import content_of, license_of, plain
+from worldmodel.storage.hub import license_line
 
 NOT_MEASURED = "Not measured yet."
 FRONT = """---
-license: mit
-library_name: videogpt-dream
+{license}library_name: videogpt-dream
 pipeline_tag: reinforcement-learning
 tags:
 - world-model
@@ -30,25 +31,26 @@ env = gymnasium.make("VideoGPTDream-v0", checkpoint={name!r})
 
 Play it: `python -m play --env {name}`
 """
-# By the beginning of an environment's id: whose content its frames show.
-CONTENT = {
-    "Doom": "They show ViZDoom's scenarios (MIT) with the graphics of Freedoom (BSD-3-Clause).",
-    "RobotPushing": "They show a scene of this project, drawn by MuJoCo (MIT).",
-}
-UNKNOWN_CONTENT = (
-    "The licence of what they show is not known here: find out before you pass them on."
-)
 
 
 def model_card(
-    checkpoint: Checkpoint, *, name: str, made: str = "", numbers: str = NOT_MEASURED
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    made: str = "",
+    numbers: str = NOT_MEASURED,
+    license: str | None = None,
 ) -> str:
     """The text of a dream's README.md.
 
     Args:
-        name: of the model; never a path.
+        name: of the model, alone or as user/name on the Hugging Face Hub; never a path.
         made: a sentence on how it was made, if not by training.
         numbers: measurements of these weights, as Markdown.
+        license: by the Hub's name; None: MIT for this project's own worlds, none for others.
+
+    Raises:
+        UserError: the license is no name.
     """
     config = checkpoint.model.config
     variables = ", ".join(config.variable_names)
@@ -61,6 +63,7 @@ def model_card(
         moments="moments",
         made=made,
         numbers=numbers,
+        license=license,
     )
 
 
@@ -74,6 +77,7 @@ def card_text(
     moments: str,
     made: str = "",
     numbers: str = NOT_MEASURED,
+    license: str | None = None,
 ) -> str:
     """The text of a README.md, for any kind of model.
 
@@ -83,13 +87,14 @@ def card_text(
         facts: additional lines in the list of facts.
         frames: what the model generates, and the shape of one.
         moments: the name of the recorded starts.
-        made, numbers: see `model_card`.
+        made, numbers, license: see `model_card`.
     """
     model, world = checkpoint.model, checkpoint.world
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in model.named_children()
     }
+    front = FRONT.format(license=license_line(license or license_of(world.env_id)))
     what, shape = frames
     lines = [
         f"- {sum(sizes.values()):.1f}M parameters: "
@@ -99,7 +104,7 @@ def card_text(
         f"- {what}: {'x'.join(map(str, shape))}, {world.fps:g} frames/s",
     ]
     parts = [
-        f"{FRONT}# {title} of {plain(world.env_id)}",
+        f"{front}# {title} of {plain(world.env_id)}",
         use.strip(),
         made,
         "\n".join(lines),
@@ -141,10 +146,4 @@ def _moments(checkpoint: AnyCheckpoint, what: str) -> str:
     if "num_episodes" in data:
         by = ", ".join(data.get("recorded_by", []))
         text += f": {data['num_episodes']} episodes" + (f" by {plain(by)}" if by else "")
-    content = [text for prefix, text in CONTENT.items() if env_id.startswith(prefix)]
-    return f"{text}. {content[0] if content else UNKNOWN_CONTENT}"
-
-
-def plain(text: str) -> str:
-    """One line without HTML or Markdown: names may be a stranger's."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split()).replace("<", "&lt;"))
+    return f"{text}. {content_of(env_id)}"

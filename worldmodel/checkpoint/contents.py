@@ -13,6 +13,7 @@ from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
+from worldmodel.storage.hub import Kind
 
 FORMAT_VERSION = 6
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
@@ -27,6 +28,10 @@ ADDED_SINCE = {
 POSES_SINCE = 5
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 POLICY_FILE = "policy.safetensors"  # a policy for this world, which a checkpoint may have
+# A checkpoint on the Hugging Face Hub.
+CHECKPOINT = Kind(
+    "model", "checkpoint", marks=tuple(map(re.escape, FILES)), others=(re.escape(POLICY_FILE),)
+)
 UNFINISHED = "unfinished.tmp"  # subfolder with the files of a save in progress
 # Up to version 5 the ranges of the variables belonged to the prior itself.
 _MOVED = re.compile(r"(^|prior\.)(variable_(mean|std|low|high))$")

@@ -77,7 +77,10 @@ def find_checkpoint(name: str) -> Path:
     if is_there:
         raise UserError(f"{name} holds no checkpoint: it has no config.json")
     known = ", ".join(shipped_names()) or "none"
-    hint = f"the shipped ones are: {known}; otherwise give a folder or a Hugging Face Hub id"
+    hint = (
+        f"the shipped ones are: {known}; otherwise give a folder or a Hugging Face Hub id, of a "
+        "private one after `hf auth login`"
+    )
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(f"unknown checkpoint {name!r}; {hint}")
     try:

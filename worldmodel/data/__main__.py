@@ -4,6 +4,8 @@ check and draw one    python -m worldmodel.data verify DIR
 
 join several          python -m worldmodel.data merge A B --out C
 
+share one             python -m worldmodel.data push DIR user/name
+
 make or import one    python -m worldmodel.data digits --out data/moving-digits
 """
 
@@ -61,9 +63,44 @@ class Merge:
         print(printable(f"{self.out} holds {num_episodes} episodes{left_out}"))
 
 
+@dataclass(frozen=True)
+class Push:
+    """Check a data set and push it to the Hugging Face Hub, with a card that describes it.
+
+    Log in first: `hf auth login`. Only the data set's own files are pushed. It is fetched with
+    `hf download user/name --repo-type dataset --local-dir data/name`.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The data set."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
+    """The repository, which is made if it doesn't exist."""
+    license: str | None = None
+    """Its licence, by the Hub's name: cc-by-4.0, for example. If not given, MIT for recordings of
+    this project's own worlds, and none for others."""
+    private: bool = False
+    """Make a private repository. If not given, it becomes what the Hub's settings say: public,
+    usually."""
+    overwrite: bool = False
+    """Replace a data set in the repository."""
+
+    def run(self) -> None:
+        from worldmodel.data.push import push_data_set  # late: the Hub's client is slow to import
+
+        address = push_data_set(
+            self.folder,
+            self.name,
+            license=self.license,
+            private=self.private,
+            overwrite=self.overwrite,
+        )
+        print(printable(f"pushed to {address}"))
+
+
 Command = (
     Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
     | Annotated[ImportBair, tyro.conf.subcommand("bair")]
     | Annotated[ImportRoboNet, tyro.conf.subcommand("robonet")]
     | Annotated[ImportVideoGPTHDF5, tyro.conf.subcommand("videogpt-hdf5")]

@@ -40,10 +40,12 @@ class Report:
     Attributes:
         problems: a line for each thing that is wrong; empty for a sound set.
         lines: what is in the set.
+        description: those of the lines that describe its sound episodes.
     """
 
     problems: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    description: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -128,7 +130,8 @@ def verify(folder: str | Path) -> Report:
             "how long they held them"
         )
     if summary.actions:
-        report.lines += _describe(info, summary)
+        report.description = _describe(info, summary)
+        report.lines += report.description
         report.lines += _draw(folder, info, summary)
     return report
 
