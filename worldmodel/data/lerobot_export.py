@@ -54,5 +54,6 @@ class ExportLeRobot:
             SetWriter(unfinished, reader.info, task, lossless=self.lossless).write(reader)
             unfinished.rename(self.out)
         except (OSError, FFmpegError) as error:
-            raise UserError(f"cannot write {os_error(error)}") from None
+            reason = os_error(error) if isinstance(error, OSError) else error
+            raise UserError(f"cannot write to {self.out}: {reason}") from None
         print(printable(f"{self.out} holds {len(reader)} episodes for LeRobot"))

@@ -212,8 +212,8 @@ class _EpisodeReader:
                 raise UserError(f"{name!r} has {self._sizes[name]} numbers a row, not one")
         self._sizes |= dict.fromkeys(("timestamp", "frame_index", "episode_index"), 1)
         self._columns = self._state_columns(description)
-        labels = features[ACTION].labels
-        self._summed = [i for i, name in enumerate(labels) if name in options.sum]
+        labels = features[ACTION].labels or ("",) * self._sizes[ACTION]
+        self._is_summed = [name in options.sum for name in labels]
 
     def _state_columns(self, description: Description) -> list[int]:
         """Which numbers of observation.state are the variables and the pose."""
@@ -241,10 +241,10 @@ class _EpisodeReader:
         if len(at) * int(np.prod(info.frame_shape)) > MOST_EPISODE_BYTES:
             return Lack(TOO_LONG, name)
         actions = rows[ACTION][at[:-1]]
-        for i in self._summed:
-            actions[:, i] = np.add.reduceat(rows[ACTION][:num_actions, i], at[:-1])
         if info.actions.kind == "box":
-            actions = actions.astype(np.float32)
+            taken = rows[ACTION][:num_actions].astype(float)
+            sums = np.add.reduceat(taken, at[:-1])
+            actions = np.where(self._is_summed, sums, taken[at[:-1]]).astype(np.float32)
         zero = np.zeros(episode.num_rows)
         rewards = np.add.reduceat(rows.get(REWARD, zero)[:num_actions].astype(float), at[:-1])
         state = rows[STATE][at][:, self._columns] if self._columns else np.zeros((len(at), 0))
