@@ -109,9 +109,9 @@ def _opened_parquet(path: Path) -> Iterator[Any]:
                 thrift_string_size_limit=MOST_FOOTER_BYTES,
                 thrift_container_size_limit=2**20,
             )
-    except MemoryError:  # which some of pyarrow's errors are
+    except MemoryError:  # which is one of pyarrow's exceptions, too
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged, or no Parquet file: {one_line(error)}") from None
 
 
