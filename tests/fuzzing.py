@@ -435,8 +435,10 @@ def read_lerobot(folder: str, camera: str | None = "observation.images.top") -> 
     from worldmodel.data.importers.lerobot import ImportLeRobot
 
     source, out = Path(folder) / "lerobot", Path(folder) / "out"
-    size = {} if camera is None else {"size": 8}
-    _imported(ImportLeRobot(source, out, camera, **size))
+    if camera is None:
+        _imported(ImportLeRobot(source, out))
+    else:
+        _imported(ImportLeRobot(source, out, camera, size=8))
 
 
 def read_lerobot_pictures(folder: str) -> None:

@@ -5,19 +5,20 @@ python tests/lerobot_loader.py write SET
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 
 try:
-    import torchvision  # noqa: F401
+    import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
 except RuntimeError:
     # Compiled for CUDA, beside a torch without it: these operators, used nowhere here, are missing.
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-from ledataset.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore
+from ledataset.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
 LENGTHS = (5, 8, 6)
 SIDES = (32, 48, 3)
@@ -26,7 +27,7 @@ SIDES = (32, 48, 3)
 def read(folder: str, out: str) -> None:
     data = LeRobotDataset("any/name", root=folder)
     items = [data[i] for i in range(len(data))]
-    numbers = {
+    numbers: dict[str, Any] = {
         name: np.stack([item[name].numpy() for item in items])
         for name in items[0]
         if name != "task"

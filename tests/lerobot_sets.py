@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,20 @@ def statistics() -> dict[str, Any]:
     actions = np.concatenate([columns_of(episode, 0)["action"] for episode in range(len(LENGTHS))])
     ends = {"min": actions.min(0).tolist(), "max": actions.max(0).tolist()}
     return {"action": {**ends, "mean": [0, 0]}, "next.done": {"min": [False], "max": [True]}}
+
+
+def change_column(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
+    """Changes a column of the first file of rows or, where the name has a slash, of episodes."""
+
+    def changed(folder: Path) -> None:
+        is_index = "/" in name or name.startswith(("dataset", "episode_index in"))
+        of = "meta/episodes" if is_index else "data"
+        path = folder / of / "chunk-000/file-000.parquet"
+        table, column = pq.read_table(path), name.removesuffix(" in episodes")
+        values = table.column(column).to_pylist()
+        place = table.schema.names.index(column)
+        new = change(np.array(values, object) if column == WRIST else np.array(values))
+        new = new.tolist() if isinstance(new, np.ndarray) else new
+        pq.write_table(table.set_column(place, column, pa.array(new)), path)
+
+    return changed

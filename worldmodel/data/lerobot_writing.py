@@ -43,7 +43,7 @@ CAMERA = "observation.images.camera"
 EXISTS = "next.exists"
 FILES_PER_CHUNK = 1000
 MOST_DATA_MB, MOST_FILM_MB = 100, 200  # of a file, after which another is begun, as LeRobot does
-# LeRobot compares times as float32, to 0.1 ms: those above 1024 seconds are too coarse for that.
+# LeRobot compares times as float32, to 0.1 ms: above 1024 seconds some differ by more.
 MOST_FILM_S = 1000.0
 SAMPLED_FRAMES = 8  # or some more, of an episode, for the statistics of colours
 
@@ -123,6 +123,7 @@ class SetWriter:
         camera = shaped[CAMERA]  # LeRobot wants (3, 1, 1)
         for name in ("min", "max", "mean", "std"):
             camera[name] = [[[value]] for value in camera[name]]
+        camera["count"] = [self._num_rows]  # frames, not pixels
         write_json(self._folder / STATS_PATH, shaped)
         num_episodes = len(self._index["episode_index"])
         fps = float(self._rate)

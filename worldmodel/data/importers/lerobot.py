@@ -43,6 +43,7 @@ from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.media.resize import square
+from worldmodel.storage.files import opened
 from worldmodel.storage.guarded import guarded_call
 
 SIZE = 64
@@ -240,30 +241,40 @@ class _EpisodeReader:
             return Lack(TOO_SHORT, name)
         if len(at) * int(np.prod(info.frame_shape)) > MOST_EPISODE_BYTES:
             return Lack(TOO_LONG, name)
-        actions = rows[ACTION][at[:-1]]
-        if info.actions.kind == "box":
-            taken = rows[ACTION][:num_actions].astype(float)
-            sums = np.add.reduceat(taken, at[:-1])
-            actions = np.where(self._is_summed, sums, taken[at[:-1]]).astype(np.float32)
-        zero = np.zeros(episode.num_rows)
-        rewards = np.add.reduceat(rows.get(REWARD, zero)[:num_actions].astype(float), at[:-1])
-        state = rows[STATE][at][:, self._columns] if self._columns else np.zeros((len(at), 0))
-        num_variables = len(info.variable_names)
+        actions, rewards, state = self._steps(rows, at, num_actions)
         if not self._is_ours and not info.actions.contains(actions):
             return Lack(OUTSIDE, name)
         if not self._is_ours and not (np.isfinite(state).all() and np.isfinite(rewards).all()):
             return Lack(NOT_FINITE, name)
+        zero = np.zeros(episode.num_rows)
+        num_variables = len(info.variable_names)
         is_last = np.arange(len(at) - 1) == len(at) - 2
         return Recording(
             self._frames(episode, rows["timestamp"], at),
             actions=actions.reshape(-1, *info.actions.shape),
-            variables=state[:, :num_variables].astype(np.float32),
-            pose=state[:, num_variables:].astype(np.float32),
-            rewards=rewards.astype(np.float32),
+            variables=state[:, :num_variables],
+            pose=state[:, num_variables:],
+            rewards=rewards,
             terminated=is_last & bool(rows.get(DONE, zero)[:num_actions].any()),
             truncated=is_last & bool(rows.get(TRUNCATED, zero)[:num_actions].any()),
             lacks=(Lack(AFTER_END, name),) if num_actions + 1 < episode.num_rows else (),
         )
+
+    def _steps(
+        self, rows: dict[str, np.ndarray], at: np.ndarray, num_actions: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions (T, A), rewards (T,) and state (T+1, S) of the steps that begin at the rows `at`;
+        the last step lasts until all actions are taken."""
+        taken = rows[ACTION][:num_actions]
+        state = rows[STATE][at][:, self._columns] if self._columns else np.zeros((len(at), 0))
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is left out
+            actions = taken[at[:-1]]
+            if self._info.actions.kind == "box":
+                sums = np.add.reduceat(taken.astype(float), at[:-1])
+                actions = np.where(self._is_summed, sums, actions).astype(np.float32)
+            earned = rows.get(REWARD, np.zeros(num_actions))[:num_actions].astype(float)
+            rewards = np.add.reduceat(earned, at[:-1]).astype(np.float32)
+            return actions, rewards, state.astype(np.float32)
 
     def _rows(self, episode: StoredEpisode) -> dict[str, np.ndarray]:
         """All numbers of an episode: (N,) of single ones, (N, size) of action and state.
@@ -340,6 +351,8 @@ class _Film:
         Raises:
             UserError: the film is damaged, or has no frame near one of the times.
         """
+        with opened(path):  # a pipe might never end
+            pass
         if path != self._path or times_s[0] < self._time_s - tolerance_s:
             self._path, self._following = path, timed_pictures(path)
             self._picture, self._time_s = next(self._following, (np.zeros(0), float("inf")))

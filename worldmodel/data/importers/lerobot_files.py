@@ -220,17 +220,7 @@ def stored_episodes(folder: Path, camera: str, description: Description) -> list
     columns = ["episode_index", "dataset_from_index", "dataset_to_index"]
     columns += ["data/chunk_index", "data/file_index"]
     columns += film_columns * in_film + [OUR_ID, OUR_SEED] * is_ours
-    paths = sorted(folder.glob("meta/episodes/chunk-*/file-*.parquet"))
-    if not 1 <= len(paths) <= MOST_FILES:
-        raise UserError(f"{folder} has {len(paths)} files that list its episodes: {EPISODES_PATH}")
-    parts = [
-        guarded_call(READ_NUMBERS, path, dict.fromkeys(columns, 1), 0, None, subject=path)
-        for path in paths
-    ]
-    policies: list[str] = []
-    for path in paths if is_ours else ():
-        policies += guarded_call(READ_TEXTS, path, OUR_POLICY, subject=path)
-    table = {name: np.concatenate([part[name] for part in parts])[:, 0] for name in columns}
+    table, policies = _index(folder, columns, description.total_episodes, with_policies=is_ours)
     _check_table(folder, table, description.total_episodes)
     bounds = table["dataset_from_index"].astype(int), table["dataset_to_index"].astype(int)
     data_files = [DATA_PATH.format(**names) for names in _indices(table, "data")]
@@ -255,6 +245,27 @@ def stored_episodes(folder: Path, camera: str, description: Description) -> list
         )
         for i, file in enumerate(data_files)
     ]
+
+
+def _index(
+    folder: Path, columns: list[str], most: int, *, with_policies: bool
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Columns of numbers about at most so many episodes and some more, and our own policies."""
+    paths = sorted(folder.glob("meta/episodes/chunk-*/file-*.parquet"))
+    if not 1 <= len(paths) <= MOST_FILES:
+        raise UserError(f"{folder} has {len(paths)} files that list its episodes: {EPISODES_PATH}")
+    parts: list[dict[str, np.ndarray]] = []
+    policies: list[str] = []
+    for path in paths:
+        if sum(len(part[columns[0]]) for part in parts) > most:
+            break
+        sizes = dict.fromkeys(columns, 1)
+        parts.append(guarded_call(READ_NUMBERS, path, sizes, 0, None, subject=path))
+        if with_policies:
+            policies += guarded_call(READ_TEXTS, path, OUR_POLICY, subject=path)
+    return {
+        name: np.concatenate([part[name] for part in parts])[:, 0] for name in columns
+    }, policies
 
 
 def _indices(table: dict[str, np.ndarray], of: str) -> list[dict[str, int]]:
