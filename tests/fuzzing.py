@@ -237,6 +237,21 @@ def make_minari(folder: Path) -> None:
     shutil.rmtree(folder / "data")
 
 
+def make_lerobot(folder: Path) -> None:
+    from lerobot_sets import write_set
+
+    write_set(folder / "lerobot")
+
+
+def make_lerobot_export(folder: Path) -> None:
+    from data_samples import write_samples
+
+    from worldmodel.data.lerobot_export import ExportLeRobot
+
+    ExportLeRobot(write_samples(folder / "data", range(3)), folder / "lerobot").run()
+    shutil.rmtree(folder / "data")
+
+
 def make_policy(folder: Path) -> None:
     import gymnasium
     from stable_baselines3 import PPO
@@ -416,6 +431,24 @@ def read_minari(folder: str) -> None:
     _imported(Import(str(next(Path(folder).glob("minari/*/*"))), Path(folder) / "out"))
 
 
+def read_lerobot(folder: str, camera: str | None = "observation.images.top") -> None:
+    from worldmodel.data.importers.lerobot import ImportLeRobot
+
+    source, out = Path(folder) / "lerobot", Path(folder) / "out"
+    if camera is None:
+        _imported(ImportLeRobot(source, out))
+    else:
+        _imported(ImportLeRobot(source, out, camera, size=8))
+
+
+def read_lerobot_pictures(folder: str) -> None:
+    read_lerobot(folder, "observation.images.wrist")
+
+
+def read_lerobot_export(folder: str) -> None:
+    read_lerobot(folder, None)
+
+
 def read_policy(folder: str) -> None:
     """Nothing of a file that isn't trusted runs."""
     from envs.policy import load_sb3
@@ -472,6 +505,19 @@ KINDS: dict[str, Kind] = {
     "Minari": Kind(make_minari, "minari/*/*/data/main_data.hdf5", "read_minari"),
     "Minari's metadata": Kind(
         make_minari, "minari/*/*/data/metadata.json", "read_minari", changed_json
+    ),
+    "LeRobot's rows": Kind(make_lerobot, "lerobot/data/*/*.parquet", "read_lerobot"),
+    "LeRobot's pictures": Kind(make_lerobot, "lerobot/data/*/*.parquet", "read_lerobot_pictures"),
+    "LeRobot's episodes": Kind(make_lerobot, "lerobot/meta/episodes/*/*.parquet", "read_lerobot"),
+    "LeRobot's films": Kind(make_lerobot, "lerobot/videos/*/*/*.mp4", "read_lerobot"),
+    "LeRobot's info.json": Kind(
+        make_lerobot, "lerobot/meta/info.json", "read_lerobot", changed_json
+    ),
+    "LeRobot's stats.json": Kind(
+        make_lerobot, "lerobot/meta/stats.json", "read_lerobot", changed_json
+    ),
+    "info.json of an export": Kind(
+        make_lerobot_export, "lerobot/meta/info.json", "read_lerobot_export", changed_json
     ),
     "policy": Kind(make_policy, "policy.zip", "read_policy", is_read=False),
 }

@@ -14,7 +14,7 @@ COMMANDS = {
     "collect pushing": "record the robot bin",
     "collect gym": "record any Gymnasium environment",
     "collect minari": "import and export Minari data sets",
-    "data": "verify, merge, import, describe and push recordings",
+    "data": "verify, merge, import, export, push and describe recordings",
     "train": "train a dream on recordings",
     "calibrate": "keep long dreams' codes as common as recorded ones",
     "evaluate": "measure a dream against recordings, and write a report",

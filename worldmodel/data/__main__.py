@@ -7,6 +7,8 @@ join several          python -m worldmodel.data merge A B --out C
 share one             python -m worldmodel.data push DIR user/name
 
 make or import one    python -m worldmodel.data digits --out data/moving-digits
+
+export one            python -m worldmodel.data export-lerobot DIR OUT
 """
 
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ import tyro
 
 from worldmodel.command import run_command
 from worldmodel.data.importers.bair import ImportBair
+from worldmodel.data.importers.lerobot import ImportLeRobot
 from worldmodel.data.importers.moving import ImportDigits, ImportMovingMNIST
 from worldmodel.data.importers.robonet import ImportRoboNet
 from worldmodel.data.importers.videogpt_hdf5 import ImportVideoGPTHDF5
 from worldmodel.data.importers.videos import ImportVideos
+from worldmodel.data.lerobot_export import ExportLeRobot
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import printable
@@ -107,6 +111,8 @@ Command = (
     | Annotated[ImportDigits, tyro.conf.subcommand("digits")]
     | Annotated[ImportMovingMNIST, tyro.conf.subcommand("moving-mnist")]
     | Annotated[ImportVideos, tyro.conf.subcommand("videos")]
+    | Annotated[ImportLeRobot, tyro.conf.subcommand("lerobot")]
+    | Annotated[ExportLeRobot, tyro.conf.subcommand("export-lerobot")]
 )
 
 

@@ -27,7 +27,7 @@ from worldmodel.data.importers.pipeline import (
     found_files,
     import_found,
 )
-from worldmodel.data.importers.video_file import decode_jpeg, decode_mp4
+from worldmodel.data.importers.video_file import decode_mp4, decode_picture
 from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.media.resize import area_resized
@@ -233,7 +233,7 @@ def _pictures(file: h5py.File, camera: int, count: int) -> Iterator[UInt8[np.nda
         return
     for t in range(count):
         array = _encoded(file, f"{folder}/frame{t}")
-        picture = decode_jpeg(_bytes(array), f"{file.filename}: {array.name!r}")
+        picture = decode_picture(_bytes(array), f"{file.filename}: {array.name!r}")
         yield picture[..., ::-1] if _is_rgb(array) else picture
 
 

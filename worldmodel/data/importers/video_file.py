@@ -101,6 +101,18 @@ def read_video(path: Path, *, size: int, rate: float, max_frames: int) -> Film:
     return Film(np.stack(frames), False, own_rate)
 
 
+def timed_pictures(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
+    """Each frame of a video as RGB, and when it is shown, in seconds from the first.
+
+    Raises:
+        UserError: as `read_video`.
+    """
+    with _opened(path) as (container, stream):
+        frames = _decoded(path, container, stream)
+        for frame, time_s, _ in _timed(frames, container, _rate(path, stream)):
+            yield frame.to_ndarray(format="rgb24"), time_s
+
+
 def _rate(path: Path, stream: VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     if not rate or rate < 0:
@@ -224,12 +236,14 @@ def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iter
             yield frame
 
 
-def decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """A JPEG as RGB. Raises UserError when it is damaged, another format, or too large."""
+def decode_picture(
+    data: bytes, name: str, *, formats: tuple[str, ...] = ("JPEG",)
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture as RGB. Raises UserError when it is damaged, another format, or too large."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+            with Image.open(io.BytesIO(data), formats=formats) as picture:
                 if picture.width * picture.height > MAX_SMALL_PIXELS:
                     raise UserError(
                         f"{name}: a picture of {picture.width}x{picture.height} is too large"
@@ -238,7 +252,7 @@ def decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: a picture is too large: {error}") from None
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{name} is no JPEG, or damaged: {error}") from None
+        raise UserError(f"{name} is no {' or '.join(formats)}, or damaged: {error}") from None
 
 
 def decode_mp4(data: bytes, name: str, count: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
