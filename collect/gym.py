@@ -34,13 +34,7 @@ DETOURS = Behaviour("policy+detours", actor="policy", random_start=0.03, max_hol
 WITH_POLICY = {POLICY: 0.3, NOISE: 0.3, DETOURS: 0.2, AT_RANDOM: 0.2}
 PATIENCE = 0.3  # see `Training`
 # What stable-baselines3 learns from.
-LEARNABLE = (
-    spaces.Box,
-    spaces.Discrete,
-    spaces.MultiDiscrete,
-    spaces.MultiBinary,
-    spaces.Dict,
-)
+LEARNABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 PROBE_STEPS = 50  # played twice before recording, to inspect the environment
 
 
@@ -160,7 +154,9 @@ def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, boo
 def _training(env: PixelsEnv, num_steps: int) -> Training | None:
     if env.draws_observations:
         return Training("frames", num_steps, None, patience=PATIENCE)
-    if not isinstance(env.state_space, LEARNABLE):
+    seen = env.state_space
+    parts = seen.values() if isinstance(seen, spaces.Dict) else [seen]
+    if not all(isinstance(part, LEARNABLE) for part in parts):
         return None
     return Training(
         "state",

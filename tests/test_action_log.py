@@ -111,6 +111,21 @@ def test_an_episode_ends_where_its_log_says(source: Path) -> None:
     assert numbers(episode.frames) == list(range(21))
 
 
+def test_a_long_video_keeps_every_step_in_its_episodes(source: Path) -> None:
+    rows = [f"{t / RATE},{t % 3},{t},{int(t == 20)},{t / 2}" for t in range(LENGTH)]
+    write_csv(source / "a.csv", "time,action,reward,terminated,health", rows)
+    reader = imported(source, variables=("health",), max_frames=16, min_frames=8)
+    steps = [(0, 15), (15, 21), (30, 39)]  # the second ends where its log says
+    assert len(reader) == 3
+    for i, (first, last) in enumerate(steps):
+        episode = reader.episode(i)
+        assert numbers(episode.frames) == list(range(first, last + 1))
+        assert episode.action.tolist() == [t % 3 for t in range(first, last)]
+        assert episode.reward.tolist() == list(range(first, last))
+        assert episode.variables[:, 0].tolist() == [t / 2 for t in range(first, last + 1)]
+        assert episode.terminated.tolist() == [t == 20 for t in range(first, last)]
+
+
 def test_a_numpy_array_and_a_pose(source: Path) -> None:
     np.save(source / "a.npy", np.arange(LENGTH) % 5)
     assert imported(source).episode(0).action.tolist() == [t % 5 for t in range(LENGTH - 1)]

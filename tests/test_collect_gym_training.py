@@ -122,8 +122,9 @@ def test_blank_frames_play_the_same_game() -> None:
         np.testing.assert_array_equal(drawn.unwrapped.state(), blank.unwrapped.state())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_where_nothing_can_be_learned_from_is_refused(tmp_path: Path) -> None:
-    options = Collect(env_id="Blackjack-v1", out=tmp_path / "cards", policy="train")
+@pytest.mark.parametrize("env_id", ["Blackjack-v1", "toy_envs:Instructed-v0"])
+def test_where_nothing_can_be_learned_from_is_refused(tmp_path: Path, env_id: str) -> None:
+    options = Collect(env_id=env_id, out=tmp_path / "cards", policy="train")
     with pytest.raises(UserError, match="no policy is trained here"):
         collect(options)
     assert not (tmp_path / "cards").exists()

@@ -21,7 +21,7 @@ from PIL import Image
 from worldmodel.data import ClipSampler, EpisodeReader, split_of
 from worldmodel.data.__main__ import main
 from worldmodel.data.importers.official_lists import official_splits
-from worldmodel.data.importers.video_file import read_video
+from worldmodel.data.importers.video_file import VideoReader, read_video
 from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -307,11 +307,41 @@ def test_short_videos_are_left_out_and_counted(tmp_path, run, capsys):
         run("videos", source, "--out", tmp_path / "set", "--size", 16, "--max-frames", 20)
         assert capsys.readouterr().out.splitlines()[1:] == [
             "left out     fewer than 16 frames: 2, the first 1.avi",
-            "left out     what follows the first 20 frames of a video: 1, 2.avi",
+            "left out     the end of a video, too short for an episode: 1, 2.avi",
         ]
     reader = assert_sound(tmp_path / "set", 2)
     assert reader.index["episode_id"].tolist() == [0, 2]
     assert reader.index["episode_length"].tolist() == [15, 19]
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".gif"])
+def test_long_videos_become_several_episodes(tmp_path, run, suffix):
+    """Each begins with the last frame of the one before, so no step is lost."""
+    source, out = tmp_path / "films", tmp_path / "set"
+    for name, num_frames in (("a", 40), ("b", 16), ("c", 34)):
+        write_video(source / f"{name}{suffix}", counting(num_frames))
+    options = ("--out", out, "--size", 16, "--max-frames", 16, "--min-frames", 8)
+    run("videos", source, *options)
+    reader = assert_sound(out, 6)
+    assert [numbers(reader.episode(i).frames) for i in range(6)] == [
+        list(range(first, last + 1))
+        for first, last in ((0, 15), (15, 30), (30, 39), (0, 15), (0, 15), (15, 30))
+    ]
+    assert origins(reader) == [f"{name}{suffix}" for name in "aaabcc"]
+    digest = reader.digest()
+    for shard in out.glob("*.h5"):
+        shard.unlink()  # all are read again
+    run("videos", source, *options)
+    assert EpisodeReader(out).digest() == digest
+
+
+def test_pieces_may_be_read_in_any_order(tmp_path):
+    write_video(tmp_path / "a.avi", counting(40))
+    reader = VideoReader(tmp_path / "a.avi", size=32, rate=25)
+    for start, length in ((0, 11), (10, 11), (12, 5), (12, 5), (30, 20), (0, 3), (39, 2), (50, 4)):
+        film = reader.piece(start, length)
+        assert numbers(film.frames) == list(range(40))[start : start + length]
+        assert film.is_cut == (start + length < 40)
 
 
 def _text(path: Path) -> None:

@@ -60,6 +60,17 @@ class Blowing(Count):
         return frame, self.bad, terminated, truncated, {**info, "contacts": [[1, 2], [3]]}
 
 
+class Instructed(Count):
+    """It observes a picture and an instruction in words, which no policy here reads."""
+
+    observation_space = spaces.Dict(
+        {"picture": spaces.Box(0, 255, (40, 60), np.uint8), "words": spaces.Text(9)}
+    )
+
+    def _picture(self):
+        return {"picture": np.full((40, 60), self.count, np.uint8), "words": "go"}
+
+
 class Buttons(Count):
     """Actions are four buttons in two rows; the picture shows which were down."""
 
@@ -150,6 +161,7 @@ gymnasium.register("Steered-v0", f"{__name__}:Steered")
 gymnasium.register("Short-v0", f"{__name__}:Count", max_episode_steps=9)
 gymnasium.register("Random-v0", f"{__name__}:Count", kwargs={"is_random": True})
 gymnasium.register("Blowing-v0", f"{__name__}:Blowing")
+gymnasium.register("Instructed-v0", f"{__name__}:Instructed")
 gymnasium.register("Buttons-v0", f"{__name__}:Buttons")
 gymnasium.register("Flat-buttons-v0", f"{__name__}:FlatButtons")
 gymnasium.register("Unbounded-v0", f"{__name__}:Unbounded")

@@ -116,6 +116,10 @@ class Rows:
     at: np.ndarray
     first: np.ndarray
 
+    def after(self, start: int) -> "Rows":
+        """Those of the frames from number `start` on."""
+        return Rows(self.at[start:], self.first[start:])
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(T,) a column added up over each step."""
         total = np.concatenate([[0.0], np.cumsum(values)])

@@ -6,6 +6,7 @@ Videos are read frame after frame: seeking gives wrong frames in an AVI with B-f
 import io
 import itertools
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,54 +59,104 @@ class Film:
     rate: float
 
 
+class VideoReader:
+    """Reads a video in pieces. Pieces in order, each from the last frame of the one before, decode
+    it only once.
+
+    Frames are those shown at the times 0, 1/rate, 2/rate, ..., as players show them: turned as the
+    file notes, pixels of any shape, each frame as long as its times say. Then cut to the square in
+    the middle and scaled.
+
+    Args:
+        size: side of a frame, in pixels.
+        rate: frames a second.
+
+    Raises:
+        UserError: the video can't be read, or doesn't say how many frames a second it has.
+    """
+
+    def __init__(self, path: Path, *, size: int, rate: float) -> None:
+        self.path, self.size, self.rate = path, size, rate
+        self.own_rate = frame_rate(path)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._frames = enumerate(_shown_pictures(self.path, self.size, self.rate))
+        # The last frame of a piece, and the one behind it, which says whether there is more.
+        self._kept: deque[tuple[int, np.ndarray]] = deque(maxlen=2)
+
+    def piece(self, start: int, length: int) -> Film:
+        """At most `length` frames from number `start` on.
+
+        Raises:
+            UserError: the video is damaged or cut off, has no frame, too large ones or ones that
+                change size.
+        """
+        if self._kept and start < self._kept[0][0]:
+            self._begin()
+        frames = [frame for number, frame in self._kept if number >= start]
+        for number, frame in self._frames:
+            self._kept.append((number, frame))
+            if number >= start:
+                frames.append(frame)
+            if len(frames) > length:
+                return Film(np.stack(frames[:length]), True, self.own_rate)
+        if not frames and start == 0:
+            raise UserError(f"{self.path} is damaged: it has no frame")
+        shape = (len(frames), self.size, self.size, 3)
+        return Film(np.array(frames, np.uint8).reshape(shape), False, self.own_rate)
+
+
+def read_video(path: Path, *, size: int, rate: float, max_frames: int) -> Film:
+    """The first `max_frames` frames of a video, see `VideoReader`."""
+    return VideoReader(path, size=size, rate=rate).piece(0, max_frames)
+
+
 def frame_rate(path: Path) -> float:
     """Frames a second of a video. Raises UserError when it can't be read or doesn't say."""
     with _opened(path) as (_, stream):
         return _rate(path, stream)
 
 
-def read_video(path: Path, *, size: int, rate: float, max_frames: int) -> Film:
-    """The frames that are shown at the first `max_frames` of the times 0, 1/rate, 2/rate, ...
-
-    As players show them: turned as the file notes, pixels of any shape, each frame as long as its
-    times say. Then cut to the square in the middle and scaled.
-
-    Args:
-        rate: frames a second.
+def duration_s(path: Path) -> float:
+    """How long a video lasts, by what it says of itself, or else by the times of its frames.
 
     Raises:
-        UserError: the video is damaged or cut off, has no frame, too large ones or ones that
-            change size.
+        UserError: it can't be read.
     """
-    frames: list[np.ndarray] = []
     with _opened(path) as (container, stream):
-        own_rate = _rate(path, stream)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if container.duration:
+            return container.duration / av.time_base
+        times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        return float((max(times) - min(times)) * (stream.time_base or 0)) if times else 0.0
+
+
+def _shown_pictures(path: Path, size: int, rate: float) -> Iterator[np.ndarray]:
+    """The frames of a `VideoReader`. Raises UserError where they end too early."""
+    with _opened(path) as (container, stream):
         aspect = _pixel_aspect(stream)
-        timed = _timed(_decoded(path, container, stream), container, own_rate)
+        timed = _timed(_decoded(path, container, stream), container, _rate(path, stream))
         last, picture = None, np.zeros(0)
         for frame in _shown(timed, rate):
-            if len(frames) == max_frames:
-                return Film(np.stack(frames), True, own_rate)
             if frame is not last:
                 pixels = frame.to_ndarray(format="rgb24")
                 picture = turned(square(pixels, size, pixel_aspect=aspect), frame)
-            frames.append(picture)
+            yield picture
             last = frame
-    if not frames:
-        raise UserError(f"{path} is damaged: it has no frame")
     try:
         if is_cut_off(path):
             raise UserError(f"{path} is damaged: the file ends before the film does")
     except OSError as error:
         raise UserError(f"{path} can't be read: {os_error(error)}") from None
-    return Film(np.stack(frames), False, own_rate)
 
 
 def timed_pictures(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
     """Each frame of a video as RGB, and when it is shown, in seconds from the first.
 
     Raises:
-        UserError: as `read_video`.
+        UserError: as `VideoReader.piece`.
     """
     with _opened(path) as (container, stream):
         frames = _decoded(path, container, stream)

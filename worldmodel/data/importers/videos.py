@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -42,7 +42,7 @@ from worldmodel.data.importers.pipeline import (
     found_files,
     import_found,
 )
-from worldmodel.data.importers.video_file import Film, frame_rate, read_video
+from worldmodel.data.importers.video_file import Film, VideoReader, duration_s, frame_rate
 from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
@@ -61,15 +61,16 @@ NO_VIDEO = "no video by the ending of its name"
 UNLISTED = "in neither list"
 MISSING = "listed, but not there"
 DAMAGED = "damaged"
+SHORT_REST = "the end of a video, too short for an episode"
 AFTER_END = "what follows the end of an episode"
 FORGIVEN_S = 0.5  # between the lengths of a video and its log
 
 
 @dataclass(frozen=True)
 class ImportVideos:
-    """Read a folder of videos, SRC/VIDEO or SRC/CLASS/VIDEO, each as one episode: its shorter side
-    scaled, then cut to the square in the middle. Nobody steers them, unless logs of actions lie
-    beside them."""
+    """Read a folder of videos, SRC/VIDEO or SRC/CLASS/VIDEO, as episodes: the shorter side scaled,
+    then cut to the square in the middle. Nobody steers them, unless logs of actions lie beside
+    them."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of videos (mp4, mov, avi, mkv, webm, gif, mpg, wmv and others), or of one folder of
@@ -110,15 +111,11 @@ class ImportVideos:
     """Keep one frame in so many."""
     min_frames: int = 16
     """Leave out videos with fewer frames, counted after --every."""
-    max_frames: int = 2000
-    """Keep so many frames from the beginning of a video."""
+    max_frames: int = 500
+    """Divide longer videos into episodes of at most so many frames. Each begins with the last frame
+    of the one before."""
     skip_damaged: bool = False
     """Leave damaged videos out instead of stopping at the first."""
-
-    @property
-    def too_long(self) -> str:
-        """Why the end of a video is left out."""
-        return f"what follows the first {self.max_frames} frames of a video"
 
     def run(self) -> None:
         """Raises UserError where an option, a list or a video is not usable."""
@@ -134,8 +131,9 @@ class ImportVideos:
         splits = self._splits(list(class_of), left_out)
         classes = sorted({name for name in class_of.values() if name is not None})
         fps = self._first_rate(splits) if self.fps is None else self.fps
-        resampled: dict[str, float] = {}
         logs = self._logs(splits, fps) if self.actions else None
+        reading = _Reading(fps, logs)
+        num_pieces = {name: self._num_pieces(name, fps) for name in splits}
         columns = {
             name: value
             for name in ("action_columns", "sum")
@@ -149,8 +147,8 @@ class ImportVideos:
                 "min_frames": self.min_frames,
                 "max_frames": self.max_frames,
                 "num_videos": len(splits),
-                # Ids count the videos: with other ones in between they'd mean something else.
-                "listing": _digest(splits),
+                # Ids count the episodes: with other ones in between they'd mean something else.
+                "listing": _digest(splits, num_pieces),
                 **columns,
             },
             frame_shape=(self.size, self.size, 3),
@@ -168,19 +166,19 @@ class ImportVideos:
             for name, split in splits.items():
                 own_class = class_of[name]
                 number = None if own_class is None else classes.index(own_class)
-                yield Source(
-                    partial(self._read, name, number, fps, resampled, logs), _origin(name), split
-                )
+                for piece in range(num_pieces[name]):
+                    read = partial(self._read, name, piece, num_pieces[name], number, reading)
+                    yield Source(read, _origin(name), split)
 
-        partial_reasons = (self.too_long, AFTER_END)
-        found = Found(info, sources(), len(splits), left_out, partial=partial_reasons)
+        total = sum(num_pieces.values())
+        found = Found(info, sources(), total, left_out, partial=(SHORT_REST, AFTER_END))
         import_found(self.out, found)
-        if resampled:
-            name, rate = next(iter(resampled.items()))
+        if reading.resampled:
+            name, rate = next(iter(reading.resampled.items()))
             say(
-                f"note: {len(resampled)} of the videos read now have other rates than {fps:g} "
-                f"frames a second and were resampled (the first: {name}, {rate:g}); --fps chooses "
-                "another rate"
+                f"note: {len(reading.resampled)} of the videos read now have other rates than "
+                f"{fps:g} frames a second and were resampled (the first: {name}, {rate:g}); --fps "
+                "chooses another rate"
             )
 
     def _splits(self, names: list[str], left_out: LeftOut) -> dict[str, OfficialSplit | None]:
@@ -235,47 +233,61 @@ class ImportVideos:
                     raise UserError(f"{error}{SKIP_HINT}") from None
         raise UserError(f"no video in {self.source} can be read")
 
+    def _num_pieces(self, name: str, fps: float) -> int:
+        """How many episodes a video makes, by how long it says it is."""
+        try:
+            seconds = duration_s(self.source / name)
+        except UserError:
+            return 1  # `_read` reports it
+        num_steps = round(seconds * fps / self.every) - 1
+        whole, rest = divmod(num_steps, self.max_frames - 1)
+        return max(1, whole + (rest >= self.min_frames - 1))
+
     def _read(
         self,
         name: str,
+        piece: int,
+        num_pieces: int,
         class_number: int | None,
-        fps: float,
-        resampled: dict[str, float],
-        logs: ActionLogs | None,
+        reading: "_Reading",
     ) -> Recording | Lack:
-        """A video as an episode, or why it is left out. Notes it in `resampled` if it was."""
+        """A piece of a video as an episode, or why it is left out."""
+        start = piece * (self.max_frames - 1)
+        part = name if num_pieces == 1 else f"{name} from frame {start}"
         try:
-            log = None if logs is None else self._log_of(name)
-            film = read_video(
-                self.source / name,
-                size=self.size,
-                rate=fps / self.every,
-                max_frames=self.max_frames,
-            )
-            if log is not None:
-                _check_duration(log, film, fps / self.every)
+            if reading.name != name:
+                log = None if reading.logs is None else self._log_of(name)
+                rate = reading.fps / self.every
+                reader = VideoReader(self.source / name, size=self.size, rate=rate)
+                reading.name, reading.log, reading.video = name, log, reader
+            assert reading.video is not None
+            film = reading.video.piece(start, self.max_frames)
+            if reading.log is not None and len(film.frames):
+                _check_duration(reading.log, film, start, reading.fps / self.every)
         except UserError as error:
+            reading.name = ""
             if not self.skip_damaged:
                 raise UserError(f"{error}{SKIP_HINT}") from None
-            return Lack(DAMAGED, name)
+            return Lack(DAMAGED, part)
         if len(film.frames) < self.min_frames:
-            return Lack(f"fewer than {self.min_frames} frames", name)
-        if not math.isclose(film.rate, fps, rel_tol=SAME_RATE):
-            resampled[name] = film.rate
+            return Lack(SHORT_REST if piece else f"fewer than {self.min_frames} frames", part)
+        if not math.isclose(film.rate, reading.fps, rel_tol=SAME_RATE):
+            reading.resampled[name] = film.rate
         variables = None
         if class_number is not None:
             variables = np.full((len(film.frames), 1), class_number, np.float32)
-        lacks = (Lack(self.too_long, name),) if film.is_cut else ()
+        is_cut = film.is_cut and piece == num_pieces - 1
+        lacks = (Lack(SHORT_REST, part),) if is_cut else ()
         plain = Recording(film.frames, variables=variables, lacks=lacks)
-        if logs is None or log is None:
+        if reading.logs is None or reading.log is None:
             return plain
-        return self._with_actions(plain, name, logs, log, film)
+        return self._with_actions(plain, part, start, reading.logs, reading.log, film)
 
     def _with_actions(
-        self, plain: Recording, name: str, logs: ActionLogs, log: Log, film: Film
+        self, plain: Recording, name: str, start: int, logs: ActionLogs, log: Log, film: Film
     ) -> Recording | Lack:
         """An episode with the actions of its log, up to the end that this tells."""
-        rows = log.rows(len(film.frames), rate=logs.rate, own_rate=film.rate)
+        rows = log.rows(start + len(film.frames), rate=logs.rate, own_rate=film.rate).after(start)
         zero = np.zeros(log.num_rows)
         ends = np.flatnonzero(rows.sums(log.columns.get(TERMINATED, zero)) > 0)
         length = len(film.frames) - 1 if not len(ends) else int(ends[0]) + 1
@@ -298,10 +310,33 @@ class ImportVideos:
         )
 
 
-def _check_duration(log: Log, film: Film, rate: float) -> None:
+@dataclass
+class _Reading:
+    """What reading pieces of videos has in common.
+
+    Attributes:
+        fps: frames a second, before --every.
+        logs: of all videos; None: nobody steered.
+        name, video, log: what was read last; the name is empty if there was nothing, or a fault.
+        resampled: rates of the videos that have others.
+    """
+
+    fps: float
+    logs: ActionLogs | None
+    name: str = ""
+    video: VideoReader | None = None
+    log: Log | None = None
+    resampled: dict[str, float] = field(default_factory=dict)
+
+
+def _check_duration(log: Log, film: Film, start: int, rate: float) -> None:
     """Raises UserError unless a log without times has a row for each frame, or each but the last;
-    half a second more or less is forgiven."""
-    log_s, film_s = log.num_rows / film.rate, len(film.frames) / rate
+    half a second more or less is forgiven.
+
+    Args:
+        start: number of the film's first frame in its video.
+    """
+    log_s, film_s = log.num_rows / film.rate, (start + len(film.frames)) / rate
     is_too_long = log_s > film_s + FORGIVEN_S and not film.is_cut
     log.check_times(film_s if not film.is_cut else float("inf"))
     if log.times is None and (is_too_long or log_s < film_s - FORGIVEN_S):
@@ -351,6 +386,9 @@ def _origin(name: str) -> str:
     return readable.encode()[-POLICY_NAME_BYTES:].decode(errors="ignore")
 
 
-def _digest(splits: Mapping[str, OfficialSplit | None]) -> str:
-    lines = "".join(f"{name}\t{split}\n" for name, split in splits.items())
+def _digest(splits: Mapping[str, OfficialSplit | None], num_pieces: Mapping[str, int]) -> str:
+    lines = "".join(
+        f"{name}\t{split}" + (f"\t{num_pieces[name]}" if num_pieces[name] > 1 else "") + "\n"
+        for name, split in splits.items()
+    )
     return hashlib.blake2b(os.fsencode(lines), digest_size=8).hexdigest()
