@@ -33,7 +33,7 @@ AT_RANDOM = Behaviour("random", actor=None, random_start=1.0, max_hold=8, rest=0
 DETOURS = Behaviour("policy+detours", actor="policy", random_start=0.03, max_hold=24, rest=0.5)
 WITH_POLICY = {POLICY: 0.3, NOISE: 0.3, DETOURS: 0.2, AT_RANDOM: 0.2}
 PATIENCE = 0.3  # see `Training`
-# What stable-baselines3 learns from.
+# What stable-baselines3 learns from; not from words, for example.
 LEARNABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 PROBE_STEPS = 50  # played twice before recording, to inspect the environment
 
@@ -77,7 +77,8 @@ class Collect(Options):
     train_steps: int = 200_000
     """Steps that --policy train learns for, at most, each --frame-skip environment steps long. It
     stops when its mean return no longer grows. PPO learns from frames where the environment
-    observes images; from its own numbers learns SAC where actions are a box, else PPO."""
+    observes images, or what can't be learned from; from its own numbers learns SAC where actions
+    are a box, else PPO."""
     evaluate_episodes: int = 20
     """Complete games on which the policy and a random player are scored; 0 skips scoring."""
 
@@ -125,12 +126,12 @@ def collect(options: Collect) -> None:
     record_set(options, world)
 
 
-def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, bool, Training | None]:
+def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, bool, Training]:
     """Make a Pixels environment and play `PROBE_STEPS` twice.
 
     Returns:
         The environment's limit on steps, if it has one; whether the same seed and actions gave the
-        same frames twice; and how a policy learns here, if it can.
+        same frames twice; and how a policy learns here.
 
     Raises:
         UserError: it can't be made, played or recorded, or its info lacks a variable.
@@ -151,13 +152,11 @@ def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, boo
     return pixels.most_steps, np.array_equal(once, again), _training(pixels, train_steps)
 
 
-def _training(env: PixelsEnv, num_steps: int) -> Training | None:
-    if env.draws_observations:
-        return Training("frames", num_steps, None, patience=PATIENCE)
+def _training(env: PixelsEnv, num_steps: int) -> Training:
     seen = env.state_space
     parts = seen.values() if isinstance(seen, spaces.Dict) else [seen]
-    if not all(isinstance(part, LEARNABLE) for part in parts):
-        return None
+    if env.draws_observations or not all(isinstance(part, LEARNABLE) for part in parts):
+        return Training("frames", num_steps, None, patience=PATIENCE)
     return Training(
         "state",
         num_steps,
