@@ -52,8 +52,8 @@ def measure(options: Options) -> Results:
     jobs = [
         Job(
             i,
-            randomness.integer(0, "environment", i),
-            randomness.integer(0, "player", i),
+            randomness.integer(0, "benchmark: environment", i),
+            randomness.integer(0, "benchmark: player", i),
             RANDOM,
             options.length,
         )

@@ -239,10 +239,10 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
         uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.world.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
         _, memory = step(prior, memory, *given, here)
-        torch.testing.assert_close(states[-1], full[:, t], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states[-1], full[:, t], atol=5e-5, rtol=1e-5)
         assert expected.pose is not None
         for mine, whole in zip(mixtures[-1], expected.pose, strict=True):
-            torch.testing.assert_close(mine, whole[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(mine, whole[:, t], atol=5e-5, rtol=1e-5)
 
 
 def test_a_later_pose_changes_nothing_before():
