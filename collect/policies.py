@@ -1,5 +1,6 @@
 """Train a stable-baselines3 policy in a real environment."""
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from collect.cloning import FRAME_STACK, clone_bot, save_whole
 from collect.rewards import Rule, Training
 from envs.making import made
 from envs.policy import StateObservation, load_sb3
+from worldmodel.errors import UserError
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
@@ -326,5 +328,10 @@ def learn(
             callback = SaveAndReport(path, on_progress, snapshot_every, most_unimproved)
             model.learn(remaining, callback=callback, reset_num_timesteps=False)
             _save(model, path)
+    except (EOFError, ConnectionError):
+        raise UserError(
+            "an environment failed in its process while the policy was trained: its error is above"
+        ) from None
     finally:
-        environments.close()
+        with contextlib.suppress(EOFError, ConnectionError):  # their processes may have ended
+            environments.close()

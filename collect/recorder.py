@@ -188,6 +188,9 @@ class EpisodePlayer:
         actor, rescuer = self._actors[job.behaviour.actor], self._actors.get("policy")
         return play_episode(self._env, job, actor, rescuer)
 
+    def close(self) -> None:
+        self._env.close()
+
 
 def _actors(
     env: gymnasium.Env[Any, Any], policy: bytes | str | None, bots: Mapping[str, Bot]

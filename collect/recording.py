@@ -28,7 +28,7 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
-from worldmodel.parallel import Workers
+from worldmodel.parallel import Workers, connect
 from worldmodel.storage.files import file_digest, locked, read_json, write_json, written_whole
 
 # Version of the random streams. In version 1, random players drew actions and how long to hold
@@ -127,11 +127,14 @@ def record_set(options: Options, world: World) -> None:
     _check(options, world)
     if options.policy not in ("random", "explore", "train"):
         world.check_policy(options.policy, trusted=options.trust)
+    connect(options.ray)  # before hours of training
     with locked(options.out):
         has_episodes = (options.out / "meta.json").exists()
         policy = _policy(options, world, has_episodes)
         sha256 = _digest(policy)
-        mixture = world.mixture if sha256 else _without_policy(world.mixture, options.policy)
+        mixture = (
+            world.mixture if policy is not None else _without_policy(world.mixture, options.policy)
+        )
         recording = _recording(options, world, mixture, sha256)
         info = describe(world.env_id, world.env_kwargs, {"recording": recording})
         if has_episodes:

@@ -21,6 +21,7 @@ from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.command import check_numbers, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
+from worldmodel.parallel import connect
 from worldmodel.storage.files import locked, read_json, write_json
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def transfer(options: Transfer) -> None:
     real = envs.REAL_WORLDS.get(options.real or "", options.real)
     worlds = DreamWorlds(options.dream, real, device=options.device)
     worlds.check(arms)
+    connect(options.ray)  # before hours of training
     with locked(options.out):
         _check_same(options, worlds)
         say(

@@ -1,6 +1,7 @@
 """A real game and its dream, side by side: environments to learn in, and scores."""
 
 import json
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,9 @@ class DreamWorlds:
     """
 
     def __init__(self, checkpoint: str, env_id: str | None, *, device: str = "cpu") -> None:
-        self.checkpoint, self.device = checkpoint, device
+        is_folder = Path(checkpoint).is_dir()  # named so that other processes find it too
+        self.checkpoint = str(Path(checkpoint).resolve()) if is_folder else checkpoint
+        self.device = device
         try:
             dream = DreamEnv(checkpoint)
             recorded_id, recorded_kwargs = dream.recorded_env()
@@ -231,6 +234,11 @@ class Scorer:
 
     def __init__(self, worlds: DreamWorlds) -> None:
         self.worlds = worlds
+        if (found := DreamEnv(worlds.checkpoint).digest()) != worlds.digest:
+            raise UserError(
+                f"{worlds.checkpoint} is another dream on {socket.gethostname()} ({found[:8]}): "
+                "all machines must see the same folder"
+            )
 
     def __call__(self, task: tuple[Games, bytes | None]) -> tuple[str, list[float]]:
         """The games' key and their returns."""

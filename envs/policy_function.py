@@ -1,5 +1,6 @@
 """A function of yours as a policy: `module:name`."""
 
+import hashlib
 import importlib
 import inspect
 import re
@@ -21,9 +22,10 @@ def names_function(policy: str) -> bool:
 
 
 def function_digest(name: str) -> str:
-    """sha256 of the file of the module of `module:name`. Raises UserError as `FunctionPolicy`."""
+    """sha256 of `module:name` and of the module's file, as hex. The module must be importable."""
     file = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
-    return file_digest(Path(file)) if file else ""
+    contents = file_digest(Path(file)) if file else "no file"
+    return hashlib.sha256(f"{name} {contents}".encode()).hexdigest()
 
 
 class FunctionPolicy:
@@ -72,12 +74,15 @@ class FunctionPolicy:
         action = self._function(self._world.state() if has_state else frame)
         own = self._own_actions
         space: Any = self._env.action_space if own is None else own.own
-        numbers = np.asarray(action)
-        if numbers.shape == space.shape and np.can_cast(numbers.dtype, space.dtype, "same_kind"):
-            numbers = numbers.astype(space.dtype)
-        if not space.contains(numbers[()] if space.shape == () else numbers):
+        try:
+            numbers = np.asarray(action)
+            own_type = numbers.astype(space.dtype)
+            is_action = space.contains(own_type[()]) and np.allclose(numbers, own_type)
+        except (TypeError, ValueError):
+            is_action = False
+        if not is_action:
             raise UserError(
                 f"--policy {self._name} chose {one_line(action)}, which is not in the "
                 f"environment's {one_line(space)}"
             )
-        return numbers[()] if own is None else own.from_own(numbers)
+        return own_type[()] if own is None else own.from_own(own_type)

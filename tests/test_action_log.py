@@ -112,10 +112,10 @@ def test_an_episode_ends_where_its_log_says(source: Path) -> None:
 
 
 def test_a_long_video_keeps_every_step_in_its_episodes(source: Path) -> None:
-    rows = [f"{t / RATE},{t % 3},{t},{int(t == 20)},{t / 2}" for t in range(LENGTH)]
+    rows = [f"{t / RATE},{t % 3},{t},{int(t == 25)},{t / 2}" for t in range(LENGTH)]
     write_csv(source / "a.csv", "time,action,reward,terminated,health", rows)
     reader = imported(source, variables=("health",), max_frames=16, min_frames=8)
-    steps = [(0, 15), (15, 21), (30, 39)]  # the second ends where its log says
+    steps = [(0, 15), (15, 26), (30, 39)]  # the second ends where its log says
     assert len(reader) == 3
     for i, (first, last) in enumerate(steps):
         episode = reader.episode(i)
@@ -123,7 +123,14 @@ def test_a_long_video_keeps_every_step_in_its_episodes(source: Path) -> None:
         assert episode.action.tolist() == [t % 3 for t in range(first, last)]
         assert episode.reward.tolist() == list(range(first, last))
         assert episode.variables[:, 0].tolist() == [t / 2 for t in range(first, last + 1)]
-        assert episode.terminated.tolist() == [t == 20 for t in range(first, last)]
+        assert episode.terminated.tolist() == [t == 25 for t in range(first, last)]
+
+
+def test_a_log_of_another_rate_is_refused_before_anything_is_stored(source: Path) -> None:
+    write_csv(source / "a.csv", "jump", [str(t % 2) for t in range(2 * LENGTH)])
+    with pytest.raises(UserError, match=r"has 80 rows, 3\.2 seconds of the video's 25"):
+        imported(source, max_frames=16, min_frames=8)
+    assert not list((source.parent / "out").glob("*.h5"))
 
 
 def test_a_numpy_array_and_a_pose(source: Path) -> None:

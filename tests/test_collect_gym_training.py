@@ -153,6 +153,20 @@ def test_a_function_plays(tmp_path: Path) -> None:
         assert action.tolist() in ([1, 2, 1, 2, 1, 2], [2, 1, 2, 1, 2, 1])
 
 
+def test_two_functions_of_a_module_are_two_policies(tmp_path: Path) -> None:
+    options = recording("toy_envs:Steered-v0", tmp_path / "set", length=6, train_steps=10)
+    collect(replace(options, policy="toy_envs:Alternating"))
+    with pytest.raises(UserError, match="was recorded with other options: policy_sha256"):
+        collect(replace(options, policy="toy_envs:confused", episodes=4))
+
+
+def test_an_environment_that_fails_in_training_is_reported(tmp_path: Path) -> None:
+    kwargs = {"env_id": "toy_envs:Broken-v0", "size": 36}
+    training = Training("frames", 100, None)
+    with pytest.raises(UserError, match="an environment failed in its process"):
+        train_policy("Pixels-v0", kwargs, training, tmp_path / "policy.zip", num_workers=2)
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
     [

@@ -1,6 +1,7 @@
 """The real recorder on a toy environment whose every number is known."""
 
 import multiprocessing
+import time
 from functools import partial
 
 import gymnasium
@@ -147,6 +148,7 @@ def test_a_worker_that_is_killed_is_missed():
         next(episodes)
         for process in multiprocessing.active_children():
             process.kill()
+        time.sleep(1.0)  # the process that stores may be busy when a worker dies
         with pytest.raises(UserError, match="a worker process died"):
             list(episodes)
 

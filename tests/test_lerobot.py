@@ -192,7 +192,7 @@ def test_one_frame_in_three(theirs: Path, tmp_path: Path, camera: str):
     greys = greys if camera == TOP else [255 - grey for grey in greys]
     assert episode.frames[:, 0, 0, 0].tolist() == greys
     np.testing.assert_array_equal(episode.action[:, 0], actions[[0, 3], 0])
-    sums = [actions[:3, 1].sum(), actions[3:, 1].sum()]
+    sums = [actions[:3, 1].sum(), actions[3:6, 1].sum()]
     np.testing.assert_allclose(episode.action[:, 1], sums, rtol=1e-5)
     assert episode.reward.tolist() == [1 + 2 + 3, 4 + 5 + 6 + 7 + 8]
     assert episode.terminated.tolist() == [False, True]

@@ -1,7 +1,9 @@
 """Tasks in processes of this machine and on a Ray cluster: the same results, whatever is lost."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -104,12 +106,72 @@ def test_a_cluster_that_is_not_there_is_reported() -> None:
 
 
 def test_results_wait_until_they_are_taken(tmp_path: Path, players) -> None:
-    """Nobody plays ahead of the process that stores, but for what is submitted."""
     with players() as workers:
         results = workers.run(_counted(jobs(40), tmp_path / "submitted"))
         next(results)
         time.sleep(1.0)
         assert int((tmp_path / "submitted").read_text()) <= 6
+
+
+class Awkward:
+    """Runs tasks that go wrong."""
+
+    def __call__(self, task: str) -> bytes:
+        if task == "exits":
+            sys.exit(0)
+        if task == "raises":
+            raise Unpicklable(3, "the pole broke")
+        if task == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bytes(2**27)
+
+
+class Unpicklable(Exception):
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("exits", "a worker process failed: .*SystemExit: 0"),
+        ("raises", r"a worker process failed: .*the pole broke \(3\)"),
+        ("dies", "a worker process died"),
+    ],
+)
+def test_whatever_a_task_does_is_reported(task: str, message: str) -> None:
+    with Workers(Awkward, 2) as workers, pytest.raises(UserError, match=message):
+        list(workers.run(["returns", task]))
+
+
+def test_a_worker_killed_while_it_sends_is_missed() -> None:
+    """Its half of a long result must not keep the others waiting."""
+    with Workers(Awkward, 1) as workers:
+        results = workers.run(["returns"] * 100)
+        next(results)
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        with pytest.raises(UserError, match="a worker process died"):
+            list(results)
+
+
+class Closing:
+    """Notes in a file that it was closed."""
+
+    def __init__(self, note: Path) -> None:
+        self.note = note
+
+    def __call__(self, task: int) -> int:
+        return task
+
+    def close(self) -> None:
+        self.note.write_text("closed")
+
+
+def test_what_a_worker_owns_is_closed(tmp_path: Path) -> None:
+    with Workers(partial(Closing, tmp_path / "note"), 1) as workers:
+        assert sorted(workers.run(range(5))) == list(range(5))
+    assert (tmp_path / "note").read_text() == "closed"
 
 
 def _counted(tasks: list[Job], file: Path) -> Iterator[Job]:

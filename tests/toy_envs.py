@@ -71,6 +71,16 @@ class Instructed(Count):
         return {"picture": np.full((40, 60), self.count, np.uint8), "words": "go"}
 
 
+class Broken(Count):
+    """It fails at its third step."""
+
+    def step(self, action):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            raise RuntimeError("the counter is broken")
+        return super().step(action)
+
+
 class Buttons(Count):
     """Actions are four buttons in two rows; the picture shows which were down."""
 
@@ -162,6 +172,7 @@ gymnasium.register("Short-v0", f"{__name__}:Count", max_episode_steps=9)
 gymnasium.register("Random-v0", f"{__name__}:Count", kwargs={"is_random": True})
 gymnasium.register("Blowing-v0", f"{__name__}:Blowing")
 gymnasium.register("Instructed-v0", f"{__name__}:Instructed")
+gymnasium.register("Broken-v0", f"{__name__}:Broken")
 gymnasium.register("Buttons-v0", f"{__name__}:Buttons")
 gymnasium.register("Flat-buttons-v0", f"{__name__}:FlatButtons")
 gymnasium.register("Unbounded-v0", f"{__name__}:Unbounded")

@@ -5,19 +5,27 @@ lost with its process or machine can run again.
 """
 
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import util
 from multiprocessing.connection import wait as wait_for_end
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,20 +33,34 @@ from worldmodel.errors import UserError, one_line
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-# Makes what runs tasks, once in each process: it may own an environment or a model.
+# Makes what runs tasks, once in each process: it may own an environment or a model. Its method
+# close(), if it has one, is called when the process ends.
 MakeRunner = Callable[[], Callable[[Task], Result]]
 
 TASKS_AHEAD = 2  # per local process: none must wait for the process that takes the results
 MOST_RETRIES = 3  # on a cluster, of a task whose machine or process was lost
+CLOSING_S = 5.0  # for a process to close what it owns before it is killed
 CONNECTING_S = 10.0  # to a cluster
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result.
+
+    Attributes:
+        text: of the error, with its traceback if it is not the user's.
+    """
+
+    text: str
+    is_users: bool
 
 
 class Executor(Protocol):
     """Where tasks run.
 
     Attributes:
-        most_pending: tasks to submit before a result is taken.
+        most_pending: the largest number of tasks that are submitted and not yet taken.
     """
 
     most_pending: int
@@ -47,8 +69,12 @@ class Executor(Protocol):
         """Begin a task, as `concurrent.futures.Executor.submit` does."""
         ...
 
-    def close(self) -> None:
-        """End all processes; tasks that have not finished are lost."""
+    def outcome(self, future: "Future[Any]") -> Any:
+        """The result of a task that has finished, or its `Failure`."""
+        ...
+
+    def close(self, *, at_once: bool) -> None:
+        """End all processes; `at_once`: also those that are running a task."""
         ...
 
 
@@ -61,7 +87,7 @@ class Workers(Generic[Task, Result]):
         ray: address of a Ray cluster, or "auto"; None: processes of this machine.
 
     Raises:
-        UserError: Ray is missing, or there is no such cluster.
+        UserError: as `connect`.
     """
 
     def __init__(
@@ -72,6 +98,7 @@ class Workers(Generic[Task, Result]):
             if ray is None
             else RayExecutor(make_runner, num_workers, ray)
         )
+        self._pending: set[Future[Any]] = set()
 
     def __enter__(self) -> "Workers[Task, Result]":
         return self
@@ -82,7 +109,7 @@ class Workers(Generic[Task, Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._executor.close()
+        self._executor.close(at_once=bool(self._pending) or error is not None)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Run all tasks; yields results in the order in which they finish.
@@ -90,56 +117,70 @@ class Workers(Generic[Task, Result]):
         Few results wait to be taken: at most `TASKS_AHEAD` for each worker.
 
         Raises:
-            UserError: a task failed, or its process died.
+            UserError: a task failed, or its process died. What finished before has been yielded.
         """
         waiting = iter(tasks)
-        pending: set[Future[Result]] = set()
         while True:
-            with contextlib.suppress(StopIteration):
-                while len(pending) < self._executor.most_pending:
-                    pending.add(self._executor.submit(next(waiting)))
-            if not pending:
+            room = self._executor.most_pending - len(self._pending)
+            try:
+                for task in itertools.islice(waiting, room):
+                    self._pending.add(self._executor.submit(task))
+                finished, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+                outcomes = [self._executor.outcome(future) for future in finished]
+            except BrokenProcessPool:
+                raise UserError(
+                    "a worker process died: it crashed, or was killed, possibly because memory ran "
+                    "out"
+                ) from None
+            yield from (outcome for outcome in outcomes if not isinstance(outcome, Failure))
+            for outcome in outcomes:
+                if isinstance(outcome, Failure):
+                    what = "" if outcome.is_users else "a worker process failed: "
+                    raise UserError(what + outcome.text)
+            if not finished:
                 return
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield _result(future)
-
-
-def _result(future: "Future[Result]") -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died: it crashed, or was killed, possibly because memory ran out"
-        ) from None
-    except Exception as error:  # whatever the task raised
-        cause = getattr(error, "cause", error)  # Ray wraps it
-        if isinstance(cause, UserError):
-            raise cause from None
-        trace = "".join(traceback.format_exception(error))
-        raise UserError(f"a worker process failed:\n{trace}") from None
 
 
 class LocalExecutor:
-    """Processes of this machine."""
+    """Processes of this machine.
+
+    Results come as files: where all processes share one pipe, one that is killed while it sends
+    something long leaves the others waiting for ever.
+    """
 
     def __init__(self, make_runner: MakeRunner[Any, Any], num_workers: int) -> None:
         self.most_pending = TASKS_AHEAD * num_workers
-        self._others = set(multiprocessing.active_children())
+        self._folder = tempfile.TemporaryDirectory(prefix="videogpt-dream-")
+        self._processes: set[BaseProcess] | None = None  # started by the first task
         # Spawned, not forked: processes must not inherit open files.
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(num_workers, spawn, _begin, (make_runner,))
+        arguments = (make_runner, self._folder.name)
+        self._pool = ProcessPoolExecutor(num_workers, spawn, _begin, arguments)
 
     def submit(self, task: Any) -> "Future[Any]":
-        with _one_thread_each():  # the first task starts the processes
+        if self._processes is not None:
             return self._pool.submit(_run_here, task)
+        others = set(multiprocessing.active_children())
+        with _one_thread_each():
+            future = self._pool.submit(_run_here, task)
+        self._processes = set(multiprocessing.active_children()) - others
+        return future
 
-    def close(self) -> None:
-        ours = set(multiprocessing.active_children()) - self._others
+    def outcome(self, future: "Future[Any]") -> Any:
+        path = Path(future.result())
+        with path.open("rb") as file:
+            outcome = pickle.load(file)
+        path.unlink()
+        return outcome
+
+    def close(self, *, at_once: bool) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in ours:
+        for process in self._processes or ():
+            if not at_once:
+                process.join(CLOSING_S)
             process.kill()  # it may be in the middle of a long game
             process.join()
+        self._folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -159,44 +200,83 @@ def _one_thread_each() -> Iterator[None]:
         os.environ.update(before)
 
 
-class _Process:
-    """This process, with its runner: made when the first task comes.
+class _LazyRunner:
+    """What runs this process's tasks, made when the first one comes.
 
     Attributes:
-        name: of the `RayExecutor` that the runner is for.
+        name: of the `RayExecutor` that it is for, or the folder of results.
     """
 
-    def __init__(self, make_runner: MakeRunner[Any, Any], name: str = "") -> None:
+    def __init__(self, make_runner: MakeRunner[Any, Any], name: str) -> None:
         self.name = name
         self._make_runner = make_runner
         self._runner: Callable[[Any], Any] | None = None
 
-    def run(self, task: Any) -> Any:
-        if self._runner is None:
-            self._runner = self._make_runner()
-        return self._runner(task)
+    def outcome(self, task: Any) -> Any:
+        """The result, or a `Failure`. Errors become text, since not all can be pickled."""
+        try:
+            if self._runner is None:
+                self._runner = self._make_runner()
+                if close := getattr(self._runner, "close", None):
+                    util.Finalize(None, close, exitpriority=1)
+            return self._runner(task)
+        except UserError as error:
+            return Failure(str(error), is_users=True)
+        except BaseException:  # also an environment that calls sys.exit
+            return Failure(traceback.format_exc(), is_users=False)
 
 
-_process: _Process | None = None
+_runner: _LazyRunner | None = None
 
 
-def _begin(make_runner: MakeRunner[Any, Any]) -> None:
-    global _process
+def _begin(make_runner: MakeRunner[Any, Any], folder: str) -> None:
+    global _runner
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that takes the results handles it
-    _process = _Process(make_runner)
+    _runner = _LazyRunner(make_runner, folder)
     owner = multiprocessing.parent_process()
     assert owner is not None
 
     def end_with_owner() -> None:
         wait_for_end([owner.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=end_with_owner, daemon=True).start()
 
 
-def _run_here(task: Any) -> Any:
-    assert _process is not None  # made by `_begin`
-    return _process.run(task)
+def _run_here(task: Any) -> str:
+    """The file of a task's outcome."""
+    assert _runner is not None  # made by `_begin`
+    outcome = _runner.outcome(task)
+    with tempfile.NamedTemporaryFile(dir=_runner.name, delete=False) as file:
+        pickle.dump(outcome, file)
+    return file.name
+
+
+def connect(address: str | None) -> None:
+    """Connect to a Ray cluster, if there is an address and no connection yet.
+
+    Raises:
+        UserError: Ray is missing, or there is no such cluster.
+    """
+    if address is None:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--ray needs the extra ray: pip install 'videogpt-dream[ray]'") from None
+    if ray.is_initialized():
+        return
+    try:
+        if ":" in address and "/" not in address:  # Ray itself would wait for five minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECTING_S).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster at {address!r} ({one_line(error)}): start one with `ray start "
+            "--head`, or leave out --ray"
+        ) from None
 
 
 class RayExecutor:
@@ -207,41 +287,36 @@ class RayExecutor:
     """
 
     def __init__(self, make_runner: MakeRunner[Any, Any], num_workers: int, address: str) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise UserError(
-                "--ray needs the extra ray: pip install 'videogpt-dream[ray]'"
-            ) from None
+        connect(address)
+        import ray
+        from ray.exceptions import RayError
+
+        self._error = RayError
         self.most_pending = num_workers
-        try:
-            if ":" in address and "/" not in address:  # Ray itself would wait for five minutes
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=CONNECTING_S).close()
-            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-        except (OSError, OverflowError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"no Ray cluster at {address!r} ({one_line(error)}): start one with `ray start "
-                "--head`, or leave out --ray"
-            ) from None
         self._ray = ray
         self._make_runner = ray.put(make_runner)
         self._name = uuid.uuid4().hex
-        # One thread each, as above; Ray would say the same for one core.
+        # Ray gives a task of one core one thread.
         self._run = ray.remote(num_cpus=1, max_retries=MOST_RETRIES)(_run_on_ray)
 
     def submit(self, task: Any) -> "Future[Any]":
         return self._run.remote(self._name, sys.path, self._make_runner, task).future()
 
-    def close(self) -> None:
+    def outcome(self, future: "Future[Any]") -> Any:
+        try:
+            return future.result()
+        except self._error as error:
+            return Failure(one_line(error), is_users=False)
+
+    def close(self, *, at_once: bool) -> None:
         self._ray.shutdown()
 
 
 def _run_on_ray(
     name: str, search_path: list[str], make_runner: MakeRunner[Any, Any], task: Any
 ) -> Any:
-    global _process
+    global _runner
     sys.path += [folder for folder in search_path if folder not in sys.path]
-    if _process is None or _process.name != name:
-        _process = _Process(make_runner, name)
-    return _process.run(task)
+    if _runner is None or _runner.name != name:
+        _runner = _LazyRunner(make_runner, name)
+    return _runner.outcome(task)

@@ -9,10 +9,13 @@ from worldmodel.data.verify import Report
 from worldmodel.errors import one_line, printable
 from worldmodel.storage.hub import license_line
 
-# By the beginning of an environment's id: whose content its frames show.
+DOOM = "They show ViZDoom's scenarios (MIT) with the graphics of Freedoom (BSD-3-Clause)."
+# By the environment's id: whose content its frames show.
 CONTENT = {
-    "Doom": "They show ViZDoom's scenarios (MIT) with the graphics of Freedoom (BSD-3-Clause).",
-    "RobotPushing": "They show a scene of this project, drawn by MuJoCo (MIT).",
+    "DoomHealthGatheringSupreme-v0": DOOM,
+    "DoomBattle2-v0": DOOM,
+    "DoomTakeCover-v0": DOOM,
+    "RobotPushing-v0": "They show a scene of this project, drawn by MuJoCo (MIT).",
 }
 UNKNOWN_CONTENT = (
     "The licence of what they show is not known here: find out before you pass them on."
@@ -109,13 +112,12 @@ def size_category(num_frames: int) -> str:
 
 def content_of(env_id: str) -> str:
     """A sentence on the licence of what an environment's frames show."""
-    known = [text for prefix, text in CONTENT.items() if env_id.startswith(prefix)]
-    return known[0] if known else UNKNOWN_CONTENT
+    return CONTENT.get(env_id, UNKNOWN_CONTENT)
 
 
 def license_of(env_id: str) -> str | None:
     """The license, by the Hub's name, of what an environment's frames show; None: unknown."""
-    return "mit" if content_of(env_id) != UNKNOWN_CONTENT else None
+    return "mit" if env_id in CONTENT else None
 
 
 def plain(text: str) -> str:

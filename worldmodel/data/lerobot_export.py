@@ -48,7 +48,6 @@ class ExportLeRobot:
         if self.out.exists():
             raise UserError(f"{self.out} already exists: choose another folder")
         unfinished = self.out.with_name(f".{self.out.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
         try:
             task = reader.info.env_id if self.task is None else self.task
             SetWriter(unfinished, reader.info, task, lossless=self.lossless).write(reader)
@@ -56,4 +55,6 @@ class ExportLeRobot:
         except (OSError, FFmpegError) as error:
             reason = os_error(error) if isinstance(error, OSError) else error
             raise UserError(f"cannot write to {self.out}: {reason}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         print(printable(f"{self.out} holds {len(reader)} episodes for LeRobot"))

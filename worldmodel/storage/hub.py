@@ -49,7 +49,7 @@ class Kind:
         return any(re.fullmatch(pattern, name) for pattern in (*self.marks, *self.others))
 
     def is_in(self, names: Collection[str]) -> bool:
-        """Whether a repository with files of these names is such a one."""
+        """Whether a repository with files of these names is of this kind."""
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
 
 
@@ -77,7 +77,7 @@ def find_repository(name: str, kind: Kind, *, private: bool, overwrite: bool) ->
         overwrite: whether files of this kind that are there may be replaced.
 
     Raises:
-        UserError: the name is none, nobody is logged in, the Hub can't be reached, or the
+        UserError: the name is not valid, nobody is logged in, the Hub can't be reached, or the
             repository holds something that may not be replaced.
     """
     try:
@@ -174,7 +174,7 @@ def _what_to_do(error: BaseException, name: str) -> str:
             return f"the Hugging Face Hub rejects your token: {LOG_IN}"
         if status == 403:
             return f"you may not write to {name}: choose a name of your own, or {LOG_IN}"
-        return f"the Hugging Face Hub refuses {name}: {error.server_message or error}"
+        return f"the Hugging Face Hub refuses {name}: {one_line(error.server_message or error)}"
     if isinstance(error, ValueError):
         return f"the Hugging Face Hub refuses {name}: {error}"
     reason = one_line(error, most=200)

@@ -264,13 +264,13 @@ class _EpisodeReader:
         self, rows: dict[str, np.ndarray], at: np.ndarray, num_actions: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Actions (T, A), rewards (T,) and state (T+1, S) of the steps that begin at the rows `at`;
-        the last step lasts until all actions are taken."""
+        the last one also earns what comes after its frame."""
         taken = rows[ACTION][:num_actions]
         state = rows[STATE][at][:, self._columns] if self._columns else np.zeros((len(at), 0))
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is left out
             actions = taken[at[:-1]]
             if self._info.actions.kind == "box":
-                sums = np.add.reduceat(taken.astype(float), at[:-1])
+                sums = np.add.reduceat(taken[: at[-1]].astype(float), at[:-1])
                 actions = np.where(self._is_summed, sums, actions).astype(np.float32)
             earned = rows.get(REWARD, np.zeros(num_actions))[:num_actions].astype(float)
             rewards = np.add.reduceat(earned, at[:-1]).astype(np.float32)

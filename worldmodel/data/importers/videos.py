@@ -61,8 +61,9 @@ NO_VIDEO = "no video by the ending of its name"
 UNLISTED = "in neither list"
 MISSING = "listed, but not there"
 DAMAGED = "damaged"
-SHORT_REST = "the end of a video, too short for an episode"
+SHORT_REST = "the end of a video"
 AFTER_END = "what follows the end of an episode"
+LONGEST_S = 24 * 3600  # of a video
 FORGIVEN_S = 0.5  # between the lengths of a video and its log
 
 
@@ -239,6 +240,11 @@ class ImportVideos:
             seconds = duration_s(self.source / name)
         except UserError:
             return 1  # `_read` reports it
+        if seconds > LONGEST_S:
+            raise UserError(
+                f"{self.source / name} says that it lasts {seconds / 3600:,.0f} hours: divide it "
+                f"into videos of at most {LONGEST_S // 3600}"
+            )
         num_steps = round(seconds * fps / self.every) - 1
         whole, rest = divmod(num_steps, self.max_frames - 1)
         return max(1, whole + (rest >= self.min_frames - 1))
@@ -256,16 +262,17 @@ class ImportVideos:
         part = name if num_pieces == 1 else f"{name} from frame {start}"
         try:
             if reading.name != name:
-                log = None if reading.logs is None else self._log_of(name)
+                reading.name, reading.video = name, None
+                reading.log = None if reading.logs is None else self._log_of(name)
                 rate = reading.fps / self.every
-                reader = VideoReader(self.source / name, size=self.size, rate=rate)
-                reading.name, reading.log, reading.video = name, log, reader
-            assert reading.video is not None
+                reading.video = VideoReader(self.source / name, size=self.size, rate=rate)
+                if reading.log is not None:
+                    _check_duration(reading.log, reading.video)
+            if reading.video is None:  # it was damaged in an earlier piece
+                return Lack(DAMAGED, part)
             film = reading.video.piece(start, self.max_frames)
-            if reading.log is not None and len(film.frames):
-                _check_duration(reading.log, film, start, reading.fps / self.every)
         except UserError as error:
-            reading.name = ""
+            reading.video = None
             if not self.skip_damaged:
                 raise UserError(f"{error}{SKIP_HINT}") from None
             return Lack(DAMAGED, part)
@@ -317,7 +324,7 @@ class _Reading:
     Attributes:
         fps: frames a second, before --every.
         logs: of all videos; None: nobody steered.
-        name, video, log: what was read last; the name is empty if there was nothing, or a fault.
+        name, video, log: what was read last; no video: it is damaged.
         resampled: rates of the videos that have others.
     """
 
@@ -329,19 +336,15 @@ class _Reading:
     resampled: dict[str, float] = field(default_factory=dict)
 
 
-def _check_duration(log: Log, film: Film, start: int, rate: float) -> None:
+def _check_duration(log: Log, video: VideoReader) -> None:
     """Raises UserError unless a log without times has a row for each frame, or each but the last;
-    half a second more or less is forgiven.
-
-    Args:
-        start: number of the film's first frame in its video.
-    """
-    log_s, film_s = log.num_rows / film.rate, (start + len(film.frames)) / rate
-    is_too_long = log_s > film_s + FORGIVEN_S and not film.is_cut
-    log.check_times(film_s if not film.is_cut else float("inf"))
-    if log.times is None and (is_too_long or log_s < film_s - FORGIVEN_S):
+    half a second more or less is forgiven."""
+    log_s, film_s = log.num_rows / video.own_rate, duration_s(video.path)
+    log.check_times(film_s)
+    if log.times is None and abs(log_s - film_s) > FORGIVEN_S:
         raise UserError(
-            f"{log.path} has {log.num_rows} rows, {log_s:.1f} seconds of the video's {film.rate:g} "
+            f"{log.path} has {log.num_rows} rows, {log_s:.1f} seconds of the video's "
+            f"{video.own_rate:g} "
             f"frames a second, but the video lasts {film_s:.1f}: it needs a row for each frame, or "
             "a column time"
         )
