@@ -155,6 +155,24 @@ def test_a_worker_killed_while_it_sends_is_missed() -> None:
             list(results)
 
 
+class Describing:
+    """Tells which process it is in, and for how many threads, after half a second."""
+
+    def __call__(self, task: int) -> tuple[int, str | None]:
+        time.sleep(0.5)
+        return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def test_every_worker_has_one_thread_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with Workers(Describing, 3) as workers:
+        found = {next(results) for results in [workers.run(range(12))] for _ in range(9)}
+        assert len(multiprocessing.active_children()) == 3
+    assert len(found) == 3
+    assert {threads for _, threads in found} == {"1"}
+    assert multiprocessing.active_children() == []
+
+
 class Closing:
     """Notes in a file that it was closed."""
 

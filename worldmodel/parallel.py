@@ -151,19 +151,17 @@ class LocalExecutor:
     def __init__(self, make_runner: MakeRunner[Any, Any], num_workers: int) -> None:
         self.most_pending = TASKS_AHEAD * num_workers
         self._folder = tempfile.TemporaryDirectory(prefix="videogpt-dream-")
-        self._processes: set[BaseProcess] | None = None  # started by the first task
+        self._processes: set[BaseProcess] = set()
         # Spawned, not forked: processes must not inherit open files.
         spawn = multiprocessing.get_context("spawn")
         arguments = (make_runner, self._folder.name)
         self._pool = ProcessPoolExecutor(num_workers, spawn, _begin, arguments)
 
     def submit(self, task: Any) -> "Future[Any]":
-        if self._processes is not None:
-            return self._pool.submit(_run_here, task)
         others = set(multiprocessing.active_children())
-        with _one_thread_each():
+        with _one_thread_each():  # a task starts a process as long as none is idle
             future = self._pool.submit(_run_here, task)
-        self._processes = set(multiprocessing.active_children()) - others
+        self._processes |= set(multiprocessing.active_children()) - others
         return future
 
     def outcome(self, future: "Future[Any]") -> Any:
@@ -175,7 +173,7 @@ class LocalExecutor:
 
     def close(self, *, at_once: bool) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes or ():
+        for process in self._processes:
             if not at_once:
                 process.join(CLOSING_S)
             process.kill()  # it may be in the middle of a long game
