@@ -290,7 +290,9 @@ class RayExecutor:
         from ray.exceptions import RayError
 
         self._error = RayError
-        self.most_pending = num_workers
+        # A cluster that is larger would run those ahead at once.
+        is_larger = ray.cluster_resources().get("CPU", 0) > num_workers
+        self.most_pending = num_workers if is_larger else TASKS_AHEAD * num_workers
         self._ray = ray
         self._make_runner = ray.put(make_runner)
         self._name = uuid.uuid4().hex
