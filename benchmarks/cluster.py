@@ -158,7 +158,7 @@ def digest_of(episode: Episode) -> str:
     )
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(b"none" if array is None else array.tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -6,10 +6,8 @@ on an interruption.
 
 import contextlib
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import gymnasium
@@ -22,6 +20,7 @@ from envs.recording import EpisodeBuilder, dataset_info
 from worldmodel import randomness
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.parallel import Workers
+from worldmodel.storage.files import as_file
 
 
 @dataclass(frozen=True)
@@ -207,9 +206,7 @@ def _actors(
         from envs.policy import load_policy
 
         torch.set_num_threads(1)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "policy.zip")
-            path.write_bytes(policy)
+        with as_file(policy, "policy.zip") as path:
             actors["policy"] = load_policy(path, env, trusted=True)
     return actors
 

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
 from worldmodel.errors import UserError, one_line
 from worldmodel.parallel import Workers
-from worldmodel.storage.files import file_digest, written_whole
+from worldmodel.storage.files import as_file, file_digest, written_whole
 
 Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
@@ -268,9 +267,7 @@ class Scorer:
 
 
 def _loaded(policy: bytes) -> PPO | SAC:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "policy.zip")
-        path.write_bytes(policy)
+    with as_file(policy, "policy.zip") as path:
         return load_sb3(path, trusted=True)  # `collect.transfer` has loaded it, or has made it
 
 

@@ -41,8 +41,6 @@ class FunctionPolicy:
         UserError: there is no such function.
     """
 
-    num_stacked = 1
-
     def __init__(self, name: str, env: gymnasium.Env[Any, Any]) -> None:
         module, _, attribute = name.partition(":")
         try:

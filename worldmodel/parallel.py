@@ -26,7 +26,6 @@ from multiprocessing import util
 from multiprocessing.connection import wait as wait_for_end
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from worldmodel.errors import UserError, one_line
@@ -103,13 +102,8 @@ class Workers(Generic[Task, Result]):
     def __enter__(self) -> "Workers[Task, Result]":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._executor.close(at_once=bool(self._pending) or error is not None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._executor.close(at_once=bool(self._pending) or kind is not None)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Run all tasks; yields results in the order in which they finish.

@@ -50,7 +50,7 @@ def model_card(
         license: by the Hub's name; None: MIT for this project's own worlds, none for others.
 
     Raises:
-        UserError: the license is no name.
+        UserError: the license is not a valid name.
     """
     config = checkpoint.model.config
     variables = ", ".join(config.variable_names)

@@ -80,7 +80,7 @@ def data_card(folder: Path, report: Report, *, name: str, license: str | None = 
         license: by the Hub's name; None: MIT for this project's own worlds, none for others.
 
     Raises:
-        UserError: a shard is damaged, or the license is no name.
+        UserError: a shard is damaged, or the license is not a valid name.
     """
     reader = EpisodeReader(folder)
     env_id = reader.info.env_id

@@ -36,12 +36,19 @@ from worldmodel.data.importers.lerobot_files import (
     require_pyarrow,
     stored_episodes,
 )
-from worldmodel.data.importers.pipeline import Found, Lack, Recording, Source, import_found
+from worldmodel.data.importers.pipeline import (
+    AFTER_END,
+    LARGEST_SIDE,
+    Found,
+    Lack,
+    PoseOptions,
+    Recording,
+    Source,
+    import_found,
+)
 from worldmodel.data.importers.video_file import timed_pictures
-from worldmodel.data.importers.videos import AFTER_END, LARGEST_SIDE
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
-from worldmodel.interface.pose import NO_POSE, PoseSpec
 from worldmodel.media.resize import square
 from worldmodel.storage.files import opened
 from worldmodel.storage.guarded import guarded_call
@@ -55,7 +62,7 @@ NOT_FINITE = "with a reward, variable or pose that is not finite"
 
 
 @dataclass(frozen=True)
-class ImportLeRobot:
+class ImportLeRobot(PoseOptions):
     """Read a LeRobot data set (v3): one camera's frames, their shorter side scaled, then cut to the
     square in the middle. Options don't go with sets that export-lerobot made: they come back as
     they were."""
@@ -71,13 +78,6 @@ class ImportLeRobot:
     """Side of a frame, in pixels."""
     variables: tuple[str, ...] = ()
     """Numbers of observation.state, by name, that a dream should predict, such as a gripper."""
-    pose: tuple[str, ...] = ()
-    """1 to 3 numbers of observation.state that are the player's position: x y."""
-    heading: str | None = None
-    """With --pose: the one that is the player's direction, counterclockwise from x."""
-    full_turn: float = 360.0
-    """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
-    increases clockwise."""
     every: int = 1
     """Keep one frame in so many. Rewards are summed; actions are as they were at the beginning of
     the step."""
@@ -107,10 +107,6 @@ class ImportLeRobot:
 
         found = Found(info, sources(), len(episodes), partial=(AFTER_END,))
         import_found(self.out, found)
-
-    @property
-    def pose_names(self) -> tuple[str, ...]:
-        return self.pose if self.heading is None else (*self.pose, self.heading)
 
     def _refuse_options(self) -> None:
         for option in fields(self):
@@ -157,7 +153,7 @@ class ImportLeRobot:
             frame_shape=(self.size, self.size, 3),
             actions=self._actions(description),
             variable_names=self.variables,
-            pose=PoseSpec(self.pose, self.heading, self.full_turn) if self.pose else NO_POSE,
+            pose=self.pose_spec,
             fps=description.fps / self.every,
             frame_skip=1,
         )

@@ -20,11 +20,35 @@ from worldmodel.data.reader import lacking_splits, split_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError, os_error, printable
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 OfficialSplit = Literal["train", "test"]
 # Reasons to leave something out.
 NO_TARGET = "a link whose file is not there"
 NO_FILE = "neither a file nor a folder"
+AFTER_END = "what follows the end of an episode"
+LARGEST_SIDE = 4096  # of an imported frame, in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseOptions:
+    """Options of importers that name which of the recorded numbers are the player's pose."""
+
+    pose: tuple[str, ...] = ()
+    """Names of 1 to 3 recorded numbers that are the player's position: x y."""
+    heading: str | None = None
+    """With --pose: name of the direction that the player faces, counterclockwise from x."""
+    full_turn: float = 360.0
+    """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
+    increases clockwise."""
+
+    @property
+    def pose_names(self) -> tuple[str, ...]:
+        return self.pose if self.heading is None else (*self.pose, self.heading)
+
+    @property
+    def pose_spec(self) -> PoseSpec:
+        return PoseSpec(self.pose, self.heading, self.full_turn) if self.pose else NO_POSE
 
 
 class Lack(NamedTuple):

@@ -34,9 +34,12 @@ from worldmodel.data.importers.action_log import (
 from worldmodel.data.importers.action_log import SUFFIXES as LOG_SUFFIXES
 from worldmodel.data.importers.official_lists import official_splits
 from worldmodel.data.importers.pipeline import (
+    AFTER_END,
+    LARGEST_SIDE,
     Found,
     Lack,
     OfficialSplit,
+    PoseOptions,
     Recording,
     Source,
     found_files,
@@ -46,9 +49,7 @@ from worldmodel.data.importers.video_file import Film, VideoReader, duration_s, 
 from worldmodel.data.left_out import LeftOut
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import NO_ACTION
-from worldmodel.interface.pose import NO_POSE, PoseSpec
 
-LARGEST_SIDE = 4096  # of a frame, in pixels
 SKIP_HINT = ". --skip-damaged leaves such videos out"
 KINDS = (
     "3g2 3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpe mpeg mpg mts ogm ogv qt ts vob webm "
@@ -62,13 +63,12 @@ UNLISTED = "in neither list"
 MISSING = "listed, but not there"
 DAMAGED = "damaged"
 SHORT_REST = "the end of a video"
-AFTER_END = "what follows the end of an episode"
 LONGEST_S = 24 * 3600  # of a video
 FORGIVEN_S = 0.5  # between the lengths of a video and its log
 
 
 @dataclass(frozen=True)
-class ImportVideos:
+class ImportVideos(PoseOptions):
     """Read a folder of videos, SRC/VIDEO or SRC/CLASS/VIDEO, as episodes: the shorter side scaled,
     then cut to the square in the middle. Nobody steers them, unless logs of actions lie beside
     them."""
@@ -101,13 +101,6 @@ class ImportVideos:
     its beginning."""
     variables: tuple[str, ...] = ()
     """With --actions: columns that a dream should predict, such as health."""
-    pose: tuple[str, ...] = ()
-    """With --actions: 1 to 3 columns of the player's position: x y."""
-    heading: str | None = None
-    """With --pose: column of the direction that the player faces, counterclockwise from x."""
-    full_turn: float = 360.0
-    """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
-    increases clockwise."""
     every: int = 1
     """Keep one frame in so many."""
     min_frames: int = 16
@@ -155,7 +148,7 @@ class ImportVideos:
             frame_shape=(self.size, self.size, 3),
             actions=NO_ACTION if logs is None else logs.spec,
             variable_names=((CLASS_VARIABLE,) if classes else ()) + self.variables,
-            pose=PoseSpec(self.pose, self.heading, self.full_turn) if self.pose else NO_POSE,
+            pose=self.pose_spec,
             controls={} if logs is None else logs.controls,
             fps=fps / self.every,
             frame_skip=1,
@@ -211,12 +204,8 @@ class ImportVideos:
                     if not self.skip_damaged:
                         raise UserError(f"{error}{SKIP_HINT}") from None
 
-        roles = Roles(self.action_columns, self.sum, self.variables, self._pose_names)
+        roles = Roles(self.action_columns, self.sum, self.variables, self.pose_names)
         return ActionLogs(each(), roles, rate=fps / self.every)
-
-    @property
-    def _pose_names(self) -> tuple[str, ...]:
-        return self.pose if self.heading is None else (*self.pose, self.heading)
 
     def _log_of(self, name: str) -> Log:
         path = log_beside(self.source / name)
@@ -300,7 +289,7 @@ class ImportVideos:
         length = len(film.frames) - 1 if not len(ends) else int(ends[0]) + 1
         if length + 1 < self.min_frames:
             return Lack(f"fewer than {self.min_frames} frames", name)
-        numbers = np.stack([log.columns[n] for n in (*self.variables, *self._pose_names)] or [zero])
+        numbers = np.stack([log.columns[n] for n in (*self.variables, *self.pose_names)] or [zero])
         at = numbers[:, rows.at[: length + 1]].T.astype(np.float32)
         variables, pose = at[:, : len(self.variables)], at[:, len(self.variables) :]
         if plain.variables is not None:
