@@ -82,7 +82,7 @@ def measure_here(options: Options, variant: str) -> dict[str, float]:
     module = model.tokenizer if stage == "vqvae" else model.prior
     module.checkpoint_activations = bool(recomputed)
     recipe = preset.tokenizer_recipe if stage == "vqvae" else preset.prior_recipe
-    (optimizer,) = make_optimizers(module, recipe)
+    (optimizer,) = make_optimizers(module, recipe, torch.float32)
     clip = torch.randint(0, 256, (1, *preset.tokenizer.clip_shape), dtype=torch.uint8)
     clip = clip.to(options.device)
 

@@ -27,6 +27,7 @@ from worldmodel.errors import UserError
 from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 from worldmodel.training.curves import Board, Curves
+from worldmodel.training.muon import Muon
 from worldmodel.training.options import AUTO, DREAM_PRESETS, PUBLISHED_PRESETS
 from worldmodel.training.state import Progress
 from worldmodel.training.trainer import Clock, Timing, learning_rate, make_optimizers
@@ -469,6 +470,28 @@ def test_the_learning_rate_stays_then_falls_along_a_line():
     assert learning_rate(recipe, 4, 0.0) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("dtype", "largest_error"), [("bfloat16", 1e-6), ("float32", 3e-3)])
+def test_muon_equals_torchs(dtype: str, largest_error: float):
+    """Torch's computes in bf16 whatever the CPU can do."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = [(48, 32), (32, 48), (48, 32), (40, 40)]
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in shapes]
+    theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
+    recipe = {"lr": 1e-3, "weight_decay": 0.1}
+    optimizers = [
+        Muon(ours, **recipe, dtype=getattr(torch, dtype)),
+        torch.optim.Muon(theirs, **recipe, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=rng)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=largest_error, rtol=0)
+
+
 def test_muon_moves_matrices_orthogonally_and_as_far_as_adamw():
     """Its step of the first gradient: singular values nearly alike, their root mean square 0.2 of
     the learning rate, as AdamW's is about."""
@@ -485,7 +508,7 @@ def test_muon_moves_matrices_orthogonally_and_as_far_as_adamw():
     torch.manual_seed(0)
     module = Module()
     before = module.hidden.weight.detach().clone()
-    optimizers = make_optimizers(module, recipe)
+    optimizers = make_optimizers(module, recipe, torch.float32)
     assert sum(len(g["params"]) for o in optimizers for g in o.param_groups) == 2
     module.hidden(torch.randn(64, 48)).square().sum().backward()
     for optimizer in optimizers:

@@ -19,6 +19,7 @@ from worldmodel.command import say
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.errors import UserError
 from worldmodel.training.curves import Curves, Interruption
+from worldmodel.training.muon import Muon
 from worldmodel.training.state import (
     Progress,
     load_optimizers,
@@ -223,7 +224,9 @@ class Learner:
                 submodule.num_parts = len(parts)
         trained = cast(nn.Module, torch.compile(module)) if compiled else module
         self._wrapped = fabric.setup_module(trained)
-        self.optimizers = make_optimizers(module, stage.recipe)
+        in_bf16 = fabric.strategy.precision.precision == "bf16-mixed"
+        dtype = torch.bfloat16 if in_bf16 else torch.float32
+        self.optimizers = make_optimizers(module, stage.recipe, dtype)
         self._wrapped_optimizers = [
             cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
             for optimizer in self.optimizers
@@ -265,12 +268,14 @@ class Learner:
         return totals
 
 
-def make_optimizers(module: nn.Module, recipe: StageRecipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    module: nn.Module, recipe: StageRecipe, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """AdamW and, where the recipe asks for it, Muon for the module's `hidden_matrices`. Weights of
     two dimensions or more decay, biases don't.
 
-    Muon (Jordan et al. 2024) orthogonalises a matrix's momentum and scales the update to AdamW's
-    (Liu et al. 2025), so both take one learning rate.
+    Args:
+        dtype: of Muon's computation.
     """
     hidden: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
@@ -287,12 +292,7 @@ def make_optimizers(module: nn.Module, recipe: StageRecipe) -> list[torch.optim.
     )
     if not hidden:
         return [adamw]
-    muon = torch.optim.Muon(
-        hidden,
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(hidden, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, dtype=dtype)
     return [adamw, muon]
 
 
