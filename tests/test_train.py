@@ -28,7 +28,7 @@ from worldmodel.storage.files import locked
 from worldmodel.train import Train, train
 from worldmodel.training.curves import Board, Curves
 from worldmodel.training.muon import Muon
-from worldmodel.training.options import AUTO, DREAM_PRESETS, PUBLISHED_PRESETS
+from worldmodel.training.options import AUTO, AUTO_SMALL, DREAM_PRESETS, PUBLISHED_PRESETS
 from worldmodel.training.state import Progress
 from worldmodel.training.trainer import Clock, Timing, learning_rate, make_optimizers
 from worldmodel.videogpt.configs import PUBLISHED
@@ -371,7 +371,7 @@ def test_the_help_needs_no_torch():
     modules = "worldmodel.train, worldmodel.videogpt.train"
     script = f"import sys, {modules}; sys.exit(len({{'torch', 'numpy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-    assert (AUTO, *PRESETS) == DREAM_PRESETS
+    assert (AUTO, AUTO_SMALL, *PRESETS) == DREAM_PRESETS
     assert tuple(PUBLISHED) == PUBLISHED_PRESETS
 
 

@@ -26,7 +26,7 @@ from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.costs import described
 from worldmodel.training.decoder_stage import DecoderStage
 from worldmodel.training.options import (
-    AUTO,
+    AUTO_SMALL,
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
     TrainDream,
@@ -84,7 +84,7 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
     starts = replace(starts, poses=starts.poses[..., : len(config.pose)])
     with started(options, out, reader, command) as run:
         model, world = _model(options, config, reader)
-        run.begin(config, preset, [summary(preset)] if options.preset == AUTO else [])
+        run.begin(config, preset, [summary(preset)] if options.preset not in PRESETS else [])
         if _train(run, model, preset, options):
             run.export(
                 Checkpoint(model, world, starts),
@@ -170,7 +170,7 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
 def _preset(options: TrainDream) -> Preset:
     """The preset by its name."""
     check_preset(options, DREAM_PRESETS, PUBLISHED_PRESETS, PUBLISHED_TRAIN)
-    if options.preset != AUTO:
+    if options.preset in PRESETS:
         return PRESETS[options.preset]
     if options.data is None:
         raise UserError(
@@ -178,13 +178,13 @@ def _preset(options: TrainDream) -> Preset:
             f"{', '.join(PRESETS)}"
         )
     reader = EpisodeReader(options.data)
-    preset = auto_preset(reader)
+    preset = auto_preset(reader, small=options.preset == AUTO_SMALL)
     reader.check_splits()
     return preset
 
 
 def _run_name(options: TrainDream) -> str:
-    if options.preset == AUTO and options.data is not None:
+    if options.preset not in PRESETS and options.data is not None:
         return options.data.resolve().name
     return options.preset
 

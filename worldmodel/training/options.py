@@ -13,8 +13,8 @@ from worldmodel.errors import UserError
 
 Options = TypeVar("Options", bound="TrainOptions")
 # Each command knows the other's presets, to name the command that trains them.
-AUTO = "auto"
-DREAM_PRESETS = (AUTO, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
+AUTO, AUTO_SMALL = "auto", "auto-small"
+DREAM_PRESETS = (AUTO, AUTO_SMALL, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
 PUBLISHED_PRESETS = (
     "moving-mnist",
     "bair",
@@ -89,7 +89,8 @@ class TrainDream(TrainOptions):
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
-            help="Sizes and recipe; auto chooses them from --data. One of: "
+            help="Sizes and recipe; auto chooses them from --data, auto-small likewise, with a "
+            "third of the computation: for an hour without a GPU. One of: "
             f"{', '.join(DREAM_PRESETS)}."
         ),
     ] = AUTO

@@ -30,6 +30,9 @@ from worldmodel.training.state import (
 from worldmodel.vqvae.codebook import Codebook
 
 LOG_EVERY = 20  # steps
+SHOW_EVERY = 2.0  # seconds
+JUDGED_AFTER = 10  # steps, by whose speed the number of all steps is estimated
+FEW_STEPS = 1000  # learn little
 LARGEST_NORM = 1.0  # of the gradient; longer ones are clipped
 
 
@@ -158,11 +161,14 @@ def _learn(
             fraction = timing.fraction(recipe, progress)
             last = interrupted or due.stop or fraction >= 1
             logged = progress.step % LOG_EVERY == 1
-            if logged or last:
+            if logged or last or due.show:
                 means = {k: float(cast(Tensor, fabric.all_reduce(v))) for k, v in numbers.items()}
                 curves.show(fraction, progress, means["loss"])
+                clock.restart_show_timer()
                 if logged:
                     curves.write(progress, {**means, "learning_rate": rate})
+            if progress.step == JUDGED_AFTER and is_first:
+                _warn_of_few_steps(stage, timing, fraction)
             if (last or due.save) and is_first:
                 save_state(
                     state_path(folder, stage.name),
@@ -178,6 +184,16 @@ def _learn(
                     _validate(stage, progress, folder, curves)
             if last:
                 return interrupted
+
+
+def _warn_of_few_steps(stage: Stage, timing: Timing, fraction: float) -> None:
+    num_steps = round(JUDGED_AFTER / fraction)
+    if timing.schedule_minutes is not None and num_steps < FEW_STEPS:
+        say(
+            f"note: {timing.schedule_minutes:g} minutes are about {num_steps} steps of the "
+            f"{stage.name} here, and fewer than {FEW_STEPS} learn little: give it more minutes, or "
+            "choose a smaller preset"
+        )
 
 
 def _validate(stage: Stage, progress: Progress, folder: Path, curves: Curves) -> None:
@@ -313,6 +329,7 @@ class Due(NamedTuple):
 
     seconds: float
     stop: bool
+    show: bool
     save: bool
     validate: bool
 
@@ -322,7 +339,7 @@ class Clock:
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
-        self.began = self.saved = self.validated = time.monotonic()
+        self.began = self.shown = self.saved = self.validated = time.monotonic()
         self.seconds_validating = 0.0
 
     def read(self) -> Due:
@@ -331,9 +348,13 @@ class Clock:
         return Due(
             seconds - self.seconds_validating,
             stop=timing.max_minutes is not None and seconds > 60 * timing.max_minutes,
+            show=now - self.shown > SHOW_EVERY,
             save=now - self.saved > 60 * timing.save_minutes,
             validate=now - self.validated > 60 * timing.validate_minutes,
         )
+
+    def restart_show_timer(self) -> None:
+        self.shown = time.monotonic()
 
     def restart_save_timer(self) -> None:
         self.saved = time.monotonic()
