@@ -7,7 +7,9 @@ objects in the dream's frames.
 """
 
 import itertools
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from worldmodel.errors import UserError
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import squared_errors
 from worldmodel.metrics.statistics import Interval
+from worldmodel.parallel import Workers, connect
 from worldmodel.storage.files import locked, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
 
@@ -63,8 +66,30 @@ class Returns:
     """Real frames that the detector is trained on."""
     detector_steps: int = 1500
     """Steps of the detector's training."""
+    workers: int = 1
+    """Number of processes that look away; each uses one core."""
+    ray: str | None = None
+    """Look away on a Ray cluster: auto, or its address, host:port; --workers is the number of its
+    cores to use. Needs the extra "ray"; its machines must have the dream and the data at the same
+    paths."""
     seed: int = 0
     """Seed of everything random."""
+
+
+class Look(NamedTuple):
+    """A look away and back that is to be done.
+
+    Attributes:
+        start: number of the dream's start.
+        length: steps to turn away for.
+        side: 1 or -1.
+        seed: of the dream.
+    """
+
+    start: int
+    length: int
+    side: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -118,51 +143,43 @@ def main() -> None:
 
 def returns(options: Returns) -> dict[int, Compared]:
     """Run the command; returns the result for each number of steps away. Raises UserError."""
-    check_numbers(options, moments=2, frames=CHECK_EVERY * BATCH, detector_steps=1, seed=0)
+    check_numbers(
+        options, moments=2, frames=CHECK_EVERY * BATCH, detector_steps=1, workers=1, seed=0
+    )
     try:
         lengths = [int(text) for text in options.steps.split(",")]
     except ValueError:
         raise UserError(f"--steps must be whole numbers as in 2,4,8, not {options.steps}") from None
     if min(lengths) < 1:
         raise UserError(f"--steps must be at least 1, not {options.steps}")
-    dream = gymnasium.make(
-        "VideoGPTDream-v0",
-        checkpoint=options.checkpoint,
-        starts=None if options.data is None else str(options.data),
-        disable_env_checker=True,
-    ).unwrapped
-    env_id, env_kwargs = dream.recorded_env()  # type: ignore[attr-defined]
-    if not env_id.startswith("Doom"):
-        raise UserError(f"{options.checkpoint} is a dream of {env_id}: only ViZDoom labels things")
-    real = gymnasium.make(env_id, **env_kwargs, labels=True, disable_env_checker=True).unwrapped
-    with locked(options.out):
-        try:
-            return _measured(options, dream, real, lengths)
-        finally:
-            dream.close()
-            real.close()
+    starts = None if options.data is None else str(options.data)
+    with locked(options.out), closing(Looker(options.checkpoint, starts)) as looker:
+        return _measured(options, looker, lengths)
 
 
-def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> dict[int, Compared]:
+def _measured(options: Returns, looker: "Looker", lengths: list[int]) -> dict[int, Compared]:
     say(
         f"training a detector on {options.frames} frames, then looking away at {options.moments} "
         f"moments; about {2 + options.moments * sum(lengths) // 400} minutes on one core, into "
         f"{options.out}"
     )
+    connect(options.ray)  # before minutes of training
     seed = options.seed
-    frames, grids = labelled_frames(real, options.frames, seed=seed)
-    shown = reconstructed(dream.model, frames)
+    frames, grids = labelled_frames(looker.real, options.frames, seed=seed)
+    shown = reconstructed(looker.dream.model, frames)
     detector = Detector.trained(frames, grids, shown, num_steps=options.detector_steps, seed=seed)
-    order = randomness.generator(seed, "returns: moments").permutation(dream.num_starts)
+    order = randomness.generator(seed, "returns: moments").permutation(looker.dream.num_starts)
+    looks = [
+        Look(start, length, side=1 if i % 2 else -1, seed=seed + i)
+        for length in lengths
+        for i, start in enumerate(order[: options.moments].tolist())
+    ]
+    with Workers(looker.another, options.workers, ray=options.ray) as workers:
+        walks = dict(track(workers.run(looks), "looking away", total=len(looks)))
     found = {}
     for length in lengths:
-        walks = [
-            _look_away(dream, real, start, length, side=1 if i % 2 else -1, seed=seed + i)
-            for i, start in enumerate(
-                track(order[: options.moments].tolist(), f"{length} steps away")
-            )
-        ]
-        finished = [walk for walk in walks if walk is not None]
+        these = [walks[look] for look in looks if look.length == length]
+        finished = [walk for walk in these if walk is not None]
         if len(finished) < 2:
             raise UserError("too few moments are left: the real games ended before the return")
         found[length] = _compared(finished, detector, seed=seed)
@@ -178,11 +195,39 @@ def _measured(options: Returns, dream: Any, real: Any, lengths: list[int]) -> di
     return found
 
 
-def _look_away(
-    dream: Any, real: Any, start: int, length: int, *, side: int, seed: int
-) -> Walk | None:
+class Looker:
+    """A dream of a ViZDoom scenario and the game itself, to look away and back in both.
+
+    Args:
+        checkpoint, starts: of the dream.
+
+    Raises:
+        UserError: it is no dream of a ViZDoom scenario.
+    """
+
+    def __init__(self, checkpoint: str, starts: str | None) -> None:
+        self.another = partial(Looker, checkpoint, starts)
+        self.dream: Any = gymnasium.make(
+            "VideoGPTDream-v0", checkpoint=checkpoint, starts=starts, disable_env_checker=True
+        ).unwrapped
+        env_id, env_kwargs = self.dream.recorded_env()
+        if not env_id.startswith("Doom"):
+            raise UserError(f"{checkpoint} is a dream of {env_id}: only ViZDoom labels things")
+        self.real: Any = gymnasium.make(
+            env_id, **env_kwargs, labels=True, disable_env_checker=True
+        ).unwrapped
+
+    def __call__(self, look: Look) -> tuple[Look, Walk | None]:
+        return look, _look_away(self.dream, self.real, look)
+
+    def close(self) -> None:
+        self.dream.close()
+        self.real.close()
+
+
+def _look_away(dream: Any, real: Any, look: Look) -> Walk | None:
     """Turn away and back from a start; None if the real game ends first."""
-    moment = dream.real_moment(start)
+    moment = dream.real_moment(look.start)
     frame, _ = real.reset(seed=moment.seed)
     for action in moment.actions:
         frame, _, terminated, truncated, _ = real.step(action)
@@ -190,10 +235,11 @@ def _look_away(
             return None
     before = things_in(real.senses())
     steering = Steering(real.action_space, real.action_meanings)
-    away, back = (steering.turn(way * side * TURN_RADIANS) for way in (1, -1))
-    actions = [away] * length + [steering.stand()] + [back] * length + [steering.stand()]
+    away, back = (steering.turn(way * look.side * TURN_RADIANS) for way in (1, -1))
+    turns = [away] * look.length, [back] * look.length
+    actions = [*turns[0], steering.stand(), *turns[1], steering.stand()]
     seen = [frame]
-    dreamed, _ = dream.reset(seed=seed, options={"start": start})
+    dreamed, _ = dream.reset(seed=look.seed, options={"start": look.start})
     dream_over = False
     for action in actions:
         frame, _, terminated, truncated, _ = real.step(action)
@@ -205,7 +251,7 @@ def _look_away(
     senses = real.senses()
     stayed = things_in(senses) & _near(before)
     things = things_in(senses, least_area=TINY_AREA)
-    return Walk(seen[0], seen[length], seen[-1], dreamed, things, stayed)
+    return Walk(seen[0], seen[look.length], seen[-1], dreamed, things, stayed)
 
 
 def things_in(senses: Senses | None, *, least_area: int = LEAST_AREA) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Looking away and coming back, in a dream and in the real game."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -61,6 +62,7 @@ def test_a_dream_looks_away_and_comes_back(tmp_path: Path):
     assert report["options"]["steps"] == "2"
     assert report["steps"]["2"]["psnr"]["dream"]["value"] == found.psnr["dream"].value
     assert "| 2 |" in (options.out / "returns.md").read_text()
+    assert returns(replace(options, out=tmp_path / "two", workers=2))[2] == found
 
 
 def test_a_dream_of_another_world_is_refused(tmp_path: Path):

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -183,12 +183,16 @@ def progress_bar(*, transient: bool = False) -> Bar:
     return Bar(MofNCompleteColumn(), transient=transient)
 
 
-def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the items under a progress bar that disappears at the end."""
+def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[T]:
+    """Yield the items under a progress bar that disappears at the end.
+
+    Args:
+        total: number of items, where they have no length.
+    """
     # Redrawn per item, not by a thread: an error in the caller's loop leaves the bar open for a
     # while, and a process forked then would wait for a lock that the thread held.
     with Bar(MofNCompleteColumn(), transient=True, auto_refresh=False) as bar:
-        yield from bar.track(items, description=what)
+        yield from bar.track(items, total, description=what)
 
 
 def usable_device(name: str, *, or_auto: bool = False) -> str:
