@@ -36,12 +36,17 @@ def _hint(env_id: str, error: Exception) -> str:
     """What to install if the environment lacks a package."""
     if not isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
         return ""
-    spec = gymnasium.registry.get(env_id)
-    family = str(getattr(spec, "entry_point", "")).partition(":")[0]
+    family = family_of(env_id)
     for module, extra in EXTRAS.items():
         if family.startswith(module):
             return f". Install what it needs: pip install 'gymnasium[{extra}]'"
     return ". Install the package that it needs"
+
+
+def family_of(env_id: str) -> str:
+    """The module that a registered environment comes from; "": unknown."""
+    spec = gymnasium.registry.get(env_id)
+    return str(getattr(spec, "entry_point", "")).partition(":")[0]
 
 
 def env_ids(data: Any) -> Iterator[str]:

@@ -17,7 +17,8 @@ from gymnasium import spaces
 
 from envs import window
 from envs.interface import actions_of, controls_of, fps_of, pose_of, space_of
-from envs.making import made
+from envs.making import family_of, made
+from envs.pushing.renderers import INSTALL_OPENGL, OPENGL, choose_renderer
 from worldmodel.errors import UserError, one_line
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.media.resize import area_resized
@@ -232,9 +233,11 @@ def _open(
     env_id: str, env_kwargs: dict[str, Any], source: str
 ) -> tuple[gymnasium.Env[Any, Any], bool]:
     """Make the wrapped environment; the bool says whether frames come from `render()`."""
-    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         # Without a display, SDL would look for one and print an error.
-        os.environ["SDL_VIDEODRIVER"] = "dummy"
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if family_of(env_id).startswith("gymnasium.envs.mujoco"):
+            _choose_opengl(env_id)
     if "render_mode" in env_kwargs:
         raise UserError("env_kwargs can't contain render_mode: source determines it")
     env = made(env_id, **env_kwargs)
@@ -254,6 +257,16 @@ def _open(
             f"rgb_array, only {', '.join(map(str, modes)) or 'none'}"
         )
     return made(env_id, **env_kwargs, render_mode="rgb_array"), True
+
+
+def _choose_opengl(env_id: str) -> None:
+    """Let MuJoCo draw without a display."""
+    given = os.environ.get("MUJOCO_GL")
+    if choose_renderer("auto") not in OPENGL:
+        raise UserError(
+            f"{env_id} can't be drawn: there is no display, and OpenGL without one doesn't work "
+            f"here{f' with MUJOCO_GL={given}' * bool(given)}. Install it: {INSTALL_OPENGL}"
+        )
 
 
 def _is_image(space: gymnasium.Space[Any], smallest: int) -> bool:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -29,6 +30,7 @@ from envs.interface import action_spec, actions_of, controls_of
 from envs.making import made
 from envs.pixels import PixelsEnv
 from envs.policy import StatePolicy, load_policy, load_sb3
+from envs.pushing.renderers import FOUND
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.media.resize import area_resized
@@ -349,3 +351,32 @@ def test_a_policy_needs_no_code_that_it_learned_with(tmp_path: Path, monkeypatch
     loaded = load_sb3(tmp_path / "p.zip", trusted=True)
     seen = np.zeros(4, np.float32)
     assert loaded.predict(seen, deterministic=True)[0] == model.predict(seen, deterministic=True)[0]
+
+
+@pytest.mark.parametrize("given", ["", "osmesa"])
+def test_mujoco_is_drawn_without_a_display_or_says_what_to_install(given: str):
+    """In a process of its own: MuJoCo reads MUJOCO_GL once. Each machine tests what it has."""
+    code = (
+        "import gymnasium, envs\n"
+        "from envs.pushing.renderers import OPENGL, choose_renderer\n"
+        "from worldmodel.errors import UserError\n"
+        "try:\n"
+        "    env = gymnasium.make('Pixels-v0', env_id='Reacher-v5', disable_env_checker=True)\n"
+        "    print(env.reset(seed=0)[0].std() > 1)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+        "print(choose_renderer('auto') in OPENGL)\n"
+    )
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", FOUND}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment |= {"MUJOCO_GL": given} if given else {}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    said, works = process.stdout.splitlines()
+    if works == "True":
+        assert said == "True"
+    else:
+        assert said.startswith("Reacher-v5 can't be drawn: there is no display")
+        assert ("with MUJOCO_GL=osmesa" in said) == bool(given)
+        assert "apt-get install" in said

@@ -17,6 +17,7 @@ OPENGL = ("egl", "osmesa")
 # Passes the result to child processes, which then neither try again nor get another result.
 FOUND = "ROBOT_BIN_RENDERER"
 PROBE_SECONDS = 60
+INSTALL_OPENGL = "on Debian: apt-get install libegl1 libgl1-mesa-dri libopengl0, or libosmesa6"
 _PROBE = """
 import mujoco
 context = mujoco.GLContext(8, 8)
@@ -57,8 +58,8 @@ def choose_renderer(wanted: str) -> Renderer:
             f"been imported. Set MUJOCO_GL={wanted} before Python starts"
         )
     raise UserError(
-        f"{wanted} doesn't work here. Install it (Debian: libegl1 libgl1-mesa-dri libopengl0, or "
-        "libosmesa6), or use the renderer rays, which needs nothing"
+        f"{wanted} doesn't work here. Install it ({INSTALL_OPENGL}), or use the renderer rays, "
+        "which needs nothing"
     )
 
 
