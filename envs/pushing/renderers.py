@@ -18,7 +18,7 @@ OPENGL = ("egl", "osmesa")
 FOUND = "ROBOT_BIN_RENDERER"
 PROBE_SECONDS = 60
 INSTALL_OPENGL = "on Debian: apt-get install libegl1 libgl1-mesa-dri libopengl0, or libosmesa6"
-_PROBE = """
+PROBE = """
 import mujoco
 context = mujoco.GLContext(8, 8)
 context.make_current()
@@ -73,7 +73,7 @@ def _works(renderer: str) -> bool:
         return True
     try:
         tried = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            [sys.executable, "-c", PROBE],
             env={**os.environ, "MUJOCO_GL": renderer},
             capture_output=True,
             timeout=PROBE_SECONDS,
