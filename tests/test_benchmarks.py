@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line_error
+from conftest import one_line_error, write_toy_data
 from toy_square import registered_square
 
 from benchmarks import (
     attention,
     busy_neighbour,
     dream_step,
+    learning_curve,
     pushing_step,
     sampling,
     train_step,
@@ -20,8 +21,10 @@ from benchmarks import (
 )
 from benchmarks.measuring import about, run_benchmark
 from envs.pushing.renderers import choose_renderer
+from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import to_lines
+from worldmodel.training import costs
 from worldmodel.videogpt.configs import PUBLISHED, VideoGPTConfig
 from worldmodel.videogpt.gpt import GPT, Conditions
 
@@ -50,6 +53,41 @@ def test_vectors_of_dreams_are_measured_in_every_size(tiny_run: Path) -> None:
     assert list(rates) == ["1 dreams, one batch", "3 dreams, one batch", "4 single dreams in turn"]
     assert min(rates.values()) > 0
     assert "3 dreams, one batch" in shown(vector_dream, results)
+
+
+def test_the_learning_curve_learns_from_more_and_longer(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(learning_curve, "LEARNING_CURVE", tmp_path / "curve.json")
+    monkeypatch.setattr(learning_curve, "PICTURE", tmp_path / "curve.png")
+    monkeypatch.setattr(costs, "LEARNING_CURVE", tmp_path / "curve.json")
+    data = write_toy_data(tmp_path / "data", num_episodes=40)
+    options = learning_curve.Options(
+        data,
+        frames="40,90",
+        minutes="0.01,0.03",
+        preset="tiny",
+        clips=4,
+        work=tmp_path / "work",
+        publish=True,
+    )
+    results = learning_curve.measure(options)
+    pairs = [(row["frames"], row["minutes"]) for row in results["rows"]]
+    assert pairs == [(40, 0.03), (90, 0.03), (90, 0.01)]
+    few, many = (EpisodeReader(tmp_path / "work" / f"data-{n}") for n in (40, 90))
+    whole = EpisodeReader(data)
+    for split in ("validation", "test"):
+        ids = [set(r.index["episode_id"][r.split(split)].tolist()) for r in (few, many, whole)]
+        assert ids[0] == ids[1] == ids[2]
+    lengths = [(r.index["episode_length"] + 1)[r.split("train")] for r in (few, many)]
+    assert 40 <= lengths[0].sum() < 40 + lengths[0][-1]
+    assert "MovingSquare, tiny" in shown(learning_curve, results)
+    assert (tmp_path / "curve.png").exists()
+    gain = results["rows"][0]["above_copying"]["8"]["value"]
+    (line,) = [line for line in costs.compared(1234) if "compare" in line]
+    assert f"40 / 90 frames gave dreams {gain:.1f} / " in line
+    with pytest.raises(UserError, match="frames to learn from, not 9000"):
+        learning_curve.measure(replace(options, frames="9000"))
+    with pytest.raises(UserError, match="--minutes must be rising"):
+        learning_curve.measure(replace(options, minutes="2,1"))
 
 
 SMALL = attention.Options(latent_shape=(2, 3, 8, 1), width=16, heads=2, repeats=1)

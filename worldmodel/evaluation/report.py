@@ -276,7 +276,7 @@ def _plan(missing: list[str], out: Path, report: dict[str, Any]) -> str:
     took = "with the default settings that takes from half an hour to hours of one CPU core"
     if lengths:
         took = f"{len(lengths)} of them took {duration(sum(lengths))} before"
-    return f"measuring {len(missing)} parts ({', '.join(missing)}) into {out}; {took}"
+    return f"measuring {', '.join(missing)} into {out}; {took}"
 
 
 def _read(path: Path, digest: str, sections: Sections) -> tuple[dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from worldmodel.storage.files import parse_json
+
 # Operations that PyTorch's counter leaves out. Masked products count like others.
 ATTENTION_FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
@@ -25,6 +28,8 @@ ATTENTION_FLOPS = {
 }
 # Entries of configs that have lines of their own.
 SHOWN_ELSEWHERE = {"clip_shape", "frame_shape", "num_actions", "on_class", "given_frames"}
+LEARNING_CURVE = Path(__file__).with_name("learning_curve.json")  # of benchmarks.learning_curve
+JUDGED_AT = "8"  # steps ahead, on the learning curve
 BYTES_A_PARAMETER = 16  # in fp32: weight, gradient, and the two moments of Adam
 
 
@@ -59,7 +64,26 @@ def to_lines(described: dict[str, Any]) -> list[str]:
             f"  training   {recipe['steps']} steps at {recipe['learning_rate']:g}, "
             f"{_short(recipe['steps'] * cost['flops'])} FLOPs in all",
         ]
+    if "frames_to_learn_from" in described:
+        lines += ["", *compared(described["frames_to_learn_from"])]
     return lines
+
+
+def compared(num_frames: int) -> list[str]:
+    """What so many frames may be enough for, by the dreams of one world."""
+    curve = parse_json(LEARNING_CURVE.read_bytes())
+    longest = max(row["minutes"] for row in curve["rows"])
+    rows = sorted(
+        (row for row in curve["rows"] if row["minutes"] == longest), key=lambda row: row["frames"]
+    )
+    frames = [f"{row['frames']:,.0f}" for row in rows]
+    gains = [f"{row['above_copying'][JUDGED_AT]['value']:.1f}" for row in rows]
+    return [
+        f"learns from  {num_frames:,} frames",
+        f"  compare    {curve['env_id']}: {longest:g} minutes of one core on "
+        f"{' / '.join(frames)} frames gave dreams {' / '.join(gains)} dB better than copying the "
+        f"last frame, {JUDGED_AT} steps ahead",
+    ]
 
 
 def described(

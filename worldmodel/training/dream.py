@@ -68,7 +68,12 @@ def train(options: TrainDream, *, command: str) -> None:
     check(options)
     preset = with_options(_preset(options), options)
     if options.describe:
-        print(describe_as_asked(options, describe(options.preset, preset)))
+        description = describe(options.preset, preset)
+        if options.preset not in PRESETS and options.data is not None:
+            reader = EpisodeReader(options.data)
+            lengths = reader.index["episode_length"][reader.split("train")] + 1
+            description["frames_to_learn_from"] = int(lengths.sum())
+        print(describe_as_asked(options, description))
     else:
         train_preset(preset, options, command=command)
 
