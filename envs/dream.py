@@ -22,7 +22,7 @@ from envs.window import FrameWindow, as_rgb
 from worldmodel import randomness
 from worldmodel.command import say
 from worldmodel.errors import UserError
-from worldmodel.prior import fast_head
+from worldmodel.prior import fast
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
@@ -208,13 +208,13 @@ def compile_once(tell: Callable[[str], None]) -> None:
     Args:
         tell: called with a line for the user before compiling.
     """
-    if fast_head.is_compiled():
+    if fast.is_compiled():
         return
-    if fast_head.is_kept():
-        tell(f"compiling once, about {fast_head.COMPILES_S} s")
+    if fast.is_kept():
+        tell(f"compiling once, about {fast.COMPILES_S} s")
     else:
         tell(
-            f"compiling, about {fast_head.COMPILES_S} s at every start, because there is no cache "
+            f"compiling, about {fast.COMPILES_S} s at every start, because there is no cache "
             "folder: set NUMBA_CACHE_DIR to one"
         )
-    fast_head.compile_head()
+    fast.compile_all()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior import fast_head
+from worldmodel.prior import fast
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import TokenHead, Undirected, draw_codes
 from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
@@ -223,33 +223,33 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
             if away is None
             else Undirected(away.context[row], away.actions[row], away.guidance)
         )
-        fast_codes, fast_nats = fast_head.sample(head, *given, sampling, away_here)
+        fast_codes, fast_nats = fast.sample(head, *given, sampling, away_here)
         assert torch.equal(fast_codes, codes[row])
         torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
 
 
 UNCACHED = """
 import torch, numba
-from worldmodel.prior import fast_head
+from worldmodel.prior import fast
 from worldmodel.prior.head import TokenHead
 from worldmodel.interface.sampling import Sampling
 
-assert not fast_head.is_kept()
-assert not fast_head.is_compiled()
+assert not fast.is_kept()
+assert not fast_fast.is_compiled()
 torch.manual_seed(0)
 head = TokenHead(
     num_tokens=5, num_codes=7, width=16, layers=2, heads=2, condition_size=3
 ).eval()
 given = torch.randn(1, 5, 16), torch.rand(1, 3), torch.rand(1, 5), Sampling()
-assert torch.equal(fast_head.sample(head, *given)[0], head.sample(*given)[0])
-assert fast_head.is_compiled()
+assert torch.equal(fast.sample(head, *given)[0], head.sample(*given)[0])
+assert fast_fast.is_compiled()
 
 from envs.dream import compile_once
 
 told = []
 compile_once(told.append)
 assert not told
-fast_head.is_compiled, fast_head.compile_head = lambda: False, lambda: None
+fast_fast.is_compiled, fast_fast.compile_all = lambda: False, lambda: None
 compile_once(told.append)
 assert "at every start" in told[0]
 """
@@ -270,15 +270,15 @@ def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
     """Compiled into an empty folder by one process; the next one compiles nothing more."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     compiles = (
-        "from worldmodel.prior import fast_head as head; assert not head.is_compiled();"
-        "head.compile_head(); assert head.is_compiled()"
+        "from worldmodel.prior import fast; assert not fast.is_compiled();"
+        "fast.compile_all(); assert fast.is_compiled()"
     )
     subprocess.run([sys.executable, "-c", compiles], env=environment, check=True, timeout=200)
     dreams = (
-        "from worldmodel.prior import fast_head as head; assert head.is_compiled();"
+        "from worldmodel.prior import fast; assert fast.is_compiled();"
         "from envs.dream import DreamEnv; dream = DreamEnv(); dream.reset(seed=0); dream.step(0);"
-        "assert sum(head._sample_frame.stats.cache_hits.values()) == 1;"
-        "assert not head._sample_frame.stats.cache_misses"
+        "assert sum(fast._sample_frames.stats.cache_hits.values()) == 1;"
+        "assert not fast._sample_frames.stats.cache_misses"
     )
     done = subprocess.run(
         [sys.executable, "-c", dreams], env=environment, capture_output=True, text=True, check=False

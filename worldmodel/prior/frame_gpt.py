@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.configs.dream import RECENT, WorldModelConfig
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior import fast_head
+from worldmodel.prior import fast
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import (
     Attend,
@@ -365,9 +365,8 @@ class FrameGPT(nn.Module):
         sampling: Sampling,
         undirected: Undirected | None,
     ) -> tuple[Int[Tensor, "B n"], Float[Tensor, " B"]]:
-        """`TokenHead.sample`, by the compiled head for one dream on a CPU."""
-        is_alone = len(context) == 1 and context.device.type == "cpu"
-        sample = fast_head.sample if is_alone else TokenHead.sample
+        """`TokenHead.sample`, by the compiled head on a CPU."""
+        sample = fast.sample if context.device.type == "cpu" else TokenHead.sample
         return sample(self.head, context, actions, uniforms, sampling, undirected)
 
     def predict_outcomes(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from worldmodel.configs.dream import RECENT
 from worldmodel.interface.sampling import Sampling
+from worldmodel.prior import fast
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import Undirected
 from worldmodel.prior.layers import Attend, turn
@@ -223,6 +224,19 @@ def _newest_states(
     if prior.config.recalled:
         here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
         memory.keyframes.store(memory.time, codes, here)
+    x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
+    older = prior.older_states(past)
+    older = older and (older[0][:, 0], older[1][:, 0])
+    is_alone = len(codes) == 1 and codes.device.type == "cpu"
+    if is_alone and not torch.compiler.is_exporting():
+        turns = cosines[0, 0], sines[0, 0]
+        x = x.contiguous()
+        for i, block in enumerate(prior.blocks):
+            ring = memory.keys_values[0, i]
+            fast.run_block(block, x, actions, ring, int(slots[0]), memory.filled[0], turns)
+            if older is not None and str(i) in prior.recalls:
+                fast.run_recall(prior.recalls[str(i)], x, *older)
+        return fast.normalised(prior.norm, x, actions)[:, None], memory.keys_values
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
     rings = []
 
@@ -238,9 +252,6 @@ def _newest_states(
 
         return attend
 
-    x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
-    older = prior.older_states(past)
-    older = older and (older[0][:, 0], older[1][:, 0])
     states = prior.run_blocks(x, actions, attend_in, older)[:, None]
     return states, torch.stack(rings, 1) if torch.compiler.is_exporting() else memory.keys_values
 
