@@ -18,8 +18,9 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import fast
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import TokenHead, Undirected, draw_codes
-from worldmodel.prior.layers import ConditionalNorm, attend_where, frames_visible
+from worldmodel.prior.layers import Block, ConditionalNorm, attend_where, frames_visible, turn
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
+from worldmodel.prior.recall import Recall
 from worldmodel.prior.stepping import prefill, step
 
 NUM_ACTIONS, NUM_CODES = 3, 16
@@ -215,17 +216,66 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
     if sampling.guidance:
         away = Undirected(torch.randn(8, 20, 16), torch.rand(8, 3), sampling.guidance)
     codes, nats = head.sample(context, actions, uniforms, sampling, away)
-    for i in range(8):
-        row = slice(i, i + 1)
-        given = (context[row], actions[row], uniforms[row])
-        away_here = (
-            None
-            if away is None
-            else Undirected(away.context[row], away.actions[row], away.guidance)
-        )
+    for count in (1, 3, 8):  # one, a few, and in fours
+        given = (context[:count], actions[:count], uniforms[:count])
+        away_here = away and Undirected(away.context[:count], away.actions[:count], away.guidance)
         fast_codes, fast_nats = fast.sample(head, *given, sampling, away_here)
-        assert torch.equal(fast_codes, codes[row])
-        torch.testing.assert_close(fast_nats, nats[row], atol=1e-4, rtol=1e-4)
+        assert torch.equal(fast_codes, codes[:count])
+        torch.testing.assert_close(fast_nats, nats[:count], atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_samples_the_same_with_two_threads():
+    torch.manual_seed(0)
+    head = TokenHead(
+        num_tokens=9, num_codes=NUM_CODES, width=16, layers=1, heads=2, condition_size=3
+    ).eval()
+    given = torch.randn(5, 9, 16), torch.rand(5, 3), torch.rand(5, 9), Sampling()
+    codes, _ = fast.sample(head, *given)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(fast.sample(head, *given)[0], codes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("num_positions", [1, 6, 16])
+def test_the_compiled_block_equals_the_one_in_torch(num_positions: int):
+    torch.manual_seed(0)
+    width, heads, window, slot = 32, 2, 3, 1
+    size = width // heads
+    block = Block(width, heads, 3, num_layers=2).eval()
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.gain_and_bias.weight, std=0.3)
+    x, actions = torch.randn(1, num_positions, width), torch.rand(1, 3)
+    turns = torch.randn(num_positions, size // 2), torch.randn(num_positions, size // 2)
+    filled = torch.tensor([True, True, False])
+    ring = torch.randn(2, heads, window, num_positions, size)
+    ring[:, :, 2] = torch.nan  # not filled
+    expected_ring = ring.clone()
+
+    def attend(q, k, v):
+        expected_ring[:, :, slot] = torch.stack([turn(k, *turns), v])[:, 0]
+        keys, values = expected_ring[:, :, :2].flatten(2, 3)[:, None]
+        return F.scaled_dot_product_attention(turn(q, *turns), keys, values)
+
+    expected = block(x, actions, attend)
+    fast.run_block(block, x, actions, ring, slot, filled, turns)
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ring, expected_ring, atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("present", [[True, False, True], [False, False, False], []])
+def test_the_compiled_recall_equals_the_one_in_torch(present: list[bool]):
+    torch.manual_seed(0)
+    recall = Recall(32, 2).eval()
+    for parameter in recall.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, older = torch.randn(1, 5, 32), torch.randn(1, len(present), 32)
+    seen = torch.tensor([present], dtype=torch.bool)
+    expected = recall(x, older, seen)
+    fast.run_recall(recall, x, older, seen)
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
 
 
 UNCACHED = """
@@ -235,21 +285,22 @@ from worldmodel.prior.head import TokenHead
 from worldmodel.interface.sampling import Sampling
 
 assert not fast.is_kept()
-assert not fast_fast.is_compiled()
+assert not fast.is_compiled()
 torch.manual_seed(0)
 head = TokenHead(
     num_tokens=5, num_codes=7, width=16, layers=2, heads=2, condition_size=3
 ).eval()
 given = torch.randn(1, 5, 16), torch.rand(1, 3), torch.rand(1, 5), Sampling()
 assert torch.equal(fast.sample(head, *given)[0], head.sample(*given)[0])
-assert fast_fast.is_compiled()
+fast.compile_all()
+assert fast.is_compiled()
 
 from envs.dream import compile_once
 
 told = []
 compile_once(told.append)
 assert not told
-fast_fast.is_compiled, fast_fast.compile_all = lambda: False, lambda: None
+fast.is_compiled, fast.compile_all = lambda: False, lambda: None
 compile_once(told.append)
 assert "at every start" in told[0]
 """
@@ -277,8 +328,9 @@ def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
     dreams = (
         "from worldmodel.prior import fast; assert fast.is_compiled();"
         "from envs.dream import DreamEnv; dream = DreamEnv(); dream.reset(seed=0); dream.step(0);"
-        "assert sum(fast._sample_frames.stats.cache_hits.values()) == 1;"
-        "assert not fast._sample_frames.stats.cache_misses"
+        "compiled = fast._sample_frames, fast._run_block, fast._normalise;"
+        "assert [sum(f.stats.cache_hits.values()) for f in compiled] == [1, 1, 1];"
+        "assert not any(f.stats.cache_misses for f in compiled)"
     )
     done = subprocess.run(
         [sys.executable, "-c", dreams], env=environment, capture_output=True, text=True, check=False

@@ -189,8 +189,20 @@ def _linear(weight, bias, x, y):
             y[m + 1, i], y[m + 1, i + 1] = a1 + bias[i], b1 + bias[i + 1]
             y[m + 2, i], y[m + 2, i + 1] = a2 + bias[i], b2 + bias[i + 1]
             y[m + 3, i], y[m + 3, i + 1] = a3 + bias[i], b3 + bias[i + 1]
+    for m in range(fours, num_rows):
+        x0 = x[m]
+        for i in range(0, num_outputs - num_outputs % 4, 4):
+            w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
+            a0 = a1 = a2 = a3 = np.float32(0)
+            for j in range(width):
+                a0 += x0[j] * w0[j]
+                a1 += x0[j] * w1[j]
+                a2 += x0[j] * w2[j]
+                a3 += x0[j] * w3[j]
+            y[m, i], y[m, i + 1] = a0 + bias[i], a1 + bias[i + 1]
+            y[m, i + 2], y[m, i + 3] = a2 + bias[i + 2], a3 + bias[i + 3]
     for m in range(num_rows):
-        for i in range(0 if m >= fours else pairs, num_outputs):
+        for i in range(pairs if m < fours else num_outputs - num_outputs % 4, num_outputs):
             total, x0, w0 = np.float32(0), x[m], weight[i]
             for j in range(width):
                 total += x0[j] * w0[j]

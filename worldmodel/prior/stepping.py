@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import fast
 from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.head import Undirected
-from worldmodel.prior.layers import Attend, turn
+from worldmodel.prior.layers import Attend, Block, turn
 from worldmodel.prior.memory import (
     KEYFRAME_STEPS,
     KEYFRAMES,
@@ -24,6 +24,7 @@ from worldmodel.prior.memory import (
     Past,
     empty_memory,
 )
+from worldmodel.prior.recall import Recall
 
 
 class Outcome(NamedTuple):
@@ -229,14 +230,8 @@ def _newest_states(
     older = older and (older[0][:, 0], older[1][:, 0])
     is_alone = len(codes) == 1 and codes.device.type == "cpu"
     if is_alone and not torch.compiler.is_exporting():
-        turns = cosines[0, 0], sines[0, 0]
-        x = x.contiguous()
-        for i, block in enumerate(prior.blocks):
-            ring = memory.keys_values[0, i]
-            fast.run_block(block, x, actions, ring, int(slots[0]), memory.filled[0], turns)
-            if older is not None and str(i) in prior.recalls:
-                fast.run_recall(prior.recalls[str(i)], x, *older)
-        return fast.normalised(prior.norm, x, actions)[:, None], memory.keys_values
+        slot, turns = int(slots[0]), (cosines[0, 0], sines[0, 0])
+        return _run_compiled(prior, memory, x, actions, slot, turns, older), memory.keys_values
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
     rings = []
 
@@ -254,6 +249,25 @@ def _newest_states(
 
     states = prior.run_blocks(x, actions, attend_in, older)[:, None]
     return states, torch.stack(rings, 1) if torch.compiler.is_exporting() else memory.keys_values
+
+
+def _run_compiled(
+    prior: FrameGPT,
+    memory: Memory,
+    x: Tensor,
+    actions: Tensor,
+    slot: int,
+    turns: tuple[Tensor, Tensor],
+    older: tuple[Tensor, Tensor] | None,
+) -> Float[Tensor, "1 1 P D"]:
+    """`FrameGPT.run_blocks` for one dream on a CPU."""
+    x = x.contiguous()  # overwritten
+    for i, block in enumerate(prior.blocks):
+        ring = memory.keys_values[0, i]
+        fast.run_block(cast(Block, block), x, actions, ring, slot, memory.filled[0], turns)
+        if older is not None and str(i) in prior.recalls:
+            fast.run_recall(cast(Recall, prior.recalls[str(i)]), x, *older)
+    return fast.normalised(prior.norm, x, actions)[:, None]
 
 
 def _with_newest(
