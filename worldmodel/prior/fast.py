@@ -25,7 +25,7 @@ from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block, ConditionalNorm
 from worldmodel.prior.recall import Recall
 
-COMPILES_S = 15  # seconds to compile, about, on one core
+COMPILES_S = 12  # seconds to compile, about, on one core
 NOT_SEEN = np.float32(-1e30)
 
 

@@ -32,7 +32,7 @@ from worldmodel.vqvae.codebook import Codebook
 LOG_EVERY = 20  # steps
 SHOW_EVERY = 2.0  # seconds
 JUDGED_AFTER = 10  # steps, by whose speed the number of all steps is estimated
-FEW_STEPS = 1000  # learn little
+FEW_STEPS = 500  # learn little
 LARGEST_NORM = 1.0  # of the gradient; longer ones are clipped
 
 
