@@ -1,5 +1,6 @@
 """Evaluation: the whole report of a tiny model, and its parts against answers found by hand."""
 
+import importlib
 import json
 import math
 import shutil
@@ -427,3 +428,23 @@ def test_the_median_s_interval_is_that_of_drawing_groups_again() -> None:
     assert found.value == 19.5
     assert found.low == pytest.approx(np.quantile(medians, 0.025), abs=2)
     assert found.high == pytest.approx(np.quantile(medians, 0.975), abs=2)
+
+
+def test_a_function_of_yours_drives_the_long_dreams(
+    options: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "seen = []\ndef drive(frame):\n    seen.append(frame)\n    return len(seen) % 2\n"
+    (tmp_path / "my_driver.py").write_text(code + "def jump(frame):\n    return 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    driven = replace(options, out=tmp_path / "report", parts="stability", stability_steps=6)
+    report = evaluate(replace(driven, driver="my_driver:drive"))
+    assert report["parts"]["stability"]["numbers"]["driver"] == "my_driver:drive"
+    assert "actions chosen by my_driver:drive" in (tmp_path / "report" / "report.md").read_text()
+    seen = importlib.import_module("my_driver").seen
+    assert len(seen) == 6 * 8
+    assert all(frame.dtype == np.uint8 and frame.shape == (64, 64, 3) for frame in seen)
+    assert any((a != b).any() for a, b in zip(seen, seen[8:], strict=False))  # the dream moves
+    with pytest.raises(UserError, match=r"--driver my_driver:jump: .*7"):
+        evaluate(replace(driven, driver="my_driver:jump"))
+    with pytest.raises(UserError, match="--driver my_driver:fly can't be imported"):
+        evaluate(replace(driven, driver="my_driver:fly"))

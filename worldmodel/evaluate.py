@@ -68,6 +68,9 @@ class Evaluate(ReportOptions):
     """Training steps of the network that reads actions off frames: minutes on one core."""
     stability_steps: int = 1000
     """Length of the long dreams."""
+    driver: str | None = None
+    """Who acts in the long dreams: module:name, a function of yours from a frame to an action, both
+    as they are in the dream. By default actions are random."""
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = SamplingOptions()
     """How all dreams are sampled."""
 
@@ -115,6 +118,7 @@ def evaluate(options: Evaluate, *, command: str = "worldmodel.evaluate") -> dict
         batch_size=options.batch_size,
         inverse_dynamics_steps=options.inverse_dynamics_steps,
         stability_steps=options.stability_steps,
+        driver=options.driver,
     )
     names = chosen_parts(options, DREAM_PARTS, {"fvd": options.i3d_weights})
     i3d = i3d_of(options) if "fvd" in names else None

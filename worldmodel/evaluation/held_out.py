@@ -51,6 +51,8 @@ class Settings:
         batch_size: dreams at a time.
         inverse_dynamics_steps: training steps of the network that reads actions off frames.
         stability_steps: length of the long dreams.
+        driver: `module:name` of a function from a frame to an action, which acts in the long
+            dreams; None: actions are random.
     """
 
     num_clips: int = 128
@@ -62,6 +64,7 @@ class Settings:
     batch_size: int = 32
     inverse_dynamics_steps: int = 2000
     stability_steps: int = 1000
+    driver: str | None = None
 
 
 class HeldOut:

@@ -1,6 +1,8 @@
 """The part "stability": whether long dreams stay as rich as real frames, or collapse."""
 
+import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 from worldmodel import randomness
 from worldmodel.command import track
 from worldmodel.dream import Dream
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, one_line
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, SAMPLING_OPTIONS, HeldOut, wander
 from worldmodel.evaluation.report import Headline, Picture, Section
@@ -19,7 +21,9 @@ from worldmodel.evaluation.tables import Blocks, Table, number
 from worldmodel.media.film import save_png, sheet
 from worldmodel.metrics.statistics import code_counts, entropy
 
-OPTIONS = (*SAMPLING_OPTIONS, "stability_steps")
+OPTIONS = (*SAMPLING_OPTIONS, "stability_steps", "driver")
+Driver = Callable[[np.ndarray], np.ndarray]  # from a frame to an action
+POLICY_PLAYERS = b"policy"
 NUM_DREAMS = 8
 BLOCK_STEPS = 100
 MIN_REAL_BLOCKS = 16  # blocks are shorter where episodes are
@@ -72,22 +76,26 @@ class Stability:
     """Of the dreams."""
     share_of_blocks_outside: float
     """Blocks that meet the criterion, of all blocks of dreams."""
+    driver: str | None = None
+    """Who acted in the dreams; None: actions were random."""
 
 
 def measure(held_out: HeldOut, out: Path) -> Stability:
     """Dreams under random actions beside real blocks of random play, where the data have such: it
-    faces walls more often than a good player does."""
-    reader = held_out.reader
+    faces walls more often than a good player does. With a driver, beside its policy's play."""
+    reader, driver = held_out.reader, _driver(held_out)
     members = reader.split("test")
-    random_play = members[reader.index["policy"][members] == RANDOM_PLAYERS]
-    members = random_play if len(random_play) else members
+    players = RANDOM_PLAYERS if driver is None else POLICY_PLAYERS
+    alike = members[reader.index["policy"][members] == players]
+    members = alike if len(alike) else members
     if not len(members):
         raise UserError(f"{reader.folder} has no test episode to compare long dreams with")
     lengths = reader.index["episode_length"][members] + 1
     long_enough = np.sort(lengths)[-min(MIN_REAL_BLOCKS, len(lengths))]
     block = int(min(BLOCK_STEPS, held_out.settings.stability_steps, long_enough))
     real, reconstructed, rare = _real_blocks(held_out, members[lengths >= block], block)
-    dreamed, strips, ends = _dream_blocks(held_out, block, rare)  # (dreams, blocks, statistics)
+    # (dreams, blocks, statistics)
+    dreamed, strips, ends = _dream_blocks(held_out, block, rare, driver)
     low, high = np.quantile(reconstructed, (0.05, 0.95), axis=0)
     names = np.asarray(STATISTICS)
     floor = np.where(names == "rare_codes", -np.inf, low / 2)
@@ -111,7 +119,35 @@ def measure(held_out: HeldOut, out: Path) -> Stability:
         collapse_criterion=COLLAPSE,
         share_collapsed=float(outside[:, -1].mean()),
         share_of_blocks_outside=float(outside.mean()),
+        driver=held_out.settings.driver,
     )
+
+
+def _driver(held_out: HeldOut) -> Driver | None:
+    """The settings' driver; its actions are checked.
+
+    Raises:
+        UserError: there is no such function, or it chooses something that is no action.
+    """
+    name, spec = held_out.settings.driver, held_out.model.config.actions
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"--driver {name} can't be imported: {one_line(error)}. It must name a function as in "
+            "my_module:drive, in a module that Python finds from here"
+        ) from None
+
+    def drive(frame: np.ndarray) -> np.ndarray:
+        try:
+            return spec.checked(function(frame))
+        except UserError as error:
+            raise UserError(f"--driver {name}: {error}") from None
+
+    return drive
 
 
 def block_statistics(frames: np.ndarray, codes: np.ndarray, rare: np.ndarray) -> np.ndarray:
@@ -180,7 +216,7 @@ def _real_blocks(
 
 
 def _dream_blocks(
-    held_out: HeldOut, block: int, rare: np.ndarray
+    held_out: HeldOut, block: int, rare: np.ndarray, driver: Driver | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(dreams, blocks, statistics); frames (dreams, 1 + blocks, H, W, C); ends drawn."""
     model, device = held_out.model, held_out.device
@@ -188,13 +224,18 @@ def _dream_blocks(
     variables_given = dream.variables
     num_steps = held_out.settings.stability_steps // block * block
     rng = _generator(held_out, "long dreams")
-    actions = torch.from_numpy(wander(rng, model.config.actions, NUM_DREAMS, num_steps)).to(device)
+    actions = wander(rng, model.config.actions, NUM_DREAMS, num_steps)
     blocks, strip, ends = [], [first], 0
     frames, codes = [], []
     for t in track(range(num_steps), "long dreams"):
+        if driver is not None:
+            actions[:, t] = [driver(frame) for frame in (frames[-1] if t % block else strip[-1])]
         uniforms = torch.from_numpy(rng.random((NUM_DREAMS, model.num_uniforms), np.float32))
         step, dream = model.step(
-            dream, actions[:, t], uniforms.to(device), held_out.settings.sampling
+            dream,
+            torch.from_numpy(actions[:, t]).to(device),
+            uniforms.to(device),
+            held_out.settings.sampling,
         )
         ends += int(step.terminated.sum())
         revived = torch.where(step.terminated[:, None], variables_given, dream.variables)
@@ -258,10 +299,11 @@ def blocks(n: Stability) -> Blocks:
         )
         rows.append([name.replace("_", " "), real, f"{mean}, {low} to {high}", *of_blocks])
     ends = range(n.block_steps, n.num_steps + 1, n.block_steps)
+    actions = f"chosen by {n.driver}" if n.driver else "random, each held for a while"
     return [
         Table(["", "real", "real, reconstructed: mean, 5 to 95 %", *map(str, ends)], rows),
-        f"{n.num_dreams} dreams of {n.num_steps} steps under random actions, each held for a "
-        f"while; means of each block of {n.block_steps} steps; {n.num_real_blocks} real blocks. "
+        f"{n.num_dreams} dreams of {n.num_steps} steps, actions {actions}; means of each block of "
+        f"{n.block_steps} steps; {n.num_real_blocks} real blocks. "
         f"Collapsed: {n.share_collapsed:.0%} of the dreams ({n.collapse_criterion}); "
         f"{n.share_of_blocks_outside:.1%} of all blocks are outside. {n.ends_ignored} ends were "
         "drawn; there the game variables were reset to those given.",
