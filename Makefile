@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[dev]'
-	$(RUN) -c 'from worldmodel.prior.fast_head import compile_head; compile_head()'
+	$(RUN) -c 'from worldmodel.prior import fast; fast.compile_all()'
 	touch $@
 
 play: setup

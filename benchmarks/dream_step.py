@@ -189,8 +189,7 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     head_bytes = FLOAT_BYTES * sum(
         p.numel() for p in [*head.blocks.parameters(), *head.logits.parameters()]
     )
-    # Of two dreams, whose backbone PyTorch computes: it doesn't count what numba does.
-    all_flops = _flops(_with_head(copy.deepcopy(model), checkpoint)) // 2
+    all_flops = _flops(_two_dreams_in_torch(copy.deepcopy(model), checkpoint)) // 2
     not_read = ("head.", "place.locator.")  # by the backbone, in a step
     backbone = [p for name, p in model.prior.named_parameters() if not name.startswith(not_read)]
     backbone_bytes = FLOAT_BYTES * sum(p.numel() for p in backbone)
@@ -219,8 +218,8 @@ def _floor(model: WorldModel, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _with_head(model: WorldModel, checkpoint: Checkpoint) -> Callable[[], None]:
-    """A step with PyTorch's head, so that its arithmetic is counted."""
+def _two_dreams_in_torch(model: WorldModel, checkpoint: Checkpoint) -> Callable[[], None]:
+    """A step of two dreams, which PyTorch computes: what is compiled isn't counted."""
     model.prior.sample_tokens = model.prior.head.sample
     return Dreamer(model, checkpoint, 2)
 

@@ -203,7 +203,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 def compile_once(tell: Callable[[str], None]) -> None:
-    """Compile the code that samples a dream's tokens on a CPU, if that hasn't been done yet.
+    """Compile the code of the prior on a CPU, if that hasn't been done yet.
 
     Args:
         tell: called with a line for the user before compiling.

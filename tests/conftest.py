@@ -20,7 +20,7 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parents[1]
 # The compiled kernels have no shapes in their signatures, and numba can't compile checks.
-UNCHECKED = "worldmodel.prior.fast"
+UNCHECKED = "worldmodel.prior.kernels"
 modules = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "worldmodel").rglob("*.py")

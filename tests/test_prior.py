@@ -224,19 +224,43 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
         torch.testing.assert_close(fast_nats, nats[:count], atol=1e-4, rtol=1e-4)
 
 
-def test_the_head_samples_the_same_with_two_threads():
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_the_compiled_head_is_the_same_to_the_bit_with_any_number_of_threads(guidance: float):
     torch.manual_seed(0)
     head = TokenHead(
         num_tokens=9, num_codes=NUM_CODES, width=16, layers=1, heads=2, condition_size=3
     ).eval()
-    given = torch.randn(5, 9, 16), torch.rand(5, 3), torch.rand(5, 9), Sampling()
-    codes, _ = fast.sample(head, *given)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    given = torch.randn(13, 9, 16), torch.rand(13, 3), torch.rand(13, 9), Sampling()
+    away = Undirected(torch.randn(13, 9, 16), torch.rand(13, 3), guidance) if guidance else None
+    before = torch.get_num_threads()
+    results = []
     try:
-        assert torch.equal(fast.sample(head, *given)[0], codes)
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            results.append(fast.sample(head, *given, away))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+    for codes, nats in results[1:]:
+        assert torch.equal(codes, results[0][0])
+        assert torch.equal(nats, results[0][1])
+
+
+def test_what_is_not_a_number_stays_so():
+    head = TokenHead(
+        num_tokens=3, num_codes=NUM_CODES, width=16, layers=1, heads=2, condition_size=3
+    ).eval()
+    context = torch.full((1, 3, 16), torch.nan)
+    codes, nats = fast.sample(head, context, torch.rand(1, 3), torch.rand(1, 3), Sampling())
+    assert nats.isnan().all()
+    assert ((codes >= 0) & (codes < NUM_CODES)).all()
+    block, x, ring = (
+        Block(32, 2, 3, num_layers=2).eval(),
+        context.new_full((1, 4, 32), torch.nan),
+        torch.zeros(2, 2, 1, 4, 16),
+    )
+    turns = torch.ones(4, 8), torch.zeros(4, 8)
+    fast.run_block(block, x, torch.rand(1, 3), ring, 0, torch.tensor([True]), turns)
+    assert x.isnan().all()
 
 
 @pytest.mark.parametrize("num_positions", [1, 6, 16])
@@ -328,7 +352,8 @@ def test_the_head_that_was_compiled_ahead_is_the_one_that_draws(tmp_path):
     dreams = (
         "from worldmodel.prior import fast; assert fast.is_compiled();"
         "from envs.dream import DreamEnv; dream = DreamEnv(); dream.reset(seed=0); dream.step(0);"
-        "compiled = fast._sample_frames, fast._run_block, fast._normalise;"
+        "from worldmodel.prior import kernels;"
+        "compiled = kernels.sample_frames, kernels.run_block, kernels.normalise;"
         "assert [sum(f.stats.cache_hits.values()) for f in compiled] == [1, 1, 1];"
         "assert not any(f.stats.cache_misses for f in compiled)"
     )

@@ -365,8 +365,8 @@ class FrameGPT(nn.Module):
         sampling: Sampling,
         undirected: Undirected | None,
     ) -> tuple[Int[Tensor, "B n"], Float[Tensor, " B"]]:
-        """`TokenHead.sample`, by the compiled head on a CPU."""
-        sample = fast.sample if context.device.type == "cpu" else TokenHead.sample
+        """`TokenHead.sample`, compiled where that is possible."""
+        sample = fast.sample if fast.serves(context) else TokenHead.sample
         return sample(self.head, context, actions, uniforms, sampling, undirected)
 
     def predict_outcomes(

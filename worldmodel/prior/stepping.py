@@ -228,8 +228,7 @@ def _newest_states(
     x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
     older = prior.older_states(past)
     older = older and (older[0][:, 0], older[1][:, 0])
-    is_alone = len(codes) == 1 and codes.device.type == "cpu"
-    if is_alone and not torch.compiler.is_exporting():
+    if len(x) == 1 and fast.serves(x) and not torch.compiler.is_exporting():
         slot, turns = int(slots[0]), (cosines[0, 0], sines[0, 0])
         return _run_compiled(prior, memory, x, actions, slot, turns, older), memory.keys_values
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
@@ -260,7 +259,7 @@ def _run_compiled(
     turns: tuple[Tensor, Tensor],
     older: tuple[Tensor, Tensor] | None,
 ) -> Float[Tensor, "1 1 P D"]:
-    """`FrameGPT.run_blocks` for one dream on a CPU."""
+    """`FrameGPT.run_blocks`, compiled, for one dream."""
     x = x.contiguous()  # overwritten
     for i, block in enumerate(prior.blocks):
         ring = memory.keys_values[0, i]
