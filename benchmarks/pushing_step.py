@@ -17,7 +17,7 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 
 from benchmarks.measuring import Output, Results, in_turns, measured_on, run_benchmark
 from envs.pushing import make
-from envs.pushing.renderers import choose_renderer
+from envs.renderers import choose_renderer
 from worldmodel import randomness
 from worldmodel.command import check_numbers
 from worldmodel.evaluation.tables import Blocks, Table

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from envs import window
 from envs.interface import actions_of, controls_of, fps_of, pose_of, space_of
 from envs.making import family_of, made
-from envs.pushing.renderers import INSTALL_OPENGL, OPENGL, choose_renderer
+from envs.renderers import INSTALL_OPENGL, OPENGL, choose_opengl
 from worldmodel.errors import UserError, one_line
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.media.resize import area_resized
@@ -233,13 +233,19 @@ def _open(
     env_id: str, env_kwargs: dict[str, Any], source: str
 ) -> tuple[gymnasium.Env[Any, Any], bool]:
     """Make the wrapped environment; the bool says whether frames come from `render()`."""
-    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-        # Without a display, SDL would look for one and print an error.
+    has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if not has_display:  # SDL would look for one and print an error
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        if family_of(env_id).startswith("gymnasium.envs.mujoco"):
-            _choose_opengl(env_id)
     if "render_mode" in env_kwargs:
         raise UserError("env_kwargs can't contain render_mode: source determines it")
+    is_mujoco = family_of(env_id).startswith("gymnasium.envs.mujoco")
+    if is_mujoco and sys.platform == "linux" and not has_display and not choose_opengl():
+        given = os.environ.get("MUJOCO_GL")
+        what = f"MUJOCO_GL={given}" if given in OPENGL else "OpenGL"
+        raise UserError(
+            f"{env_id} can't be drawn: there is no display, and {what} doesn't work without one "
+            f"here. To install it {INSTALL_OPENGL}"
+        )
     env = made(env_id, **env_kwargs)
     seen, modes = env.observation_space, env.metadata.get("render_modes") or ()
     if source == "observation" or (source == "auto" and _is_image(seen, SMALLEST_IMAGE)):
@@ -257,16 +263,6 @@ def _open(
             f"rgb_array, only {', '.join(map(str, modes)) or 'none'}"
         )
     return made(env_id, **env_kwargs, render_mode="rgb_array"), True
-
-
-def _choose_opengl(env_id: str) -> None:
-    """Let MuJoCo draw without a display."""
-    given = os.environ.get("MUJOCO_GL")
-    if choose_renderer("auto") not in OPENGL:
-        raise UserError(
-            f"{env_id} can't be drawn: there is no display, and OpenGL without one doesn't work "
-            f"here{f' with MUJOCO_GL={given}' * bool(given)}. Install it: {INSTALL_OPENGL}"
-        )
 
 
 def _is_image(space: gymnasium.Space[Any], smallest: int) -> bool:

@@ -20,7 +20,7 @@ from benchmarks import (
     vector_dream,
 )
 from benchmarks.measuring import about, run_benchmark
-from envs.pushing.renderers import choose_renderer
+from envs.renderers import choose_renderer
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import to_lines

@@ -14,8 +14,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  registers the environments
 from envs.pushing import make
-from envs.pushing.renderers import FOUND, OPENGL, _works, choose_renderer
 from envs.pushing.scene import ARM_BASE, ARM_LENGTHS, BIN, HAND_HIGH, HAND_LOW, elbow
+from envs.renderers import FOUND, OPENGL, _works, choose_renderer
 from worldmodel.errors import UserError
 
 HERE = choose_renderer("auto")  # before MuJoCo is imported
@@ -290,7 +290,7 @@ def test_opengl_behind_a_fork_is_refused_and_not_waited_for():
     program = """
 import os
 from envs.pushing import make
-from envs.pushing.renderers import UserError
+from envs.renderers import UserError
 make().reset(seed=0)
 child = os.fork()
 if child == 0:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from envs.pushing.renderers import choose_renderer
+from envs.renderers import choose_renderer
 
 if TYPE_CHECKING:
     from envs.pushing.env import PushingEnv

@@ -11,8 +11,8 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
-from envs.pushing.renderers import Renderer
 from envs.pushing.scene import CAMERA_NAME, GROUND, TO_LAMP
+from envs.renderers import Renderer
 from worldmodel.errors import UserError
 
 MAX_GEOMS = 100

@@ -10,7 +10,6 @@ import mujoco
 import numpy as np
 
 from envs.pushing.camera import open_camera
-from envs.pushing.renderers import Renderer
 from envs.pushing.scene import (
     ARM_BASE,
     BIN,
@@ -22,6 +21,7 @@ from envs.pushing.scene import (
     elbow,
     random_scene,
 )
+from envs.renderers import Renderer
 from worldmodel.errors import UserError
 from worldmodel.interface.pose import PoseSpec
 

@@ -63,6 +63,17 @@ def choose_renderer(wanted: str) -> Renderer:
     )
 
 
+def choose_opengl() -> bool:
+    """Set `MUJOCO_GL` to an OpenGL that works without a display, for environments that read it when
+    they render; returns whether there is one. One that the user has set is the only one tried."""
+    given = os.environ.get("MUJOCO_GL", "")
+    for renderer in (given,) if given in OPENGL else OPENGL:
+        if _works(renderer):
+            os.environ["MUJOCO_GL"] = os.environ[FOUND] = renderer
+            return True
+    return False
+
+
 def _order(wanted: str) -> tuple[str, ...]:
     return (wanted,) if wanted in OPENGL else OPENGL
 
