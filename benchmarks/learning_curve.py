@@ -6,6 +6,7 @@ the same command resumes. With --publish, `worldmodel.train --describe` names th
 docs/learning-curve.png shows it.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from worldmodel.training.costs import LEARNING_CURVE
 
 STEPS_AHEAD = (1, 8, 16)
 TOKENIZER_SHARE = 0.3  # of the minutes
-PICTURE = Path("docs/learning-curve.png")
+PICTURE = Path(__file__).parents[1] / "docs/learning-curve.png"
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class Options(Output):
 
 
 def measure(options: Options) -> Results:
-    frames, minutes = _numbers(options.frames, "frames"), _numbers(options.minutes, "minutes")
+    frames = [round(number) for number in _numbers(options.frames, "frames")]
+    minutes = _numbers(options.minutes, "minutes")
     torch.set_num_threads(1)
     reader = EpisodeReader(options.data)
     reader.check_splits()
+    work = options.work / reader.digest()[:8]
     kinds = [(count, minutes[-1]) for count in frames] + [(frames[-1], m) for m in minutes[:-1]]
     rows = []
     for count, spent in kinds:
-        part = _part(reader, int(count), options.work / f"data-{count:g}")
-        out = options.work / f"{count:g}-frames-{spent:g}-minutes"
+        part = _part(reader, count, work / f"{count}-frames")
+        out = work / f"{options.preset}-{count}-frames-{spent:g}-minutes"
         tokenizer_minutes = TOKENIZER_SHARE * spent
         train(
             Train(
@@ -95,7 +98,7 @@ def _numbers(text: str, name: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = [0.0]
-    if min(numbers) <= 0 or numbers != sorted(set(numbers)):
+    if not all(0 < n < math.inf for n in numbers) or numbers != sorted(set(numbers)):
         raise UserError(f"--{name} must be rising numbers above 0 as in 5,15, not {text}")
     return numbers
 
@@ -153,8 +156,8 @@ def tables(results: Results) -> Blocks:
         for row in results["rows"]
     ]
     header = ["frames", "minutes", *(f"{k} steps ahead" for k in STEPS_AHEAD)]
-    about = f"{results['env_id']}, {results['preset']}; dB above copying the last frame"
-    return [f"{about}; {measured_on(results)}", Table(header, rows)]
+    caption = f"{results['env_id']}, {results['preset']}; dB above copying the last frame"
+    return [f"{caption}; {measured_on(results)}", Table(header, rows)]
 
 
 if __name__ == "__main__":

@@ -28,13 +28,12 @@ from worldmodel.data.episodes import episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
-from worldmodel.parallel import Workers, connect
+from worldmodel.parallel import MOST_WORKERS, Workers, connect
 from worldmodel.storage.files import file_digest, locked, read_json, write_json, written_whole
 
 # Version of the random streams. In version 1, random players drew actions and how long to hold
 # them from the same stream; such sets can't be added to.
 STREAMS = 2
-MOST_WORKERS = 1024
 Mixture = dict[Behaviour, float]  # the probability that a behaviour plays an episode
 
 

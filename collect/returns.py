@@ -147,21 +147,24 @@ def returns(options: Returns) -> dict[int, Compared]:
         options, moments=2, frames=CHECK_EVERY * BATCH, detector_steps=1, workers=1, seed=0
     )
     try:
-        lengths = [int(text) for text in options.steps.split(",")]
+        lengths = list(dict.fromkeys(int(text) for text in options.steps.split(",")))
     except ValueError:
         raise UserError(f"--steps must be whole numbers as in 2,4,8, not {options.steps}") from None
     if min(lengths) < 1:
         raise UserError(f"--steps must be at least 1, not {options.steps}")
-    starts = None if options.data is None else str(options.data)
-    with locked(options.out), closing(Looker(options.checkpoint, starts)) as looker:
+    # Absolute paths: processes of a cluster have other working directories.
+    starts = None if options.data is None else str(options.data.resolve())
+    folder = Path(options.checkpoint)
+    checkpoint = str(folder.resolve()) if folder.exists() else options.checkpoint
+    with locked(options.out), closing(Looker(checkpoint, starts)) as looker:
         return _measured(options, looker, lengths)
 
 
 def _measured(options: Returns, looker: "Looker", lengths: list[int]) -> dict[int, Compared]:
+    minutes = 2 + options.moments * sum(lengths) // (400 * options.workers)
     say(
         f"training a detector on {options.frames} frames, then looking away at {options.moments} "
-        f"moments; about {2 + options.moments * sum(lengths) // 400} minutes on one core, into "
-        f"{options.out}"
+        f"moments; about {minutes} minutes, into {options.out}"
     )
     connect(options.ray)  # before minutes of training
     seed = options.seed

@@ -7,7 +7,6 @@ frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,9 +19,7 @@ from envs.threads import one_thread
 from envs.vector_dream import STREAM, DreamState, DreamVectorEnv, info_of
 from envs.window import FrameWindow, as_rgb
 from worldmodel import randomness
-from worldmodel.command import say
 from worldmodel.errors import UserError
-from worldmodel.prior import fast
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
@@ -80,8 +77,6 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.observation_space = self._world.observation_space
         self.action_space = self._world.action_space
         self._window = FrameWindow("VideoGPT dream", fps=self.metadata["render_fps"])
-        if self._world.device.type == "cpu":
-            compile_once(say)
 
     @property
     def num_starts(self) -> int:
@@ -200,21 +195,3 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     def _show(self, frame: np.ndarray) -> None:
         if self.render_mode == "human":
             self._window.show(frame)
-
-
-def compile_once(tell: Callable[[str], None]) -> None:
-    """Compile the code of the prior on a CPU, if that hasn't been done yet.
-
-    Args:
-        tell: called with a line for the user before compiling.
-    """
-    if fast.is_compiled():
-        return
-    if fast.is_kept():
-        tell(f"compiling once, about {fast.COMPILES_S} s")
-    else:
-        tell(
-            f"compiling, about {fast.COMPILES_S} s at every start, because there is no cache "
-            "folder: set NUMBA_CACHE_DIR to one"
-        )
-    fast.compile_all()

@@ -60,9 +60,9 @@ class UnopenedWorld:
         """
         if self.checkpoint is None:
             return made(self.env_id, **self.env_kwargs)
-        from envs.dream import compile_once  # slow: imports torch
+        from worldmodel.prior import fast  # slow: imports torch
 
-        compile_once(tell)
+        fast.compile_once(tell)
         return made(self.env_id, horizon=None, **self.env_kwargs)
 
     def recorded(self, env: gymnasium.Env, folder: Path) -> "RecordEpisodes":

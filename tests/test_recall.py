@@ -13,7 +13,8 @@ from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
-from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, empty_memory
+from worldmodel.prior import stepping
+from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, Past, empty_memory
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import look_back
 from worldmodel.prior.stepping import step
@@ -77,27 +78,37 @@ def test_without_a_pose_frames_are_spaced_ever_wider():
 def _stepped(prior, codes, actions, variables, past, monkeypatch):
     """States of every step, and what each looked at again."""
     states, looked_at = [], []
-    hook = prior.norm.register_forward_hook(lambda _m, _i, output: states.append(output))
-    find = prior.look_back
+    find, newest_states = prior.look_back, stepping._newest_states
+
+    def noted(*given):
+        found = newest_states(*given)
+        states.append(found[0][:, 0])
+        return found
+
+    monkeypatch.setattr(stepping, "_newest_states", noted)
 
     def found(*given):
         looked_at.append(find(*given))
         return looked_at[-1]
 
     monkeypatch.setattr(prior, "look_back", found)
-    memory = empty_memory(prior.world, 2, torch.device("cpu"))
+    memory = empty_memory(prior.world, len(codes), torch.device("cpu"))
     for t in range(actions.shape[1]):
         here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
-        uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.world.num_pose_uniforms)
+        num_uniforms = prior.head.num_tokens + 1 + prior.world.num_pose_uniforms
+        uniforms = torch.rand(len(codes), num_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
         _, memory = step(prior, memory, *given, here, past.poses[:, t + 1])
-    hook.remove()
     return states, looked_at
 
 
-def test_stepping_with_older_frames_equals_the_full_pass(monkeypatch):
+@pytest.mark.parametrize("num_dreams", [1, 2])  # alone it is compiled
+def test_stepping_with_older_frames_equals_the_full_pass(num_dreams, monkeypatch):
     prior = _prior(recalled=2)
     codes, actions, variables, past = _clips(prior, num_frames=25)
+    codes, actions, variables = codes[:num_dreams], actions[:num_dreams], variables[:num_dreams]
+    poses, known, age, hidden = (part[:num_dreams] for part in past[:4])
+    past = Past(poses, known, age, hidden)
     states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
     older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
     assert older.present[:, -1, 0].all()

@@ -470,7 +470,7 @@ def test_the_learning_rate_stays_then_falls_along_a_line():
     assert learning_rate(recipe, 4, 0.0) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("dtype", "largest_error"), [("bfloat16", 1e-6), ("float32", 3e-3)])
+@pytest.mark.parametrize(("dtype", "largest_error"), [("bfloat16", 0), ("float32", 1e-4)])
 def test_muon_equals_torchs(dtype: str, largest_error: float):
     """Torch's computes in bf16 whatever the CPU can do."""
     rng = torch.Generator().manual_seed(0)

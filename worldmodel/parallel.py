@@ -36,6 +36,7 @@ Result = TypeVar("Result")
 # close(), if it has one, is called when the process ends.
 MakeRunner = Callable[[], Callable[[Task], Result]]
 
+MOST_WORKERS = 1024
 TASKS_AHEAD = 2  # per local process: none must wait for the process that takes the results
 MOST_RETRIES = 3  # on a cluster, of a task whose machine or process was lost
 CLOSING_S = 5.0  # for a process to close what it owns before it is killed
@@ -86,12 +87,14 @@ class Workers(Generic[Task, Result]):
         ray: address of a Ray cluster, or "auto"; None: processes of this machine.
 
     Raises:
-        UserError: as `connect`.
+        UserError: there are too many workers, or as `connect`.
     """
 
     def __init__(
         self, make_runner: MakeRunner[Task, Result], num_workers: int, *, ray: str | None = None
     ) -> None:
+        if num_workers > MOST_WORKERS:
+            raise UserError(f"--workers must be at most {MOST_WORKERS}, not {num_workers}")
         self._executor: Executor = (
             LocalExecutor(make_runner, num_workers)
             if ray is None

@@ -173,12 +173,12 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
     Raises:
         UserError: the frames can't be cut into a suitable number of tokens.
     """
-    info, doom = reader.info, PRESETS["dream-doom"]
+    info, base = reader.info, PRESETS["dream-doom"]
     if small:
-        doom = replace(
-            doom,
-            tokenizer=replace(doom.tokenizer, **SMALL_TOKENIZER),
-            prior=replace(doom.prior, **SMALL_PRIOR),
+        base = replace(
+            base,
+            tokenizer=replace(base.tokenizer, **SMALL_TOKENIZER),
+            prior=replace(base.prior, **SMALL_PRIOR),
         )
     height, width, _ = info.frame_shape
     downsampling = pixels_a_token(height, width)
@@ -190,21 +190,21 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
     num_frames = clip_length(reader)
     train = reader.split("train")
     num_train_frames = int((reader.index["episode_length"][train] + 1).sum())
-    window = max(1, num_frames * doom.prior.window // doom.prior_recipe.num_frames)
+    window = max(1, num_frames * base.prior.window // base.prior_recipe.num_frames)
 
     def steps(epochs: int, frames_a_step: int, limits: tuple[int, int]) -> int:
         return int(np.clip(epochs * num_train_frames // frames_a_step, *limits))
 
-    tokenizer, prior = doom.tokenizer_recipe, replace(doom.prior_recipe, num_frames=num_frames)
+    tokenizer, prior = base.tokenizer_recipe, replace(base.prior_recipe, num_frames=num_frames)
     return replace(
-        doom,
+        base,
         data=str(reader.folder),
         actions=info.actions,
         variable_names=info.variable_names,
         pose=info.pose,
-        tokenizer=replace(doom.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling),
+        tokenizer=replace(base.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling),
         prior=replace(
-            doom.prior, window=window, map_width=doom.prior.map_width * (window >= RECENT)
+            base.prior, window=window, map_width=base.prior.map_width * (window >= RECENT)
         ),
         tokenizer_recipe=replace(
             tokenizer, steps=steps(TOKENIZER_EPOCHS, tokenizer.batch_size, TOKENIZER_STEPS)

@@ -27,6 +27,7 @@ from worldmodel.evaluation.predicting import (
 from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.bootstrap import Bootstrap
+from worldmodel.prior import fast
 
 FRAMES_AT_ONCE = 128  # of a tokenizer
 TEACHER_FORCED_CLIPS = 4  # at a time: attention over all their frames takes memory
@@ -89,6 +90,8 @@ class HeldOut:
         with_pose: bool = False,
     ) -> None:
         self.with_pose = with_pose
+        if next(model.parameters()).device.type == "cpu":
+            fast.compile_once()
         self.model, self.reader, self.settings = model, reader, settings
         self.num_given = model.config.prior.window
         self.future = slice(self.num_given - 1, None)  # steps that lead beyond the given frames

@@ -10,6 +10,7 @@ or, where that is read-only, in the user's cache folder.
 Tensors are float32 on the CPU, without gradients; those that are overwritten are contiguous.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from worldmodel.command import say
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import kernels
 from worldmodel.prior.head import TokenHead, Undirected
@@ -172,6 +174,24 @@ def _weights(head: TokenHead, blocks: list[Block]) -> list[np.ndarray]:
     ]
     others = [head.previous_code.weight, head.logits.weight, head.logits.bias]
     return [tensor.detach().numpy() for tensor in (*stacked, *others)]
+
+
+def compile_once(tell: Callable[[str], None] = say) -> None:
+    """Compile what isn't compiled, if anything.
+
+    Args:
+        tell: called with a line for the user before compiling.
+    """
+    if is_compiled():
+        return
+    if is_kept():
+        tell(f"compiling once, about {COMPILES_S} s")
+    else:
+        tell(
+            f"compiling, about {COMPILES_S} s at every start, because there is no cache folder: "
+            "set NUMBA_CACHE_DIR to one"
+        )
+    compile_all()
 
 
 def is_compiled() -> bool:

@@ -22,21 +22,22 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: matrices.
+        lr: learning rate; an update's root mean square is 0.2 of it.
+        weight_decay: fraction of a weight, times the learning rate, that it loses in a step.
         dtype: of the computation; weights and momentum keep theirs.
     """
 
     def __init__(
         self, params: ParamsT, *, lr: float, weight_decay: float, dtype: torch.dtype
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.dtype = dtype
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "dtype": dtype})
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  no closure
         for group in self.param_groups:
             for matrices in of_one_shape(p for p in group["params"] if p.grad is not None):
                 updates = newton_schulz(
-                    torch.stack([self._momentum(matrix) for matrix in matrices]).to(self.dtype)
+                    torch.stack([self._momentum(matrix) for matrix in matrices]).to(group["dtype"])
                 )
                 scale = RMS * max(matrices[0].shape) ** 0.5
                 for matrix, update in zip(matrices, updates, strict=True):

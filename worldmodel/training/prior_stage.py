@@ -15,6 +15,7 @@ from worldmodel.dream import WorldModel, dream_along
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
+from worldmodel.prior import fast
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.place import Moments
@@ -74,6 +75,8 @@ class PriorStage(Stage):
     def __init__(self, model: WorldModel, coded: CodedEpisodes, recipe: StageRecipe) -> None:
         self.model, self.module, self.recipe = model, model.prior, recipe
         self.coded, self.device = coded, coded.device
+        if self.device.type == "cpu":  # before minutes are counted
+            fast.compile_once()
         self.inputs = model.tokenizer.digest()
         self.clips, self.validation = (
             ClipSampler(coded.reader, split, recipe.num_frames, frames_of=coded.codes_of)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -31,7 +30,7 @@ from worldmodel.training.costs import to_lines
 from worldmodel.training.options import TrainOptions
 from worldmodel.training.state import Progress, load_state, state_path
 from worldmodel.training.tokenizer_stage import TokenizerStage
-from worldmodel.training.trainer import Stage, Timing, train_stage
+from worldmodel.training.trainer import Stage, Timing, has_bf16, train_stage
 
 Made = TypeVar("Made")
 MOST_POLICIES = 8  # named on a model's card
@@ -262,17 +261,13 @@ def make_fabric(*, device: str, precision: str) -> Fabric:
         UserError: the device isn't available.
     """
     on_cuda = usable_device(device, or_auto=True) == "cuda"
-    if precision != "auto":
-        in_bf16 = precision == "bf16"
-    elif on_cuda:
-        in_bf16 = torch.cuda.is_bf16_supported()
-    else:  # without these instructions bf16 is emulated, and five times slower than fp32
-        capabilities = torch.cpu.get_capabilities()
-        in_bf16 = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    device_type = "cuda" if on_cuda else "cpu"
+    # Without instructions for it bf16 is emulated, and five times slower than fp32.
+    in_bf16 = has_bf16(device_type) if precision == "auto" else precision == "bf16"
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return Fabric(
-        accelerator="cuda" if on_cuda else "cpu",
+        accelerator=device_type,
         strategy="auto" if processes == 1 else "ddp",
         devices=local_processes,
         num_nodes=processes // local_processes,

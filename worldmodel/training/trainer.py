@@ -31,7 +31,7 @@ from worldmodel.vqvae.codebook import Codebook
 
 LOG_EVERY = 20  # steps
 SHOW_EVERY = 2.0  # seconds
-JUDGED_AFTER = 10  # steps, by whose speed the number of all steps is estimated
+WARM_UP, JUDGED = 2, 10  # steps of a call: which set up much; and whose speed is taken for all
 FEW_STEPS = 500  # learn little
 LARGEST_NORM = 1.0  # of the gradient; longer ones are clipped
 
@@ -145,7 +145,7 @@ def _learn(
     """Train, save and validate until the time is up; returns whether Ctrl-C ended it."""
     recipe, fabric = stage.recipe, learner.fabric
     is_first = fabric.global_rank == 0
-    seconds_before, clock = progress.seconds, Clock(timing)
+    seconds_before, clock, pace = progress.seconds, Clock(timing), Pace()
     with (
         Curves(folder, stage.name, progress.step, shown=is_first) as curves,
         Interruption() as interruption,
@@ -167,8 +167,9 @@ def _learn(
                 clock.restart_show_timer()
                 if logged:
                     curves.write(progress, {**means, "learning_rate": rate})
-            if progress.step == JUDGED_AFTER and is_first:
-                _warn_of_few_steps(stage, timing, fraction)
+            pace.count(progress)
+            if is_first and (fraction >= 1 or pace.steps == JUDGED):
+                pace.warn_of_few_steps(stage, timing, progress)
             if (last or due.save) and is_first:
                 save_state(
                     state_path(folder, stage.name),
@@ -186,14 +187,39 @@ def _learn(
                 return interrupted
 
 
-def _warn_of_few_steps(stage: Stage, timing: Timing, fraction: float) -> None:
-    num_steps = round(JUDGED_AFTER / fraction)
-    if timing.schedule_minutes is not None and num_steps < FEW_STEPS:
-        say(
-            f"note: {timing.schedule_minutes:g} minutes are about {num_steps} steps of the "
-            f"{stage.name} here, and fewer than {FEW_STEPS} learn little: give it more minutes, or "
-            "choose a smaller preset"
-        )
+class Pace:
+    """The speed of one call's steps.
+
+    Attributes:
+        steps: so far.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._warmed_up_at = 0.0
+        self._has_warned = False
+
+    def count(self, progress: Progress) -> None:
+        """Note a step that was just taken."""
+        self.steps += 1
+        if self.steps == WARM_UP:
+            self._warmed_up_at = progress.seconds
+
+    def warn_of_few_steps(self, stage: Stage, timing: Timing, progress: Progress) -> None:
+        """Tell the user, once, if the schedule's minutes end after few steps."""
+        if timing.schedule_minutes is None or self._has_warned:
+            return
+        left, num_steps = 60 * timing.schedule_minutes - progress.seconds, progress.step
+        if left > 0:
+            pace = (progress.seconds - self._warmed_up_at) / max(1, self.steps - WARM_UP)
+            num_steps += round(left / max(pace, 1e-9))
+        if num_steps < FEW_STEPS:
+            self._has_warned = True
+            say(
+                f"note: in {timing.schedule_minutes:g} minutes the {stage.name} takes about "
+                f"{num_steps} steps here, and learns little from fewer than {FEW_STEPS}: give it "
+                f"more --{stage.name}-minutes, or smaller networks"
+            )
 
 
 def _validate(stage: Stage, progress: Progress, folder: Path, curves: Curves) -> None:
@@ -240,8 +266,8 @@ class Learner:
                 submodule.num_parts = len(parts)
         trained = cast(nn.Module, torch.compile(module)) if compiled else module
         self._wrapped = fabric.setup_module(trained)
-        in_bf16 = fabric.strategy.precision.precision == "bf16-mixed"
-        dtype = torch.bfloat16 if in_bf16 else torch.float32
+        # Even if bf16 was asked for: where it is emulated, Muon would take most of the time.
+        dtype = torch.bfloat16 if has_bf16(fabric.device.type) else torch.float32
         self.optimizers = make_optimizers(module, stage.recipe, dtype)
         self._wrapped_optimizers = [
             cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
@@ -282,6 +308,14 @@ class Learner:
             wrapped.step()
             wrapped.zero_grad()
         return totals
+
+
+def has_bf16(device: str) -> bool:
+    """Whether "cuda" or "cpu" has instructions for bf16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def make_optimizers(
