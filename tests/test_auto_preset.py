@@ -11,11 +11,13 @@ from data_samples import INFO, sample_episode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import auto_preset, clip_length, pixels_a_token
+from worldmodel.configs.presets import SMALL_PRIOR, auto_preset, clip_length, pixels_a_token
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
 from worldmodel.train import Train, main, train
+from worldmodel.training.dream import describe
 
 
 def write(folder: Path, *, shape=(16, 16, 3), num_steps=30, names=("x",), episodes=10) -> Path:
@@ -85,6 +87,26 @@ def test_it_trains_without_a_name_and_without_variables(tmp_path: Path):
     options = Train(data=data, out=out, device="cpu", precision="fp32", batch_size=2)
     train(replace(options, tokenizer_steps=2, prior_steps=2))
     assert (out / "weights.safetensors").exists()
+
+
+def test_the_small_preset_takes_a_third_of_the_computation(tmp_path: Path):
+    reader = EpisodeReader(write(tmp_path, episodes=10))
+    cost = {
+        small: {
+            stage: of["flops"]
+            for stage, of in describe("auto", auto_preset(reader, small=small))["step"].items()
+        }
+        for small in (False, True)
+    }
+    for stage in ("vqvae", "prior"):
+        assert 0.2 < cost[True][stage] / cost[False][stage] < 0.4
+
+
+def test_the_small_preset_trains(tmp_path: Path):
+    data, out = write(tmp_path / "data", num_steps=14), tmp_path / "run"
+    options = Train("auto-small", data=data, out=out, device="cpu", batch_size=2)
+    train(replace(options, tokenizer_steps=2, prior_steps=2))
+    assert load_checkpoint(str(out)).model.config.prior.width == SMALL_PRIOR["width"]
 
 
 def test_a_model_of_the_chosen_sizes_can_be_made(tmp_path: Path):

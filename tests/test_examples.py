@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from conftest import one_line_error
@@ -11,7 +12,10 @@ from toy_square import registered_square
 from collect.policies import FRAME_RECIPE
 from envs.policy import load_sb3
 from examples import look_ahead, train_agent
+from examples.car_driver import drive
+from examples.freeway_player import UP, Crosses
 from examples.look_ahead import LookAhead, Planner, play
+from worldmodel.media.resize import area_resized
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +92,32 @@ def test_an_agent_learns_in_dreams_and_plays_outside(
     assert f"python -m play --env {tiny_run} --policy {out / 'policy.zip'}" in said.out
     assert load_sb3(out / "policy.zip", trusted=False).num_timesteps == 64
     assert "exists already" in one_line_error(train_agent.main)
+
+
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # of Box2D; crashes else
+def test_the_driver_stays_on_the_road_by_large_and_by_small_pictures():
+    for size in (96, 64):
+        env = gymnasium.make("CarRacing-v3")
+        frame, _ = env.reset(seed=1)
+        total = 0.0
+        for _ in range(60):
+            action = drive(area_resized(frame, (size, size)))
+            assert env.action_space.contains(action)
+            for _ in range(4):
+                frame, reward, *_ = env.step(action)
+                total += float(reward)
+        env.close()
+        assert total > 100  # random drivers lose 10 in that time
+
+
+def test_who_crosses_goes_up_mostly_and_by_the_seed_alone():
+    frame = np.zeros((210, 160, 3), np.uint8)
+    player, again = Crosses(), Crosses()
+    actions = []
+    for seed in range(8):
+        player.reset(seed)
+        actions.append([player(frame) for _ in range(100)])
+        again.reset(seed)
+        assert [again(frame) for _ in range(100)] == actions[-1]
+    assert 0.4 < np.mean(np.asarray(actions) == UP) < 0.9
+    assert set(np.unique(actions)) == {0, 1, 2}

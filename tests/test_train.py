@@ -30,7 +30,7 @@ from worldmodel.training.curves import Board, Curves
 from worldmodel.training.muon import Muon
 from worldmodel.training.options import AUTO, AUTO_SMALL, DREAM_PRESETS, PUBLISHED_PRESETS
 from worldmodel.training.state import Progress
-from worldmodel.training.trainer import Clock, Timing, learning_rate, make_optimizers
+from worldmodel.training.trainer import Clock, Pace, Timing, learning_rate, make_optimizers
 from worldmodel.videogpt.configs import PUBLISHED
 
 COMMAND = [sys.executable, "-m", "worldmodel.train", "tiny"]
@@ -456,6 +456,32 @@ def test_validation_is_no_training_time(monkeypatch):
     assert due.stop  # five minutes on the wall
 
 
+def test_minutes_that_are_too_few_are_noticed_once(capsys):
+    stage, timing = "prior", Timing(schedule_minutes=10)
+    pace, progress = Pace(), Progress(step=0, seconds=0.0)
+    for _ in range(12):  # the first step takes a minute, the others two seconds
+        progress.step += 1
+        progress.seconds += 60 if progress.step == 1 else 2
+        pace.count(progress)
+    pace.warn_of_few_steps(stage, timing, progress)
+    pace.warn_of_few_steps(stage, timing, progress)
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1
+    assert "in 10 minutes the prior takes about 271 steps" in said  # 12 and (600 - 82) / 2
+    assert "more --prior-minutes" in said
+    quick = Pace()
+    for step in range(1, 13):
+        quick.count(Progress(step=step, seconds=step / 2))
+    quick.warn_of_few_steps(stage, timing, Progress(step=12, seconds=6.0))
+    assert not capsys.readouterr().err
+    ended = Pace()
+    ended.count(Progress(step=1, seconds=601.0))
+    ended.warn_of_few_steps(stage, timing, Progress(step=1, seconds=601.0))
+    assert "takes about 1 steps" in capsys.readouterr().err
+    ended.warn_of_few_steps(stage, Timing(), Progress(step=1, seconds=601.0))
+    assert not capsys.readouterr().err
+
+
 def test_too_little_data_is_said_before_training(tmp_path: Path):
     data = write_toy_data(tmp_path / "data", num_episodes=1)
     with pytest.raises(ValueError, match="record or import more"):
@@ -477,10 +503,9 @@ def test_muon_equals_torchs(dtype: str, largest_error: float):
     shapes = [(48, 32), (32, 48), (48, 32), (40, 40)]
     ours = [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in shapes]
     theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
-    recipe = {"lr": 1e-3, "weight_decay": 0.1}
     optimizers = [
-        Muon(ours, **recipe, dtype=getattr(torch, dtype)),
-        torch.optim.Muon(theirs, **recipe, adjust_lr_fn="match_rms_adamw"),
+        Muon(ours, lr=1e-3, weight_decay=0.1, dtype=getattr(torch, dtype)),
+        torch.optim.Muon(theirs, lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     ]
     for _ in range(3):
         for mine, other in zip(ours, theirs, strict=True):

@@ -169,7 +169,7 @@ def _learn(
                     curves.write(progress, {**means, "learning_rate": rate})
             pace.count(progress)
             if is_first and (fraction >= 1 or pace.steps == JUDGED):
-                pace.warn_of_few_steps(stage, timing, progress)
+                pace.warn_of_few_steps(stage.name, timing, progress)
             if (last or due.save) and is_first:
                 save_state(
                     state_path(folder, stage.name),
@@ -205,7 +205,7 @@ class Pace:
         if self.steps == WARM_UP:
             self._warmed_up_at = progress.seconds
 
-    def warn_of_few_steps(self, stage: Stage, timing: Timing, progress: Progress) -> None:
+    def warn_of_few_steps(self, stage: str, timing: Timing, progress: Progress) -> None:
         """Tell the user, once, if the schedule's minutes end after few steps."""
         if timing.schedule_minutes is None or self._has_warned:
             return
@@ -216,9 +216,9 @@ class Pace:
         if num_steps < FEW_STEPS:
             self._has_warned = True
             say(
-                f"note: in {timing.schedule_minutes:g} minutes the {stage.name} takes about "
+                f"note: in {timing.schedule_minutes:g} minutes the {stage} takes about "
                 f"{num_steps} steps here, and learns little from fewer than {FEW_STEPS}: give it "
-                f"more --{stage.name}-minutes, or smaller networks"
+                f"more --{stage}-minutes, or smaller networks"
             )
 
 
