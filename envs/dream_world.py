@@ -29,7 +29,7 @@ from worldmodel.data import EpisodeReader
 from worldmodel.dream import Dream
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import SamplingOptions
-from worldmodel.prior import fast
+from worldmodel.prior.fast import compile_once
 from worldmodel.prior.memory import empty_memory
 
 MAX_RECORDED_STARTS = 512
@@ -112,7 +112,7 @@ class DreamWorld:
         self.sampling = chosen.applied_to(read_world(str(folder)).sampling)  # before the weights
         loaded = load_checkpoint(str(folder), device=self.device)
         if self.device.type == "cpu":
-            fast.compile_once()
+            compile_once()
         self.folder = folder
         self.model, self.recorded = loaded.model, loaded.world
         self.config = self.model.config

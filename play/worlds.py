@@ -60,9 +60,9 @@ class UnopenedWorld:
         """
         if self.checkpoint is None:
             return made(self.env_id, **self.env_kwargs)
-        from worldmodel.prior import fast  # slow: imports torch
+        from envs.dream_world import compile_once  # slow: imports torch
 
-        fast.compile_once(tell)
+        compile_once(tell)
         return made(self.env_id, horizon=None, **self.env_kwargs)
 
     def recorded(self, env: gymnasium.Env, folder: Path) -> "RecordEpisodes":
