@@ -72,8 +72,9 @@ def test_the_learning_curve_learns_from_more_and_longer(tmp_path: Path, monkeypa
     results = learning_curve.measure(options)
     pairs = [(row["frames"], row["minutes"]) for row in results["rows"]]
     assert pairs == [(40, 0.03), (90, 0.03), (90, 0.01)]
-    few, many = (EpisodeReader(tmp_path / "work" / f"data-{n}") for n in (40, 90))
     whole = EpisodeReader(data)
+    work = tmp_path / "work" / whole.digest()[:8]
+    few, many = (EpisodeReader(work / f"{n}-frames") for n in (40, 90))
     for split in ("validation", "test"):
         ids = [set(r.index["episode_id"][r.split(split)].tolist()) for r in (few, many, whole)]
         assert ids[0] == ids[1] == ids[2]
