@@ -270,7 +270,7 @@ def printed_by(program: str, **environment: str) -> str:
 def test_what_does_not_work_is_passed_over():
     # A renderer that isn't there (nobody knows it), in a process of its own.
     program = (
-        "import os; from envs.pushing import renderers; renderers.OPENGL = ('nonsense',);"
+        "import os; from envs import renderers; renderers.OPENGL = ('nonsense',);"
         "env = __import__('envs.pushing').pushing.make(); env.reset(seed=0); print(env.renderer)"
     )
     assert printed_by(program) == "rays"

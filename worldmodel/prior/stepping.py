@@ -259,7 +259,7 @@ def _run_compiled(
     turns: tuple[Tensor, Tensor],
     older: tuple[Tensor, Tensor] | None,
 ) -> Float[Tensor, "1 1 P D"]:
-    """`FrameGPT.run_blocks`, compiled, for one dream."""
+    """`FrameGPT.run_blocks`, compiled, for one dream: blocks and recalls in the same order."""
     x = x.contiguous()  # overwritten
     for i, block in enumerate(prior.blocks):
         ring = memory.keys_values[0, i]
