@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodel.command import named_function
 from worldmodel.errors import UserError, one_line
 from worldmodel.storage.files import file_digest
 
@@ -42,17 +42,9 @@ class FunctionPolicy:
     """
 
     def __init__(self, name: str, env: gymnasium.Env[Any, Any]) -> None:
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-            self._function: Any = found() if inspect.isclass(found) else found
-        except Exception as error:  # a user's module may raise anything
-            raise UserError(
-                f"--policy {name} can't be imported: {one_line(error)}. It must name a function in "
-                "a module that Python finds from here"
-            ) from None
+        self._function = named_function("--policy", name)
         if not callable(self._function):
-            raise UserError(f"--policy {name} is {one_line(found)}, not a function")
+            raise UserError(f"--policy {name} is {one_line(self._function)}, not a function")
         self._name, self._env = name, env
         self._world: Any = env.unwrapped
         self._own_actions = getattr(self._world, "own_actions", None)

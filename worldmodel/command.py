@@ -1,5 +1,7 @@
 """What the project's commands share: exit statuses, messages, progress bars."""
 
+import importlib
+import inspect
 import math
 import os
 import shlex
@@ -193,6 +195,24 @@ def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterato
     # while, and a process forked then would wait for a lock that the thread held.
     with Bar(MofNCompleteColumn(), transient=True, auto_refresh=False) as bar:
         yield from bar.track(items, total, description=what)
+
+
+def named_function(option: str, name: str) -> Any:
+    """What `module:name`, given by an option, names; a class becomes an instance, made without
+    arguments.
+
+    Raises:
+        UserError: there is no such thing, or its module can't be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        return found() if inspect.isclass(found) else found
+    except Exception as error:  # a user's module may raise anything
+        raise UserError(
+            f"{option} {name} can't be imported: {one_line(error)}. It must name a function in a "
+            "module that Python finds from here"
+        ) from None
 
 
 def usable_device(name: str, *, or_auto: bool = False) -> str:

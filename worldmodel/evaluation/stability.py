@@ -1,6 +1,5 @@
 """The part "stability": whether long dreams stay as rich as real frames, or collapse."""
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from worldmodel import randomness
-from worldmodel.command import track
+from worldmodel.command import named_function, track
 from worldmodel.dream import Dream
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError
 from worldmodel.evaluation import plots
 from worldmodel.evaluation.held_out import RANDOM_PLAYERS, SAMPLING_OPTIONS, HeldOut, wander
 from worldmodel.evaluation.report import Headline, Picture, Section
@@ -132,14 +131,7 @@ def _driver(held_out: HeldOut) -> Driver | None:
     name, spec = held_out.settings.driver, held_out.model.config.actions
     if name is None:
         return None
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--driver {name} can't be imported: {one_line(error)}. It must name a function as in "
-            "my_module:drive, in a module that Python finds from here"
-        ) from None
+    function = named_function("--driver", name)
 
     def drive(frame: np.ndarray) -> np.ndarray:
         try:
