@@ -6,15 +6,17 @@ examples.freeway_player:Crosses ...
 
 import numpy as np
 
+from worldmodel import randomness
+
 STAY, UP, DOWN = 0, 1, 2
 
 
 class Crosses:
     """Goes up in four of five steps; in a third of the games it is slower."""
 
-    def reset(self, seed: int | None) -> None:
+    def reset(self, seed: int) -> None:
         """Start a game."""
-        self.rng = np.random.default_rng(seed)
+        self.rng = randomness.generator(seed, "crossing a road")
         self.up = self.rng.choice([0.8, 0.8, 0.5])
 
     def __call__(self, frame: np.ndarray) -> int:

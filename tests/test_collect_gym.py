@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from collect.gym import AT_RANDOM, Collect, collect, main
 from collect.recorder import Player
 from collect.score import Measure, print_scores
+from envs import trust
 from envs.policy import FramePolicy, StatePolicy, load_policy
 from worldmodel.data import EpisodeReader
 from worldmodel.data.left_out import read_left_out
@@ -322,6 +323,8 @@ def test_a_folder_that_can_t_be_written_to_is_told_before_anything_is_played(tmp
 
 def test_a_policy_from_elsewhere_needs_trust_once(tmp_path: Path, monkeypatch):
     policy = _ppo(gymnasium.make("CartPole-v1"), tmp_path / "ppo.zip")
+    # Equal policies of other tests, saved within the same two seconds, have the same digest.
+    monkeypatch.setattr(trust, "_remembered", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = Collect(
         env_id="CartPole-v1",

@@ -1,7 +1,7 @@
 """Sizes of a dream: its tokenizer, its prior, and the world that they model."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, Strict
@@ -53,6 +53,12 @@ class VQVAEConfig(TokenizerConfig):
                 f"frames of {height}x{width} can't be cut into tokens of "
                 f"{self.downsampling}x{self.downsampling} pixels"
             )
+
+    def has_weights_of(self, other: "VQVAEConfig") -> bool:
+        """Whether the two tokenizers' weights have the same shapes: only their frames' height and
+        width may differ."""
+        frame_shape = (*other.frame_shape[:2], self.frame_shape[2])
+        return replace(self, frame_shape=frame_shape) == other
 
     @property
     def widths(self) -> tuple[int, ...]:

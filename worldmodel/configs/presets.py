@@ -53,6 +53,7 @@ class Preset:
         get: the command that puts them there, without its --out.
         sharp_frames: frames whose codes the sharp decoder sees.
         actions, variable_names, pose: of the data meant; a run takes those of its own data.
+        start: shipped checkpoint whose tokenizer the tokenizer starts from; None: random weights.
     """
 
     data: str
@@ -66,6 +67,7 @@ class Preset:
     actions: ActionSpec
     variable_names: tuple[str, ...]
     pose: PoseSpec
+    start: str | None = None
 
 
 RECORD_HGS = "python -m collect.vizdoom --scenario hgs --episodes 1000 --length 100"
@@ -149,8 +151,11 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# Of the presets `auto` and `auto-small`.
-SMALL_TOKENIZER = {"hidden_units": 128, "residual_units": 64, "residual_layers": 2}
+# Of the presets `auto` and `auto-small`. A tokenizer that starts from a trained one learns most in
+# many small steps: after 210 s of a core CarRacing's had 30.8 dB with 4 frames a step, 29.8 with 8
+# and 28.2 with 16; from random weights, 26.0 with 16.
+START = "dream-doom"
+SMALL_BATCH = {"batch_size": 4, "learning_rate": 1e-3, "warmup": 20}
 SMALL_PRIOR = {"width": 128, "layers": 4, "head_width": 192, "map_width": 384}
 WANTED_TOKENS = 64  # a frame, as in dream-doom
 PIXELS_A_TOKEN = (2, 4, 8, 16, 32)  # along each side
@@ -177,8 +182,8 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
     if small:
         base = replace(
             base,
-            tokenizer=replace(base.tokenizer, **SMALL_TOKENIZER),
             prior=replace(base.prior, **SMALL_PRIOR),
+            tokenizer_recipe=replace(base.tokenizer_recipe, **SMALL_BATCH),
         )
     height, width, _ = info.frame_shape
     downsampling = pixels_a_token(height, width)
@@ -196,13 +201,17 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
         return int(np.clip(epochs * num_train_frames // frames_a_step, *limits))
 
     tokenizer, prior = base.tokenizer_recipe, replace(base.prior_recipe, num_frames=num_frames)
+    tokenizer_config = replace(
+        base.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling
+    )
     return replace(
         base,
         data=str(reader.folder),
+        start=START if tokenizer_config.has_weights_of(base.tokenizer) else None,
         actions=info.actions,
         variable_names=info.variable_names,
         pose=info.pose,
-        tokenizer=replace(base.tokenizer, frame_shape=info.frame_shape, downsampling=downsampling),
+        tokenizer=tokenizer_config,
         prior=replace(
             base.prior, window=window, map_width=base.prior.map_width * (window >= RECENT)
         ),

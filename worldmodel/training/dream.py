@@ -29,6 +29,7 @@ from worldmodel.training.options import (
     AUTO_SMALL,
     DREAM_PRESETS,
     PUBLISHED_PRESETS,
+    RANDOM_WEIGHTS,
     TrainDream,
     check_preset,
     main_arguments,
@@ -49,6 +50,7 @@ from worldmodel.training.run import (
 from worldmodel.training.state import Progress, load_state
 from worldmodel.training.tokenizer_stage import TokenizerStage
 
+TOKENIZER_STAGES = ("both", "tokenizer")  # values of --stage that train it
 NUM_STARTS = 16  # in a checkpoint
 # Entries of a prior's config that are 0 in checkpoints before version 5.
 ADDED_PARTS = ("map_width", "tells_age", "recalled")
@@ -81,6 +83,10 @@ def train(options: TrainDream, *, command: str) -> None:
 def train_preset(preset: Preset, options: TrainDream, *, command: str = "the same command") -> None:
     """Train a preset with its recipes unchanged; arguments and errors as those of `train`."""
     out = options.out or Path("runs") / _run_name(options)
+    trains_tokenizer = options.stage in TOKENIZER_STAGES
+    start = options.init or (preset.start if trains_tokenizer else None)
+    if options.init == RANDOM_WEIGHTS:
+        options, start = replace(options, init=None), None
     reader = EpisodeReader(data_folder(options, preset))
     reader.check_splits()
     # Made first: an error comes before anything is written.
@@ -88,8 +94,10 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
     starts = choose_starts(reader, num_frames=config.prior.window, num_starts=NUM_STARTS)
     starts = replace(starts, poses=starts.poses[..., : len(config.pose)])
     with started(options, out, reader, command) as run:
-        model, world = _model(options, config, reader)
-        run.begin(config, preset, [summary(preset)] if options.preset not in PRESETS else [])
+        model, world, notes = _model(start, options, config, reader)
+        if options.preset not in PRESETS:
+            notes = [summary(preset), *notes]
+        run.begin(config, preset, notes)
         if _train(run, model, preset, options):
             run.export(
                 Checkpoint(model, world, starts),
@@ -207,30 +215,42 @@ def _config(preset: Preset, reader: EpisodeReader) -> WorldModelConfig:
 
 
 def _model(
-    options: TrainDream, config: WorldModelConfig, reader: EpisodeReader
-) -> tuple[WorldModel, World]:
-    """The model to train, and its world with the sampling settings of --init's checkpoint."""
+    start: str | None, options: TrainDream, config: WorldModelConfig, reader: EpisodeReader
+) -> tuple[WorldModel, World, list[str]]:
+    """The model to train; its world, with the sampling settings of the checkpoint `start` where
+    that is of the same world; and what to tell the user about them."""
     world = world_of(reader)
-    if options.init is None:
-        return made_for(reader, lambda: WorldModel(config)), world
+    if start is None:
+        return made_for(reader, lambda: WorldModel(config)), world, []
     published = main_arguments(replace(options, preset="PRESET"))
-    folder = find_kind(options.init, Checkpoint.kind, PUBLISHED_TRAIN, *published)
+    folder = find_kind(start, Checkpoint.kind, PUBLISHED_TRAIN, *published)
     loaded = load_checkpoint(str(folder))
-    model = _grown(loaded.model, config).train()
-    check_init(options.init, config, model.config)
-    return model, replace(world, sampling=loaded.world.sampling)
+    if _is_grown(loaded.model.config, config):
+        sampling = loaded.world.sampling
+        return _grown(loaded.model, config).train(), replace(world, sampling=sampling), []
+    if options.stage not in TOKENIZER_STAGES or not config.tokenizer.has_weights_of(
+        loaded.model.config.tokenizer
+    ):
+        check_init(start, config, loaded.model.config)
+    model = made_for(reader, lambda: WorldModel(config))
+    model.tokenizer.load_state_dict(loaded.model.tokenizer.state_dict())
+    model.tokenizer.codebooks.start_anew()
+    note = f"the tokenizer starts from that of {start}, which is of another world or size"
+    return model, world, [f"{note}; the prior starts from random weights"]
+
+
+def _is_grown(config: WorldModelConfig, wanted: WorldModelConfig) -> bool:
+    """Whether `wanted` is the config, perhaps with added parts."""
+    own = {n: getattr(config.prior, n) for n in ADDED_PARTS if not getattr(config.prior, n)}
+    pose = wanted.pose if config.pose else NO_POSE
+    sharp_frames = wanted.sharp_frames if config.sharp_frames else 0
+    prior = replace(wanted.prior, **own)
+    return config == replace(wanted, pose=pose, sharp_frames=sharp_frames, prior=prior)
 
 
 def _grown(model: WorldModel, config: WorldModelConfig) -> WorldModel:
-    """The model with the parts that only `config` has; they have no effect until trained. The
-    model itself where the configs differ in anything else."""
-    lacking = [name for name in ADDED_PARTS if not getattr(model.config.prior, name)]
-    own = {name: getattr(model.config.prior, name) for name in lacking}
-    pose = config.pose if model.config.pose else NO_POSE
-    sharp_frames = config.sharp_frames if model.config.sharp_frames else 0
-    if model.config == config or model.config != replace(
-        config, pose=pose, sharp_frames=sharp_frames, prior=replace(config.prior, **own)
-    ):
+    """The model with the parts that only `config` has; they have no effect until trained."""
+    if model.config == config:
         return model
     grown = WorldModel(config)
     grown.load_state_dict({**grown.state_dict(), **model.state_dict()})

@@ -14,6 +14,7 @@ from worldmodel.errors import UserError
 Options = TypeVar("Options", bound="TrainOptions")
 # Each command knows the other's presets, to name the command that trains them.
 AUTO, AUTO_SMALL = "auto", "auto-small"
+RANDOM_WEIGHTS = "none"  # for --init
 DREAM_PRESETS = (AUTO, AUTO_SMALL, "dream-doom", "dream-battle2", "dream-pushing", "tiny")
 PUBLISHED_PRESETS = (
     "moving-mnist",
@@ -99,6 +100,11 @@ class TrainDream(TrainOptions):
     stage: Literal["both", "tokenizer", "prior", "decoder"] = "both"
     """What to train: both is the tokenizer, then the prior. decoder, after both, trains a decoder
     of sharper pictures; it needs the extra "perceptual"."""
+    init: str | None = None
+    """Checkpoint to start from: a shipped name, a folder, or a Hugging Face Hub id; none: random
+    weights. By default auto and auto-small start from dream-doom's tokenizer, the others from
+    random weights. Of another world's checkpoint, only the tokenizer is used. With --stage prior
+    the tokenizer stays as it is."""
     decoder_minutes: float | None = None
     """As --tokenizer-minutes, for the sharp decoder."""
     decoder_steps: int | None = None

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from worldmodel import randomness
 
 DECAY = 0.99
-RESTART_BELOW = 1.0  # vectors a batch, as a moving average
+# Vectors a batch, as a moving average, below which a code restarts; in small batches, a fraction of
+# what each code would get if all got the same.
+RESTART_BELOW, RESTART_BELOW_SHARE = 1.0, 1 / 16
 LARGEST_CHUNK = 2**20  # distances at a time: 4 MiB fit in a cache; 32 clips have 2**30
 
 
@@ -20,10 +22,11 @@ class Codebook(nn.Module):
 
     In training mode `forward` also moves each code towards the mean of the vectors it
     replaced. The codes start as vectors of the first batch, and a code that replaces fewer
-    than one vector a batch restarts at a random vector of that batch. All state is in buffers, so
-    a resumed run continues exactly. Under torch.distributed every process computes the same codes,
-    as if it had seen the full batch. With `num_parts` passes per batch the codes move after the
-    last of them, by the vectors of all; only their initial values come from the first pass.
+    than one vector a batch (or a sixteenth of its share, if that is less) restarts at a random
+    vector of that batch. All state is in buffers, so a resumed run continues exactly. Under
+    torch.distributed every process computes the same codes, as if it had seen the full batch. With
+    `num_parts` passes per batch the codes move after the last of them, by the vectors of all; only
+    their initial values come from the first pass.
     """
 
     def __init__(self, num_codes: int, code_dim: int) -> None:
@@ -80,7 +83,8 @@ class Codebook(nn.Module):
         self.count.lerp_(count, 1 - DECAY)
         self.total.lerp_(total, 1 - DECAY)
         self.vectors.copy_(self.total / self.count.clamp_min(1e-5).unsqueeze(1))
-        unused = self.count < RESTART_BELOW
+        share = float(count.sum()) / len(count)
+        unused = self.count < min(RESTART_BELOW, RESTART_BELOW_SHARE * share)
         if unused.any():
             self._restart(x, unused)
         self.num_updates += 1
@@ -136,6 +140,11 @@ class Codebooks(nn.ModuleList):
             for book, indices in zip(self._books(), codes.unbind(-1), strict=True)
         ]
         return torch.cat(vectors, -1).movedim(-1, 1)
+
+    def start_anew(self) -> None:
+        """Let the codes start as vectors of the next batch in training."""
+        for book in self._books():
+            book.num_updates.zero_()
 
     def vectors(self) -> Float[Tensor, "q K E"]:
         """A copy of every codebook's codes."""
