@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import one_line_error
 from data_samples import INFO, sample_episode
 from hypothesis import given
@@ -16,6 +17,7 @@ from worldmodel.configs.dream import WorldModelConfig
 from worldmodel.configs.presets import SMALL_PRIOR, auto_preset, clip_length, pixels_a_token
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
+from worldmodel.errors import UserError
 from worldmodel.train import Train, main, train
 from worldmodel.training.dream import describe
 
@@ -89,7 +91,7 @@ def test_it_trains_without_a_name_and_without_variables(tmp_path: Path):
     assert (out / "weights.safetensors").exists()
 
 
-def test_the_small_preset_takes_a_third_of_the_computation(tmp_path: Path):
+def test_the_small_preset_takes_less_computation(tmp_path: Path):
     reader = EpisodeReader(write(tmp_path, episodes=10))
     cost = {
         small: {
@@ -98,8 +100,39 @@ def test_the_small_preset_takes_a_third_of_the_computation(tmp_path: Path):
         }
         for small in (False, True)
     }
-    for stage in ("vqvae", "prior"):
-        assert 0.2 < cost[True][stage] / cost[False][stage] < 0.4
+    assert cost[True]["vqvae"] / cost[False]["vqvae"] == pytest.approx(4 / 64, rel=0.01)  # frames
+    assert 0.2 < cost[True]["prior"] / cost[False]["prior"] < 0.4
+
+
+def test_it_starts_from_the_tokenizer_of_a_shipped_dream(tmp_path: Path, capsys):
+    data = write(tmp_path / "data", shape=(64, 64, 3), num_steps=5)
+    options = Train("auto-small", data=data, out=tmp_path / "run", device="cpu", precision="fp32")
+    options = replace(
+        options, stage="tokenizer", tokenizer_steps=1, batch_size=2, learning_rate=1e-12
+    )
+    train(options)
+    assert "the tokenizer starts from that of dream-doom" in capsys.readouterr().err
+    train(replace(options, stage="prior", prior_steps=1))
+    trained = load_checkpoint(str(tmp_path / "run")).model.tokenizer.state_dict()
+    shipped = load_checkpoint("dream-doom").model.tokenizer.state_dict()
+    for name, tensor in shipped.items():
+        is_same = torch.allclose(trained[name], tensor, rtol=0, atol=1e-9)
+        # The codes are of this world's own frames.
+        assert is_same != (name.startswith("codebooks") or name == "data_variance"), name
+
+    train(replace(options, out=tmp_path / "random", init="none"))
+    assert "dream-doom" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="--init dream-doom: its variable_names"):
+        train(replace(options, out=tmp_path / "prior", init="dream-doom", stage="prior"))
+
+
+def test_frames_of_any_size_start_from_it_if_its_tokens_fit(tmp_path: Path):
+    starts = {}
+    for size in (64, 96, 128, 32):
+        reader = EpisodeReader(write(tmp_path / str(size), shape=(size, size, 3), num_steps=2))
+        starts[size] = auto_preset(reader).start
+    # Tokens of 16x16 or 4x4 pixels need other networks.
+    assert starts == {64: "dream-doom", 96: "dream-doom", 128: None, 32: None}
 
 
 def test_the_small_preset_trains(tmp_path: Path):

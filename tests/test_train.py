@@ -496,6 +496,13 @@ def test_the_learning_rate_stays_then_falls_along_a_line():
     assert learning_rate(recipe, 4, 0.0) == pytest.approx(0.5)
 
 
+def test_a_schedule_of_few_steps_warms_up_in_a_tenth_of_it():
+    recipe = replace(PRESETS["tiny"].prior_recipe, warmup=1000, decay=0.25, learning_rate=1.0)
+    rates = [learning_rate(recipe, step, step / 100) for step in range(21)]
+    assert rates[:11] == pytest.approx([0.001, *(step / 10 for step in range(1, 11))])
+    assert rates[10:] == [1.0] * 11
+
+
 @pytest.mark.parametrize(("dtype", "largest_error"), [("bfloat16", 0), ("float32", 1e-4)])
 def test_muon_equals_torchs(dtype: str, largest_error: float):
     """Torch's computes in bf16 whatever the CPU can do."""

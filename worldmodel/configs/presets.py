@@ -20,7 +20,7 @@ class StageRecipe:
         steps: optimiser steps of the full schedule.
         batch_size: clips per step, over all processes.
         num_frames: frames per clip.
-        learning_rate: peak; it rises over `warmup` steps.
+        learning_rate: peak; it rises over `warmup` steps, or the first tenth of the schedule.
         decay: fraction of the schedule, at its end, over which the learning rate falls to zero.
             1: a cosine over the full schedule; less: constant, then linear.
         optimizer: "muon" for the matrices between hidden layers, with AdamW for the rest.

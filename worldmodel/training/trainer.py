@@ -347,12 +347,12 @@ def make_optimizers(
 
 
 def learning_rate(recipe: StageRecipe, step: int, fraction: float) -> float:
-    """A linear warm-up, then the recipe's decay to zero.
+    """A linear warm-up, over a tenth of the schedule at most, then the recipe's decay to zero.
 
     Args:
         fraction: of the schedule that is done.
     """
-    warmed_up = min(1.0, (step + 1) / recipe.warmup)
+    warmed_up = min(1.0, max((step + 1) / recipe.warmup, 10 * fraction))
     if recipe.decay < 1:
         return recipe.learning_rate * warmed_up * min(1.0, (1 - fraction) / recipe.decay)
     return recipe.learning_rate * warmed_up * 0.5 * (1 + math.cos(math.pi * fraction))
