@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 ENV ?= dream-doom
+VERSION = $(shell $(RUN) -c 'import videogpt_dream; print(videogpt_dream.__version__)')
 
-.PHONY: setup play test test-slow check docs smoke bench clean
+.PHONY: setup play test test-slow check docs smoke bench release can-release clean
 
 setup: $(VENV)/installed
 
@@ -55,5 +56,24 @@ bench: setup
 	$(RUN) -m benchmarks.train_step vizdoom-hgs
 	$(RUN) -m benchmarks.pushing_step
 
+# All of a release in dist/: wheel and sdist, tried from an empty folder; a dream's page in the
+# browser; the documentation. Then the tag, which is left to push.
+release: can-release check docs
+	rm -rf dist
+	$(VENV)/bin/pip install --quiet build
+	$(RUN) -m build --outdir dist
+	.ci/try-distribution dist/*.whl
+	.ci/try-distribution dist/*.tar.gz
+	$(RUN) -m play.web --env $(ENV) --out dist/page
+	cp -r site dist/docs
+	git tag -a v$(VERSION) -m "Version $(VERSION)"
+
+can-release: setup
+	@git diff --quiet HEAD || { echo "commit your changes first: a release is of a commit"; false; }
+	@! git rev-parse -q --verify v$(VERSION) > /dev/null || \
+		{ echo "there is a tag v$(VERSION): raise the version in pyproject.toml"; false; }
+	@grep -q '^## $(VERSION)$$' CHANGELOG.md || \
+		{ echo "CHANGELOG.md has no section '## $(VERSION)'"; false; }
+
 clean:
-	rm -rf $(VENV) runs/smoke site
+	rm -rf $(VENV) runs/smoke site dist
