@@ -12,6 +12,7 @@ from toy_square import registered_square
 from benchmarks import (
     attention,
     busy_neighbour,
+    dream_memory,
     dream_step,
     learning_curve,
     pushing_step,
@@ -21,6 +22,7 @@ from benchmarks import (
 )
 from benchmarks.measuring import about, run_benchmark
 from envs.renderers import choose_renderer
+from worldmodel.checkpoint import load_checkpoint
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import to_lines
@@ -43,6 +45,38 @@ def test_dream_step_measures_every_variant(tiny_run: Path) -> None:
     text = shown(dream_step, results)
     for name in results["variants"]:
         assert name in text
+
+
+def test_a_dreams_memory_grows_by_its_keys_and_values(tiny_run: Path) -> None:
+    options = dream_memory.Options(checkpoint=str(tiny_run), batch=2)
+    few, many = (dream_memory._variant(options, f"window {window}") for window in (3, 8))
+    config = load_checkpoint(str(tiny_run)).model.config
+    numbers = 2 * config.prior.layers * config.positions * config.prior.width
+    numbers += len(config.variable_names) + config.actions.vector_size
+    grown = (many["state_a_dream"] - few["state_a_dream"]) * 2**20 / (8 - 3)
+    assert grown == pytest.approx(4 * numbers, abs=2)  # and one or two flags a frame
+    assert few["dreams"] == 2
+    assert few["peak_a_dream"] >= 0
+    one, three = (dream_memory._variant(options, f"dreams {dreams}") for dreams in (1, 3))
+    assert one["state_a_dream"] == three["state_a_dream"]
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_processes_of_their_own(tiny_run: Path, tmp_path, monkeypatch):
+    monkeypatch.setattr(dream_memory, "PICTURE", tmp_path / "memory.png")
+    results = dream_memory.measure(
+        dream_memory.Options(str(tiny_run), (1, 4), (3,), (0, 2), batch=2, publish=True)
+    )
+    assert list(results["variants"]) == [
+        "dreams 1",
+        "dreams 4",
+        "window 3",
+        "older frames 0",
+        "older frames 2",
+    ]
+    assert all(row["process"] > 50 for row in results["variants"].values())
+    assert "older frames 2" in shown(dream_memory, results)
+    assert (tmp_path / "memory.png").stat().st_size > 1000
 
 
 def test_vectors_of_dreams_are_measured_in_every_size(tiny_run: Path) -> None:
