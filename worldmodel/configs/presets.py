@@ -174,8 +174,8 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
     where episodes are short; the schedules are longer with more data.
 
     Args:
-        small: smaller networks, whose steps take a third of the computation: they learn more
-            from an hour of two CPU cores, and less from a day.
+        small: a smaller prior and small batches: it learns more from an hour of one or two CPU
+            cores, and less from a day.
 
     Raises:
         UserError: the frames can't be cut into a suitable number of tokens.

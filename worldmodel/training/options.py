@@ -91,7 +91,7 @@ class TrainDream(TrainOptions):
         tyro.conf.Positional,
         tyro.conf.arg(
             help="Sizes and recipe; auto chooses them from --data, auto-small likewise, with a "
-            "third of the computation: for an hour without a GPU. One of: "
+            "smaller prior and small batches: for an hour without a GPU. One of: "
             f"{', '.join(DREAM_PRESETS)}."
         ),
     ] = AUTO
