@@ -1,8 +1,8 @@
 """Memory that dreams take: python -m benchmarks.dream_memory
 
 By their number, by the prior's window, and by the older frames that it recalls: the state that each
-dream keeps between steps, and the highest total while a batch of them starts and steps. The window
-and the older frames have no weights, so the checkpoint's model is measured with other values too.
+dream keeps between steps, and the highest total while a batch of them starts and steps. Models with
+another window or more older frames have random weights: memory doesn't depend on them.
 With --publish, docs/dream-memory.png shows the result.
 """
 
@@ -93,9 +93,7 @@ def _variant(options: Options, variant: str) -> dict[str, float]:
     else:
         changed = {"window" if kind == "window" else "recalled": int(size)}
         config = replace(model.config, prior=replace(model.config.prior, **changed))
-        other = WorldModel(config).eval()
-        other.load_state_dict(model.state_dict())
-        model = other
+        model = WorldModel(config).eval()
     Dreamer(model, checkpoint, 1)()  # compiles
     before = memory_now("cpu")
     dreamer = Dreamer(model, checkpoint, num_dreams)

@@ -14,6 +14,7 @@ from benchmarks import (
     busy_neighbour,
     dream_memory,
     dream_step,
+    gpu,
     learning_curve,
     pushing_step,
     sampling,
@@ -225,3 +226,24 @@ def test_play_is_measured_alone_and_beside_a_busy_process():
     assert "dream-doom: " in shown(busy_neighbour, results)
     with pytest.raises(UserError, match="unknown --env 'quake'"):
         busy_neighbour.measure(busy_neighbour.Options(env="quake"))
+
+
+@pytest.mark.slow
+def test_all_gpu_measurements_are_rehearsed(tiny_run: Path, tmp_path: Path):
+    options = gpu.Options(out=tmp_path / "out", checkpoint=str(tiny_run), rehearse=True)
+    results = gpu.measure(options)
+    assert set(results["parts"]) == set(gpu.PARTS), results["outcomes"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"vector_dream.json", "attention.json", "train_step.json"}
+    text = shown(gpu, results)
+    assert "2 dreams, one batch" in text
+    assert "fused, dense" in text
+
+
+def test_a_gpu_measurement_that_takes_too_long_is_stopped(tmp_path: Path):
+    outcome, said = gpu._run(["timeit", "-n", "1", "import time; time.sleep(60)"], most_s=1)
+    assert (outcome, said) == ("stopped after 1 s", None)
+    outcome, said = gpu._run(["no_such_module"], most_s=30)
+    assert outcome.startswith("failed: ")
+    assert said is None
+    assert gpu._run(["timeit"], most_s=0) == ("left out: no time was left", None)
