@@ -39,7 +39,7 @@ class Options(Output):
     """Folder of episodes."""
     frames: str = "2000,6000,18000"
     """Frames of the training split to learn from, comma-separated; the last is the largest."""
-    minutes: str = "5,15,45"
+    minutes: str = "3,9,27"
     """Minutes of training, tokenizer and prior together, comma-separated."""
     preset: str = "auto-small"
     """Sizes and recipe."""
@@ -99,7 +99,7 @@ def _numbers(text: str, name: str) -> list[float]:
     except ValueError:
         numbers = [0.0]
     if not all(0 < n < math.inf for n in numbers) or numbers != sorted(set(numbers)):
-        raise UserError(f"--{name} must be rising numbers above 0 as in 5,15, not {text}")
+        raise UserError(f"--{name} must be rising numbers above 0 as in 3,9, not {text}")
     return numbers
 
 

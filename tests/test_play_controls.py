@@ -152,9 +152,9 @@ def test_keys_go_by_the_names_that_pygame_gives() -> None:
 
 def test_the_documented_example_is_one() -> None:
     space = gymnasium.spaces.MultiDiscrete([3, 2, 11])
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    tutorial = (Path(__file__).parents[1] / "docs/tutorial.md").read_text()
     for text, end in (
-        (readme.partition("```json")[2], "```"),
+        (tutorial.partition("```json")[2], "```"),
         (worldmodel.interface.controls.__doc__, "\n\n`idle`"),
     ):
         example = "{" + str(text).partition("{")[2].partition(end)[0]
