@@ -1,4 +1,4 @@
-"""The arrows between the packages, as DESIGN.md draws them."""
+"""Which package may import which."""
 
 import ast
 from pathlib import Path
