@@ -16,6 +16,7 @@ import pytest
 from data_samples import assert_same_episode
 
 from collect.recorder import POLICY, RANDOM, EpisodePlayer, Job
+from worldmodel import parallel
 from worldmodel.errors import UserError
 from worldmodel.parallel import Workers
 
@@ -98,6 +99,20 @@ def test_a_task_that_fails_is_reported(cluster) -> None:
         pytest.raises(UserError, match="KeyError: 'policy'"),
     ):
         list(workers.run([Job(0, 0, 0, POLICY, 5)]))
+
+
+def test_a_cluster_without_a_free_core_is_named(cluster, players, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(parallel, "NOTED_AFTER_S", 1.0)
+    with players(ray=cluster.address) as workers:
+        cores = int(ray.cluster_resources()["CPU"])
+        others = [ray.remote(num_cpus=1)(time.sleep).remote(4) for _ in range(cores)]
+        while ray.available_resources().get("CPU", 0) >= 1:
+            time.sleep(0.05)
+        assert len(list(workers.run(jobs(2)))) == 2
+        ray.get(others)
+    said = capsys.readouterr().err
+    assert said.count("no result for 1 s: all ") == 1
+    assert "cores of the Ray cluster are taken" in said
 
 
 def test_a_cluster_that_is_not_there_is_reported() -> None:

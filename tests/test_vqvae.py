@@ -122,11 +122,23 @@ def test_an_unused_code_starts_again_with_its_averages():
     book.count.copy_(torch.tensor([5.0, 1.0]))
     book.total.copy_(torch.tensor([[0.0], [1000.0]]))
     book.num_updates.fill_(1)
-    x = torch.tensor([[1.0], [2.0], [3.0]])
+    x = torch.linspace(1.0, 3.0, 32)[:, None]  # 16 vectors a code
     book(x)
     assert book.vectors[1] in x
     assert book.count[1] == 1
     assert torch.equal(book.total[1], book.vectors[1])
+
+
+@pytest.mark.parametrize(("count", "restarts"), [(0.03, True), (0.04, False)])
+def test_in_small_batches_a_code_is_unused_below_a_sixteenth_of_its_share(count, restarts):
+    book = Codebook(8, 1)
+    book.vectors.copy_(torch.arange(8.0)[:, None] * 1000)
+    book.count.fill_(5.0)
+    book.count[7] = count
+    book.total.copy_(book.vectors * book.count[:, None])
+    book.num_updates.fill_(1)
+    book(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))  # half a vector a code
+    assert (book.vectors[7] < 10) == restarts
 
 
 def test_a_loaded_codebook_is_not_initialised_again():

@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from worldmodel.command import say
 from worldmodel.errors import UserError, one_line
 
 Task = TypeVar("Task")
@@ -41,6 +42,7 @@ TASKS_AHEAD = 2  # per local process: none must wait for the process that takes 
 MOST_RETRIES = 3  # on a cluster, of a task whose machine or process was lost
 CLOSING_S = 5.0  # for a process to close what it owns before it is killed
 CONNECTING_S = 10.0  # to a cluster
+NOTED_AFTER_S = 30.0  # without a result
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -71,6 +73,10 @@ class Executor(Protocol):
 
     def outcome(self, future: "Future[Any]") -> Any:
         """The result of a task that has finished, or its `Failure`."""
+        ...
+
+    def why_waiting(self) -> str | None:
+        """What may keep tasks from finishing, for the user; None: nothing unusual."""
         ...
 
     def close(self, *, at_once: bool) -> None:
@@ -117,12 +123,13 @@ class Workers(Generic[Task, Result]):
             UserError: a task failed, or its process died. What finished before has been yielded.
         """
         waiting = iter(tasks)
+        noted_after: float | None = NOTED_AFTER_S
         while True:
             room = self._executor.most_pending - len(self._pending)
             try:
                 for task in itertools.islice(waiting, room):
                     self._pending.add(self._executor.submit(task))
-                finished, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+                finished, self._pending = wait(self._pending, noted_after, FIRST_COMPLETED)
                 outcomes = [self._executor.outcome(future) for future in finished]
             except BrokenProcessPool:
                 raise UserError(
@@ -134,8 +141,11 @@ class Workers(Generic[Task, Result]):
                 if isinstance(outcome, Failure):
                     what = "" if outcome.is_users else "a worker process failed: "
                     raise UserError(what + outcome.text)
-            if not finished:
+            if not self._pending and not finished:
                 return
+            if not finished and (reason := self._executor.why_waiting()):
+                say(f"note: {reason}")
+            noted_after = None
 
 
 class LocalExecutor:
@@ -167,6 +177,9 @@ class LocalExecutor:
             outcome = pickle.load(file)
         path.unlink()
         return outcome
+
+    def why_waiting(self) -> None:
+        return None
 
     def close(self, *, at_once: bool) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -304,6 +317,15 @@ class RayExecutor:
             return future.result()
         except self._error as error:
             return Failure(one_line(error), is_users=False)
+
+    def why_waiting(self) -> str | None:
+        if self._ray.available_resources().get("CPU", 0) >= 1:
+            return None
+        cores = self._ray.cluster_resources().get("CPU", 0)
+        return (
+            f"no result for {NOTED_AFTER_S:g} s: all {cores:g} cores of the Ray cluster are taken, "
+            "perhaps by other programs (`ray status` shows them)"
+        )
 
     def close(self, *, at_once: bool) -> None:
         self._ray.shutdown()
