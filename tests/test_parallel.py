@@ -105,7 +105,7 @@ def test_a_cluster_without_a_free_core_is_named(cluster, players, monkeypatch, c
     monkeypatch.setattr(parallel, "NOTED_AFTER_S", 1.0)
     with players(ray=cluster.address) as workers:
         cores = int(ray.cluster_resources()["CPU"])
-        others = [ray.remote(num_cpus=1)(time.sleep).remote(4) for _ in range(cores)]
+        others = [ray.remote(num_cpus=1)(lambda: time.sleep(4)).remote() for _ in range(cores)]
         while ray.available_resources().get("CPU", 0) >= 1:
             time.sleep(0.05)
         assert len(list(workers.run(jobs(2)))) == 2
