@@ -62,14 +62,14 @@ release: can-release check docs
 	rm -rf dist
 	$(VENV)/bin/pip install --quiet build
 	$(RUN) -m build --outdir dist
-	.ci/try-distribution dist/*.whl
-	.ci/try-distribution dist/*.tar.gz
+	PYTHON=$(PYTHON) .ci/try-distribution dist/*.whl
+	PYTHON=$(PYTHON) .ci/try-distribution dist/*.tar.gz
 	$(RUN) -m play.web --env $(ENV) --out dist/page
 	cp -r site dist/docs
 	git tag -a v$(VERSION) -m "Version $(VERSION)"
 
 can-release: setup
-	@git diff --quiet HEAD || { echo "commit your changes first: a release is of a commit"; false; }
+	@[ -z "$$(git status --porcelain)" ] || { echo "commit your changes first: a release is of a commit"; false; }
 	@! git rev-parse -q --verify v$(VERSION) > /dev/null || \
 		{ echo "there is a tag v$(VERSION): raise the version in pyproject.toml"; false; }
 	@grep -q '^## $(VERSION)$$' CHANGELOG.md || \

@@ -98,7 +98,7 @@ def measure(options: Options) -> Results:
 
 
 def _tests(ends: float) -> str:
-    outcome, said = _run(["pytest", "-m", "gpu", "-q"], ends - time.monotonic())
+    outcome, said = _run(["pytest", "-m", "gpu"], ends - time.monotonic())
     return outcome if said is None else said.strip().splitlines()[-1]
 
 
@@ -117,9 +117,11 @@ def _run(command: list[str], most_s: float) -> tuple[str, str | None]:
     try:
         said, errors = process.communicate(timeout=most_s)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its own processes too: they hold GPU memory
-        process.communicate()
         return f"stopped after {most_s:.0f} s", None
+    finally:  # also after Ctrl-C, which doesn't reach a session of its own
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes too: they hold GPU memory
+            process.communicate()
     if process.returncode:
         lines = (errors or said).strip().splitlines()
         return f"failed: {lines[-1] if lines else process.returncode}", None

@@ -151,10 +151,8 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# Of the presets `auto` and `auto-small`. In little time many small steps learn most. After 210 s of
-# a core CarRacing's tokenizer, begun from START, had 30.8 dB with 4 frames a step, 29.8 with 8 and
-# 28.2 with 16; begun from random weights, 26.0 with 16. After 4 minutes the prior had 2.37 nats a
-# token with 2 clips a step, 2.72 with 8.
+# Of the presets `auto` and `auto-small`: in little time many small steps learn most
+# (docs/decisions.md).
 START = "dream-doom"
 SMALL_TOKENIZER_STEPS = {"batch_size": 4, "learning_rate": 1e-3, "warmup": 20}
 SMALL_PRIOR_STEPS = {"batch_size": 2, "warmup": 50}

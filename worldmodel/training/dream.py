@@ -231,7 +231,7 @@ def _model(
     if options.stage not in TOKENIZER_STAGES or not config.tokenizer.has_weights_of(
         loaded.model.config.tokenizer
     ):
-        check_init(start, config, loaded.model.config)
+        check_init(start, config, loaded.model.config)  # raises: they differ
     model = made_for(reader, lambda: WorldModel(config))
     model.tokenizer.load_state_dict(loaded.model.tokenizer.state_dict())
     model.tokenizer.codebooks.start_anew()

@@ -83,8 +83,7 @@ class Codebook(nn.Module):
         self.count.lerp_(count, 1 - DECAY)
         self.total.lerp_(total, 1 - DECAY)
         self.vectors.copy_(self.total / self.count.clamp_min(1e-5).unsqueeze(1))
-        share = float(count.sum()) / len(count)
-        unused = self.count < min(RESTART_BELOW, RESTART_BELOW_SHARE * share)
+        unused = self.count < (RESTART_BELOW_SHARE * count.mean()).clamp(max=RESTART_BELOW)
         if unused.any():
             self._restart(x, unused)
         self.num_updates += 1
