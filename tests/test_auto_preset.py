@@ -120,6 +120,9 @@ def test_it_starts_from_the_tokenizer_of_a_shipped_dream(tmp_path: Path, capsys)
         # The codes are of this world's own frames.
         assert is_same != (name.startswith("codebooks") or name == "data_variance"), name
 
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "training started from: the tokenizer of dream-doom" in card  # of an earlier command
+
     train(replace(options, out=tmp_path / "random", init="none"))
     assert "dream-doom" not in capsys.readouterr().err
     with pytest.raises(UserError, match="--init dream-doom: its variable_names"):

@@ -254,6 +254,7 @@ def test_a_config_says_which_of_its_sizes_is_wrong(copy: Path, change, complaint
         ([], "lineage must be an object"),
         ({"trained": "x"}, "lineage: trained must be an object"),
         ({"data": [1]}, "lineage: data must be an object"),
+        ({"started_from": {"name": 1}}, "lineage: started_from must hold texts"),
         ({"data": {"num_episodes": "3"}}, "num_episodes must be a whole number"),
         ({"data": {"num_episodes": 3, "recorded_by": 7}}, "recorded_by must be a list of names"),
         ({"data": {"num_episodes": 3, "recorded_by": [7]}}, "recorded_by must be a list of names"),

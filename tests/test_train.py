@@ -1,5 +1,6 @@
 """Training does what it says: learns, goes on to the bit after a kill, refuses what doesn't fit."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from data_samples import INFO, array_of, sample_episode
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_lineage, save_checkpoint
 from worldmodel.command import duration, python_command
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeWriter
@@ -130,6 +131,13 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     before, after = (load_file(f / "weights.safetensors") for f in (tiny_run, tmp_path / "run"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
+    lineage = read_lineage(tmp_path / "run")
+    assert lineage is not None
+    digest = hashlib.sha256((tiny_run / "weights.safetensors").read_bytes()).hexdigest()
+    start = {"name": tiny_run.name, "part": "all", "weights_sha256": digest}
+    assert lineage["started_from"] == start
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"training started from: {tiny_run.name}" in card
     with pytest.raises(UserError, match="its tokenizer, prior, sharp_frames differ from"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 

@@ -102,6 +102,7 @@ def card_text(
         f"- actions: {plain(str(model.config.actions))}",
         *facts,
         f"- {what}: {'x'.join(map(str, shape))}, {world.fps:g} frames/s",
+        *_start(checkpoint),
     ]
     parts = [
         f"{front}# {title} of {plain(world.env_id)}",
@@ -134,6 +135,15 @@ def numbers_of(report: Path) -> str:
     text = re.sub(r"\A# .*\n", "", report.read_text(encoding="utf-8"))
     text = re.sub(r"; `[^`]*`(?=, \d+ s)", "", text)
     return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
+
+
+def _start(checkpoint: AnyCheckpoint) -> list[str]:
+    """Whose weights the training started from, if any checkpoint's."""
+    start = checkpoint.lineage.get("started_from")
+    if not start:
+        return []
+    part = "the tokenizer of " * (start.get("part") == "tokenizer")
+    return [f"- training started from: {part}{plain(start.get('name', 'another checkpoint'))}"]
 
 
 def _moments(checkpoint: AnyCheckpoint, what: str) -> str:

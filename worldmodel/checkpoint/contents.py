@@ -112,8 +112,9 @@ class AnyCheckpoint:
         model: a module with a config that has actions.
         starts: a dataclass of arrays.
         lineage: what it was made from: "trained" names the training states that it was exported
-            from, "calibrated", "averaged_from" and "shipped_from" what was done since. Empty in
-            older checkpoints.
+            from, "data" their data, "started_from" the checkpoint whose weights training started
+            from; "calibrated", "averaged_from" and "shipped_from" what was done since. Entries
+            are missing in older checkpoints.
     """
 
     kind: ClassVar[str | None] = None

@@ -244,7 +244,7 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
     lineage = data.get("lineage", {})
     if not isinstance(lineage, dict):
         raise TypeError("lineage must be an object")
-    for name in ("trained", "data"):
+    for name in ("trained", "data", "started_from"):
         if not isinstance(lineage.get(name, {}), dict):
             raise TypeError(f"lineage: {name} must be an object")
     learned = lineage.get("data", {})
@@ -253,6 +253,8 @@ def checked_lineage(data: dict[str, Any]) -> Lineage:
     names = learned.get("recorded_by", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError("lineage: recorded_by must be a list of names")
+    if not all(isinstance(value, str) for value in lineage.get("started_from", {}).values()):
+        raise TypeError("lineage: started_from must hold texts")
     return lineage
 
 

@@ -44,6 +44,7 @@ from worldmodel.training.run import (
     describe_as_asked,
     made_for,
     started,
+    started_from,
     with_options,
     world_of,
 )
@@ -94,10 +95,10 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
     starts = choose_starts(reader, num_frames=config.prior.window, num_starts=NUM_STARTS)
     starts = replace(starts, poses=starts.poses[..., : len(config.pose)])
     with started(options, out, reader, command) as run:
-        model, world, notes = _model(start, options, config, reader)
+        model, world, notes, lineage = _model(start, options, config, reader)
         if options.preset not in PRESETS:
             notes = [summary(preset), *notes]
-        run.begin(config, preset, notes)
+        run.begin(config, preset, notes, lineage)
         if _train(run, model, preset, options):
             run.export(
                 Checkpoint(model, world, starts),
@@ -216,18 +217,18 @@ def _config(preset: Preset, reader: EpisodeReader) -> WorldModelConfig:
 
 def _model(
     start: str | None, options: TrainDream, config: WorldModelConfig, reader: EpisodeReader
-) -> tuple[WorldModel, World, list[str]]:
+) -> tuple[WorldModel, World, list[str], dict[str, str]]:
     """The model to train; its world, with the sampling settings of the checkpoint `start` where
-    that is of the same world; and what to tell the user about them."""
+    that is of the same world; what to tell the user about them; and `start`'s lineage entry."""
     world = world_of(reader)
     if start is None:
-        return made_for(reader, lambda: WorldModel(config)), world, []
+        return made_for(reader, lambda: WorldModel(config)), world, [], {}
     published = main_arguments(replace(options, preset="PRESET"))
     folder = find_kind(start, Checkpoint.kind, PUBLISHED_TRAIN, *published)
     loaded = load_checkpoint(str(folder))
     if _is_grown(loaded.model.config, config):
-        sampling = loaded.world.sampling
-        return _grown(loaded.model, config).train(), replace(world, sampling=sampling), []
+        world = replace(world, sampling=loaded.world.sampling)
+        return _grown(loaded.model, config).train(), world, [], started_from(folder, "all")
     if options.stage not in TOKENIZER_STAGES or not config.tokenizer.has_weights_of(
         loaded.model.config.tokenizer
     ):
@@ -236,7 +237,8 @@ def _model(
     model.tokenizer.load_state_dict(loaded.model.tokenizer.state_dict())
     model.tokenizer.codebooks.start_anew()
     note = f"the tokenizer starts from that of {start}, which is of another world or size"
-    return model, world, [f"{note}; the prior starts from random weights"]
+    notes = [f"{note}; the prior starts from random weights"]
+    return model, world, notes, started_from(folder, "tokenizer")
 
 
 def _is_grown(config: WorldModelConfig, wanted: WorldModelConfig) -> bool:

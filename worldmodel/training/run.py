@@ -20,6 +20,7 @@ from worldmodel.checkpoint import (
     finish_save,
     read_lineage,
     save_checkpoint,
+    weights_digest,
 )
 from worldmodel.command import check_numbers, say, track, usable_device
 from worldmodel.configs.presets import StageRecipe
@@ -35,6 +36,7 @@ from worldmodel.training.trainer import Stage, Timing, has_bf16, train_stage
 Made = TypeVar("Made")
 MOST_POLICIES = 8  # named on a model's card
 MOST_CLAIM_BYTES = 2**22  # of world-model.json
+STARTED_FROM = "started_from"  # in world-model.json, and in a checkpoint's lineage
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,28 @@ class Run:
     def memory_limit_bytes(self) -> int:
         return int(self.options.memory_gb * 2**30)
 
+    @property
+    def _claim_path(self) -> Path:
+        return self.folder / "world-model.json"
+
     def state(self, stage: str) -> Path:
         """The file of a stage's training state."""
         return state_path(self.folder, stage)
 
-    def begin(self, config: Any, preset: Any, notes: Iterable[str]) -> None:
+    def begin(
+        self, config: Any, preset: Any, notes: Iterable[str], started_from: dict[str, str]
+    ) -> None:
         """Claim the folder for this model and data, and check now what would fail hours later.
+
+        Args:
+            started_from: the checkpoint that training starts from, see
+                `started_from`; empty: random weights.
 
         Raises:
             UserError: the folder belongs to another run, its checkpoint is damaged, or a value in
                 the data breaks a rule.
         """
-        self._claim(config)
+        self._claim(config, started_from)
         if not self.is_first:
             return
         finish_save(self.out)
@@ -190,8 +202,10 @@ class Run:
         if lineage is not None and lineage.get("trained", {}) == trained:
             say(f"{self.out} was already trained to the end: its checkpoint is unchanged")
             return
-        data = self._data_lineage()
-        checkpoint = replace(checkpoint, lineage={"trained": trained, "data": data})
+        made_from = {"trained": trained, "data": self._data_lineage()}
+        if start := read_json(self._claim_path, most_bytes=MOST_CLAIM_BYTES).get(STARTED_FROM):
+            made_from[STARTED_FROM] = start
+        checkpoint = replace(checkpoint, lineage=made_from)
         card = make_card(checkpoint, name=self.out.resolve().name)
         save_checkpoint(self.out, checkpoint, card=card, compact=False)
         say(f"{self.out} is a checkpoint now; {use}")
@@ -206,9 +220,9 @@ class Run:
             parts.append(f"the {stage} ({steps if minutes is None else f'{minutes:g} minutes'})")
         return ", then ".join(parts)
 
-    def _claim(self, config: Any) -> None:
+    def _claim(self, config: Any, started_from: dict[str, str]) -> None:
         """Record which model and data the folder is for; refuse another run's folder."""
-        path = self.folder / "world-model.json"
+        path = self._claim_path
         described = {**asdict(config), "actions": config.actions.to_json()}
         wanted = json.loads(json.dumps({**described, "data": self.data_digest}))
         if path.exists():
@@ -223,7 +237,7 @@ class Run:
                     "from that run"
                 )
         elif self.is_first:
-            write_json(path, wanted)
+            write_json(path, {**wanted, STARTED_FROM: started_from})
 
     def _data_lineage(self) -> dict[str, Any]:
         """A checkpoint's lineage entry: which data it learned, and who recorded them."""
@@ -335,6 +349,16 @@ def made_for(reader: EpisodeReader, make: Callable[[], Made]) -> Made:
         return make()
     except ValueError as error:
         raise UserError(f"{reader.folder}: {error}") from None
+
+
+def started_from(checkpoint: Path, part: str) -> dict[str, str]:
+    """The lineage entry of the checkpoint that a training starts from.
+
+    Args:
+        part: of it that the training takes: "all" or "tokenizer".
+    """
+    name = printable(checkpoint.resolve().name)  # paths are nobody else's business
+    return {"name": name, "part": part, "weights_sha256": weights_digest(checkpoint)}
 
 
 def check_init(name: str, wanted: Any, found: Any) -> None:

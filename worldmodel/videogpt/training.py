@@ -28,6 +28,7 @@ from worldmodel.training.run import (
     describe_as_asked,
     made_for,
     started,
+    started_from,
     with_options,
     world_of,
 )
@@ -79,8 +80,8 @@ def train_preset(
             f"{reader.folder} holds no actions to condition on: leave them out of --conditions"
         )
     with started(options, out, reader, command, accumulate=options.accumulate) as run:
-        model = _model(options, config, reader)
-        run.begin(config, preset, _notes(preset, config, options))
+        model, lineage = _model(options, config, reader)
+        run.begin(config, preset, _notes(preset, config, options), lineage)
         if options.checkpoint_activations:
             model.tokenizer.checkpoint_activations = model.prior.checkpoint_activations = True
         model.to(run.fabric.device)
@@ -188,14 +189,17 @@ def _wanted(conditions: str | None) -> set[str]:
     return {name.strip() for name in conditions.split(",")}
 
 
-def _model(options: TrainVideoGPT, config: VideoGPTConfig, reader: EpisodeReader) -> VideoGPT:
+def _model(
+    options: TrainVideoGPT, config: VideoGPTConfig, reader: EpisodeReader
+) -> tuple[VideoGPT, dict[str, str]]:
+    """The model to train, and the lineage entry of the checkpoint that it starts from."""
     if options.init is None:
-        return made_for(reader, lambda: VideoGPT(config))
+        return made_for(reader, lambda: VideoGPT(config)), {}
     dream = main_arguments(replace(options, preset="PRESET"))
     folder = find_kind(options.init, VIDEOGPT, DREAM_TRAIN, *dream)
     model = load_videogpt(str(folder)).model.train()
     check_init(options.init, config, model.config)
-    return model
+    return model, started_from(folder, "all")
 
 
 def _notes(
