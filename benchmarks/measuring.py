@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import tyro
 
-from worldmodel.command import run_command, usable_device
+from worldmodel.command import parse_options, run_command, usable_device
 from worldmodel.errors import UserError
 from worldmodel.evaluation.tables import Blocks, to_lines
 from worldmodel.storage.provenance import git_commit, machine
@@ -41,7 +40,7 @@ def run_benchmark(
     tables: Callable[[Results], Blocks],
 ) -> None:
     """Parse the command line, measure, and print the results."""
-    given = tyro.cli(options, prog=f"python -m benchmarks.{name}")
+    given = parse_options(options, f"benchmarks.{name}", None)
 
     def work() -> None:
         results = {**measure(given), **about()}

@@ -23,7 +23,7 @@ from collect.score import Measure
 from envs.making import made
 from envs.pixels import PixelsEnv
 from worldmodel import randomness
-from worldmodel.command import run_command, say
+from worldmodel.command import parse_options, run_command, say
 from worldmodel.errors import UserError, one_line
 
 # Box actions rest half of the time: with gas and brake both pressed no car drives.
@@ -84,7 +84,7 @@ class Collect(Options):
 
 
 def main() -> None:
-    options = tyro.cli(Collect, prog="python -m collect.gym", description=__doc__)
+    options = parse_options(Collect, "collect.gym", __doc__)
     run_command(lambda: collect(options))
 
 

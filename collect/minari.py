@@ -24,7 +24,7 @@ import tyro
 
 import envs  # noqa: F401  registers the environments, for `_env_spec`
 from envs.interface import FlatActions, flat_actions, space_of
-from worldmodel.command import progress_bar, run_command, say
+from worldmodel.command import parse_options, progress_bar, run_command, say
 from worldmodel.data import DatasetInfo, EpisodeReader
 from worldmodel.data.episodes import POLICY_NAME_BYTES
 from worldmodel.data.importers.pipeline import Found, Lack, Recording, Source, import_found
@@ -161,7 +161,7 @@ Command = (
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="python -m collect.minari", description=__doc__)
+    command = parse_options(Command, "collect.minari", __doc__)
     run_command(command.run)
 
 

@@ -8,13 +8,11 @@ If interrupted, rerun the same command to resume.
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from collect.recorder import POLICY, Behaviour
 from collect.recording import Options, World, record_set
 from collect.rewards import Training
 from collect.score import Measure
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.data import DatasetInfo, Episode
 
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.15, max_hold=2)
@@ -36,7 +34,7 @@ class Collect(Options):
 
 
 def main() -> None:
-    options = tyro.cli(Collect, prog="python -m collect.pushing", description=__doc__)
+    options = parse_options(Collect, "collect.pushing", __doc__)
     run_command(lambda: collect(options))
 
 

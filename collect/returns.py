@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from scipy import ndimage
@@ -27,7 +26,7 @@ import envs  # noqa: F401  registers the environments
 from collect.explorer import Explorer, Steering
 from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
-from worldmodel.command import check_numbers, run_command, say, track
+from worldmodel.command import check_numbers, parse_options, run_command, say, track
 from worldmodel.errors import UserError
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import squared_errors
@@ -137,7 +136,7 @@ class Compared(NamedTuple):
 
 
 def main() -> None:
-    options = tyro.cli(Returns, prog="python -m collect.returns", description=__doc__)
+    options = parse_options(Returns, "collect.returns", __doc__)
     run_command(lambda: returns(options))
 
 

@@ -26,7 +26,7 @@ from envs.dream import DreamEnv
 from envs.making import made
 from envs.policy import FramePolicy, StatePolicy, load_policy, load_sb3
 from envs.policy_file import POLICY_FILE, save_policy
-from worldmodel.command import progress_bar, run_command, say
+from worldmodel.command import parse_options, progress_bar, run_command, say
 from worldmodel.errors import UserError, printable
 from worldmodel.storage.files import file_digest, locked, refuse_existing, written_whole
 
@@ -51,7 +51,7 @@ class ShipPolicy:
 
 
 def main() -> None:
-    options = tyro.cli(ShipPolicy, prog="python -m collect.ship_policy", description=__doc__)
+    options = parse_options(ShipPolicy, "collect.ship_policy", __doc__)
     run_command(lambda: ship_policy(options))
 
 

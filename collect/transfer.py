@@ -12,13 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
 import envs
 from collect.transfer_report import Arm, Scored, write_report
-from worldmodel.command import check_numbers, progress_bar, run_command, say
+from worldmodel.command import check_numbers, parse_options, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.parallel import connect
@@ -77,7 +76,7 @@ class Transfer:
 
 
 def main() -> None:
-    options = tyro.cli(Transfer, prog="python -m collect.transfer", description=__doc__)
+    options = parse_options(Transfer, "collect.transfer", __doc__)
     run_command(lambda: transfer(options))
 
 

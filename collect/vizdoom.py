@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from collect.battle2_bot import Battle2Bot
 from collect.explorer import Explorer
@@ -17,7 +16,7 @@ from collect.recorder import BOT, BOT_WITH_NOISE, EXPLORER, POLICY, POLICY_WITH_
 from collect.recording import Options, World, record_set
 from collect.rewards import Training, battle_reward, dodging_reward, pickup_reward
 from collect.score import Measure
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.data import DatasetInfo, Episode
 from worldmodel.errors import UserError
 
@@ -53,7 +52,7 @@ class Collect(Options):
 
 
 def main() -> None:
-    options = tyro.cli(Collect, prog="python -m collect.vizdoom", description=__doc__)
+    options = parse_options(Collect, "collect.vizdoom", __doc__)
     run_command(lambda: collect(options))
 
 

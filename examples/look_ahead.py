@@ -11,14 +11,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import tyro
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from envs.interface import pose_of
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
-from worldmodel.command import check_numbers, run_command, track
+from worldmodel.command import check_numbers, parse_options, run_command, track
 from worldmodel.errors import UserError
 
 PER_STEP = 0.97  # discount
@@ -47,7 +46,7 @@ class LookAhead:
 
 
 def main() -> None:
-    options = tyro.cli(LookAhead, prog="python -m examples.look_ahead", description=__doc__)
+    options = parse_options(LookAhead, "examples.look_ahead", __doc__)
     run_command(lambda: play(options), stopped="stopped")
 
 

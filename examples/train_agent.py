@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,6 +21,7 @@ from envs.sb3 import DreamVecEnv
 from worldmodel.command import (
     check_numbers,
     duration,
+    parse_options,
     progress_bar,
     python_command,
     run_command,
@@ -55,7 +55,7 @@ class TrainAgent:
 
 
 def main() -> None:
-    options = tyro.cli(TrainAgent, prog="python -m examples.train_agent", description=__doc__)
+    options = parse_options(TrainAgent, "examples.train_agent", __doc__)
     run_command(lambda: train_agent(options), stopped="stopped")
 
 

@@ -29,7 +29,7 @@ from play.worlds import (
     load_policy,
     load_shipped_policy,
 )
-from worldmodel.command import local_command, say
+from worldmodel.command import local_command, parse_options, say
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 from worldmodel.storage.files import read_json
@@ -44,6 +44,7 @@ MAX_SIZE = 4096
 MAX_KEYS_BYTES = 2**16  # of --keys
 
 
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
 @dataclass(frozen=True)
 class PlayOptions:
     """Play a learned world, or the real game it was learned from."""
@@ -114,13 +115,12 @@ class PlayOptions:
 def parse(arguments: Sequence[str]) -> PlayOptions:
     """Parse the command line; exits for --help and for unknown options."""
     keys = "\n".join(f"  {entry.shown}: {entry.description}" for entry in COMMAND_KEYS)
-    return tyro.cli(
+    return parse_options(
         PlayOptions,
-        prog="python -m play",
-        description=f"Play a learned world, or the real game it was learned from.\n\n"
+        "play",
+        "Play a learned world, or the real game it was learned from.\n\n"
         f"Arrow keys and WASD steer; h shows all of a world's keys.\n\nKeys:\n{keys}",
         args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

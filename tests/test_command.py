@@ -66,6 +66,18 @@ def test_a_fault_of_the_program_is_no_user_s_error():
         run_command(_raising(ZeroDivisionError()))
 
 
+@pytest.mark.parametrize("module", ["worldmodel.train", "worldmodel.data"])
+def test_help_ends_quietly_with_its_reader(module):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", module, "--help"]
+    try:
+        done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 def test_what_went_well_does_not_exit():
     run_command(lambda: None)
     run_command(lambda: 0)

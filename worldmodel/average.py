@@ -23,7 +23,7 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.checkpoint.card import model_card
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.errors import UserError, printable
 from worldmodel.prior.frame_gpt import FrameGPT
 
@@ -46,7 +46,7 @@ class Average:
 
 
 def main() -> None:
-    options = tyro.cli(Average, prog="python -m worldmodel.average", description=__doc__)
+    options = parse_options(Average, "worldmodel.average", __doc__)
     run_command(lambda: average(options))
 
 

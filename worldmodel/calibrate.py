@@ -34,7 +34,14 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.checkpoint.card import with_note
-from worldmodel.command import check_numbers, progress_bar, run_command, say, usable_device
+from worldmodel.command import (
+    check_numbers,
+    parse_options,
+    progress_bar,
+    run_command,
+    say,
+    usable_device,
+)
 from worldmodel.data import ClipSampler, EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError, printable
@@ -96,7 +103,7 @@ class Dreams(NamedTuple):
 
 
 def main() -> None:
-    options = tyro.cli(Calibrate, prog="python -m worldmodel.calibrate", description=__doc__)
+    options = parse_options(Calibrate, "worldmodel.calibrate", __doc__)
     run_command(lambda: calibrate(options), stopped="stopped; the checkpoint is as it was")
 
 

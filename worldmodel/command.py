@@ -9,9 +9,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, cast
 
+import tyro
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,6 +40,43 @@ LOG_EVERY = 60.0  # seconds
 SPEED_OVER = 600.0  # seconds over which speed is averaged: a step may take a minute
 
 
+def parse_options(
+    kind: type[T] | UnionType,
+    module: str,
+    description: str | None,
+    *,
+    args: Sequence[str] | None = None,
+) -> T:
+    """A command's options from the command line; exits for --help and for unknown options.
+
+    Args:
+        kind: a dataclass, or the union of a command's parts.
+        module: that `python -m` runs.
+        args: None: those of this process.
+    """
+    with ending_with_the_reader():
+        try:
+            return tyro.cli(
+                cast(type[T], kind),
+                prog=python_command(module),
+                description=description,
+                args=args,
+            )
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+
+
+@contextmanager
+def ending_with_the_reader() -> Iterator[None]:
+    """Exit quietly if the reader of stdout has exited, as `| head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
 def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
     """Do a command's work; exits if it fails.
 
@@ -47,14 +87,12 @@ def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
         stopped: message after Ctrl-C: what it leaves behind.
     """
     try:
-        done = work()
-        status = done if isinstance(done, int) else 0
-        sys.stdout.flush()
+        with ending_with_the_reader():
+            done = work()
+            status = done if isinstance(done, int) else 0
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader of the pipe has exited, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except OSError as error:
         _fail(os_error(error))
     except MemoryError as error:

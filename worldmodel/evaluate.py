@@ -22,7 +22,7 @@ from worldmodel.checkpoint import (
     load_checkpoint,
     weights_digest,
 )
-from worldmodel.command import check_numbers, python_command, run_command, say
+from worldmodel.command import check_numbers, parse_options, python_command, run_command, say
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
@@ -76,7 +76,7 @@ class Evaluate(ReportOptions):
 
 
 def main() -> None:
-    options = tyro.cli(Evaluate, prog="python -m worldmodel.evaluate", description=__doc__)
+    options = parse_options(Evaluate, "worldmodel.evaluate", __doc__)
     command = python_command("worldmodel.evaluate", *sys.argv[1:])
 
     def work() -> None:

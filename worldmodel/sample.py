@@ -15,7 +15,7 @@ import tyro
 
 from worldmodel import randomness
 from worldmodel.checkpoint import Checkpoint, Starts, find_kind, load_checkpoint, read_world
-from worldmodel.command import check_numbers, run_command
+from worldmodel.command import check_numbers, parse_options, run_command
 from worldmodel.data import Clips
 from worldmodel.evaluation.dreaming import dream_on
 from worldmodel.evaluation.futures import (
@@ -49,7 +49,7 @@ class Sample(FuturesOptions):
 
 
 def main() -> None:
-    options = tyro.cli(Sample, prog="python -m worldmodel.sample", description=__doc__)
+    options = parse_options(Sample, "worldmodel.sample", __doc__)
     run_command(lambda: sample(options))
 
 

@@ -22,7 +22,7 @@ from worldmodel.checkpoint import (
     weights_digest,
 )
 from worldmodel.checkpoint.card import NOT_MEASURED, model_card, numbers_of
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.errors import UserError, printable
 from worldmodel.interface.sampling import SamplingOptions
 from worldmodel.storage.hub import CARD, find_repository, push
@@ -56,7 +56,7 @@ class Ship:
 
 
 def main() -> None:
-    options = tyro.cli(Ship, prog="python -m worldmodel.ship", description=__doc__)
+    options = parse_options(Ship, "worldmodel.ship", __doc__)
     run_command(lambda: ship(options))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from play.web.site import build
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.errors import printable
 from worldmodel.interface.sampling import Sampling, SamplingOptions
 
@@ -29,7 +29,7 @@ class Web:
 
 
 def main() -> None:
-    options = tyro.cli(Web, prog="python -m play.web", description=__doc__)
+    options = parse_options(Web, "play.web", __doc__)
     run_command(lambda: web(options), stopped="stopped; the same command starts again")
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.data.importers.bair import ImportBair
 from worldmodel.data.importers.lerobot import ImportLeRobot
 from worldmodel.data.importers.moving import ImportDigits, ImportMovingMNIST
@@ -117,7 +117,7 @@ Command = (
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="python -m worldmodel.data", description=__doc__)
+    command = parse_options(Command, "worldmodel.data", __doc__)
     run_command(command.run)
 
 

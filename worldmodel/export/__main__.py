@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.command import check_numbers, run_command
+from worldmodel.command import check_numbers, parse_options, run_command
 from worldmodel.errors import UserError, printable
 from worldmodel.export import check_packages, dream_folder, export_checkpoint
 from worldmodel.interface.sampling import Sampling, SamplingOptions
@@ -40,7 +40,7 @@ class Export:
 
 
 def main() -> None:
-    options = tyro.cli(Export, prog="python -m worldmodel.export", description=__doc__)
+    options = parse_options(Export, "worldmodel.export", __doc__)
     run_command(lambda: export(options), stopped="stopped; the same command starts again")
 
 

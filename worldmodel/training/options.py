@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from worldmodel.command import python_command, run_command
+from worldmodel.command import parse_options, python_command, run_command
 from worldmodel.errors import UserError
 
 Options = TypeVar("Options", bound="TrainOptions")
@@ -135,7 +135,7 @@ def main_of(
     kind: type[Options], train: Callable[..., None], module: str, description: str | None
 ) -> None:
     """Run a training command: read its options, train, and say how to resume."""
-    options = tyro.cli(kind, prog=python_command(module), description=description)
+    options = parse_options(kind, module, description)
     command = python_command(module, *sys.argv[1:])
     run_command(
         lambda: train(options, command=command),

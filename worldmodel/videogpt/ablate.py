@@ -16,7 +16,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldmodel.command import check_numbers, duration, run_command, say, usable_device
+from worldmodel.command import (
+    check_numbers,
+    duration,
+    parse_options,
+    run_command,
+    say,
+    usable_device,
+)
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import to_json
@@ -88,7 +95,7 @@ class Ablate:
 
 
 def main() -> None:
-    options = tyro.cli(Ablate, prog="python -m worldmodel.videogpt.ablate", description=__doc__)
+    options = parse_options(Ablate, "worldmodel.videogpt.ablate", __doc__)
     run_command(lambda: print(to_text(ablate(options))))
 
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
-from worldmodel.command import check_numbers, python_command, run_command
+from worldmodel.command import check_numbers, parse_options, python_command, run_command
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.evaluation.report import (
@@ -44,8 +42,7 @@ class Evaluate(ClipSamplingOptions, ReportOptions):
 
 
 def main() -> None:
-    prog = "python -m worldmodel.videogpt.evaluate"
-    options = tyro.cli(Evaluate, prog=prog, description=__doc__)
+    options = parse_options(Evaluate, "worldmodel.videogpt.evaluate", __doc__)
     command = python_command("worldmodel.videogpt.evaluate", *sys.argv[1:])
 
     def work() -> None:

@@ -14,7 +14,7 @@ import tyro
 from worldmodel import randomness
 from worldmodel.checkpoint import find_kind
 from worldmodel.checkpoint.files import VIDEOGPT
-from worldmodel.command import run_command
+from worldmodel.command import parse_options, run_command
 from worldmodel.errors import UserError
 from worldmodel.evaluation.futures import (
     FuturesOptions,
@@ -44,7 +44,7 @@ class Sample(ClipSamplingOptions, FuturesOptions):
 
 
 def main() -> None:
-    options = tyro.cli(Sample, prog="python -m worldmodel.videogpt.sample", description=__doc__)
+    options = parse_options(Sample, "worldmodel.videogpt.sample", __doc__)
     run_command(lambda: sample(options))
 
 
