@@ -34,7 +34,7 @@ from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Here, Past, empty_memory
 from worldmodel.prior.place import Moments
-from worldmodel.prior.pose import Mixture, PoseHead, PoseSpace
+from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
 from worldmodel.training.codes import CodedEpisodes
@@ -175,6 +175,22 @@ def test_the_density_is_that_of_the_mixture():
     weights = np.exp(logits) / np.exp(logits).sum()
     density = weights @ norm.pdf(value, means, np.exp(log_scales)).prod(1)
     assert float(head.nats(mixture, before, after)) == pytest.approx(-np.log(density))
+
+
+def test_a_frame_that_looks_like_another_place_costs_a_few_nats():
+    space = PoseSpace(PLANE)
+    space.measure([torch.tensor([[0.0, 0.0, 0.0], [200.0, 100.0, 90.0]])])
+    locator, scale = Locator(space, 8, 16), 0.01
+    # Surely in the middle of the level, looking along x.
+    means = torch.tensor([[[0.0, 0.0, 0.0, 1.0]]], dtype=torch.float64)
+    sure = Mixture(means[..., 0], means, torch.full_like(means, math.log(scale)))
+    poses = torch.tensor([[100.0, 50.0, 0.0], [100.0, 50.5, 0.0], [200.0, 100.0, 180.0]])
+    there, near, elsewhere = locator.nats(sure, poses.double()).tolist()
+    anywhere = 0.001 / 2**4  # half the level's size is 1, as are sine and cosine
+    peak = norm.pdf(0, 0, scale) ** 3
+    assert there == pytest.approx(-math.log(0.999 * peak * norm.pdf(0, 0, scale) + anywhere))
+    assert near == pytest.approx(-math.log(0.999 * peak * norm.pdf(0.01, 0, scale) + anywhere))
+    assert elsewhere == pytest.approx(-math.log(anywhere))
 
 
 def _prior(window: int = 4, recalled: int = 0) -> FrameGPT:

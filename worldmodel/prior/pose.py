@@ -24,6 +24,9 @@ HEADING_WAVES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # in a full turn
 NUM_COMPONENTS = 8  # of the mixture
 LEAST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 2.0  # of a component
 FARTHEST = 3.0  # scales between a sampled value and its component's mean
+# Chance of any pose at all, in what is read off a frame: two places may look alike, and without
+# it one mistaken frame would cost thousands of nats and decide the direction of a training step.
+ANYWHERE = 1e-3
 
 
 class Mixture(NamedTuple):
@@ -265,13 +268,16 @@ class Locator(nn.Module):
 
     def nats(self, mixture: Mixture, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
         """The negative log-density of poses: coordinates in [-1, 1], sine and cosine of the
-        heading."""
+        heading; of the mixture and, with a chance of `ANYWHERE`, of all values between -1 and
+        1 alike."""
         space = self.space
         values = 2 * (poses[..., : space.num_coordinates] - space.low) / space.extent - 1
         if space.spec.heading is not None:
             heading = space.heading(poses)
             values = torch.cat([values, torch.stack([heading.sin(), heading.cos()], -1)], -1)
-        return mixture.nats(values)
+        anywhere = math.log(ANYWHERE) - values.shape[-1] * math.log(2.0)
+        read = math.log1p(-ANYWHERE) - mixture.nats(values)
+        return -torch.logaddexp(read, torch.full_like(read, anywhere))
 
     def locate(self, frames: Float[Tensor, "*batch frame"]) -> Float[Tensor, "*batch P"]:
         """The likeliest pose."""
