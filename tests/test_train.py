@@ -142,13 +142,14 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
 
 
-def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path, number):
     out = tmp_path / "run"
     command = [*COMMAND, "--data", str(toy_data), "--out", out, "--tokenizer-steps", "1000000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not (out / "training" / "tokenizer.jsonl").exists() or not numbers(out, "tokenizer"):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     shown = python_command("worldmodel.train", *map(str, command[3:]))

@@ -20,23 +20,25 @@ from worldmodel.training.state import Progress
 
 
 class Interruption:
-    """Ctrl-C asks the loop to stop after its step; a second one stops at once."""
+    """Ctrl-C asks the loop to stop after its step, a second one stops at once. So does SIGTERM,
+    which clusters send before a job's time is up."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> "Interruption":
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, *_: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        say("stopping after this step; Ctrl-C again stops at once")
+        say("stopping after this step; a second Ctrl-C stops at once")
 
 
 # Generated code, whose names a type checker doesn't see.
