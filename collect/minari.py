@@ -35,6 +35,7 @@ from worldmodel.storage.guarded import guarded_call
 from worldmodel.storage.hdf5 import check_group, open_hdf5
 
 OUR_INFO = "videogpt_dream"  # the key of our meta.json in Minari's metadata
+OUR_POSE = "videogpt_dream_pose/"  # in front of the names of a pose's numbers among the infos
 MOST_METADATA_BYTES = 2**27  # spaces of large pictures list the bounds of each pixel
 MOST_EPISODE_BYTES = 2**30  # an episode is held in memory
 MOST_MEMORY = 3 * 2**30  # bytes for reading an episode, which is also packed for this process
@@ -87,6 +88,8 @@ class Export:
             raise
         except (OSError, RuntimeError, ValueError) as error:  # what h5py raises
             raise UserError(f"cannot write to {path.parent}: {error}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         print(printable(f"{path} is complete: minari.load_dataset({self.id!r})"))
 
 
@@ -172,6 +175,8 @@ def _write_episodes(storage: Any, reader: EpisodeReader) -> None:
         for i in bar.track(range(len(reader)), description="exporting"):
             episode = reader.episode(i)
             infos = dict(zip(names, episode.variables.T, strict=True))
+            for name, column in zip(reader.info.pose.names, episode.pose.T, strict=True):
+                infos[OUR_POSE + name] = column
             buffer = buffer_of(
                 seed=episode.seed,
                 observations=episode.frames,
@@ -214,7 +219,8 @@ def _recording(
     if "unusable" in stored:
         return Lack(stored["unusable"], name)
     infos = stored["infos"]
-    if set(info.variable_names) - infos.keys():
+    pose_names = [OUR_POSE + pose_name for pose_name in info.pose.names]
+    if {*info.variable_names, *pose_names} - infos.keys():
         return Lack("without a variable that the first episode has", name)
     with _readable(data), np.errstate(over="ignore"):  # overflows are caught below, as not finite
         frames = np.asarray(stored["observations"])
@@ -222,16 +228,18 @@ def _recording(
         taken = taken.reshape(-1, *info.actions.shape)
         rewards = np.asarray(stored["rewards"]).astype(np.float32)
         columns = [infos[name].astype(np.float32) for name in info.variable_names]
+        pose = [infos[name].astype(np.float32) for name in pose_names]
         recording = Recording(
             frames=frames[..., None] if frames.ndim == 3 else frames,
             actions=taken,
             variables=np.stack(columns, 1) if columns else None,
+            pose=np.stack(pose, 1) if pose else None,
             rewards=rewards,
             terminated=np.asarray(stored["terminations"], bool),
             truncated=np.asarray(stored["truncations"], bool),
             lacks=tuple(
                 Lack(NOT_IN_FIRST, f"{other} of {name}")
-                for other in sorted(infos.keys() - set(info.variable_names))
+                for other in sorted(infos.keys() - {*info.variable_names, *pose_names})
             ),
         )
         if not all(np.isfinite(array).all() for array in (rewards, *columns)):

@@ -1,5 +1,6 @@
 """Small data sets that tests write and read."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def sample_episode(
     )
 
 
+def with_pose(episode: Episode, size: int) -> Episode:
+    """The episode with random poses of this size, unknown in every third episode."""
+    poses = np.random.default_rng(episode.episode_id).normal(size=(episode.length + 1, size))
+    poses = np.full_like(poses, np.nan) if episode.episode_id % 3 == 0 else poses
+    return replace(episode, pose=poses.astype(np.float32))
+
+
 def write_samples(folder: Path, ids: range, *, episodes_per_shard: int = 4) -> Path:
     """A data set of `sample_episode`s of 3 to 9 steps; returns `folder`."""
     with EpisodeWriter(folder, INFO, episodes_per_shard=episodes_per_shard) as writer:
@@ -57,7 +65,7 @@ def write_samples(folder: Path, ids: range, *, episodes_per_shard: int = 4) -> P
 def assert_same_episode(left: Episode, right: Episode) -> None:
     for name in ("episode_id", "seed", "policy"):
         assert getattr(left, name) == getattr(right, name)
-    for name in ("frames", "action", "reward", "terminated", "truncated", "variables"):
+    for name in ("frames", "action", "reward", "terminated", "truncated", "variables", "pose"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
         assert getattr(left, name).dtype == getattr(right, name).dtype
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line_error
-from data_samples import INFO, assert_same_episode, imported, sample_episode
+from data_samples import INFO, assert_same_episode, imported, sample_episode, with_pose
 
 from collect.minari import Export, Import, main
 from worldmodel.data import EpisodeReader, EpisodeWriter
@@ -20,6 +20,7 @@ from worldmodel.data.left_out import read_left_out
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
 from worldmodel.interface.actions import ActionSpec
+from worldmodel.interface.pose import PoseSpec
 
 IS_HERE = importlib.util.find_spec("minari") is not None
 needs_minari = pytest.mark.skipif(not IS_HERE, reason="minari is an extra")
@@ -40,7 +41,8 @@ def import_set(source: str, out: Path, **options: Any) -> int:
 def write(folder: Path, info=BIG, ids=range(3, 9)) -> Path:
     with EpisodeWriter(folder, info, episodes_per_shard=4) as writer:
         for i in ids:
-            writer.append(sample_episode(i, 3 + i % 4, info=info, policy=("a", "b+c")[i % 2]))
+            episode = sample_episode(i, 3 + i % 4, info=info, policy=("a", "b+c")[i % 2])
+            writer.append(with_pose(episode, len(info.pose)))
     return folder
 
 
@@ -55,6 +57,7 @@ def write(folder: Path, info=BIG, ids=range(3, 9)) -> Path:
         replace(BIG, actions=ActionSpec("box", low=(-1, -0.1), high=(1, 0.3))),
         replace(BIG, frame_shape=(40, 36, 1)),
         replace(BIG, env_id="Pixels-v0", env_kwargs={"env_id": "CartPole-v1"}),
+        replace(BIG, pose=PoseSpec(("health", "y"), "angle")),
     ],
 )
 def test_there_and_back_is_the_same(tmp_path: Path, info):
@@ -296,7 +299,7 @@ def test_an_export_that_stops_leaves_nothing_and_nothing_is_overwritten(tmp_path
         patch.setattr(EpisodeReader, "episode", stop)
         with pytest.raises(KeyboardInterrupt):
             export_set(data, ID, out)
-    assert not (out / ID).exists()
+    assert list((out / ID).parent.iterdir()) == []
     export_set(data, ID, out)
     assert [path.name for path in (out / ID).parent.iterdir()] == ["toy-v0"]
     before = (out / ID / "data" / "main_data.hdf5").read_bytes()

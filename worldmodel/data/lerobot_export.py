@@ -49,6 +49,7 @@ class ExportLeRobot:
             raise UserError(f"{self.out} already exists: choose another folder")
         unfinished = self.out.with_name(f".{self.out.name}.unfinished")
         try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed export
             task = reader.info.env_id if self.task is None else self.task
             SetWriter(unfinished, reader.info, task, lossless=self.lossless).write(reader)
             unfinished.rename(self.out)
