@@ -1,16 +1,23 @@
 """Older frames: which are chosen, what they change, and how they are learned."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from test_pose import PLANE, _clips, _prior
+from torch.nn import functional as F
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.configs.presets import PRESETS
+from worldmodel.data import EpisodeReader
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import stepping
@@ -18,7 +25,9 @@ from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, Past
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import look_back
 from worldmodel.prior.stepping import step
-from worldmodel.training.codes import OwnDreams
+from worldmodel.training import codes as training_codes
+from worldmodel.training.codes import CodedEpisodes, OwnDreams
+from worldmodel.training.prior_stage import PriorStage
 
 
 def _space() -> PoseSpace:
@@ -152,26 +161,70 @@ def test_what_is_not_there_changes_nothing():
     assert not torch.allclose(seen, other_seen)
 
 
-def test_own_dreams_begin_as_recorded_and_say_how_old_they_are(posed_run: Path, posed_data: Path):
-    from lightning_fabric import Fabric
-
-    from worldmodel.data import EpisodeReader
-    from worldmodel.training.codes import CodedEpisodes
-
+@pytest.fixture
+def coded(posed_run: Path, posed_data: Path, tmp_path: Path) -> tuple[WorldModel, CodedEpisodes]:
     model = load_checkpoint(str(posed_run)).model
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     reader = EpisodeReader(posed_data)
-    coded = CodedEpisodes(model.tokenizer, reader, posed_run / "training/codes.st", fabric)
-    dreams = OwnDreams(model, coded, num_dreams=6, num_frames=6)
-    assert dreams.times_renewed == 0
-    dreams.renew()
-    window = model.config.prior.window
-    for (episode, first), codes, age in zip(
-        *(dreams.state[name].numpy() for name in ("episodes", "codes", "age")), strict=True
-    ):
-        recorded = coded.codes_of(int(episode))[first : first + dreams.num_frames]
-        np.testing.assert_array_equal(codes[:window], recorded[:window])
-        assert age.tolist() == [0] * window + list(range(1, dreams.num_frames - window + 1))
+    return model, CodedEpisodes(model.tokenizer, reader, tmp_path / "codes", fabric)
+
+
+def test_own_dreams_begin_as_recorded_and_are_renewed_when_due(coded):
+    model, episodes = coded
+    dreams, window = OwnDreams(model, episodes, 6, 6), model.config.prior.window
+    num_dreamed = dreams.num_frames - window
+    assert dreams.age.tolist() == [0] * window + list(range(1, num_dreamed + 1))
+    seen = []
+    for step_of_training in (100, 139, 140, 141):
+        dreams.renew_if_due(step_of_training, every=40)
+        seen.append(dreams.state["codes"].clone())
+        for (episode, first), codes in zip(
+            *(dreams.state[name].numpy() for name in ("episodes", "codes")), strict=True
+        ):
+            recorded = episodes.codes_of(int(episode))[first : first + dreams.num_frames]
+            np.testing.assert_array_equal(codes[:window], recorded[:window])
+    assert [bool(torch.equal(*pair)) for pair in pairwise(seen)] == [True, False, True]
+    assert dreams.times_renewed == 2
+
+
+def test_training_sees_a_dream_as_it_was_dreamed(coded, monkeypatch):
+    """Windows, ages, poses and older frames: each token is as likely as when it was sampled."""
+    model, episodes = coded
+    prior, nats = model.prior, []
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in (prior.age.weight[1:], prior.trust):
+            weights.normal_()
+        for recall in prior.recalls.values():
+            recall.output.weight.normal_()
+    recipe = replace(PRESETS["tiny"].prior_recipe, num_frames=14, batch_size=1)
+    stage = PriorStage(model, episodes, recipe)
+    assert stage.dreams is not None
+    with monkeypatch.context() as patch:
+
+        def noted(*arguments, **options):
+            outcome, memory = step(*arguments, **options)
+            nats.append(outcome.nats)
+            return outcome, memory
+
+        patch.setattr(training_codes, "step", noted)
+        stage.dreams.renew()
+    rng, window = np.random.default_rng(0), prior.config.window
+    monkeypatch.setattr(stage.dreams, "num_frames", recipe.num_frames)  # so it begins at 0
+    rows, (example,) = stage._dreamed(stage.dreams, 1, rng)
+    assert len(example.older_times) == 2
+    dream = int(np.random.default_rng(0).integers(len(stage.dreams.state["codes"])))
+    clips = stage.clips.read(rows)
+    clips = replace(clips, frames=stage.dreams.state["codes"][dream : dream + 1].numpy()[:, :14])
+    predictions = []
+    prior.eval().register_forward_hook(lambda module, inputs, output: predictions.append(output))
+    with torch.no_grad():
+        stage._losses(prior, clips, [example], np.ones((1, 13), np.float32))
+    logits = predictions[0].logits
+    targets = torch.from_numpy(clips.frames[:, 1:].astype(np.int64)).flatten(2)
+    each = F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none").mean(-1)
+    lived = torch.stack(nats, 1)[dream, : 14 - window]
+    torch.testing.assert_close(each[0, window - 1 :], lived, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture

@@ -15,15 +15,17 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 from worldmodel.storage.hub import Kind
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
+_TRUST = frozenset({"prior.trust"})
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that each format version lacks: they are read as zeros.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
-    5: frozenset({"prior.place.sketch.weight", "prior.place.sketch.bias"}),
-    6: frozenset(),
+    5: _TRUST | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
+    6: _TRUST,
+    7: frozenset(),
 }
 POSES_SINCE = 5
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldmodel.configs.dream import RECENT, WorldModelConfig
 from worldmodel.interface.sampling import Sampling
@@ -69,10 +70,12 @@ class FrameGPT(nn.Module):
         self.place = None
         if world.used_pose:
             self.place = Place(world, frame_width=math.prod(self.grid) * CODE_WIDTH)
-        self.age = self.unseen = None
+        self.age = self.trust = self.unseen = None
         if config.tells_age:
-            self.age = nn.Embedding(NUM_AGES, config.width)
+            self.age = nn.Embedding(NUM_AGES, config.width, padding_idx=0)  # given frames: zeros
             nn.init.zeros_(self.age.weight)
+            # How much of a dreamed frame's codes the head sees, over that of a given one's, less 1.
+            self.trust = nn.Parameter(torch.zeros(NUM_AGES - 1, config.head_width))
             self.unseen = nn.Parameter(torch.zeros(config.width))  # in place of a hidden frame
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, num_actions, num_layers=config.layers)
@@ -128,7 +131,7 @@ class FrameGPT(nn.Module):
         """
         past = self.given_past(codes) if past is None else past
         states, _ = self.backbone(codes, actions, variables, past)
-        context = self.context(states, codes, past.hidden)
+        context = self.context(states, codes, past)
         logits = self.head(
             context.flatten(0, 1), next_codes.flatten(0, 1).flatten(1), actions.flatten(0, 1)
         )
@@ -342,18 +345,17 @@ class FrameGPT(nn.Module):
         x = self.merge(self.blocks_of(self._code_vectors(codes)))
         return torch.where(hidden[..., None, None], 0.0, x)
 
-    def context(
-        self, states: Tensor, codes: Tensor, hidden: Tensor | None = None
-    ) -> Float[Tensor, "B T n D"]:
+    def context(self, states: Tensor, codes: Tensor, past: Past) -> Float[Tensor, "B T n D"]:
         """The head's context of each token of the next frame."""
         m = self.config.merge
         tiles = self.split(states).unflatten(-1, (m, m, -1)).unflatten(2, self.world.blocks)
         far = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (B, T, h, w, D) after the next
-        vectors = self._code_vectors(codes)
-        if hidden is not None:
-            vectors = torch.where(hidden[..., None, None, None], 0.0, vectors)
+        vectors = torch.where(past.hidden[..., None, None, None], 0.0, self._code_vectors(codes))
         vectors = vectors.flatten(0, 1).permute(0, 3, 1, 2)
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
+        if self.trust is not None:
+            trust = F.pad(self.trust, (0, 0, 1, 0))[age_group(past.age)]
+            near = near * (1 + trust[:, :, None, None])
         context = far.reshape(near.shape) + near
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
 

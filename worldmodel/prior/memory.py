@@ -14,7 +14,7 @@ from worldmodel.configs.dream import WorldModelConfig
 
 KEYFRAMES = 1024  # older frames at most; the oldest are replaced
 KEYFRAME_STEPS = 4  # from one keyframe to the next
-NUM_AGES = 9  # groups of dreamed steps: 0, 1, 2, up to 4, 8, 16, 32, 64, and more
+NUM_AGES = 8  # groups of dreamed steps: 0, 1, 2, up to 4, 8, 16, 32, and more
 
 
 class Older(NamedTuple):

@@ -60,7 +60,8 @@ class Place(nn.Module):
             nn.SiLU(),
             nn.Linear(map_width, self.num_positions * width),
         )
-        self.sketch = nn.Linear(width, world.prior.merge**2 * world.tokenizer.code_dim)
+        code_width = world.tokenizer.num_codebooks * world.tokenizer.code_dim
+        self.sketch = nn.Linear(width, world.prior.merge**2 * code_width)
         self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)

@@ -129,10 +129,10 @@ def step(
     if sampling.guidance:  # first: the memory must end up with the action that was taken
         mean_action = prior.mean_action.expand_as(actions)
         states, _ = _newest_states(prior, memory, codes, mean_action, variables, past)
-        context = prior.context(states, codes[:, None])[:, 0]
+        context = prior.context(states, codes[:, None], past)[:, 0]
         undirected = Undirected(context, mean_action, sampling.guidance)
     states, keys_values = _newest_states(prior, memory, codes, actions, variables, past)
-    context = prior.context(states, codes[:, None])[:, 0]
+    context = prior.context(states, codes[:, None], past)[:, 0]
     sample_tokens = prior.sample_tokens if given is None else given.sample_tokens
     flat, nats = sample_tokens(context, actions, for_tokens, sampling, undirected)
     next_codes = flat.view_as(codes)

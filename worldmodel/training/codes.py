@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from worldmodel import randomness
 from worldmodel.command import track
-from worldmodel.data import Clips, ClipSampler, EpisodeReader
+from worldmodel.data import Clips, ClipSampler, EpisodeReader, Split
 from worldmodel.dream import WorldModel
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.frames import to_float
@@ -24,10 +24,9 @@ from worldmodel.prior.stepping import prefill, step
 from worldmodel.storage.tensors import save_tensors
 from worldmodel.vqvae.vqvae import VQVAE
 
-DREAMED_STEPS = 28  # of each dream, after the window
+DREAMED_STEPS = 64  # of each dream, after the window
 CLIPS_A_BATCH = 8  # dreams in stock for each clip of a batch
-CONTINUED = 0.5  # chance that a dream continues
-SAMPLING = Sampling(temperature=0.8)
+SAMPLING = Sampling()
 
 
 class CodedEpisodes:
@@ -98,19 +97,19 @@ def _encode_all(tokenizer: VQVAE, reader: EpisodeReader, path: Path, fabric: Fab
 
 
 class OwnDreams:
-    """Dreams along clips of the training split, under their actions and poses. The first window is
-    recorded, or the end of the dream that is continued. They are the same for every seed.
+    """Dreams along recorded clips, under their actions and poses, from the recorded first window.
+    They are the same for every seed.
 
     Args:
         num_dreams: dreams in stock.
         num_frames: of a training clip: no dream is shorter.
+        split: whose episodes.
         dreamed_steps: of each dream, after the window.
-        continued: chance that a dream continues along its episode when dreams are renewed; else
-            another one begins.
 
     Attributes:
+        age: (frames,), for how many steps each frame of a dream was dreamed; 0: recorded.
         state: to be saved with the training: "episodes" (episode and first frame of each dream),
-            "codes", "age" (for how many steps each frame was dreamed), "renewed" (how often).
+            "codes", "renewed" (how often, and at which step of the training for the last time).
     """
 
     def __init__(
@@ -119,31 +118,30 @@ class OwnDreams:
         coded: CodedEpisodes,
         num_dreams: int,
         num_frames: int,
+        split: Split = "train",
         *,
         dreamed_steps: int = DREAMED_STEPS,
-        continued: float = CONTINUED,
     ) -> None:
-        self.model, self.reader = model, coded.reader
-        self.window, self._continued = model.config.prior.window, continued
+        self.model, self.window = model, model.config.prior.window
         has_pose = model.prior.place is not None
         lengths = [
-            int(self.reader.index["episode_length"][i]) + 1
-            for i in self.reader.split("train")
+            int(coded.reader.index["episode_length"][i]) + 1
+            for i in coded.reader.split(split)
             if coded.has_pose(int(i)) or not has_pose
         ]
         # As long as half of the episodes allow: else a few long ones would be dreamed repeatedly.
         longest = max(int(np.median(lengths or [0])), num_frames)
         self.num_frames = min(longest, max(self.window + dreamed_steps, num_frames))
-        shape = (num_dreams, self.num_frames)
+        self.age = np.maximum(0, np.arange(self.num_frames) - self.window + 1)
+        shape = (num_dreams, self.num_frames, *coded.codes.shape[1:])
         self.state = {
             "episodes": torch.zeros(num_dreams, 2, dtype=torch.int64),
-            "codes": torch.zeros(*shape, *coded.codes.shape[1:], dtype=torch.int16),
-            "age": torch.zeros(shape, dtype=torch.int64),
-            "renewed": torch.zeros(1, dtype=torch.int64),
+            "codes": torch.zeros(shape, dtype=torch.int16),
+            "renewed": torch.zeros(2, dtype=torch.int64),
         }
         self._sampler = ClipSampler(
-            self.reader,
-            "train",
+            coded.reader,
+            split,
             self.num_frames,
             frames_of=coded.codes_of,
             with_pose=has_pose,
@@ -151,51 +149,44 @@ class OwnDreams:
 
     @property
     def times_renewed(self) -> int:
-        return int(self.state["renewed"])
+        return int(self.state["renewed"][0])
+
+    def renew_if_due(self, step: int, every: int) -> None:
+        """Dream again where that was last done so many steps of the training ago, or never."""
+        if not self.times_renewed or step - int(self.state["renewed"][1]) >= every:
+            self.renew(step)
 
     @torch.no_grad()
-    def renew(self) -> None:
-        """Dream again: from recorded frames, or continuing a dream."""
-        rng = randomness.generator(0, "own dreams", self.times_renewed)
-        episodes, given, given_age = self._begin(rng)
-        w, num_dreamed = self.window, self.num_frames - self.window
-        age = np.concatenate([given_age, given_age[:, -1:] + 1 + np.arange(num_dreamed)], 1)
-        self.state["episodes"].copy_(torch.from_numpy(episodes))
-        self.state["age"].copy_(torch.from_numpy(age))
-        self.state["codes"][:, :w] = torch.from_numpy(given)
-        self._dream(self._sampler.read(episodes), rng)
-        self.state["renewed"] += 1
+    def renew(self, step: int = 0) -> None:
+        """Dream again, along other clips.
 
-    def _begin(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Episode and first frame of each dream, and codes and age of the first window."""
-        state = {name: tensor.numpy() for name, tensor in self.state.items()}
-        num_dreams, w = len(state["episodes"]), self.window
-        episodes = self._sampler.draw(rng, num_dreams)
-        continued = rng.random(num_dreams) < (self._continued if self.times_renewed else 0.0)
-        onward = state["episodes"] + np.array([0, self.num_frames - w])
-        lengths = self.reader.index["episode_length"][onward[:, 0]] + 1
-        continued &= onward[:, 1] + self.num_frames <= lengths
-        episodes = np.where(continued[:, None], onward, episodes)
-        recorded = self._sampler.read(episodes).frames[:, :w]
-        given = np.where(
-            continued.reshape(-1, *[1] * (recorded.ndim - 1)), state["codes"][:, -w:], recorded
-        )
-        return episodes, given, np.where(continued[:, None], state["age"][:, -w:], 0)
+        Args:
+            step: of the training.
+        """
+        rng = randomness.generator(0, "own dreams", self.times_renewed)
+        episodes = self._sampler.draw(rng, len(self.state["episodes"]))
+        clips = self._sampler.read(episodes)
+        self.state["episodes"].copy_(torch.from_numpy(episodes))
+        self.state["codes"][:, : self.window] = torch.from_numpy(clips.frames[:, : self.window])
+        self._dream(clips, rng)
+        self.state["renewed"].copy_(torch.tensor([self.times_renewed + 1, step]))
 
     def _dream(self, clips: Clips, rng: np.random.Generator) -> None:
         """Dream the codes after the first window."""
         prior, w = self.model.prior, self.window
         device = prior.position.device
+        ages = np.broadcast_to(self.age, (len(clips.frames), self.num_frames)).copy()
         codes, age, variables, poses = (
             torch.as_tensor(part).to(device)
-            for part in (self.state["codes"], self.state["age"], clips.variables, clips.pose)
+            for part in (self.state["codes"], ages, clips.variables, clips.pose)
         )
         actions = encode_actions(
             self.model.config.actions, torch.from_numpy(clips.action).to(device)
         )
         poses = poses[..., : len(prior.world.used_pose)]
         known = torch.full_like(age, prior.place is not None, dtype=torch.bool)
-        past = Past(poses[:, :w], known[:, :w], age[:, : w - 1], ~known[:, : w - 1])
+        none_hidden = torch.zeros_like(known[:, : w - 1])
+        past = Past(poses[:, :w], known[:, :w], age[:, : w - 1], none_hidden)
         now = codes[:, :w].long()
         was_training = prior.training
         prior.eval()

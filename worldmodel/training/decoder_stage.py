@@ -148,20 +148,17 @@ class DecoderStage(Stage):
         rows = validation.draw(rng, NUM_VALIDATION_PAIRS)
         self.validation = (self._codes(rows), self._frames(validation, rows))
         window = model.config.prior.window
-        self.dreams = OwnDreams(
-            model, coded, NUM_SAMPLED, window + 2, dreamed_steps=2, continued=0.0
-        )
+        self.dreams = OwnDreams(model, coded, NUM_SAMPLED, window + 2, dreamed_steps=2)
         self._adversary = 0.0
 
     @property
     def extra_state(self) -> dict[str, Tensor]:
         return self.dreams.state
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int, fraction: float) -> None:
         rise = (step - ADVERSARY_FROM) / (ADVERSARY_FULL_FROM - ADVERSARY_FROM)
         self._adversary = float(np.clip(rise, 0, 1))
-        if step // SAMPLED_EVERY >= self.dreams.times_renewed:
-            self.dreams.renew()
+        self.dreams.renew_if_due(step, SAMPLED_EVERY)
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         num_sampled = round(SAMPLED_FRACTION * self.recipe.batch_size)

@@ -23,14 +23,18 @@ from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
 
-NUM_VALIDATION_CLIPS = 64
+NUM_VALIDATION_CLIPS, VALIDATED_AT_ONCE = 64, 16
 PREVIEW_ROWS = 4
 PREVIEW_FRAMES = 16
 UNKNOWN_POSES = 1 / 3  # fraction of clips whose first poses, or all, are unknown
 NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
 NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
-OWN_DREAMS_FROM = 1000  # steps after which the prior's own dreams are worth learning from
-OWN_DREAMS_EVERY = 120  # steps
+# Fractions of the schedule: from the first on the prior's own dreams are worth learning from, from
+# the second on they are the recipe's share of a batch; their share rises between them, as a model
+# that sees many bad dreams at once stops trusting its past.
+OWN_DREAMS_FROM, OWN_DREAMS_FULL_FROM = 0.05, 0.3
+OWN_DREAMS_EVERY = 240  # steps
+NUM_VALIDATION_DREAMS = 16
 NUM_MOMENTS = 2048  # of any episode, that the pose head learns from in each step
 NUM_SKETCHED = 512  # of the moments, that the map learns from
 
@@ -94,34 +98,43 @@ class PriorStage(Stage):
         self._posed_frames = self._first_frames + np.concatenate(
             [np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]
         )
-        self.num_dreamed = round(recipe.dreamed * recipe.batch_size) if self._has_pose else 0
         self.dreams: OwnDreams | None = None
-        if self.num_dreamed:
+        if self._has_pose and recipe.dreamed:
             num_dreams = CLIPS_A_BATCH * recipe.batch_size
             self.dreams = OwnDreams(model, self.coded, num_dreams, recipe.num_frames)
+        self._validation_dreams: OwnDreams | None = None
+        if self.dreams is not None and any(
+            coded.has_pose(int(i)) for i in self.validation.episodes
+        ):
+            self._validation_dreams = OwnDreams(
+                model, coded, NUM_VALIDATION_DREAMS, recipe.num_frames, "validation"
+            )
+        self._dreamed_share = 0.0
 
     @property
     def extra_state(self) -> dict[str, Tensor]:
         return {} if self.dreams is None else self.dreams.state
 
-    def prepare(self, step: int) -> None:
-        begin = min(OWN_DREAMS_FROM, self.recipe.steps // 4)
-        if self.dreams is None or step < begin:
+    def prepare(self, step: int, fraction: float) -> None:
+        if self.dreams is None or fraction < OWN_DREAMS_FROM:
             return
-        if (step - begin) // OWN_DREAMS_EVERY >= self.dreams.times_renewed:
-            self.dreams.renew()
+        rise = (fraction - OWN_DREAMS_FROM) / (OWN_DREAMS_FULL_FROM - OWN_DREAMS_FROM)
+        self._dreamed_share = self.recipe.dreamed * min(1.0, rise)
+        self.dreams.renew_if_due(step, OWN_DREAMS_EVERY)
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # All is drawn for the full batch: the same however it is divided among processes.
-        has_dreams = self.dreams is not None and self.dreams.times_renewed > 0
-        num_dreamed = self.num_dreamed if has_dreams else 0
+        # On average the share; one clip at least is recorded.
+        num_dreamed = int(self._dreamed_share * self.recipe.batch_size + rng.random())
+        num_dreamed = min(num_dreamed, self.recipe.batch_size - 1)
         rows = self.clips.draw_evenly(rng, self.recipe.batch_size - num_dreamed)
         clips, weights = self.clips.read(rows), self.clips.step_weights(rows)
         examples = [
             self._recorded(row, frames, rng) for row, frames in zip(rows, clips.frames, strict=True)
         ]
         if num_dreamed:
-            dreamed_rows, dreamed_examples = self._dreamed(num_dreamed, rng)
+            assert self.dreams is not None
+            dreamed_rows, dreamed_examples = self._dreamed(self.dreams, num_dreamed, rng)
             clips = clips.followed_by(self.clips.read(dreamed_rows))
             # Outcomes are learned from recordings alone: a dream may show other things.
             weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
@@ -148,27 +161,37 @@ class PriorStage(Stage):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses given the recorded past; and "hidden_nats", a token, given only poses."""
-        totals: dict[str, float] = {}
-        parts = np.array_split(self.validation_rows, max(1, len(self.validation_rows) // 16))
-        for rows in parts:
-            clips = self.validation.read(rows)
-            weights = self.validation.step_weights(rows)
-            examples = [
-                self._example(row, frames[:-1])
-                for row, frames in zip(rows, clips.frames, strict=True)
+        """Losses given the recorded past; nats a token given only poses, "hidden_nats", and given a
+        past that the prior dreamed, "dreamed_nats"."""
+        rows = self.validation_rows
+        codes = self.validation.read(rows).frames[:, :-1]
+        given = [self._example(row, past) for row, past in zip(rows, codes, strict=True)]
+        numbers = self._mean_losses(rows, given)
+        if self._has_pose:
+            hidden = [
+                _with_hidden_past(self._example(row, past, sees_older=False))
+                for row, past in zip(rows, codes, strict=True)
             ]
-            losses = self._losses(self.module, clips, examples, weights)
-            if self._has_pose:
-                examples = [
-                    _with_hidden_past(self._example(row, frames[:-1], sees_older=False))
-                    for row, frames in zip(rows, clips.frames, strict=True)
-                ]
-                hidden = self._losses(self.module, clips, examples, weights)
-                losses["hidden_nats"] = hidden["nats_a_token"]
+            numbers["hidden_nats"] = self._mean_losses(rows, hidden)["nats_a_token"]
+        if self._validation_dreams is not None:
+            self._validation_dreams.state["renewed"].zero_()  # the same clips every time
+            self._validation_dreams.renew()
+            rng = randomness.generator(0, "dreamed validation")
+            rows, dreamed = self._dreamed(self._validation_dreams, NUM_VALIDATION_CLIPS, rng)
+            numbers["dreamed_nats"] = self._mean_losses(rows, dreamed)["nats_a_token"]
+        return numbers
+
+    def _mean_losses(self, rows: np.ndarray, examples: list[Example]) -> dict[str, float]:
+        """Losses of validation clips."""
+        totals: dict[str, float] = {}
+        for begin in range(0, len(rows), VALIDATED_AT_ONCE):
+            part = slice(begin, begin + VALIDATED_AT_ONCE)
+            clips = self.validation.read(rows[part])
+            weights = self.validation.step_weights(rows[part])
+            losses = self._losses(self.module, clips, examples[part], weights)
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
-        return {name: total / len(self.validation_rows) for name, total in totals.items()}
+                totals[name] = totals.get(name, 0.0) + float(value) * len(rows[part])
+        return {name: total / len(rows) for name, total in totals.items()}
 
     @torch.no_grad()
     def preview(self, path: Path) -> None:
@@ -208,7 +231,7 @@ class PriorStage(Stage):
         others = rng.integers(self.module.num_codes, size=frames.shape)
         past = np.where(corrupted, others, frames)[:-1]
         chance, first_known = rng.random(), rng.integers(1, len(frames) + 1)
-        is_hidden = self._has_pose and chance < self.recipe.hidden
+        is_hidden = self.coded.has_pose(int(row[0])) and chance < self.recipe.hidden
         no_older = NO_OLDER_FRAMES_IF_HIDDEN if is_hidden else NO_OLDER_FRAMES
         example = self._example(row, past, sees_older=bool(rng.random() >= no_older))
         if is_hidden:
@@ -219,7 +242,7 @@ class PriorStage(Stage):
 
     def _example(self, row: np.ndarray, past: np.ndarray, *, sees_older: bool = True) -> Example:
         episode, begin = map(int, row)
-        times = np.arange(KEYFRAME_STEPS - 1, begin if sees_older else 0, KEYFRAME_STEPS)
+        times = self._keyframes(begin, len(past)) if sees_older else np.zeros(0, np.int64)
         at = self.coded.first(episode) + times
         return Example(
             past=past,
@@ -233,28 +256,33 @@ class PriorStage(Stage):
             begin=begin,
         )
 
+    def _keyframes(self, begin: int, num_past: int) -> np.ndarray:
+        """Times of the frames that predictions of a clip that begins at this time may look back at,
+        as in a dream."""
+        end = begin + num_past - self.module.config.window
+        return np.arange(KEYFRAME_STEPS - 1, max(0, end), KEYFRAME_STEPS)
+
     def _dreamed(
-        self, num_clips: int, rng: np.random.Generator
+        self, dreams: OwnDreams, num_clips: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, list[Example]]:
         """Windows of own dreams: their rows, as `ClipSampler` reads them, and the examples."""
-        assert self.dreams is not None
-        state = {name: tensor.numpy() for name, tensor in self.dreams.state.items()}
+        state = {name: tensor.numpy() for name, tensor in dreams.state.items()}
         num_past = self.recipe.num_frames - 1
         rows, examples = [], []
         for dream in rng.integers(len(state["episodes"]), size=num_clips):
-            begin = int(rng.integers(self.dreams.num_frames - num_past))
+            begin = int(rng.integers(dreams.num_frames - num_past))
             seen = slice(begin, begin + num_past)
-            times = np.arange(KEYFRAME_STEPS - 1, begin, KEYFRAME_STEPS)
+            times = self._keyframes(begin, num_past)
             episode, first = map(int, state["episodes"][dream])
             rows.append((episode, first + begin))
             examples.append(
                 Example(
                     past=state["codes"][dream, seen],
                     known=np.ones(num_past + 1, bool),
-                    age=state["age"][dream, seen],
+                    age=dreams.age[seen],
                     hidden=np.zeros(num_past, bool),
                     older=state["codes"][dream, times],
-                    older_age=state["age"][dream, times],
+                    older_age=dreams.age[times],
                     older_poses=self.coded.poses[self.coded.first(episode) + first + times],
                     older_times=times,
                     begin=begin,

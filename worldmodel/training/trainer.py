@@ -80,8 +80,12 @@ class Stage(ABC):
         """Tensors on the CPU to save besides the module; loaded in place."""
         return {}
 
-    def prepare(self, step: int) -> None:  # noqa: B027  most stages have nothing to prepare
-        """Called before each step."""
+    def prepare(self, step: int, fraction: float) -> None:  # noqa: B027  most prepare nothing
+        """Called before each step.
+
+        Args:
+            fraction: of the schedule that is done.
+        """
 
     @abstractmethod
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
@@ -151,8 +155,9 @@ def _learn(
         Interruption() as interruption,
     ):
         while True:
-            rate = learning_rate(recipe, progress.step, timing.fraction(recipe, progress))
-            stage.prepare(progress.step)
+            fraction = timing.fraction(recipe, progress)
+            rate = learning_rate(recipe, progress.step, fraction)
+            stage.prepare(progress.step, fraction)
             numbers = learner.step(progress.step, rate)
             # Every process follows the first one's clock and keyboard: they must stop together.
             due, interrupted = fabric.broadcast((clock.read(), interruption.asked))
