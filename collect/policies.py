@@ -32,6 +32,7 @@ from collect.rewards import Rule, Training
 from envs.making import made
 from envs.policy import StateObservation, load_sb3
 from worldmodel.errors import UserError
+from worldmodel.parallel import one_thread_each
 
 NUM_ENVS = 16
 SAVE_EVERY = 20_000  # environment steps
@@ -43,6 +44,7 @@ def _falling_learning_rate(remaining: float) -> float:
     return 5e-4 * max(remaining, 0.0)  # the last rollout goes past the end
 
 
+SMALLEST_FRAME = 36  # pixels a side, of stable-baselines3's CNN
 FRAME_RECIPE: dict[str, Any] = {
     "learning_rate": _falling_learning_rate,
     "n_steps": 128,
@@ -127,22 +129,26 @@ class Improvement:
     Attributes:
         best: mean return; None: no episode has ended.
         at: steps when it was reached.
-        has_ended: whether training has stopped early.
     """
 
     best: float | None = None
     at: int = 0
-    has_ended: bool = False
 
     @classmethod
     def of(cls, model: BaseAlgorithm) -> "Improvement":
-        return cls(**getattr(model, "improvement", {}))
+        saved = getattr(model, "improvement", {})
+        return cls(saved.get("best"), saved.get("at", 0))
 
-    def note(self, mean_return: float, steps: int, most_unimproved: int) -> None:
+    def note(self, mean_return: float, steps: int) -> None:
         """Note a new mean: it must be better than the best by a hundredth."""
         if self.best is None or mean_return > self.best + 0.01 * abs(self.best):
             self.best, self.at = mean_return, steps
-        self.has_ended = steps - self.at >= most_unimproved
+
+    def is_over(self, steps: int, most_unimproved: int | None) -> bool:
+        """Whether training ends after so many steps, for lack of a better mean return."""
+        if self.best is None or most_unimproved is None:
+            return False
+        return steps - self.at >= most_unimproved
 
 
 class SaveAndReport(BaseCallback):
@@ -191,8 +197,8 @@ class SaveAndReport(BaseCallback):
         returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
         if len(returns) >= FEWEST_EPISODES:
             improvement = Improvement.of(self.model)
-            improvement.note(float(np.mean(returns)), self.num_timesteps, most_unimproved)
-            self._has_ended = improvement.has_ended
+            improvement.note(float(np.mean(returns)), self.num_timesteps)
+            self._has_ended = improvement.is_over(self.num_timesteps, most_unimproved)
             self.model.improvement = asdict(improvement)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -212,20 +218,26 @@ def train_policy(
     num_workers: int = 1,
     on_cloning: Callable[[float], None] = lambda fraction: None,
     on_progress: Callable[[int], None] = lambda steps: None,
-) -> None:
+) -> int:
     """Train a policy in a real environment, from a clone of the bot where there is one.
 
     `path` will be a stable-baselines3 .zip that `envs.policy.load_policy` reads. Resumes from it
     where an earlier call was interrupted, at its last save; SAC with an empty replay buffer.
     `on_cloning` is called with the fraction of the cloning that is done, `on_progress` with the
     steps done so far. With several workers, every environment of frames gets a process of its own.
+
+    Returns:
+        The steps that it learned for: fewer than asked for, if it no longer improved.
+
+    Raises:
+        UserError: frames are too small for a policy, or an environment failed.
     """
     sees_state = training.observes == "state"
     if sees_state:
         env_kwargs = {**env_kwargs, **training.cheapest_frames}
 
     def make_env() -> gymnasium.Env[Any, Any]:
-        env = gymnasium.make(env_id, **env_kwargs)
+        env = made(env_id, **env_kwargs)
         return StateObservation(env) if sees_state else env
 
     def clone(model: BaseAlgorithm) -> None:
@@ -244,7 +256,8 @@ def train_policy(
     if num_workers > 1 and not sees_state:
         multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
         # Not `make_env`: with it, every process would import this module.
-        environments = SubprocVecEnv([partial(made, env_id, **env_kwargs)] * len(makers))
+        with one_thread_each():
+            environments = SubprocVecEnv([partial(made, env_id, **env_kwargs)] * len(makers))
     else:
         environments = DummyVecEnv(makers)
     environments = rewarded(environments, training.reward)
@@ -256,7 +269,7 @@ def train_policy(
         policy = "MultiInputPolicy" if has_parts else "MlpPolicy"
     else:
         environments, policy = stacked_frames(environments), "CnnPolicy"
-    learn(
+    return learn(
         environments,
         SAC if training.algorithm == "sac" else PPO,
         policy,
@@ -270,10 +283,13 @@ def train_policy(
     )
 
 
-def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
-    """Whether there is a policy that has learned for that many steps, or stopped early.
+def is_trained(
+    path: Path, num_steps: int, *, patience: float | None = None, trusted: bool = False
+) -> bool:
+    """Whether there is a policy that has learned for that many steps, or no longer improves.
 
     Args:
+        patience: as in `Training`.
         trusted: whether the file may be loaded even if it was not made on this machine.
 
     Raises:
@@ -282,7 +298,9 @@ def is_trained(path: Path, num_steps: int, *, trusted: bool = False) -> bool:
     if not path.exists():
         return False
     model = load_sb3(path, trusted=trusted)
-    return model.num_timesteps >= num_steps or Improvement.of(model).has_ended
+    most_unimproved = None if patience is None else int(patience * num_steps)
+    is_over = Improvement.of(model).is_over(model.num_timesteps, most_unimproved)
+    return model.num_timesteps >= num_steps or is_over
 
 
 def learn(
@@ -298,7 +316,7 @@ def learn(
     snapshot_every: int | None = None,
     patience: float | None = None,
     on_progress: Callable[[int], None] = lambda steps: None,
-) -> None:
+) -> int:
     """Run PPO or SAC in environments, which are closed at the end; resumes from `path` if it
     exists.
 
@@ -308,13 +326,27 @@ def learn(
         prepare: called with a new policy before it learns.
         snapshot_every: steps between `snapshots`; None: there are none.
         patience: as in `Training`.
+
+    Returns:
+        The steps that the policy has learned for.
+
+    Raises:
+        UserError: frames are too small for the policy, or an environment failed.
     """
     try:
+        seen = environments.observation_space.shape
+        if policy == "CnnPolicy" and seen is not None and min(seen[-2:]) < SMALLEST_FRAME:
+            raise UserError(
+                f"policies that see frames need {SMALLEST_FRAME} pixels a side or more, not "
+                f"{min(seen[-2:])}: record with --size 64, or with another --policy"
+            )
         if path.exists():
             load_sb3(path, trusted=False)  # refuses a file that may run foreign code
             model = algorithm.load(path, env=environments, device="cpu")
             # Loading reseeds: without this the random numbers of the first steps would repeat.
             model.set_random_seed(seed + model.num_timesteps)
+            if isinstance(model, SAC):  # its replay buffer is empty again
+                model.learning_starts = model.num_timesteps + SAC_RECIPE["learning_starts"]
             _restore_scale(model)
         else:
             model = algorithm(policy, environments, **recipe, seed=seed, device="cpu")
@@ -328,6 +360,7 @@ def learn(
             callback = SaveAndReport(path, on_progress, snapshot_every, most_unimproved)
             model.learn(remaining, callback=callback, reset_num_timesteps=False)
             _save(model, path)
+        return model.num_timesteps
     except (EOFError, ConnectionError):
         raise UserError(
             "an environment failed in its process while the policy was trained: its error is above"

@@ -4,6 +4,8 @@ Interrupted commands resume when they are rerun.
 """
 
 import contextlib
+import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -24,11 +26,11 @@ from envs.policy_function import FunctionPolicy, function_digest, names_function
 from worldmodel import randomness
 from worldmodel.command import check_numbers, progress_bar, say
 from worldmodel.data import DatasetInfo, Episode, EpisodeWriter
-from worldmodel.data.episodes import episode_problems, read_info, write_info
+from worldmodel.data.episodes import MOST_EPISODE_BYTES, episode_problems, read_info, write_info
 from worldmodel.data.left_out import LeftOut
 from worldmodel.data.shards import Shard, finished_shards, waiting_files
 from worldmodel.errors import UserError
-from worldmodel.parallel import MOST_WORKERS, Workers, connect
+from worldmodel.parallel import Workers, check_workers, connect
 from worldmodel.storage.files import file_digest, locked, read_json, write_json, written_whole
 
 # Version of the random streams. In version 1, random players drew actions and how long to hold
@@ -108,12 +110,11 @@ class World:
             else:
                 load_policy(Path(policy), env, trusted=trusted)
 
-    def reproduces(self, episode: Episode) -> bool:
-        """Whether an episode's seed and actions give its frames, to the bit."""
+    def replayed(self, episode: Episode) -> np.ndarray:
+        """The frames that an episode's seed and actions give here."""
         with contextlib.closing(made(self.env_id, **self.env_kwargs)) as env:
             frame, _ = env.reset(seed=episode.seed)
-            frames = [frame] + [env.step(action)[0] for action in episode.action]
-        return np.array_equal(np.stack(frames), episode.frames)
+            return np.stack([frame] + [env.step(action)[0] for action in episode.action])
 
 
 def record_set(options: Options, world: World) -> None:
@@ -138,6 +139,12 @@ def record_set(options: Options, world: World) -> None:
         info = describe(world.env_id, world.env_kwargs, {"recording": recording})
         if has_episodes:
             _check_same_recording(options.out, info)
+        most_frames = MOST_EPISODE_BYTES // math.prod(info.frame_shape)
+        if options.length >= most_frames:
+            say(
+                f"note: episodes of {most_frames} steps and more are too large and will be left "
+                f"out: choose a --length below {most_frames} if games last so long"
+            )
         if isinstance(policy, Path):
             policy = _copy_policy(policy, options.out).read_bytes()
         if has_episodes and world.is_repeatable:
@@ -160,8 +167,7 @@ def _check(options: Options, world: World) -> None:
             "there is no exploring player here: --policy random, or the path of a policy"
         )
     check_numbers(options, episodes=1, length=1, workers=1, seed=0, evaluate_episodes=0)
-    if options.workers > MOST_WORKERS:
-        raise UserError(f"--workers must be at most {MOST_WORKERS}, not {options.workers}")
+    check_workers(options.workers)
     if world.training is not None and world.training.num_steps < 1:
         raise UserError(f"--train-steps must be at least 1, not {world.training.num_steps}")
     if options.out.exists() and not options.out.is_dir():
@@ -199,7 +205,8 @@ def _train(options: Options, world: World, path: Path) -> None:
 
     training = world.training
     assert training is not None  # `_check` refuses --policy train otherwise
-    if is_trained(path, training.num_steps, trusted=options.trust):
+    _check_same_training(options, world, training, path)
+    if is_trained(path, training.num_steps, patience=training.patience, trusted=options.trust):
         return
     name, duration = training.algorithm.upper(), ""
     if training.steps_a_minute is not None:
@@ -214,7 +221,7 @@ def _train(options: Options, world: World, path: Path) -> None:
         has_bot = training.bot is not None
         cloning = progress.add_task("imitating the bot", total=1, visible=has_bot)
         task = progress.add_task(f"training {name}", total=training.num_steps)
-        train_policy(
+        num_steps = train_policy(
             world.env_id,
             world.env_kwargs,
             training,
@@ -224,6 +231,31 @@ def _train(options: Options, world: World, path: Path) -> None:
             on_cloning=lambda fraction: progress.update(cloning, completed=fraction),
             on_progress=lambda steps: progress.update(task, completed=steps),
         )
+    if num_steps < training.num_steps:
+        say(f"training ended after {num_steps:,} steps: the mean return no longer grew")
+
+
+def _check_same_training(options: Options, world: World, training: Training, path: Path) -> None:
+    """Raises UserError where a policy has begun to learn with other settings; else notes these."""
+    settings = {
+        "env_id": world.env_id,
+        "env_kwargs": world.env_kwargs,
+        "seed": options.seed,
+        "algorithm": training.algorithm,
+        "observes": training.observes,
+    }
+    settings = json.loads(json.dumps(settings))
+    noted = options.out / "training.json"
+    if path.exists() and noted.exists():
+        found = read_json(noted, most_bytes=2**20)
+        found = found if isinstance(found, dict) else {}
+        differing = [name for name in settings if found.get(name) != settings[name]]
+        if differing:
+            raise UserError(
+                f"{path} has learned with other settings ({', '.join(differing)}): use the same "
+                "options to resume, or choose another --out"
+            )
+    write_json(noted, settings)
 
 
 def _copy_policy(path: Path, folder: Path) -> Path:
@@ -300,7 +332,14 @@ def _check_rendering(folder: Path, world: World, info: DatasetInfo) -> None:
         shard = Shard(path, stored)
         if len(shard.index) and shard.problems[0] is None:
             episode = shard.episode(0)
-            if world.reproduces(episode):
+            frames = world.replayed(episode)
+            if np.array_equal(frames, episode.frames):
+                break
+            if not np.array_equal(frames, world.replayed(episode)):
+                say(
+                    f"note: episode {episode.episode_id} gives different frames each time it is "
+                    "replayed, so it can't tell whether this is the simulator of the set"
+                )
                 break
             raise UserError(
                 f"{folder} was recorded with another simulator: episode {episode.episode_id} has "
@@ -320,17 +359,19 @@ def _score(
         `info` with the scores.
     """
     path = options.out / "policy-score.json"
+    without_noise = [who for who in mixture if who.random_start in (0, 1)]
     measured_on = {
         "policy_sha256": info.policies["recording"]["policy_sha256"],
         "seed": options.seed,
         "num_episodes": options.evaluate_episodes,
         "measures": list(world.measures),
         "env_kwargs": world.env_kwargs,
+        "longest_game": world.longest_game,
+        "players": [who.name for who in without_noise],
     }
     stored = read_json(path, most_bytes=2**20) if path.exists() else None
     scores = stored.pop("scores", None) if isinstance(stored, dict) else None
     if not isinstance(scores, dict) or stored != measured_on:
-        without_noise = [who for who in mixture if who.random_start in (0, 1)]
         with progress_bar() as progress:
             total = options.evaluate_episodes * len(without_noise)
             task = progress.add_task("scoring the policy", total=total)

@@ -31,7 +31,7 @@ from worldmodel.errors import UserError
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import squared_errors
 from worldmodel.metrics.statistics import Interval
-from worldmodel.parallel import Workers, connect
+from worldmodel.parallel import Workers, check_workers, connect
 from worldmodel.storage.files import locked, write_json, written_whole
 from worldmodel.storage.provenance import git_commit, machine
 
@@ -145,6 +145,7 @@ def returns(options: Returns) -> dict[int, Compared]:
     check_numbers(
         options, moments=2, frames=CHECK_EVERY * BATCH, detector_steps=1, workers=1, seed=0
     )
+    check_workers(options.workers)
     try:
         lengths = list(dict.fromkeys(int(text) for text in options.steps.split(",")))
     except ValueError:

@@ -20,7 +20,7 @@ from collect.transfer_report import Arm, Scored, write_report
 from worldmodel.command import check_numbers, parse_options, progress_bar, run_command, say
 from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
-from worldmodel.parallel import connect
+from worldmodel.parallel import check_workers, connect
 from worldmodel.storage.files import locked, read_json, write_json
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _arms(options: Transfer) -> list[Arm]:
     check_numbers(
         options, steps=1, num_envs=1, episodes=1, curve_every=1, curve_episodes=0, workers=1
     )
+    check_workers(options.workers)
     seeds = _numbers(options.seeds, "seeds", int)
     horizons = _numbers(options.horizon, "horizon", int)
     temperatures = _numbers(options.temperature, "temperature", _temperature)

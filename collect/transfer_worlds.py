@@ -17,12 +17,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
-from collect.policies import rewarded, stacked_frames
+from collect.policies import SMALLEST_FRAME, rewarded, stacked_frames
 from collect.rewards import RULES
 from collect.transfer_report import Arm
 from envs.dream import DreamEnv
 from envs.dream_world import Moment
 from envs.interface import pose_of
+from envs.making import made
 from envs.policy import load_sb3
 from envs.sb3 import DreamVecEnv
 from worldmodel import randomness
@@ -34,7 +35,6 @@ Where = Literal["real", "dream"]
 SCORING_SEED = 77_000
 SCORED_AT_ONCE = {"real": 4, "dream": 16}
 LONGEST_GAME = 1000  # steps, if the real game has no limit
-SMALLEST_FRAME = 36  # of stable-baselines3's CNN
 
 
 class DreamWorlds:
@@ -120,7 +120,7 @@ class DreamWorlds:
     def make_real(self) -> gymnasium.Env[Any, Any]:
         if self._spec is not None:
             return gymnasium.make(self._spec)
-        env = gymnasium.make(self.env_id, **self.env_kwargs)
+        env = made(self.env_id, **self.env_kwargs)
         # A worker process may not have imported the module that registers the environment.
         self._spec = env.spec
         return env

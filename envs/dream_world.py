@@ -272,7 +272,8 @@ class DreamWorld:
         ):
             raise UserError(f"variables must be ({len(frames)}, {len(mean)}) finite numbers")
         poses = self._own_poses(options.get("poses"), len(frames))
-        # The model sees no more. Copies: the caller may overwrite its own arrays.
+        # What came before the window is not remembered.
+        # Copies: the caller may overwrite its own arrays.
         seen = min(len(frames), config.prior.window)
         return Moment(
             frames[-seen:].copy(),

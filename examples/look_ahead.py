@@ -15,6 +15,7 @@ import numpy as np
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
 from envs.interface import pose_of
+from envs.making import made
 from envs.vector_dream import DreamVectorEnv
 from worldmodel import randomness
 from worldmodel.command import check_numbers, parse_options, run_command, track
@@ -62,7 +63,7 @@ def play(options: LookAhead) -> list[float]:
         raise UserError("--commit must be at most --depth")
     planner = Planner(options)
     env_id, env_kwargs = planner.now.recorded_env()
-    real = gymnasium.make(env_id, **env_kwargs)
+    real = made(env_id, **env_kwargs)
     returns = []
     for game in range(options.games):
         total, steps = _play_game(real, planner, options, seed=options.seed + game)

@@ -5,6 +5,7 @@ games beside a random player. `python -m collect.transfer` does the same with mo
 seeds, snapshots, and PPO in the real game for comparison.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from worldmodel.command import (
     run_command,
     say,
 )
+from worldmodel.errors import UserError
 from worldmodel.storage.files import refuse_existing
 
 REAL_GAMES_AT_ONCE = 4
@@ -64,18 +66,20 @@ def train_agent(options: TrainAgent) -> tuple[float, float]:
 
     Raises:
         UserError: there is no such dream, its game can't be made, an option is out of range, or the
-            folder has a policy.
+            folder has a policy or can't be written to.
     """
     check_numbers(options, steps=1, envs=1, horizon=1, games=1, seed=0)
     path = options.out / "policy.zip"
     refuse_existing(path, overwrite=options.overwrite)
+    options.out.mkdir(parents=True, exist_ok=True)  # now: not after half an hour of learning
+    if not os.access(options.out, os.W_OK):
+        raise UserError(f"{options.out} may not be written to: choose another --out")
     worlds = DreamWorlds(options.dream, None)  # the dream, and the game that it was recorded in
     worlds.check([])
     minutes = duration(options.steps / STEPS_A_MINUTE * 60)
     say(f"learning for {options.steps:,} steps in dreams: about {minutes} on one core")
     dreams = DreamVecEnv(options.envs, checkpoint=options.dream, horizon=options.horizon)
     model = learn(dreams, worlds, options)
-    options.out.mkdir(parents=True, exist_ok=True)
     save_whole(model, path)
     before, after = (
         score(player, worlds.scoring("real", REAL_GAMES_AT_ONCE), options)

@@ -91,23 +91,54 @@ def test_training_stops_when_nothing_improves_and_resumes_before(
         train_policy("Pixels-v0", kwargs, training, path, on_progress=interrupted)
     assert not is_trained(path, 20_000)
     monkeypatch.setattr(Improvement, "note", _never_better)
-    train_policy("Pixels-v0", kwargs, training, path, on_progress=steps.append)
-    assert is_trained(path, 20_000)
-    assert steps[-1] < 10_000
+    learned = train_policy("Pixels-v0", kwargs, training, path, on_progress=steps.append)
+    assert learned == steps[-1] < 10_000
+    assert is_trained(path, 20_000, patience=0.2)
+    assert not is_trained(path, 200_000, patience=0.2)  # asked for more, it learns more
 
 
-def _never_better(self: Improvement, mean_return: float, steps: int, most: int) -> None:
-    self.at = self.at or steps
-    self.has_ended = steps - self.at >= most
+def _never_better(self: Improvement, mean_return: float, steps: int) -> None:
+    self.best, self.at = 0.0, self.at or steps
 
 
 def test_the_best_return_is_what_later_ones_are_measured_by() -> None:
     improvement = Improvement()
     for steps, mean in ((100, -10.0), (200, -5.0), (300, -4.99), (400, -5.1)):
-        improvement.note(mean, steps, 200)
-    assert (improvement.best, improvement.at, improvement.has_ended) == (-5.0, 200, True)
-    improvement.note(-3.0, 500, 200)
-    assert not improvement.has_ended
+        improvement.note(mean, steps)
+    assert (improvement.best, improvement.at) == (-5.0, 200)
+    assert [improvement.is_over(400, most) for most in (200, 201, None)] == [True, False, False]
+    improvement.note(-3.0, 500)
+    assert not improvement.is_over(500, 200)
+    assert not Improvement().is_over(500, 200)  # no episode has ended
+
+
+def test_sac_collects_before_it_learns_on(tmp_path: Path) -> None:
+    """After a stop its replay buffer is empty."""
+    path = tmp_path / "policy.zip"
+    kwargs = {"env_id": "Pendulum-v1", "size": 36, "is_blank": True}
+    learned = []
+    for num_steps in (1_050, 1_100):
+        training = Training("state", num_steps, None, algorithm="sac")
+        train_policy("Pixels-v0", kwargs, training, path)
+        learned.append(SAC.load(path)._n_updates)
+    assert learned == [50, 50]
+
+
+def test_a_policy_learns_in_one_world_only(tmp_path: Path) -> None:
+    options = replace(
+        recording("CartPole-v1", tmp_path / "pole", length=5, train_steps=1_200), score_only=True
+    )
+    collect(options)
+    for other, name in (({"frame_skip": 2}, "env_kwargs"), ({"seed": 1}, "seed")):
+        with pytest.raises(UserError, match=rf"has learned with other settings \({name}\)"):
+            collect(replace(options, **other))
+    collect(replace(options, train_steps=1_300))  # learns on
+
+
+def test_frames_too_small_for_a_policy_are_refused(tmp_path: Path) -> None:
+    options = recording("toy_envs:Steered-v0", tmp_path / "small", length=5, train_steps=10)
+    with pytest.raises(UserError, match="need 36 pixels a side or more, not 32: record with"):
+        collect(replace(options, size=32))
 
 
 def test_blank_frames_play_the_same_game() -> None:

@@ -51,11 +51,14 @@ class Failure:
     """Why a task has no result.
 
     Attributes:
-        text: of the error, with its traceback if it is not the user's.
+        text: of the error; if it is not the user's, what happened to the process.
     """
 
     text: str
     is_users: bool
+
+
+DIED = Failure("died: it crashed, or was killed, possibly because memory ran out", is_users=False)
 
 
 class Executor(Protocol):
@@ -84,6 +87,12 @@ class Executor(Protocol):
         ...
 
 
+def check_workers(num_workers: int) -> None:
+    """Raises UserError where there are too many."""
+    if num_workers > MOST_WORKERS:
+        raise UserError(f"--workers must be at most {MOST_WORKERS}, not {num_workers}")
+
+
 class Workers(Generic[Task, Result]):
     """Processes that run tasks.
 
@@ -99,8 +108,7 @@ class Workers(Generic[Task, Result]):
     def __init__(
         self, make_runner: MakeRunner[Task, Result], num_workers: int, *, ray: str | None = None
     ) -> None:
-        if num_workers > MOST_WORKERS:
-            raise UserError(f"--workers must be at most {MOST_WORKERS}, not {num_workers}")
+        check_workers(num_workers)
         self._executor: Executor = (
             LocalExecutor(make_runner, num_workers)
             if ray is None
@@ -126,26 +134,30 @@ class Workers(Generic[Task, Result]):
         noted_after: float | None = NOTED_AFTER_S
         while True:
             room = self._executor.most_pending - len(self._pending)
+            failures: list[Failure] = []
             try:
                 for task in itertools.islice(waiting, room):
                     self._pending.add(self._executor.submit(task))
-                finished, self._pending = wait(self._pending, noted_after, FIRST_COMPLETED)
-                outcomes = [self._executor.outcome(future) for future in finished]
             except BrokenProcessPool:
-                raise UserError(
-                    "a worker process died: it crashed, or was killed, possibly because memory ran "
-                    "out"
-                ) from None
-            yield from (outcome for outcome in outcomes if not isinstance(outcome, Failure))
-            for outcome in outcomes:
+                failures.append(DIED)
+            finished, self._pending = wait(self._pending, noted_after, FIRST_COMPLETED)
+            for future in finished:
+                try:
+                    outcome = self._executor.outcome(future)
+                except BrokenProcessPool:
+                    outcome = DIED
                 if isinstance(outcome, Failure):
-                    what = "" if outcome.is_users else "a worker process failed: "
-                    raise UserError(what + outcome.text)
+                    failures.append(outcome)
+                else:
+                    yield outcome
+            for failure in failures:
+                what = "" if failure.is_users else "a worker process "
+                raise UserError(what + failure.text)
             if not self._pending and not finished:
                 return
             if not finished and (reason := self._executor.why_waiting()):
                 say(f"note: {reason}")
-            noted_after = None
+                noted_after = None
 
 
 class LocalExecutor:
@@ -166,7 +178,7 @@ class LocalExecutor:
 
     def submit(self, task: Any) -> "Future[Any]":
         others = set(multiprocessing.active_children())
-        with _one_thread_each():  # a task starts a process as long as none is idle
+        with one_thread_each():  # a task starts a process as long as none is idle
             future = self._pool.submit(_run_here, task)
         self._processes |= set(multiprocessing.active_children()) - others
         return future
@@ -192,7 +204,7 @@ class LocalExecutor:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Give processes started within this context one thread for numpy and torch.
 
     Two workers with two threads each block one another: resizing a screen took 13 ms instead of
@@ -231,7 +243,7 @@ class _LazyRunner:
         except UserError as error:
             return Failure(str(error), is_users=True)
         except BaseException:  # also an environment that calls sys.exit
-            return Failure(traceback.format_exc(), is_users=False)
+            return Failure(f"failed: {traceback.format_exc()}", is_users=False)
 
 
 _runner: _LazyRunner | None = None
@@ -261,6 +273,9 @@ def _run_here(task: Any) -> str:
     return file.name
 
 
+_is_own_connection = False  # to Ray
+
+
 def connect(address: str | None) -> None:
     """Connect to a Ray cluster, if there is an address and no connection yet.
 
@@ -273,13 +288,15 @@ def connect(address: str | None) -> None:
         import ray
     except ImportError:
         raise UserError("--ray needs the extra ray: pip install 'videogpt-dream[ray]'") from None
-    if ray.is_initialized():
+    if ray.is_initialized():  # perhaps by the caller, who then ends it
         return
     try:
         if ":" in address and "/" not in address:  # Ray itself would wait for five minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=CONNECTING_S).close()
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        global _is_own_connection
+        _is_own_connection = True
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise UserError(
             f"no Ray cluster at {address!r} ({one_line(error)}): start one with `ray start "
@@ -316,7 +333,7 @@ class RayExecutor:
         try:
             return future.result()
         except self._error as error:
-            return Failure(one_line(error), is_users=False)
+            return Failure(f"failed: {one_line(error)}", is_users=False)
 
     def why_waiting(self) -> str | None:
         if self._ray.available_resources().get("CPU", 0) >= 1:
@@ -328,7 +345,10 @@ class RayExecutor:
         )
 
     def close(self, *, at_once: bool) -> None:
-        self._ray.shutdown()
+        global _is_own_connection
+        if _is_own_connection:
+            self._ray.shutdown()
+        _is_own_connection = False
 
 
 def _run_on_ray(

@@ -295,7 +295,7 @@ def _shuffled(held_out: HeldOut) -> Shuffled:
     poses = (other.pose_nats - own.pose_nats)[np.isfinite(other.pose_nats)]
     dreamed = held_out.dream(held_out.other_actions, what="dreaming under shuffled actions")
     errors, shuffled = (
-        squared_errors(of.frames, held_out.real) for of in (held_out.dreams, dreamed)
+        squared_errors(held_out.plain(of), held_out.real) for of in (held_out.dreams, dreamed)
     )
     steps = steps_ahead(held_out.settings.horizon)
     return Shuffled(

@@ -35,7 +35,7 @@ class Policies:
 
 
 def measure(held_out: HeldOut, out: Path) -> Policies:
-    one = squared_errors(held_out.dreams.frames, held_out.real)
+    one = squared_errors(held_out.plain(held_out.dreams), held_out.real)
     copy = squared_errors(held_out.last_given, held_out.real)
     nats = held_out.predicted.steps(held_out.future).nats.mean(1)
     steps = [k for k in STEPS_AHEAD if k <= one.shape[1]]

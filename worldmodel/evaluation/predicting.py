@@ -14,6 +14,7 @@ from worldmodel import randomness
 from worldmodel.dream import WorldModel
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Past
+from worldmodel.prior.stepping import variables_in_pose
 
 NUM_DRAWS = 64  # of the next variables
 T = TypeVar("T")
@@ -150,10 +151,11 @@ def predict_outcomes(
     if common_reward is not None:
         common_bin = int((head.bins[0] - common_reward).abs().argmin())
     generator = randomness.torch_generator(0, "outcome draws")
+    known = variables_in_pose(prior, of.past.poses[:, 1:], of.past.known[:, 1:])
     draws = []
     for _ in range(NUM_DRAWS):
         uniforms = torch.rand(of.variables.shape, generator=generator).to(of.variables.device)
-        drawn = head.draw_variables(early, of.variables, uniforms)
+        drawn = head.draw_variables(early, of.variables, uniforms, known)
         outcomes = head.given_changes(early, of.variables, drawn)
         event = torch.full_like(outcomes.terminated, torch.nan)
         if common_bin is not None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -139,7 +139,7 @@ def step(
     head, before = prior.outcome, variables[:, None]
     history = head.history(*memory.in_order())[:, None]
     early = prior.predict_outcomes(states, next_codes[:, None], history)
-    known = _variables_in_pose(prior, here, next_pose)
+    known = variables_in_pose(prior, next_pose, here.known)
     if given is not None:
         known = torch.where(given.variables.isnan(), known, given.variables)
     after = head.draw_variables(early, before, for_variables[:, None], known[:, None])
@@ -162,14 +162,16 @@ def _unknown_pose(prior: FrameGPT, codes: Tensor) -> Here:
     return Here(poses, unknown, unknown.long())
 
 
-def _variables_in_pose(prior: FrameGPT, here: Here, next_pose: Tensor) -> Float[Tensor, "B V"]:
-    """Next values of the variables that are part of the pose, where it is known; else NaN."""
+def variables_in_pose(
+    prior: FrameGPT, poses: Float[Tensor, "*batch P"], known: Bool[Tensor, "*batch"]
+) -> Float[Tensor, "*batch V"]:
+    """Values of the variables that are part of the pose, where it is known; else NaN."""
     names, pose_names = prior.world.variable_names, prior.world.used_pose.names
-    values = next_pose.new_full((len(next_pose), len(names)), torch.nan)
+    values = poses.new_full((*known.shape, len(names)), torch.nan)
     for v, name in enumerate(names):
         if name in pose_names:
-            value = next_pose[:, pose_names.index(name)]
-            values[:, v] = torch.where(here.known, value, torch.nan)
+            value = poses[..., pose_names.index(name)]
+            values[..., v] = torch.where(known, value, torch.nan)
     return values
 
 

@@ -70,7 +70,8 @@ class Repository:
 
 
 def find_repository(name: str, kind: Kind, *, private: bool, overwrite: bool) -> Repository:
-    """Find out whether one may push to a repository, before there is anything to push.
+    """Find out what can be known of a repository before there is anything to push: not whether the
+    login may write to it, which the Hub says only when files are pushed.
 
     Args:
         private: a new repository becomes private; one that exists must be.

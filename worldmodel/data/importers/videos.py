@@ -113,7 +113,9 @@ class ImportVideos(PoseOptions):
 
     def run(self) -> None:
         """Raises UserError where an option, a list or a video is not usable."""
-        check_numbers(self, size=1, every=1, min_frames=2, max_frames=self.min_frames)
+        check_numbers(
+            self, above_zero=("fps",), size=1, every=1, min_frames=2, max_frames=self.min_frames
+        )
         if self.size > LARGEST_SIDE:
             raise UserError(f"--size must be at most {LARGEST_SIDE}, not {self.size}")
         if not self.actions:
