@@ -7,6 +7,7 @@ objects in the dream's frames.
 """
 
 import itertools
+from collections import deque
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from collect.explorer import Explorer, Steering
 from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
 from worldmodel.command import check_numbers, parse_options, run_command, say, track
+from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import squared_errors
@@ -168,9 +170,12 @@ def _measured(options: Returns, looker: "Looker", lengths: list[int]) -> dict[in
     )
     connect(options.ray)  # before minutes of training
     seed = options.seed
-    frames, grids = labelled_frames(looker.real, options.frames, seed=seed)
-    shown = reconstructed(looker.dream.model, frames)
-    detector = Detector.trained(frames, grids, shown, num_steps=options.detector_steps, seed=seed)
+    model = looker.dream.model
+    num_frames = model.config.sharp_frames or 1  # that a picture is decoded from
+    frames, grids = labelled_frames(looker.real, options.frames, num_frames, seed=seed)
+    shown = reconstructed(model, frames)
+    newest, num_steps = frames[:, -1], options.detector_steps
+    detector = Detector.trained(newest, grids, shown, num_steps=num_steps, seed=seed)
     order = randomness.generator(seed, "returns: moments").permutation(looker.dream.num_starts)
     looks = [
         Look(start, length, side=1 if i % 2 else -1, seed=seed + i)
@@ -268,33 +273,51 @@ def things_in(senses: Senses | None, *, least_area: int = LEAST_AREA) -> np.ndar
     return grid
 
 
-def labelled_frames(real: Any, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of exploring players, uint8 (N, H, W, 3), and the cells of objects, bool (N, 8, 8)."""
+def labelled_frames(
+    real: Any, count: int, num_frames: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of exploring players.
+
+    Args:
+        num_frames: R, of each moment; before a game's first frame it is repeated.
+
+    Returns:
+        The last frames of each moment, uint8 (N, R, H, W, 3), and the cells of objects in the
+        newest, bool (N, 8, 8).
+    """
     player = Explorer(real, seed=seed)
     frames, grids, game = [], [], 0
+    seen: deque[np.ndarray] = deque(maxlen=num_frames)
+
+    def begin(game_seed: int) -> np.ndarray:
+        frame, _ = real.reset(seed=game_seed)
+        player.reset()
+        seen.extend([frame] * num_frames)
+        return frame
+
     for i in track(range(count), "labelled frames"):
         if i % FRAMES_A_GAME == 0:
-            frame, _ = real.reset(seed=10_000_000 + seed + game)
-            player.reset()
+            frame = begin(10_000_000 + seed + game)
             game += 1
-        frames.append(frame)
+        frames.append(np.stack(seen))
         grids.append(things_in(real.senses()))
         for _ in range(STEPS_BETWEEN):
             frame, _, terminated, truncated, _ = real.step(player.act(frame))
+            seen.append(frame)
             if terminated or truncated:
-                frame, _ = real.reset(seed=20_000_000 + seed + i)
-                player.reset()
+                frame = begin(20_000_000 + seed + i)
     return np.stack(frames), np.stack(grids)
 
 
 @torch.no_grad()
-def reconstructed(model: Any, frames: np.ndarray) -> np.ndarray:
-    """Frames encoded and decoded by a dream's tokenizer, like `frames`."""
-    parts = []
-    for part in track(torch.from_numpy(frames).split(BATCH), "reconstructions"):
-        codes = model.encode(part)[:, None]
-        parts.append(model.draw(codes)[:, 0].numpy())
-    return np.concatenate(parts)
+def reconstructed(model: WorldModel, frames: np.ndarray) -> np.ndarray:
+    """The newest frame of each moment, uint8 (N, H, W, 3), as a dream shows it.
+
+    Args:
+        frames: uint8 (N, R, H, W, 3), R consecutive frames.
+    """
+    parts = track(torch.from_numpy(frames).split(BATCH), "reconstructions")
+    return np.concatenate([model.draw_newest(model.encode(part)).numpy() for part in parts])
 
 
 class Detector(nn.Module):
