@@ -142,6 +142,9 @@ def _draw(results: Results) -> None:
             over = [row["above_copying"][str(steps)]["value"] for row in shown]
             axes.plot([row[name] for row in shown], over, "o-", label=f"{steps}")
         axes.set(xscale="log", xlabel=name, title=f"{most[other]:g} {other}")
+        measured = [row[name] for row in shown]
+        axes.set_xticks(measured, [f"{value:g}" for value in measured])
+        axes.minorticks_off()
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="dB above copying")

@@ -64,7 +64,7 @@ def to_lines(described: dict[str, Any]) -> list[str]:
             f"  training   {recipe['steps']} steps at {recipe['learning_rate']:g}, "
             f"{_short(recipe['steps'] * cost['flops'])} FLOPs in all",
         ]
-    if "frames_to_learn_from" in described and LEARNING_CURVE.exists():
+    if "frames_to_learn_from" in described:
         lines += ["", *compared(described["frames_to_learn_from"])]
     return lines
 
