@@ -28,7 +28,6 @@ from collect.explorer import Explorer, Steering
 from envs.doom.env import SCREEN_SIZE, Senses
 from worldmodel import randomness
 from worldmodel.command import check_numbers, parse_options, run_command, say, track
-from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.metrics.bootstrap import Bootstrap
 from worldmodel.metrics.pictures import squared_errors
@@ -310,7 +309,7 @@ def labelled_frames(
 
 
 @torch.no_grad()
-def reconstructed(model: WorldModel, frames: np.ndarray) -> np.ndarray:
+def reconstructed(model: Any, frames: np.ndarray) -> np.ndarray:
     """The newest frame of each moment, uint8 (N, H, W, 3), as a dream shows it.
 
     Args:

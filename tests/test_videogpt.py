@@ -414,7 +414,7 @@ def test_bad_measures_get_one_clear_line(
     published_run: Path, toy_data: Path, changes, complaint, monkeypatch
 ):
     options = replace(Evaluate(str(published_run), data=toy_data), **changes)
-    monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     assert complaint in one_line_error(evaluate_command.main)
 
 
@@ -424,7 +424,7 @@ def test_data_of_another_kind_are_refused(published_run: Path, tmp_path: Path, m
     meta["actions"]["meanings"] = ["left", "right"]
     (other / "meta.json").write_text(json.dumps(meta))
     options = Evaluate(str(published_run), data=other)
-    monkeypatch.setattr(evaluate_command.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     assert "have different actions" in one_line_error(evaluate_command.main)
 
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
@@ -41,7 +40,7 @@ SPEED_OVER = 600.0  # seconds over which speed is averaged: a step may take a mi
 
 
 def parse_options(
-    kind: type[T] | UnionType,
+    kind: type[T] | Any,
     module: str,
     description: str | None,
     *,
@@ -57,7 +56,7 @@ def parse_options(
     with ending_with_the_reader():
         try:
             return tyro.cli(
-                cast(type[T], kind),
+                kind,
                 prog=python_command(module),
                 description=description,
                 args=args,
