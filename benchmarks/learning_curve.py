@@ -138,11 +138,11 @@ def _draw(results: Results) -> None:
         figure.subplots(1, 2, sharey=True), most, reversed(most), strict=True
     ):
         shown = sorted((r for r in rows if r[other] == most[other]), key=lambda r: r[name])
+        measured = [row[name] for row in shown]
         for steps in STEPS_AHEAD:
             over = [row["above_copying"][str(steps)]["value"] for row in shown]
-            axes.plot([row[name] for row in shown], over, "o-", label=f"{steps}")
+            axes.plot(measured, over, "o-", label=f"{steps}")
         axes.set(xscale="log", xlabel=name, title=f"{most[other]:g} {other}")
-        measured = [row[name] for row in shown]
         axes.set_xticks(measured, [f"{value:g}" for value in measured])
         axes.minorticks_off()
         axes.axhline(0, color="grey", linewidth=0.8)

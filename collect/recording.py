@@ -236,7 +236,8 @@ def _train(options: Options, world: World, path: Path) -> None:
 
 
 def _check_same_training(options: Options, world: World, training: Training, path: Path) -> None:
-    """Raises UserError where a policy has begun to learn with other settings; else notes these."""
+    """Raises UserError where a policy has begun to learn with other settings; notes those that a
+    new one begins with."""
     settings = {
         "env_id": world.env_id,
         "env_kwargs": world.env_kwargs,
@@ -246,7 +247,9 @@ def _check_same_training(options: Options, world: World, training: Training, pat
     }
     settings = json.loads(json.dumps(settings))
     noted = options.out / "training.json"
-    if path.exists() and noted.exists():
+    if not path.exists():
+        write_json(noted, settings)
+    elif noted.exists():
         found = read_json(noted, most_bytes=2**20)
         found = found if isinstance(found, dict) else {}
         differing = [name for name in settings if found.get(name) != settings[name]]
@@ -255,7 +258,6 @@ def _check_same_training(options: Options, world: World, training: Training, pat
                 f"{path} has learned with other settings ({', '.join(differing)}): use the same "
                 "options to resume, or choose another --out"
             )
-    write_json(noted, settings)
 
 
 def _copy_policy(path: Path, folder: Path) -> Path:

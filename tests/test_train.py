@@ -150,6 +150,8 @@ def test_interrupted_it_saves_and_says_so(toy_data: Path, tmp_path: Path, number
     while not (out / "training" / "tokenizer.jsonl").exists() or not numbers(out, "tokenizer"):
         time.sleep(0.05)
     process.send_signal(number)
+    if number == signal.SIGTERM:  # a cluster's and torchrun's
+        process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     shown = python_command("worldmodel.train", *map(str, command[3:]))

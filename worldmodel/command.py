@@ -53,7 +53,7 @@ def parse_options(
         module: that `python -m` runs.
         args: None: those of this process.
     """
-    with ending_with_the_reader():
+    with _ending_with_the_reader():
         try:
             return tyro.cli(
                 kind,
@@ -67,7 +67,7 @@ def parse_options(
 
 
 @contextmanager
-def ending_with_the_reader() -> Iterator[None]:
+def _ending_with_the_reader() -> Iterator[None]:
     """Exit quietly if the reader of stdout has exited, as `| head` does."""
     try:
         yield
@@ -86,7 +86,7 @@ def run_command(work: Callable[[], object], *, stopped: str = RESUMES) -> None:
         stopped: message after Ctrl-C: what it leaves behind.
     """
     try:
-        with ending_with_the_reader():
+        with _ending_with_the_reader():
             done = work()
             status = done if isinstance(done, int) else 0
             sys.stdout.flush()

@@ -150,9 +150,9 @@ class Workers(Generic[Task, Result]):
                     failures.append(outcome)
                 else:
                     yield outcome
-            for failure in failures:
-                what = "" if failure.is_users else "a worker process "
-                raise UserError(what + failure.text)
+            if failures:
+                what = "" if failures[0].is_users else "a worker process "
+                raise UserError(what + failures[0].text)
             if not self._pending and not finished:
                 return
             if not finished and (reason := self._executor.why_waiting()):

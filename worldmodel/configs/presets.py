@@ -26,7 +26,7 @@ class StageRecipe:
         optimizer: "muon" for the matrices between hidden layers, with AdamW for the rest.
         corruption: largest fraction of past tokens that are replaced at random (prior only).
         hidden: fraction of recorded clips whose past is hidden, in worlds with a pose (prior only).
-        dreamed: fraction of a batch whose past the prior itself dreamed, likewise.
+        dreamed: fraction of a batch whose past the prior itself dreamed, likewise; reached slowly.
         momentum: Adam's first beta.
     """
 

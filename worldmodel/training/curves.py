@@ -20,8 +20,8 @@ from worldmodel.training.state import Progress
 
 
 class Interruption:
-    """Ctrl-C asks the loop to stop after its step, a second one stops at once. So does SIGTERM,
-    which clusters send before a job's time is up."""
+    """Ctrl-C asks the loop to stop after its step, a second one stops at once. SIGTERM, which
+    clusters send before a job's time is up, asks too."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -34,9 +34,12 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_: object) -> None:
+    def _ask(self, number: int, _: object) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            # Not SIGTERM: a cluster and torchrun both send it to each process.
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.asked = True
         say("stopping after this step; a second Ctrl-C stops at once")
 

@@ -124,9 +124,10 @@ class PriorStage(Stage):
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # All is drawn for the full batch: the same however it is divided among processes.
-        # On average the share; one clip at least is recorded.
-        num_dreamed = int(self._dreamed_share * self.recipe.batch_size + rng.random())
-        num_dreamed = min(num_dreamed, self.recipe.batch_size - 1)
+        num_dreamed = 0
+        if self._dreamed_share:  # on average the share; one clip at least is recorded
+            num_dreamed = int(self._dreamed_share * self.recipe.batch_size + rng.random())
+            num_dreamed = min(num_dreamed, self.recipe.batch_size - 1)
         rows = self.clips.draw_evenly(rng, self.recipe.batch_size - num_dreamed)
         clips, weights = self.clips.read(rows), self.clips.step_weights(rows)
         examples = [
