@@ -135,6 +135,7 @@ class Window:
             pygame.quit()
             raise UserError(f"{NO_DISPLAY}{self._instead} (SDL says: {error})") from error
         try:
+            self.worker.hold(self._shows_card)  # before it can take a step
             self.worker.start()
             self._loop(screen)
         finally:
@@ -145,7 +146,6 @@ class Window:
     def _loop(self, screen: pygame.Surface) -> None:
         painter, clock = Painter(), pygame.time.Clock()
         needs_drawing = True
-        self.worker.hold(self._shows_card)
         while not (self._stop.is_set() or self.worker.is_done):
             for event in pygame.event.get():
                 needs_drawing |= event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWSIZECHANGED)
