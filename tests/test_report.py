@@ -365,9 +365,19 @@ def test_a_second_network_learns_from_random_players_where_there_are_some_and_ot
     assert (of_random is not None) == is_measured
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
     assert len(set(kept.values())) == 1 + is_measured
-    if of_random is not None:
-        ratio = of_random.dreamed.value / of_random.real.value
-        assert of_random.ratio.value == pytest.approx(ratio)
+
+
+def test_a_network_that_sees_no_motion_gives_no_ratio(report: dict) -> None:
+    rng = np.random.default_rng(0)
+    still = rng.random(20)
+    seen = {"still": still, "real": still + rng.normal(0, 0.01, 20), "dreamed": still}
+    boot = Bootstrap(np.arange(20), seed=0)
+    assert math.isnan(actions_part.dreamed_over_real(seen, boot).value)
+    seen["real"] = still + 0.5
+    ratio = actions_part.dreamed_over_real(seen, boot).value
+    assert ratio == pytest.approx(still.mean() / (still.mean() + 0.5))
+    # The report's network was trained for two steps and guesses.
+    assert report["parts"]["actions"]["numbers"]["ratio"]["value"] is None
 
 
 def test_chances_of_a_change_are_shares_of_draws(held_out: HeldOut) -> None:

@@ -5,6 +5,7 @@ dreams. It is kept beside the report; so is a second one trained on random play 
 don't depend on what is seen, if the data have enough of it beside other play.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class Judged:
     reconstructed: Interval
     dreamed: Interval
     ratio: Interval
-    """Dreamed over real."""
+    """Dreamed over real; NaN where real frames tell the network no more than still ones, because
+    then it has not learned to see what actions do."""
     each: dict[str, OfOne]
 
 
@@ -182,9 +184,17 @@ def _judged(spec: ActionSpec, held_out: HeldOut, seen: dict[str, np.ndarray]) ->
     boot = held_out.bootstrap
     return Judged(
         **{name: boot.mean(values) for name, values in clip_means.items()},
-        ratio=boot.ratio(clip_means["dreamed"], clip_means["real"]),
+        ratio=dreamed_over_real(clip_means, boot),
         each=accuracy_of_each(spec, seen, held_out.actions, boot),
     )
+
+
+def dreamed_over_real(seen: dict[str, np.ndarray], boot: Bootstrap) -> Interval:
+    """Of agreements (clips,) by KINDS; NaN as in `Judged`."""
+    gain = boot.mean(seen["real"] - seen["still"])
+    if gain.value <= 0 or gain.low <= 0:
+        return Interval(math.nan, math.nan, math.nan, gain.num_groups)
+    return boot.ratio(seen["dreamed"], seen["real"])
 
 
 def _judged_by_random_play(held_out: HeldOut, out: Path) -> JudgedByRandomPlay | None:
@@ -266,11 +276,12 @@ def _ratio_by_policy(
     found = {}
     for policy, rows in held_out.policies.items():
         boot = held_out.bootstrap.of(rows)
-        dreamed, real = (seen[name][rows].mean(1) for name in ("dreamed", "real"))  # (n, factors)
+        means = {name: agreement[rows].mean(1) for name, agreement in seen.items()}  # (n, factors)
+        dreamed, real = means["dreamed"], means["real"]
         factors = range(dreamed.shape[1]) if dreamed.shape[1] > 1 else []
         found[policy] = RatioOfPlayer(
             num_clips=len(rows),
-            all=boot.ratio(dreamed.mean(1), real.mean(1)),
+            all=dreamed_over_real({name: mean.mean(1) for name, mean in means.items()}, boot),
             each={_name(spec, d): boot.ratio(dreamed[:, d], real[:, d]) for d in factors},
         )
     return found
@@ -323,7 +334,8 @@ def blocks(n: Actions) -> Blocks:
         "With the actions of another clip, the prior loses "
         f"{interval(n.shuffled.nats_lost, 3)} nats a token{given}, and dreams lose, in dB at steps "
         f"ahead, {lost}. Still: the first frame of a real pair twice, which shows habits but no "
-        "motion.",
+        "motion. Where the network reads real frames no better than still ones, there is no ratio: "
+        "train it for longer (--inverse-dynamics-steps).",
         _players(n.ratio_by_policy),
         "Players act on what they see; a dream that has diverged lost their reasons, and so shows "
         "fewer habits. Random players have no habit but to hold an action for some steps.",

@@ -26,7 +26,7 @@ from worldmodel.storage.files import locked, parse_json, read_bytes, written_who
 from worldmodel.storage.parsed import parsed
 from worldmodel.storage.provenance import git_commit, machine
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 MOST_BYTES = 2**27  # of report.json, which holds curves
 # What showing a report may raise that another program wrote, or that was changed by hand.
 _DAMAGE = (
