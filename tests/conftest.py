@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import install_import_hook
+# Before shapes are checked: what is imported meanwhile is compiled anew in every process.
+import lightning_fabric  # noqa: F401
+import shape_checks
 
 ROOT = Path(__file__).parents[1]
 # The compiled kernels have no shapes in their signatures, and numba can't compile checks.
@@ -26,7 +28,7 @@ modules = [
     for path in (ROOT / "worldmodel").rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 ]
-install_import_hook([name for name in modules if name != UNCHECKED], "shape_checks.check")
+shape_checks.install([name for name in modules if name != UNCHECKED])
 
 import numpy as np
 import pytest
@@ -38,6 +40,11 @@ from worldmodel.interface.pose import NO_POSE, PoseSpec
 
 if TYPE_CHECKING:
     from worldmodel.evaluate import Evaluate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_are_checked_again() -> None:
+    shape_checks.begin_anew()
 
 
 @contextmanager

@@ -39,8 +39,8 @@ from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
 from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.dream import train_preset
+from worldmodel.training.moments import MomentSampler
 from worldmodel.training.prior_losses import prior_losses
-from worldmodel.training.prior_stage import PriorStage
 
 PLANE = PoseSpec(("x", "y"), "angle")
 POSED = replace(INFO, pose=PLANE)
@@ -423,8 +423,10 @@ def test_moments_are_those_of_the_recordings(posed_data: Path, posed_run: Path):
     reader = EpisodeReader(posed_data)
     fabric = Fabric(accelerator="cpu", devices=1)
     coded = CodedEpisodes(model.tokenizer, reader, posed_run / "codes.safetensors", fabric)
-    stage = PriorStage(model, coded, PRESETS["tiny"].prior_recipe)
-    moments = stage._moments(np.random.default_rng(0))
+    sampler = MomentSampler(model, coded, "train")
+    moments = sampler.draw(np.random.default_rng(0), 500, num_sketched=5)
+    assert len(moments.poses) == 500
+    assert len(moments.next_vectors) == 5
     assert not moments.known.all()
     assert moments.known[:, -1].all()
     recorded = set()

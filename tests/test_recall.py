@@ -24,7 +24,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import stepping
 from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, Past, empty_memory
 from worldmodel.prior.pose import PoseSpace
-from worldmodel.prior.recall import look_back
+from worldmodel.prior.recall import Recall, look_back
 from worldmodel.prior.stepping import step
 from worldmodel.training import codes as training_codes
 from worldmodel.training.codes import CodedEpisodes, OwnDreams
@@ -278,6 +278,23 @@ def test_a_pose_far_outside_is_refused(posed: DreamEnv, last, message):
     }
     with pytest.raises(UserError, match=message):
         posed.reset(options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the compiler's own making
+def test_compiled_it_looks_back_as_it_does_otherwise() -> None:
+    """With a second batch dimension, torch 2.13's compiler fails."""
+    torch.manual_seed(0)
+    recall = Recall(32, 2)
+    torch.nn.init.normal_(recall.output.weight)
+    x, older = (torch.randn(3, 4, num, 32, requires_grad=True) for num in (16, 32))
+    present = torch.rand(3, 4, 32) > 0.3
+    results = []
+    for module in (recall, torch.compile(recall)):
+        seen = module(x, older, present)
+        results.append((seen, *torch.autograd.grad(seen.square().sum(), (x, older))))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager)
 
 
 def test_many_posed_dreams_are_those_of_one(posed_run: Path):

@@ -15,7 +15,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 from worldmodel.storage.hub import Kind
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 _TRUST = frozenset({"prior.trust"})
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that each format version lacks: they are read as zeros.
@@ -26,6 +26,7 @@ ADDED_SINCE = {
     5: _TRUST | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
     6: _TRUST,
     7: frozenset(),
+    8: frozenset(),
 }
 POSES_SINCE = 5
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")

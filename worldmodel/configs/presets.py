@@ -53,6 +53,7 @@ class Preset:
         get: the command that puts them there, without its --out.
         sharp_frames: frames whose codes the sharp decoder sees.
         actions, variable_names, pose: of the data meant; a run takes those of its own data.
+        place_recipe: of the stage before the prior, in worlds with a pose; a batch is of moments.
         start: shipped checkpoint whose tokenizer the tokenizer starts from; None: random weights.
     """
 
@@ -61,6 +62,7 @@ class Preset:
     tokenizer: VQVAEConfig
     prior: FrameGPTConfig
     tokenizer_recipe: StageRecipe
+    place_recipe: StageRecipe
     prior_recipe: StageRecipe
     decoder_recipe: StageRecipe
     sharp_frames: int
@@ -86,6 +88,9 @@ _DREAM_DOOM = Preset(
     pose=PoseSpec(("x", "y"), "angle"),
     tokenizer_recipe=StageRecipe(
         steps=12_000, batch_size=64, num_frames=1, learning_rate=7e-4, warmup=100
+    ),
+    place_recipe=StageRecipe(
+        steps=4_000, batch_size=256, num_frames=1, learning_rate=5e-3, warmup=50, decay=0.5
     ),
     prior_recipe=StageRecipe(
         steps=20_000,
@@ -145,6 +150,7 @@ PRESETS: dict[str, Preset] = {
             recalled=2,
         ),
         tokenizer_recipe=replace(TINY_RECIPE, batch_size=8, num_frames=1),
+        place_recipe=replace(TINY_RECIPE, batch_size=32, num_frames=1),
         prior_recipe=replace(TINY_RECIPE, num_frames=6, corruption=0.15, hidden=0.4, dreamed=0.5),
         sharp_frames=2,
         decoder_recipe=replace(TINY_RECIPE, num_frames=3, momentum=0.5),
@@ -155,6 +161,7 @@ PRESETS: dict[str, Preset] = {
 # (docs/decisions.md).
 START = "dream-doom"
 SMALL_TOKENIZER_STEPS = {"batch_size": 4, "learning_rate": 1e-3, "warmup": 20}
+SMALL_PLACE_STEPS = {"steps": 2_000}
 SMALL_PRIOR_STEPS = {"batch_size": 2, "warmup": 50}
 SMALL_PRIOR = {"width": 128, "layers": 4, "head_width": 192, "map_width": 384}
 WANTED_TOKENS = 64  # a frame, as in dream-doom
@@ -184,6 +191,7 @@ def auto_preset(reader: EpisodeReader, *, small: bool = False) -> Preset:
             base,
             prior=replace(base.prior, **SMALL_PRIOR),
             tokenizer_recipe=replace(base.tokenizer_recipe, **SMALL_TOKENIZER_STEPS),
+            place_recipe=replace(base.place_recipe, **SMALL_PLACE_STEPS),
             prior_recipe=replace(base.prior_recipe, **SMALL_PRIOR_STEPS),
         )
     height, width, _ = info.frame_shape

@@ -149,9 +149,7 @@ class FrameGPT(nn.Module):
             pose = self.place.predict(poses, known, taken, shown)
             located = self.place.locator(self._flat_vectors(next_codes))
             if moments is not None:
-                poses = moments.poses
-                motion = self.place.predict(poses[:, :-1], moments.known, moments.actions)
-                sketch = self.place.sketched(*poses[: len(moments.next_vectors), -2:].unbind(1))
+                motion, sketch = self.place.learn(moments)
         return Prediction(
             logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located, motion, sketch
         )
@@ -259,11 +257,11 @@ class FrameGPT(nn.Module):
 
     def hidden_matrices(self) -> list[Tensor]:
         """Matrices between hidden layers, for Muon: not those of norms, logits, outcomes,
-        variables, view, sketch and locator. The map's last one is too large."""
+        variables, view, sketch and locator, and not the map's, which learns faster by AdamW."""
         others: list[nn.Module] = [self.variable, self.head.logits, self.next_code, self.outcome]
         others += [module for module in self.modules() if isinstance(module, ConditionalNorm)]
         if self.place is not None:
-            others += [self.place.view, self.place.sketch, self.place.locator, self.place.map[-1]]
+            others += [self.place.view, self.place.sketch, self.place.locator, self.place.map]
         excluded = {layer for module in others for layer in module.modules()}
         return [
             module.weight
@@ -391,3 +389,9 @@ class FrameGPT(nn.Module):
         m, (rows, columns) = self.config.merge, self.world.blocks
         tiles = vectors.unflatten(3, (columns, m)).unflatten(2, (rows, m))
         return tiles.transpose(3, 4).flatten(4, 6).flatten(2, 3)
+
+    def vectors_of(self, blocks: Float[Tensor, "B T P mmE"]) -> Float[Tensor, "B T h w E"]:
+        """The inverse of `blocks_of`."""
+        m, (rows, columns) = self.config.merge, self.world.blocks
+        tiles = blocks.unflatten(3, (m, m, -1)).unflatten(2, (rows, columns))
+        return tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)

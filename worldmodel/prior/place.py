@@ -62,12 +62,20 @@ class Place(nn.Module):
         )
         code_width = world.tokenizer.num_codebooks * world.tokenizer.code_dim
         self.sketch = nn.Linear(width, world.prior.merge**2 * code_width)
+        self.shown = nn.Linear(width, width)  # what the backbone sees of the map
         self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        for last in (self.own, self.map[-1]):  # no effect yet on a prior trained without a pose
+        for last in (self.own, self.shown):  # no effect yet on a prior trained without a pose
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
+
+    def learn(self, moments: Moments) -> tuple[Mixture, Float[Tensor, "M positions block"]]:
+        """What single moments teach: the displacements to their next poses, and sketches of the
+        frames there."""
+        poses = moments.poses
+        motion = self.predict(poses[:, :-1], moments.known, moments.actions)
+        return motion, self.sketched(*poses[: len(moments.next_vectors), -2:].unbind(1))
 
     def embed(
         self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
@@ -77,7 +85,7 @@ class Place(nn.Module):
         features = self.space.features(poses)
         own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
         seen = self.look_up(poses[:, :-1], poses[:, 1:], known[:, :-1] & known[:, 1:])
-        return own + torch.where(known[:, 1:, None, None], seen, 0.0)
+        return own + torch.where(known[:, 1:, None, None], self.shown(seen), 0.0)
 
     def look_up(
         self,

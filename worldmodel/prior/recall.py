@@ -184,5 +184,6 @@ class Recall(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
             for part in self.keys_values(torch.cat([nothing, older], -2)).chunk(2, -1)
         )
-        y = attend_where(seen, q, k, v)
+        # Flat, as torch's fused attention takes one batch dimension.
+        y = attend_where(*(part.flatten(0, -4) for part in (seen, q, k, v))).reshape(q.shape)
         return x + self.output(y.transpose(-2, -3).flatten(-2))

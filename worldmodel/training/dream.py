@@ -34,6 +34,7 @@ from worldmodel.training.options import (
     check_preset,
     main_arguments,
 )
+from worldmodel.training.place_stage import PlaceStage
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.run import (
@@ -155,6 +156,7 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
     """Train the stages asked for; returns whether the model is ready to become a checkpoint."""
     model.to(run.fabric.device)
     tokenizer_before = model.tokenizer.digest()
+    learns_places = _learns_places(model)
     if not run.train_tokenizer(model.tokenizer, preset.tokenizer_recipe, TokenizerStage):
         return False
     tokenizer = model.tokenizer.digest()
@@ -176,9 +178,19 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
         if trains_decoder:
             stage = DecoderStage(model, coded, preset.decoder_recipe, run.memory_limit_bytes)
         else:
+            if learns_places and not run.train(
+                PlaceStage(model, coded, preset.place_recipe), options.place_minutes
+            ):
+                return False
             stage = PriorStage(model, coded, preset.prior_recipe)
     run.train(stage, options.decoder_minutes if trains_decoder else options.prior_minutes)
     return True
+
+
+def _learns_places(model: WorldModel) -> bool:
+    """Whether the prior has a place for poses, but hasn't learned any."""
+    place = model.prior.place
+    return place is not None and not place.space.is_measured
 
 
 def _preset(options: TrainDream) -> Preset:

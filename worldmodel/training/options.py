@@ -61,9 +61,10 @@ class TrainOptions:
     prior_steps: int | None = None
     """Steps of the prior's schedule; by default the preset's."""
     batch_size: int | None = None
-    """Clips in a step of any stage, over all processes; by default the preset's."""
+    """Clips in a step of any stage that learns clips, over all processes; by default the
+    preset's."""
     learning_rate: float | None = None
-    """Peak learning rate of the stages; by default the preset's."""
+    """Peak learning rate of these stages; by default the preset's."""
     describe: bool = False
     """Only print the preset's parts, parameters and latents, and what a step on clips alone costs
     in fp32 with the full batch at once."""
@@ -105,6 +106,11 @@ class TrainDream(TrainOptions):
     weights. By default auto and auto-small start from dream-doom's tokenizer, the others from
     random weights. Of another world's checkpoint, only the tokenizer is used. With --stage prior
     the tokenizer stays as it is."""
+    place_minutes: float | None = None
+    """As --tokenizer-minutes, for the stage before the prior in worlds with a pose, in which the
+    map and the pose head learn alone."""
+    place_steps: int | None = None
+    """Steps of that stage's schedule; by default the preset's."""
     decoder_minutes: float | None = None
     """As --tokenizer-minutes, for the sharp decoder."""
     decoder_steps: int | None = None

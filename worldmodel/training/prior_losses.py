@@ -70,14 +70,23 @@ def prior_losses(
         pose_nats, locating_nats = _pose_losses(prediction, place, past)
         loss = loss + POSE_WEIGHT * (pose_nats + locating_nats)
     if moments is not None and place is not None:
-        motion = cast(Mixture, prediction.motion)
-        motion_nats = place.head.nats(motion, *moments.poses[:, -2:].unbind(1)).mean()
-        target = frame_gpt.blocks_of(moments.next_vectors.movedim(1, -1)[None])[0]
-        sketch_error = F.mse_loss(prediction.sketch, target) / target.var()
+        motion, sketch = cast(Mixture, prediction.motion), cast(Tensor, prediction.sketch)
+        motion_nats, sketch_error = moment_losses(frame_gpt, moments, motion, sketch)
         loss = loss + POSE_WEIGHT * motion_nats + SKETCH_WEIGHT * sketch_error
     return PriorLosses(
         loss, token_nats, value_nats, end_nats, pose_nats, locating_nats, motion_nats, sketch_error
     )
+
+
+def moment_losses(
+    frame_gpt: FrameGPT, moments: Moments, motion: Mixture, sketch: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Nats of the moments' next poses, and the squared error of the map's sketches over their
+    variance."""
+    assert frame_gpt.place is not None
+    motion_nats = frame_gpt.place.head.nats(motion, *moments.poses[:, -2:].unbind(1)).mean()
+    target = frame_gpt.blocks_of(moments.next_vectors.movedim(1, -1)[None])[0]
+    return motion_nats, F.mse_loss(sketch, target) / target.var()
 
 
 def _pose_losses(

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import randomness
-from worldmodel.configs.dream import RECENT
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import Clips, ClipSampler
 from worldmodel.dream import WorldModel, dream_along
-from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.prior import fast
@@ -20,6 +18,7 @@ from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.place import Moments
 from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
+from worldmodel.training.moments import MomentSampler
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
 
@@ -88,16 +87,11 @@ class PriorStage(Stage):
         )
         rng = randomness.generator(0, "prior validation")
         self.validation_rows = self.validation.draw_evenly(rng, NUM_VALIDATION_CLIPS)
-        self._posed_episodes = [int(i) for i in self.clips.episodes if self.coded.has_pose(int(i))]
         self._measure_outcomes()
-        self._measure_poses()
-        # All frames of these episodes but the last, which no other follows; and the first of each.
-        lengths = coded.reader.index["episode_length"][self._posed_episodes]
-        firsts = np.array([coded.first(i) for i in self._posed_episodes], np.int64)
-        self._first_frames = np.repeat(firsts, lengths)
-        self._posed_frames = self._first_frames + np.concatenate(
-            [np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]
-        )
+        self.moments: MomentSampler | None = None
+        if self._has_pose:
+            self.moments = MomentSampler(model, coded, "train")
+            self.moments.measure_poses()
         self.dreams: OwnDreams | None = None
         if self._has_pose and recipe.dreamed:
             num_dreams = CLIPS_A_BATCH * recipe.batch_size
@@ -141,24 +135,10 @@ class PriorStage(Stage):
             weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
             weights = np.pad(weights, ((0, num_dreamed), (0, 0)))
             examples += dreamed_examples
-        moments = self._moments(rng) if self._has_pose else None
+        moments = None
+        if self.moments is not None:
+            moments = self.moments.draw(rng, NUM_MOMENTS, num_sketched=NUM_SKETCHED)
         return self._losses(module, clips[part], examples[part], weights[part], moments)
-
-    def _moments(self, rng: np.random.Generator) -> Moments:
-        """Random moments of the training episodes."""
-        chosen = rng.integers(len(self._posed_frames), size=NUM_MOMENTS)
-        newest, first = self._posed_frames[chosen, None], self._first_frames[chosen, None]
-        frames = newest + np.arange(-RECENT, 2)
-        known = frames[:, :-1] >= first
-        frames = np.maximum(frames, first)
-        actions = self._tensor(self.coded.actions[frames[:, :-1]])
-        codes = self.coded.codes[frames[:NUM_SKETCHED, -1]].astype(np.int64)
-        return Moments(
-            self._tensor(self.coded.poses[frames]),
-            self._tensor(known),
-            encode_actions(self.model.config.actions, actions) * self._tensor(known)[..., None],
-            self.model.tokenizer.codebooks.look_up(self._tensor(codes)),
-        )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -382,15 +362,6 @@ class PriorStage(Stage):
             prior.standardise_by(torch.from_numpy(mean), torch.from_numpy(std))
             prior.outcome.variable_low.copy_(torch.from_numpy(variables.min(0)))
             prior.outcome.variable_high.copy_(torch.from_numpy(variables.max(0)))
-
-    def _measure_poses(self) -> None:
-        """Take the ranges of poses and of their changes from the training episodes."""
-        if self.module.place is None or self.module.place.space.is_measured:
-            return  # a prior that has learned with its ranges keeps them
-        if not self._posed_episodes:
-            raise UserError(f"{self.clips.reader.folder}: no training episode has a pose")
-        poses = [torch.from_numpy(self.coded.poses_of(i)) for i in self._posed_episodes]
-        self.module.place.space.measure(poses)
 
 
 def _with_hidden_past(example: Example) -> Example:

@@ -156,7 +156,8 @@ class Run:
                 return False
         if load_state(self.state("tokenizer"), tokenizer) == Progress() and options.init is None:
             raise UserError(
-                f"{self.out} has no tokenizer yet: train with --stage both or tokenizer"
+                f"{self.out} has no tokenizer of its own: train one with --stage tokenizer, or "
+                "name the checkpoint whose tokenizer it uses with --init"
             )
         tokenizer.requires_grad_(False).eval()
         return True
@@ -320,9 +321,13 @@ def with_options(preset: Made, options: TrainOptions) -> Made:
             recipes[name] = replace(
                 recipe,
                 steps=getattr(options, name.replace("_recipe", "_steps")) or recipe.steps,
-                batch_size=options.batch_size or recipe.batch_size,
-                learning_rate=options.learning_rate or recipe.learning_rate,
             )
+            if name != "place_recipe":  # which has moments in place of clips
+                recipes[name] = replace(
+                    recipes[name],
+                    batch_size=options.batch_size or recipe.batch_size,
+                    learning_rate=options.learning_rate or recipe.learning_rate,
+                )
     return replace(preset, **recipes)  # pyright: ignore[reportArgumentType]
 
 

@@ -1,0 +1,70 @@
+"""Single recorded moments, from which the map and the pose head learn."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.configs.dream import RECENT
+from worldmodel.data import Split
+from worldmodel.dream import WorldModel
+from worldmodel.errors import UserError
+from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.place import Moments
+from worldmodel.training.codes import CodedEpisodes
+
+
+class MomentSampler:
+    """Draws moments of a split's episodes that have poses.
+
+    Args:
+        model: of a world with a pose.
+    """
+
+    def __init__(self, model: WorldModel, coded: CodedEpisodes, split: Split) -> None:
+        self.model, self.coded = model, coded
+        self._episodes = [int(i) for i in coded.reader.split(split) if coded.has_pose(int(i))]
+        # All frames of these episodes but the last, which no other follows; and the first of each.
+        lengths = coded.reader.index["episode_length"][self._episodes]
+        firsts = np.array([coded.first(i) for i in self._episodes], np.int64)
+        self._first_frames = np.repeat(firsts, lengths)
+        self._frames = self._first_frames + np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]
+        )
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def measure_poses(self) -> None:
+        """Take the ranges of poses and of their changes from these episodes.
+
+        A model that has learned with other ranges keeps them.
+
+        Raises:
+            UserError: no episode has a pose.
+        """
+        place = self.model.prior.place
+        assert place is not None
+        if place.space.is_measured:
+            return
+        if not self._episodes:
+            raise UserError(f"{self.coded.reader.folder}: no training episode has a pose")
+        place.space.measure([torch.from_numpy(self.coded.poses_of(i)) for i in self._episodes])
+
+    def draw(self, rng: np.random.Generator, count: int, *, num_sketched: int) -> Moments:
+        """Random moments; with the codes of the next frame for the first `num_sketched`."""
+        chosen = rng.integers(len(self._frames), size=count)
+        newest, first = self._frames[chosen, None], self._first_frames[chosen, None]
+        frames = newest + np.arange(-RECENT, 2)
+        known = frames[:, :-1] >= first
+        frames = np.maximum(frames, first)
+        actions = self._tensor(self.coded.actions[frames[:, :-1]])
+        codes = self.coded.codes[frames[:num_sketched, -1]].astype(np.int64)
+        return Moments(
+            self._tensor(self.coded.poses[frames]),
+            self._tensor(known),
+            encode_actions(self.model.config.actions, actions) * self._tensor(known)[..., None],
+            self.model.tokenizer.codebooks.look_up(self._tensor(codes)),
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.coded.device)
