@@ -418,6 +418,12 @@ def test_map_and_pose_head_learn_from_moments_alone():
     torch.testing.assert_close(after, poses[:2, -1], atol=0.5, rtol=0)
 
 
+def test_blocks_are_those_of_their_vectors():
+    prior = _prior()
+    vectors = torch.randn(2, 3, *prior.grid, 5)
+    assert torch.equal(prior.vectors_of(prior.blocks_of(vectors)), vectors)
+
+
 def test_moments_are_those_of_the_recordings(posed_data: Path, posed_run: Path):
     model = load_checkpoint(str(posed_run)).model
     reader = EpisodeReader(posed_data)

@@ -98,7 +98,7 @@ def test_a_killed_run_resumes_to_the_bit(posed_data: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*COMMAND, *options, "--out", whole], check=True, capture_output=True)
     saved_often = [*COMMAND, *options, "--out", killed, "--save-minutes", "0"]
-    for stage in ("tokenizer", "prior"):
+    for stage in ("tokenizer", "place", "prior"):
         process = subprocess.Popen(
             saved_often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -140,6 +140,21 @@ def test_it_begins_from_a_checkpoint(toy_data: Path, tiny_run: Path, tmp_path: P
     assert f"training started from: {tiny_run.name}" in card
     with pytest.raises(UserError, match="its tokenizer, prior, sharp_frames differ from"):
         train(replace(options, preset="dream-doom", out=tmp_path / "other"))
+
+
+def test_places_are_learned_before_the_prior_and_only_once(
+    posed_data: Path, posed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, last = (numbers(posed_run, "place")[i] for i in (0, -1))
+    assert last["validation/sketch_error"] < first["sketch_error"]
+    options = Train(preset="tiny", data=posed_data, device="cpu", precision="fp32", prior_steps=1)
+    options = replace(options, stage="prior", init=str(posed_run), learning_rate=1e-9)
+    train(replace(options, out=tmp_path / "run"))
+    assert "map and pose head" not in capsys.readouterr().err
+    assert not (tmp_path / "run" / "training" / "place.state.safetensors").exists()
+    before, after = (load_file(f / "weights.safetensors") for f in (posed_run, tmp_path / "run"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

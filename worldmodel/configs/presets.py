@@ -90,7 +90,7 @@ _DREAM_DOOM = Preset(
         steps=12_000, batch_size=64, num_frames=1, learning_rate=7e-4, warmup=100
     ),
     place_recipe=StageRecipe(
-        steps=4_000, batch_size=256, num_frames=1, learning_rate=5e-3, warmup=50, decay=0.5
+        steps=4_000, batch_size=256, num_frames=1, learning_rate=5e-3, warmup=50
     ),
     prior_recipe=StageRecipe(
         steps=20_000,

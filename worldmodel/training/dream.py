@@ -99,6 +99,10 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
         model, world, notes, lineage = _model(start, options, config, reader)
         if options.preset not in PRESETS:
             notes = [summary(preset), *notes]
+        if options.stage in ("both", "prior") and _learns_places(model):
+            minutes, steps = options.place_minutes, preset.place_recipe.steps
+            length = f"{steps} steps" if minutes is None else f"{minutes:g} minutes"
+            notes = [*notes, f"the prior's map and pose head learn first, alone ({length})"]
         run.begin(config, preset, notes, lineage)
         if _train(run, model, preset, options):
             run.export(

@@ -22,9 +22,10 @@ from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.place import Moments
 from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.moments import MomentSampler
-from worldmodel.training.prior_losses import POSE_WEIGHT, moment_losses
+from worldmodel.training.prior_losses import moment_losses
 from worldmodel.training.trainer import Stage
 
+MOTION_WEIGHT = 0.01  # so that the map decides where the gradient is clipped
 MOMENTS_A_SKETCH = 4  # the pose head learns from so many times as many moments as the map
 NUM_VALIDATION_MOMENTS, NUM_VALIDATION_SKETCHES = 4096, 512
 PREVIEW_FRAMES = 16
@@ -45,7 +46,7 @@ class MapAndPoseHead(nn.Module):
         (prior,) = self._prior
         assert prior.place is not None
         motion_nats, sketch_error = moment_losses(prior, moments, *prior.place.learn(moments))
-        loss = sketch_error + POSE_WEIGHT * motion_nats
+        loss = sketch_error + MOTION_WEIGHT * motion_nats
         return {"loss": loss, "motion_nats": motion_nats, "sketch_error": sketch_error}
 
 
