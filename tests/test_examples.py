@@ -10,6 +10,7 @@ from conftest import one_line_error
 from toy_square import registered_square
 
 from collect.policies import FRAME_RECIPE
+from envs.interface import pose_of
 from envs.policy import load_sb3
 from examples import look_ahead, train_agent
 from examples.car_driver import drive
@@ -108,6 +109,32 @@ def test_the_driver_stays_on_the_road_by_large_and_by_small_pictures():
                 total += float(reward)
         env.close()
         assert total > 100  # random drivers lose 10 in that time
+
+
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # of Box2D; crashes else
+def test_the_car_moves_the_way_its_pose_says():
+    plain = gymnasium.make("CarRacing-v3")
+    posed = gymnasium.make("examples.car_racing:CarRacingPose-v3")
+    frame, _ = plain.reset(seed=0)
+    _, info = posed.reset(seed=0)
+    spec = pose_of(posed)
+    poses = [spec.read(info)]
+    for _ in range(110):  # onto a bend
+        action = drive(frame)
+        frame, *_ = plain.step(action)
+        seen, *_, info = posed.step(action)
+        np.testing.assert_array_equal(seen, frame)
+        poses.append(spec.read(info))
+    plain.close()
+    posed.close()
+    path = np.stack(poses)
+    headings, moved = spec.radians(path[:-1]), np.diff(path[:, :2], axis=0)
+    assert np.ptp(headings) > 0.5
+    forward = np.stack([np.cos(headings), np.sin(headings)], 1)
+    fast = np.linalg.norm(moved, axis=1) > 0.1
+    assert fast.sum() > 50
+    straight = (moved * forward).sum(1)[fast] / np.linalg.norm(moved[fast], axis=1)
+    assert straight.min() > 0.95
 
 
 def test_who_crosses_goes_up_mostly_and_by_the_seed_alone():
