@@ -106,7 +106,7 @@ _DREAM_DOOM = Preset(
     ),
     sharp_frames=3,
     decoder_recipe=StageRecipe(
-        steps=30_000, batch_size=8, num_frames=4, learning_rate=4e-4, momentum=0.5
+        steps=30_000, batch_size=8, num_frames=4, learning_rate=2e-4, momentum=0.5
     ),
 )
 
