@@ -129,7 +129,7 @@ class FrameGPT(nn.Module):
             past: None: frames were given, and poses are unknown.
             moments: predict their next poses, and what the map shows there, too.
         """
-        past = self.given_past(codes) if past is None else past
+        past = self.looked_up(self.given_past(codes) if past is None else past)
         states, _ = self.backbone(codes, actions, variables, past)
         context = self.context(states, codes, past)
         logits = self.head(
@@ -172,6 +172,12 @@ class FrameGPT(nn.Module):
         else:
             poses, known = self.place.space.inside(poses), poses.isfinite().all(-1)
         return Past(poses, known, none[:, 1:].long(), none[:, 1:])
+
+    def looked_up(self, past: Past) -> Past:
+        """The past with what the map shows at the next poses; as it is in worlds without a pose."""
+        if self.place is None or past.seen is not None:
+            return past
+        return past._replace(seen=self.place.seen(past.poses, past.known))
 
     def whole_past(
         self,
@@ -319,7 +325,10 @@ class FrameGPT(nn.Module):
         if self.age is not None:
             x = x + self.age(age_group(past.age))[:, :, None]
         if self.place is not None:
-            x = x + self.place.embed(past.poses, past.known)
+            seen = self.looked_up(past).seen
+            assert seen is not None
+            own = self.place.embed(past.poses[:, :-1], past.known[:, :-1])
+            x = x + own + self.place.shown(seen)
         return x
 
     def older_states(self, past: Past) -> tuple[Tensor, Tensor] | None:
@@ -355,7 +364,20 @@ class FrameGPT(nn.Module):
             trust = F.pad(self.trust, (0, 0, 1, 0))[age_group(past.age)]
             near = near * (1 + trust[:, :, None, None])
         context = far.reshape(near.shape) + near
+        if self.place is not None:
+            context = context + self._sketched(past)
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
+
+    def _sketched(self, past: Past) -> Float[Tensor, "B T h w D"]:
+        """What the head sees of the map's sketch of the next frame; zeros where its pose is
+        unknown."""
+        place, seen = self.place, self.looked_up(past).seen
+        assert place is not None
+        assert seen is not None
+        vectors = self.vectors_of(place.sketch(seen))
+        vectors = torch.where(past.known[:, 1:, None, None, None], vectors, 0.0)
+        near = place.nearby(vectors.flatten(0, 1).permute(0, 3, 1, 2))
+        return near.permute(0, 2, 3, 1).unflatten(0, vectors.shape[:2])
 
     def sample_tokens(
         self,

@@ -44,6 +44,8 @@ class Past(NamedTuple):
         age: for how many steps each of frames 0..T-1 was dreamed; 0: it was given.
         hidden: which of frames 0..T-1 are hidden.
         older: frames to look back at; None: there are none.
+        seen: what the map shows at the poses of frames 1..T, see `Place.seen`; None: it was not
+            looked up yet.
     """
 
     poses: Float[Tensor, "B T+1 P"]
@@ -51,6 +53,7 @@ class Past(NamedTuple):
     age: Int[Tensor, "B T"]
     hidden: Bool[Tensor, "B T"]
     older: Older | None = None
+    seen: Float[Tensor, "B T positions D"] | None = None
 
     def steps(self, chosen: slice) -> "Past":
         """The past of some of the predictions."""
@@ -62,6 +65,7 @@ class Past(NamedTuple):
             self.age[:, chosen],
             self.hidden[:, chosen],
             older,
+            None if self.seen is None else self.seen[:, chosen],
         )
 
 

@@ -62,11 +62,17 @@ class Place(nn.Module):
         )
         code_width = world.tokenizer.num_codebooks * world.tokenizer.code_dim
         self.sketch = nn.Linear(width, world.prior.merge**2 * code_width)
-        self.shown = nn.Linear(width, width)  # what the backbone sees of the map
+        # What the backbone sees of the map; and what the head sees of its sketch near each token.
+        self.shown = nn.Linear(width, width, bias=False)
+        self.nearby = nn.Conv2d(code_width, world.prior.head_width, 3, padding=1, bias=False)
         self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        for last in (self.own, self.shown):  # no effect yet on a prior trained without a pose
+        for last in (
+            self.own,
+            self.shown,
+            self.nearby,
+        ):  # no effect yet on a prior trained without a pose
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
@@ -78,14 +84,18 @@ class Place(nn.Module):
         return motion, self.sketched(*poses[: len(moments.next_vectors), -2:].unbind(1))
 
     def embed(
+        self, poses: Float[Tensor, "B T P"], known: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T 1 D"]:
+        """What to add to each position of a frame: its own pose."""
+        own = self.own(self.space.features(poses))
+        return torch.where(known[..., None], own, self.unknown)[:, :, None]
+
+    def seen(
         self, poses: Float[Tensor, "B S P"], known: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B T positions D"]:
-        """What to add to each position of frames 0..T-1: their own pose, and what the map shows at
-        the next. S = T + 1."""
-        features = self.space.features(poses)
-        own = torch.where(known[..., None], self.own(features), self.unknown)[:, :-1, None]
+        """What the map shows at the poses of frames 1..T = S - 1; zeros where they are unknown."""
         seen = self.look_up(poses[:, :-1], poses[:, 1:], known[:, :-1] & known[:, 1:])
-        return own + torch.where(known[:, 1:, None, None], self.shown(seen), 0.0)
+        return torch.where(known[:, 1:, None, None], seen, 0.0)
 
     def look_up(
         self,

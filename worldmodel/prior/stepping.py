@@ -125,6 +125,7 @@ def step(
         torch.zeros_like(here.known)[:, None],
         _older(prior, memory, here, next_pose),
     )
+    past = prior.looked_up(past)
     undirected = None
     if sampling.guidance:  # first: the memory must end up with the action that was taken
         mean_action = prior.mean_action.expand_as(actions)
