@@ -25,9 +25,10 @@ class CarRacingPose(CarRacing):
         return frame, reward, terminated, truncated, info | self._where()
 
     def _where(self) -> dict[str, float]:
+        assert self.car is not None
         hull = self.car.hull
         # The hull's angle is 0 when the car drives along y.
         return {"x": hull.position[0], "y": hull.position[1], "angle": hull.angle + math.pi / 2}
 
 
-gymnasium.register("CarRacingPose-v3", CarRacingPose, max_episode_steps=1000)
+gymnasium.register("CarRacingPose-v3", f"{__name__}:CarRacingPose", max_episode_steps=1000)

@@ -127,7 +127,7 @@ def test_the_car_moves_the_way_its_pose_says():
         poses.append(spec.read(info))
     plain.close()
     posed.close()
-    path = np.stack(poses)
+    path = np.array(poses)
     headings, moved = spec.radians(path[:-1]), np.diff(path[:, :2], axis=0)
     assert np.ptp(headings) > 0.5
     forward = np.stack([np.cos(headings), np.sin(headings)], 1)
