@@ -150,7 +150,7 @@ def test_places_are_learned_before_the_prior_and_only_once(
     options = Train(preset="tiny", data=posed_data, device="cpu", precision="fp32", prior_steps=1)
     options = replace(options, stage="prior", init=str(posed_run), learning_rate=1e-9)
     train(replace(options, out=tmp_path / "run"))
-    assert "map and pose head" not in capsys.readouterr().err
+    assert "training the prior (1 steps) into" in capsys.readouterr().err
     assert not (tmp_path / "run" / "training" / "place.state.safetensors").exists()
     before, after = (load_file(f / "weights.safetensors") for f in (posed_run, tmp_path / "run"))
     for name, tensor in before.items():
@@ -188,7 +188,7 @@ def test_two_processes_train_as_one(posed_data: Path, tmp_path: Path):
         capture_output=True,
         env=environment,
     )
-    for stage in ("tokenizer", "prior"):
+    for stage in ("tokenizer", "place", "prior"):
         one, two = numbers(alone, stage), numbers(together, stage)
         assert len(one) == len(two)
         for a, b in zip(one, two, strict=True):

@@ -68,11 +68,8 @@ class Place(nn.Module):
         self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        for last in (
-            self.own,
-            self.shown,
-            self.nearby,
-        ):  # no effect yet on a prior trained without a pose
+        # No effect yet on a prior trained without a pose.
+        for last in (self.own, self.shown, self.nearby):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 

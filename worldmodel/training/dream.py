@@ -99,11 +99,7 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
         model, world, notes, lineage = _model(start, options, config, reader)
         if options.preset not in PRESETS:
             notes = [summary(preset), *notes]
-        if options.stage in ("both", "prior") and _learns_places(model):
-            minutes, steps = options.place_minutes, preset.place_recipe.steps
-            length = f"{steps} steps" if minutes is None else f"{minutes:g} minutes"
-            notes = [*notes, f"the prior's map and pose head learn first, alone ({length})"]
-        run.begin(config, preset, notes, lineage)
+        run.begin(config, preset, notes, lineage, learns_places=_learns_places(model))
         if _train(run, model, preset, options):
             run.export(
                 Checkpoint(model, world, starts),
@@ -179,13 +175,14 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
     with run.first_process_first():  # it encodes the episodes, the others read its codes
         path = run.folder / "codes.safetensors"
         coded = CodedEpisodes(model.tokenizer, run.reader, path, run.fabric)
+    if learns_places and not trains_decoder:
+        places = PlaceStage(model, coded, preset.place_recipe)
+        if not run.train(places, options.place_minutes):
+            return False
+    with run.first_process_first():  # it compiles, the others read what it compiled
         if trains_decoder:
             stage = DecoderStage(model, coded, preset.decoder_recipe, run.memory_limit_bytes)
         else:
-            if learns_places and not run.train(
-                PlaceStage(model, coded, preset.place_recipe), options.place_minutes
-            ):
-                return False
             stage = PriorStage(model, coded, preset.prior_recipe)
     run.train(stage, options.decoder_minutes if trains_decoder else options.prior_minutes)
     return True

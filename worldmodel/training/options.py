@@ -108,7 +108,7 @@ class TrainDream(TrainOptions):
     the tokenizer stays as it is."""
     place_minutes: float | None = None
     """As --tokenizer-minutes, for the stage before the prior in worlds with a pose, in which the
-    map and the pose head learn alone."""
+    map and the pose head learn alone. A checkpoint of --init that has learned them skips it."""
     place_steps: int | None = None
     """Steps of that stage's schedule; by default the preset's."""
     decoder_minutes: float | None = None

@@ -84,13 +84,20 @@ class Run:
         return state_path(self.folder, stage)
 
     def begin(
-        self, config: Any, preset: Any, notes: Iterable[str], started_from: dict[str, str]
+        self,
+        config: Any,
+        preset: Any,
+        notes: Iterable[str],
+        started_from: dict[str, str],
+        *,
+        learns_places: bool = False,
     ) -> None:
         """Claim the folder for this model and data, and check now what would fail hours later.
 
         Args:
             started_from: the checkpoint that training starts from, see
                 `started_from`; empty: random weights.
+            learns_places: whether the stage "place" comes before the prior.
 
         Raises:
             UserError: the folder belongs to another run, its checkpoint is damaged, or a value in
@@ -104,7 +111,8 @@ class Run:
         for i in track(range(len(self.reader)), "checking the episodes"):
             self.reader.steps(i)
         curves = shlex.quote(str(self.folder / "tensorboard"))
-        say(f"training {self._plan(preset)} into {self.out}; curves: tensorboard --logdir {curves}")
+        plan = self._plan(preset, learns_places)
+        say(f"training {plan} into {self.out}; curves: tensorboard --logdir {curves}")
         for note in notes:
             say(f"note: {note}")
 
@@ -211,9 +219,11 @@ class Run:
         save_checkpoint(self.out, checkpoint, card=card, compact=False)
         say(f"{self.out} is a checkpoint now; {use}")
 
-    def _plan(self, preset: Any) -> str:
+    def _plan(self, preset: Any, learns_places: bool) -> str:
         """The stages that will be trained, and their lengths."""
-        stages = ("tokenizer", "prior") if self.options.stage == "both" else (self.options.stage,)
+        stages = ["tokenizer", "prior"] if self.options.stage == "both" else [self.options.stage]
+        if learns_places and stages[-1] == "prior":
+            stages.insert(-1, "place")
         parts = []
         for stage in stages:
             minutes = getattr(self.options, f"{stage}_minutes")
@@ -318,10 +328,8 @@ def with_options(preset: Made, options: TrainOptions) -> Made:
     recipes: dict[str, StageRecipe] = {}
     for name, recipe in vars(preset).items():
         if isinstance(recipe, StageRecipe):
-            recipes[name] = replace(
-                recipe,
-                steps=getattr(options, name.replace("_recipe", "_steps")) or recipe.steps,
-            )
+            steps = getattr(options, name.replace("_recipe", "_steps")) or recipe.steps
+            recipes[name] = replace(recipe, steps=steps)
             if name != "place_recipe":  # which has moments in place of clips
                 recipes[name] = replace(
                     recipes[name],
