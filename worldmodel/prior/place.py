@@ -68,8 +68,9 @@ class Place(nn.Module):
         self.view = nn.Linear(self.num_positions * width, VIEW_WIDTH)
         self.head = PoseHead(self.space, world.actions.vector_size, VIEW_WIDTH, HEAD_WIDTH)
         self.locator = Locator(self.space, frame_width, HEAD_WIDTH)
-        # No effect yet on a prior trained without a pose.
-        for last in (self.own, self.shown, self.nearby):
+        # No effect yet on a prior trained without a pose; nor of the frame on the pose head, which
+        # is trained without frames first.
+        for last in (self.own, self.shown, self.nearby, self.view):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
