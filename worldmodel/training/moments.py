@@ -12,6 +12,8 @@ from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.place import Moments
 from worldmodel.training.codes import CodedEpisodes
 
+UNKNOWN_HISTORIES = 0.2  # fraction of moments whose older poses and actions are unknown
+
 
 class MomentSampler:
     """Draws moments of a split's episodes that have poses.
@@ -56,6 +58,9 @@ class MomentSampler:
         newest, first = self._frames[chosen, None], self._first_frames[chosen, None]
         frames = newest + np.arange(-RECENT, 2)
         known = frames[:, :-1] >= first
+        # A clip may begin anywhere, so what was before it is unknown though the player moves.
+        num_unknown = rng.integers(1, RECENT + 1, count) * (rng.random(count) < UNKNOWN_HISTORIES)
+        known &= np.arange(RECENT + 1) >= num_unknown[:, None]
         frames = np.maximum(frames, first)
         actions = self._tensor(self.coded.actions[frames[:, :-1]])
         codes = self.coded.codes[frames[:num_sketched, -1]].astype(np.int64)
