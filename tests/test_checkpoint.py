@@ -108,6 +108,19 @@ def test_a_compact_checkpoint_is_small_and_nearly_the_same(tiny_run, tmp_path):
             assert ((weights[name] - tensor).abs() <= largest / 127 * 0.51 + 1e-6).all(), name
 
 
+def test_a_compact_pose_head_is_exact_enough_for_long_dreams(posed_run: Path, tmp_path: Path):
+    """Errors of its weights add up over the steps of a dream."""
+    first = load_checkpoint(str(posed_run))
+    save_checkpoint(tmp_path / "small", first, card="# small\n", compact=True)
+    weights = load_checkpoint(str(tmp_path / "small")).model.state_dict()
+    place = first.model.prior.place
+    assert place is not None
+    for name, tensor in place.head.state_dict().items():
+        torch.testing.assert_close(
+            weights[f"prior.place.head.{name}"], tensor, rtol=2**-11, atol=1e-7, msg=name
+        )
+
+
 @pytest.mark.parametrize(("version", "lacks"), [(2, ("recent", "in_turn")), (3, ("in_turn",))])
 def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tuple[str, ...]):
     """So it dreams as it did: format 2 told the outcomes nothing of the steps before, format 3

@@ -1,9 +1,9 @@
 """Make a checkpoint small enough to ship: python -m worldmodel.ship runs/dream-doom OUT
 
-The prior's matrices become int8 with a scale for each row, the tokenizer's weights half precision.
-Measure the result, not the original; then run this again with --report and --overwrite for its
-model card. --push user/name uploads it to the Hugging Face Hub, with or without OUT; log in first:
-`hf auth login`.
+The prior's matrices become int8 with a scale for each row; the tokenizer's weights and the pose
+head's, half precision. Measure the result, not the original; then run this again with --report and
+--overwrite for its model card. --push user/name uploads it to the Hugging Face Hub, with or without
+OUT; log in first: `hf auth login`.
 """
 
 from dataclasses import dataclass, replace

@@ -31,6 +31,8 @@ from worldmodel.storage.files import (
 from worldmodel.storage.tensors import int8_rows, save_tensors
 
 COMPACT_FROM = 4096  # smaller tensors stay as they are
+# In int8 its errors would be four times as large, and add up over the steps of a dream.
+POSE_HEAD = "prior.place.head."
 _MOVED = ("README.md", *HELD_TOGETHER, "config.json")
 
 
@@ -40,8 +42,9 @@ def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compa
     are never mixed: config.json has the digests of the other files.
 
     Args:
-        compact: for shipping: the prior's matrices as int8 with a scale for each row, the
-            tokenizer's weights in half precision. Otherwise all weights are stored exactly.
+        compact: for shipping: the prior's matrices as int8 with a scale for each row, but the pose
+            head's and the tokenizer's weights in half precision. Otherwise all weights are stored
+            exactly.
 
     Raises:
         OSError: it can't be written; the old one remains.
@@ -146,7 +149,7 @@ def _compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or tensor.numel() < COMPACT_FROM:
             small[name] = tensor
-        elif name.startswith("prior.") and tensor.ndim == 2:
+        elif tensor.ndim == 2 and name.startswith("prior.") and not name.startswith(POSE_HEAD):
             small |= int8_rows(name, tensor)
         else:
             small[name] = tensor.half()
