@@ -122,8 +122,8 @@ def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: st
     digests = [c.model.tokenizer.digest() for c in (first, other)]
     ranges = [_pose_ranges(c) for c in (first, other)]
     for what, mine, others in (
-        ("range of poses", *ranges),
         ("model", first.model.config, other.model.config),
+        ("range of poses", *ranges),
         ("environment", *worlds),
         ("tokenizer", *digests),
     ):
