@@ -139,7 +139,7 @@ def test_a_walk_in_the_browser_is_the_walk_of_pytorch(context, address, tmp_path
         assert pilot.num_frames > 20
         same += pilot.first_difference is None
     env.close()
-    assert same >= 3  # rounding may change one code in thousands
+    assert same >= 4  # rounding may change one code in thousands
     assert visit.said == []
 
 
