@@ -30,7 +30,8 @@ def test_it_runs(notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: p
     for folder in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(folder, str(tmp_path / folder))
     (settings,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    settings.source += "\nnum_dreams, train_steps, num_games = 2, 32, 1"
+    # 64 steps of each dream, so that their episodes of 50 end once.
+    settings.source += "\nnum_dreams, train_steps, num_games = 2, 128, 1"
     client = NotebookClient(
         notebook,
         timeout=250,
