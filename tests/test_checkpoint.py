@@ -142,6 +142,18 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
         np.testing.assert_array_equal(state[name].numpy(), expected)
 
 
+def test_what_an_older_format_said_of_ages_is_left_out(copy: Path):
+    weights = load_file(copy / "weights.safetensors")
+    width = weights["prior.position"].shape[1]
+    ages = {"prior.age.weight": np.ones((8, width)), "prior.trust": np.ones((7, width))}
+    save_file(weights | ages, copy / "weights.safetensors")
+    change_config(copy, lambda c: (c.update(format_version=8), c.pop("files")))
+    change_config(copy, lambda c: c["prior"].update(tells_age=True))
+    state = load_checkpoint(str(copy)).model.state_dict()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(tensor.numpy(), weights[name])
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match="unknown checkpoint 'dream-dom'"):
         load_checkpoint("dream-dom")

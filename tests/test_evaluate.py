@@ -73,7 +73,7 @@ def posed_held_out(posed_run: Path, posed_data: Path) -> HeldOut:
 
 
 def test_asked_again_a_posed_dream_is_what_it_was(posed_held_out: HeldOut) -> None:
-    """Its own past, poses, ages and older frames: the prior says of it what it said dreaming."""
+    """Its own past, poses and older frames: the prior says of it what it said dreaming."""
     again = posed_held_out.predict("asked again", dreamed=True).steps(posed_held_out.future)
     np.testing.assert_allclose(again.nats, posed_held_out.dreams.nats, atol=1e-4)
     assert np.isfinite(again.pose_nats).all()

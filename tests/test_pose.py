@@ -207,7 +207,6 @@ def _prior(window: int = 4, recalled: int = 0) -> FrameGPT:
             head_width=16,
             head_heads=2,
             map_width=24,
-            tells_age=True,
             recalled=recalled,
         ),
         pose=PLANE,
@@ -229,8 +228,7 @@ def _clips(prior: FrameGPT, num_frames: int = 9):
     poses = torch.rand(2, num_frames, 3) * 300
     known = torch.ones(2, num_frames, dtype=torch.bool)
     known[1] = False
-    age = (torch.arange(num_frames - 1) - 2).clamp(min=0).square().repeat(2, 1)
-    return codes, actions, variables, Past(poses, known, age, torch.zeros(2, num_frames - 1) > 0)
+    return codes, actions, variables, Past(poses, known, torch.zeros(2, num_frames - 1) > 0)
 
 
 def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
@@ -252,7 +250,7 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
     memory = empty_memory(prior.world, 2, torch.device("cpu"))
     for t in range(actions.shape[1]):
         states.clear()
-        here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+        here = Here(past.poses[:, t], past.known[:, t])
         uniforms = torch.rand(2, prior.head.num_tokens + 1 + prior.world.num_pose_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
         _, memory = step(prior, memory, *given, here)
@@ -394,7 +392,7 @@ def test_map_and_pose_head_learn_from_moments_alone():
     codes, actions, variables, past = _clips(prior)
     steps = actions.shape[1]
     errors = []
-    for _ in range(400):
+    for _ in range(600):
         losses = prior_losses(
             prior,
             prior,

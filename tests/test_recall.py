@@ -1,7 +1,6 @@
 """Older frames: which are chosen, what they change, and how they are learned."""
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import gymnasium
@@ -11,7 +10,6 @@ import torch
 from lightning_fabric import Fabric
 from test_pose import PLANE, _clips, _prior
 from test_vector_dream import assert_same_frames
-from torch.nn import functional as F
 
 import envs  # noqa: F401  registers the environments
 from envs.dream import DreamEnv
@@ -26,8 +24,7 @@ from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, Past
 from worldmodel.prior.pose import PoseSpace
 from worldmodel.prior.recall import Recall, look_back
 from worldmodel.prior.stepping import step
-from worldmodel.training import codes as training_codes
-from worldmodel.training.codes import CodedEpisodes, OwnDreams
+from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.prior_stage import PriorStage
 
 
@@ -47,7 +44,6 @@ def _chosen(poses, next_pose, *, num_chosen: int = 2, known: bool = True, times=
         numbers.view(1, count, 1, 1, 1),
         poses,
         torch.ones(1, count, dtype=torch.bool),
-        torch.zeros(1, count, dtype=torch.int64),
         times[None],
     )
     older = look_back(
@@ -104,7 +100,7 @@ def _stepped(prior, codes, actions, variables, past, monkeypatch):
     monkeypatch.setattr(prior, "look_back", found)
     memory = empty_memory(prior.world, len(codes), torch.device("cpu"))
     for t in range(actions.shape[1]):
-        here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+        here = Here(past.poses[:, t], past.known[:, t])
         num_uniforms = prior.head.num_tokens + 1 + prior.world.num_pose_uniforms
         uniforms = torch.rand(len(codes), num_uniforms)
         given = (codes[:, t], actions[:, t], variables[:, t], uniforms, Sampling(temperature=0))
@@ -117,8 +113,8 @@ def test_stepping_with_older_frames_equals_the_full_pass(num_dreams, monkeypatch
     prior = _prior(recalled=2)
     codes, actions, variables, past = _clips(prior, num_frames=25)
     codes, actions, variables = codes[:num_dreams], actions[:num_dreams], variables[:num_dreams]
-    poses, known, age, hidden = (part[:num_dreams] for part in past[:4])
-    past = Past(poses, known, age, hidden)
+    poses, known, hidden = (part[:num_dreams] for part in past[:3])
+    past = Past(poses, known, hidden)
     states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
     older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
     assert older.present[:, -1, 0].all()
@@ -151,7 +147,6 @@ def test_what_is_not_there_changes_nothing():
         codes=torch.randint(8, (*shape, *prior.grid, 1)),
         poses=torch.rand(*shape, 3) * 300,
         known=torch.ones(shape, dtype=torch.bool),
-        age=torch.zeros(shape, dtype=torch.int64),
         since=torch.full(shape, 20),
         present=torch.zeros(shape, dtype=torch.bool),
     )
@@ -170,62 +165,30 @@ def coded(posed_run: Path, posed_data: Path, tmp_path: Path) -> tuple[WorldModel
     return model, CodedEpisodes(model.tokenizer, reader, tmp_path / "codes", fabric)
 
 
-def test_own_dreams_begin_as_recorded_and_are_renewed_when_due(coded):
+def test_training_looks_back_as_a_dream_does(coded):
+    """A clip from the middle of an episode sees the older frames that it would see in a pass over
+    the whole episode."""
     model, episodes = coded
-    dreams, window = OwnDreams(model, episodes, 6, 6), model.config.prior.window
-    num_dreamed = dreams.num_frames - window
-    assert dreams.age.tolist() == [0] * window + list(range(1, num_dreamed + 1))
-    seen = []
-    for step_of_training in (100, 139, 140, 141):
-        dreams.renew_if_due(step_of_training, every=40)
-        seen.append(dreams.state["codes"].clone())
-        for (episode, first), codes in zip(
-            *(dreams.state[name].numpy() for name in ("episodes", "codes")), strict=True
-        ):
-            recorded = episodes.codes_of(int(episode))[first : first + dreams.num_frames]
-            np.testing.assert_array_equal(codes[:window], recorded[:window])
-    assert [bool(torch.equal(*pair)) for pair in pairwise(seen)] == [True, False, True]
-    assert dreams.times_renewed == 2
-
-
-def test_training_sees_a_dream_as_it_was_dreamed(coded, monkeypatch):
-    """Windows, ages, poses and older frames: each token is as likely as when it was sampled."""
-    model, episodes = coded
-    prior, nats = model.prior, []
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weights in (prior.age.weight[1:], prior.trust):
-            weights.normal_()
-        for recall in prior.recalls.values():
-            recall.output.weight.normal_()
-    recipe = replace(PRESETS["tiny"].prior_recipe, num_frames=14, batch_size=1)
-    stage = PriorStage(model, episodes, recipe)
-    assert stage.dreams is not None
-    with monkeypatch.context() as patch:
-
-        def noted(*arguments, **options):
-            outcome, memory = step(*arguments, **options)
-            nats.append(outcome.nats)
-            return outcome, memory
-
-        patch.setattr(training_codes, "step", noted)
-        stage.dreams.renew()
-    rng, window = np.random.default_rng(0), prior.config.window
-    monkeypatch.setattr(stage.dreams, "num_frames", recipe.num_frames)  # so it begins at 0
-    rows, (example,) = stage._dreamed(stage.dreams, 1, rng)
-    assert len(example.older_times) == 2
-    dream = int(np.random.default_rng(0).integers(len(stage.dreams.state["codes"])))
-    clips = stage.clips.read(rows)
-    clips = replace(clips, frames=stage.dreams.state["codes"][dream : dream + 1].numpy()[:, :14])
-    predictions = []
-    prior.eval().register_forward_hook(lambda module, inputs, output: predictions.append(output))
-    with torch.no_grad():
-        stage._losses(prior, clips, [example], np.ones((1, 13), np.float32))
-    logits = predictions[0].logits
-    targets = torch.from_numpy(clips.frames[:, 1:].astype(np.int64)).flatten(2)
-    each = F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none").mean(-1)
-    lived = torch.stack(nats, 1)[dream, : 14 - window]
-    torch.testing.assert_close(each[0, window - 1 :], lived, rtol=1e-3, atol=1e-3)
+    prior = model.prior
+    stage = PriorStage(model, episodes, replace(PRESETS["tiny"].prior_recipe, num_frames=6))
+    lengths = episodes.reader.index["episode_length"]
+    i = int(stage.clips.episodes[lengths[stage.clips.episodes].argmax()])
+    codes = torch.from_numpy(episodes.codes_of(i).astype(np.int64))[None, :-1]
+    poses = torch.from_numpy(episodes.poses_of(i))[None]
+    whole = prior.whole_past(codes, poses).older
+    assert whole is not None
+    num_compared = 0
+    for begin in range(codes.shape[1] - 4):
+        example = stage._example(np.array([i, begin]), episodes.codes_of(i)[begin : begin + 5])
+        clip = prior.given_past(codes[:, begin : begin + 5], poses[:, begin : begin + 6])
+        older = stage._older([example], clip)
+        assert older is not None
+        steps = slice(begin, begin + 5)
+        assert torch.equal(older.present, whole.present[:, steps])
+        for mine, its in zip(older, (part[:, steps] for part in whole), strict=True):
+            assert torch.equal(mine[older.present], its[older.present])
+        num_compared += int(older.present.sum())
+    assert num_compared > 5
 
 
 @pytest.fixture

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.configs.presets import PRESETS
+from worldmodel.data import EpisodeReader
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.metrics.perceptual import LITE0, LITE2, load_network
 from worldmodel.metrics.pictures import fine_energy
 from worldmodel.train import Train, train
+from worldmodel.training.codes import CodedEpisodes
+from worldmodel.training.decoder_stage import SAMPLED_EVERY, DecoderStage
 from worldmodel.vqvae.vqvae import with_those_before
 
 
@@ -89,6 +94,30 @@ def test_the_decoder_is_trained_and_nothing_else(toy_data: Path, tmp_path: Path)
     assert all(name.startswith("sharp.") for name in changed)
     lineage = load_checkpoint(str(out)).lineage["trained"]
     assert set(lineage) == {"state_sha256", "decoder_state_sha256"}
+
+
+def test_sampled_codes_follow_recorded_ones_and_are_the_same_after_a_stop(
+    posed_run: Path, posed_data: Path, tmp_path: Path
+):
+    model, reader = load_checkpoint(str(posed_run)).model, EpisodeReader(posed_data)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    coded = CodedEpisodes(model.tokenizer, reader, tmp_path / "codes", fabric)
+
+    def stock(*steps: int) -> tuple[np.ndarray, np.ndarray]:
+        stage = DecoderStage(model, coded, PRESETS["tiny"].decoder_recipe, 0)
+        for step in steps:
+            stage.prepare(step)
+        return stage._sampled_rows, stage._sampled_codes.numpy()
+
+    rows, codes = stock(0, SAMPLED_EVERY - 1)
+    for (episode, first), some in zip(rows, codes, strict=True):
+        recorded = coded.codes_of(int(episode))[first : first + len(some)]
+        np.testing.assert_array_equal(some[:-2], recorded[:-2])
+    later_rows, later_codes = stock(0, SAMPLED_EVERY)
+    assert not np.array_equal(later_rows, rows)
+    resumed_rows, resumed_codes = stock(SAMPLED_EVERY + 5)
+    np.testing.assert_array_equal(resumed_rows, later_rows)
+    np.testing.assert_array_equal(resumed_codes, later_codes)
 
 
 def test_drawn_one_by_one_a_dream_looks_as_drawn_whole(posed_run: Path):

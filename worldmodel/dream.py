@@ -35,14 +35,12 @@ class Dream(Batched):
         recent: codes of the frames that the newest picture is decoded from, the newest last.
         pose: of the newest frame; P is 0 in worlds without a pose.
         known: whether the pose is known.
-        age: for how many steps each dream has run.
     """
 
     recent: Int[Tensor, "B R h w q"]
     variables: Float[Tensor, "B V"]
     pose: Float[Tensor, "B P"]
     known: Bool[Tensor, " B"]
-    age: Int[Tensor, " B"]
     memory: Memory
 
     @property
@@ -162,7 +160,6 @@ class WorldModel(nn.Module):
             variables[:, -1],
             past.poses[:, -1],
             past.known[:, -1],
-            torch.zeros_like(memory.time),
             memory,
         )
 
@@ -192,7 +189,7 @@ class WorldModel(nn.Module):
             dream.variables,
             uniforms[:, :-1],
             sampling,
-            Here(dream.pose, dream.known, dream.age),
+            Here(dream.pose, dream.known),
             next_pose,
         )
         recent = torch.cat([dream.recent[:, 1:], outcome.codes[:, None]], 1)
@@ -206,9 +203,7 @@ class WorldModel(nn.Module):
             pose=torch.where(dream.known[:, None], outcome.pose, torch.nan),
             nats=outcome.nats,
         )
-        return step, Dream(
-            recent, outcome.variables, outcome.pose, dream.known, dream.age + 1, memory
-        )
+        return step, Dream(recent, outcome.variables, outcome.pose, dream.known, memory)
 
     @torch.no_grad()
     def newest_frames(self, dream: Dream) -> UInt8[Tensor, "B H W C"]:

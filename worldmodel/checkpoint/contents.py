@@ -15,20 +15,24 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 from worldmodel.storage.hub import Kind
 
-FORMAT_VERSION = 8
-_TRUST = frozenset({"prior.trust"})
+FORMAT_VERSION = 9
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 # Tensors that each format version lacks: they are read as zeros.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
-    5: _TRUST | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
-    6: _TRUST,
+    5: frozenset({"prior.place.sketch.weight", "prior.place.sketch.bias"}),
+    6: frozenset(),
     7: frozenset(),
     8: frozenset(),
+    9: frozenset(),
 }
 POSES_SINCE = 5
+# Versions 5 to 8 could tell the prior for how many steps a frame was dreamed. That is left out:
+# without it, the same weights dream better (docs/decisions.md).
+REMOVED = frozenset({"prior.age.weight", "prior.trust", "prior.unseen"})
+REMOVED_ENTRY = "tells_age"  # of the prior's config
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 POLICY_FILE = "policy.safetensors"  # a policy for this world, which a checkpoint may have
 # A checkpoint on the Hugging Face Hub.

@@ -18,6 +18,8 @@ from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
     FILES,
     POLICY_FILE,
+    REMOVED,
+    REMOVED_ENTRY,
     UNFINISHED,
     Lineage,
     World,
@@ -235,8 +237,10 @@ def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, .
         added: entries that older checkpoints lack.
     """
     names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
-    present = [name for name in names if name in data or name not in added]
-    return parsed(kind, {name: data[name] for name in present})
+    present = {name: data[name] for name in names if name in data or name not in added}
+    if isinstance(prior := present.get("prior"), dict):
+        present["prior"] = {k: v for k, v in prior.items() if k != REMOVED_ENTRY}
+    return parsed(kind, present)
 
 
 def checked_lineage(data: dict[str, Any]) -> Lineage:
@@ -298,7 +302,7 @@ def read_weights(
         names = {
             present_name(name): name
             for name in file.keys()  # noqa: SIM118
-            if not name.endswith(SCALE_SUFFIX)
+            if not name.endswith(SCALE_SUFFIX) and name not in REMOVED
         }
         if odd := set(names) ^ (set(expected) - added):
             listed = ", ".join(one_line(name, most=80) for name in sorted(odd)[:3])

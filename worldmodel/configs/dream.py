@@ -11,7 +11,6 @@ from worldmodel.configs.checks import (
     Names,
     Size,
     SizeOrZero,
-    Switch,
     TokenizerConfig,
     check_products,
 )
@@ -86,7 +85,6 @@ class FrameGPTConfig:
         num_bins: largest number of values that a predicted reward or change of a variable takes.
         map_width: of the network from the next pose to the view there, in worlds with a pose; 0:
             the pose is not used.
-        tells_age: whether the prior sees for how many steps each past frame was dreamed.
         recalled: older frames, from before the window, that a frame attends to; 0: none.
     """
 
@@ -102,7 +100,6 @@ class FrameGPTConfig:
     head_heads: Size = 4
     num_bins: Size = 32
     map_width: SizeOrZero = 0
-    tells_age: Switch = False
     recalled: SizeOrZero = 0
 
     def __post_init__(self) -> None:

@@ -25,8 +25,7 @@ class StageRecipe:
             1: a cosine over the full schedule; less: constant, then linear.
         optimizer: "muon" for the matrices between hidden layers, with AdamW for the rest.
         corruption: largest fraction of past tokens that are replaced at random (prior only).
-        hidden: fraction of recorded clips whose past is hidden, in worlds with a pose (prior only).
-        dreamed: fraction of a batch whose past the prior itself dreamed, likewise; reached slowly.
+        hidden: fraction of clips whose past is hidden, in worlds with a pose (prior only).
         momentum: Adam's first beta.
     """
 
@@ -40,7 +39,6 @@ class StageRecipe:
     weight_decay: float = 0.0
     corruption: float = 0.0
     hidden: float = 0.0
-    dreamed: float = 0.0
     momentum: float = 0.9
 
 
@@ -84,7 +82,7 @@ _DREAM_DOOM = Preset(
     actions=HGS_ACTIONS,
     variable_names=("health", "pickups"),
     tokenizer=VQVAEConfig(),
-    prior=FrameGPTConfig(map_width=768, tells_age=True, recalled=4),
+    prior=FrameGPTConfig(map_width=768, recalled=4),
     pose=PoseSpec(("x", "y"), "angle"),
     tokenizer_recipe=StageRecipe(
         steps=12_000, batch_size=64, num_frames=1, learning_rate=7e-4, warmup=100
@@ -101,8 +99,7 @@ _DREAM_DOOM = Preset(
         optimizer="muon",
         weight_decay=0.01,
         corruption=0.15,
-        hidden=0.4,
-        dreamed=0.5,
+        hidden=0.3,
     ),
     sharp_frames=3,
     decoder_recipe=StageRecipe(
@@ -146,12 +143,11 @@ PRESETS: dict[str, Preset] = {
             head_heads=2,
             num_bins=8,
             map_width=16,
-            tells_age=True,
             recalled=2,
         ),
         tokenizer_recipe=replace(TINY_RECIPE, batch_size=8, num_frames=1),
         place_recipe=replace(TINY_RECIPE, batch_size=32, num_frames=1),
-        prior_recipe=replace(TINY_RECIPE, num_frames=6, corruption=0.15, hidden=0.4, dreamed=0.5),
+        prior_recipe=replace(TINY_RECIPE, num_frames=6, corruption=0.15, hidden=0.4),
         sharp_frames=2,
         decoder_recipe=replace(TINY_RECIPE, num_frames=3, momentum=0.5),
     ),

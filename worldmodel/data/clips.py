@@ -35,11 +35,6 @@ class Clips:
         """Some of the clips."""
         return Clips(**{name: array[rows] for name, array in vars(self).items()})
 
-    def followed_by(self, others: "Clips") -> "Clips":
-        """These clips, then the others."""
-        both = {name: (array, getattr(others, name)) for name, array in vars(self).items()}
-        return Clips(**{name: np.concatenate(pair) for name, pair in both.items()})
-
 
 class ClipSampler:
     """All windows of `num_frames` frames in one split of a data set.

@@ -250,7 +250,7 @@ class HeldOut:
             codes: like `real_codes`, shown as the past in place of them.
             actions: like `actions`, in place of them.
             next_codes: like `real_codes`, to be asked for in place of `codes`.
-            dreamed: the past is that of `dreams`, with its variables, poses and ages.
+            dreamed: the past is that of `dreams`, with its variables and poses.
         """
         return self._ask(predict, what, codes, actions, next_codes, dreamed)
 
@@ -270,9 +270,8 @@ class HeldOut:
     ) -> T:
         """`predict` or `predict_outcomes` of all clips, some at a time."""
         given, variables, poses = self.num_given, self.clips.variables, self.clips.pose
-        age = np.zeros(self.real_codes.shape[1] - 1, np.int64)
         if dreamed:
-            codes, age = self.dream_codes, (np.arange(len(age)) - (given - 1)).clip(0)
+            codes = self.dream_codes
             variables = np.concatenate([variables[:, :given], self.dreams.variables], 1)
             poses = self.dream_poses
         codes = self.real_codes if codes is None else codes
@@ -282,7 +281,7 @@ class HeldOut:
         def asked(rows: np.ndarray) -> T:
             parts = codes[rows], actions[rows], variables[rows], poses[rows]
             wanted = None if next_codes is None else next_codes[rows]
-            return asking(self.model, shown(self.model, *parts, next_codes=wanted, age=age))
+            return asking(self.model, shown(self.model, *parts, next_codes=wanted))
 
         rows = np.array_split(np.arange(len(self)), -(-len(self) // TEACHER_FORCED_CLIPS))
         return joined([asked(part) for part in track(rows, what)])

@@ -56,7 +56,6 @@ def shown(
     poses: Float[np.ndarray, "B frames P"],
     *,
     next_codes: Int[Tensor, "B frames h w q"] | None = None,
-    age: np.ndarray | None = None,
 ) -> Shown:
     """Whole clips as `predict` takes them.
 
@@ -64,18 +63,16 @@ def shown(
         actions: as stored on disk.
         poses: NaN where they are not known; P may be 0.
         next_codes: like `codes`, to be asked for in place of them.
-        age: (T,), for how many steps each frame was dreamed; None: they are real.
     """
     device = next(model.parameters()).device
     told, game, where = (torch.from_numpy(of).to(device) for of in (actions, variables, poses))
     past_codes = codes[:, :-1].to(device)
-    ages = None if age is None else torch.from_numpy(age).to(device).expand(len(codes), -1)
     return Shown(
         past_codes,
         encode_actions(model.config.actions, told),
         game[:, :-1],
         (codes if next_codes is None else next_codes)[:, 1:].to(device),
-        model.prior.whole_past(past_codes, where, ages),
+        model.prior.whole_past(past_codes, where),
     )
 
 

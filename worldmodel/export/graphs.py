@@ -135,7 +135,7 @@ class DreamStep(Graph):
             dream.variables,
             uniforms[None, :-1],
             self.sampling,
-            Here(dream.pose, dream.known, dream.age),
+            Here(dream.pose, dream.known),
             given=stepping.Given(variables[None], pose[None], sample_tokens),
         )
         known = dream.known
@@ -146,7 +146,6 @@ class DreamStep(Graph):
             outcome.variables,
             outcome.pose,
             known,
-            torch.where((codes >= 0).all(), 0, dream.age + 1),
             memory,
         )
         following = state_of(after)
@@ -174,7 +173,7 @@ def used_state(model: WorldModel) -> dict[str, Tensor]:
     no = torch.zeros(1, dtype=torch.bool)
     variables = torch.zeros(1, len(config.variable_names))
     pose = torch.zeros(1, len(config.used_pose))
-    dream = Dream(codes, variables, pose, no, no.long(), memory)
+    dream = Dream(codes, variables, pose, no, memory)
     return {name: part for name, part in state_of(dream).items() if part.numel()}
 
 

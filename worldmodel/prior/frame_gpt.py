@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldmodel.configs.dream import RECENT, WorldModelConfig
 from worldmodel.interface.sampling import Sampling
@@ -29,7 +28,7 @@ from worldmodel.prior.layers import (
     mean_action,
     turn,
 )
-from worldmodel.prior.memory import KEYFRAME_STEPS, NUM_AGES, Keyframes, Older, Past, age_group
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.place import Moments, Place, last_of_each
 from worldmodel.prior.pose import Mixture
@@ -70,13 +69,6 @@ class FrameGPT(nn.Module):
         self.place = None
         if world.used_pose:
             self.place = Place(world, frame_width=math.prod(self.grid) * CODE_WIDTH)
-        self.age = self.trust = self.unseen = None
-        if config.tells_age:
-            self.age = nn.Embedding(NUM_AGES, config.width, padding_idx=0)  # given frames: zeros
-            nn.init.zeros_(self.age.weight)
-            # How much of a dreamed frame's codes the head sees, over that of a given one's, less 1.
-            self.trust = nn.Parameter(torch.zeros(NUM_AGES - 1, config.head_width))
-            self.unseen = nn.Parameter(torch.zeros(config.width))  # in place of a hidden frame
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, num_actions, num_layers=config.layers)
             for _ in range(config.layers)
@@ -171,7 +163,7 @@ class FrameGPT(nn.Module):
             poses = torch.zeros(*none.shape, len(self.world.used_pose), device=codes.device)
         else:
             poses, known = self.place.space.inside(poses), poses.isfinite().all(-1)
-        return Past(poses, known, none[:, 1:].long(), none[:, 1:])
+        return Past(poses, known, none[:, 1:])
 
     def looked_up(self, past: Past) -> Past:
         """The past with what the map shows at the next poses; as it is in worlds without a pose."""
@@ -183,18 +175,14 @@ class FrameGPT(nn.Module):
         self,
         codes: Int[Tensor, "B T h w q"],
         poses: Float[Tensor, "B T+1 P"] | None = None,
-        age: Int[Tensor, "B T"] | None = None,
     ) -> Past:
         """The past of all frames of a dream from its first on, including older frames to look
         back at.
 
         Args:
             poses: NaN where they are unknown; None or P = 0: all are.
-            age: for how many steps each frame was dreamed; None: all were given.
         """
         past = self.given_past(codes, poses)
-        if age is not None:
-            past = past._replace(age=age)
         num_frames = codes.shape[1]
         times = torch.arange(KEYFRAME_STEPS - 1, num_frames, KEYFRAME_STEPS, device=codes.device)
         if not self.config.recalled or not len(times):
@@ -204,7 +192,6 @@ class FrameGPT(nn.Module):
             codes[:, times],
             past.poses[:, times],
             past.known[:, times],
-            past.age[:, times],
             times.expand(len(codes), -1),
         )
         usable = times <= now[..., None] - self.config.window
@@ -318,12 +305,8 @@ class FrameGPT(nn.Module):
 
     def embed(self, codes: Tensor, variables: Tensor, past: Past) -> Float[Tensor, "B T P D"]:
         """Frames, their variables and poses as inputs of the backbone."""
-        x = self.merge(self.blocks_of(self._code_vectors(codes)))
-        if self.unseen is not None:
-            x = torch.where(past.hidden[..., None, None], self.unseen, x)
-        x = x + self.position + self.variable(self.outcome.standardised(variables))[:, :, None]
-        if self.age is not None:
-            x = x + self.age(age_group(past.age))[:, :, None]
+        x = self.shown(codes, past.hidden) + self.position
+        x = x + self.variable(self.outcome.standardised(variables))[:, :, None]
         if self.place is not None:
             seen = self.looked_up(past).seen
             assert seen is not None
@@ -342,8 +325,6 @@ class FrameGPT(nn.Module):
         shown = self.merge(self.blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
         shown = shown.unflatten(1, older.codes.shape[1:3]) + self.position
         where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])
-        if self.age is not None:
-            where = where + self.age(age_group(older.age))
         present = older.present[..., None].expand(*older.present.shape, len(self.position))
         return (shown + where[..., None, :]).flatten(2, 3), present.flatten(2, 3)
 
@@ -360,9 +341,6 @@ class FrameGPT(nn.Module):
         vectors = torch.where(past.hidden[..., None, None, None], 0.0, self._code_vectors(codes))
         vectors = vectors.flatten(0, 1).permute(0, 3, 1, 2)
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
-        if self.trust is not None:
-            trust = F.pad(self.trust, (0, 0, 1, 0))[age_group(past.age)]
-            near = near * (1 + trust[:, :, None, None])
         context = far.reshape(near.shape) + near
         if self.place is not None:
             context = context + self._sketched(past)

@@ -14,7 +14,6 @@ from worldmodel.configs.dream import WorldModelConfig
 
 KEYFRAMES = 1024  # older frames at most; the oldest are replaced
 KEYFRAME_STEPS = 4  # from one keyframe to the next
-NUM_AGES = 8  # groups of dreamed steps: 0, 1, 2, up to 4, 8, 16, 32, and more
 
 
 class Older(NamedTuple):
@@ -22,7 +21,6 @@ class Older(NamedTuple):
 
     Attributes:
         known: which of the poses are known.
-        age: for how many steps each frame was dreamed; 0: it was given.
         since: steps from each frame to the newest one.
         present: which of the M slots hold a frame.
     """
@@ -30,7 +28,6 @@ class Older(NamedTuple):
     codes: Int[Tensor, "B T M h w q"]
     poses: Float[Tensor, "B T M P"]
     known: Bool[Tensor, "B T M"]
-    age: Int[Tensor, "B T M"]
     since: Int[Tensor, "B T M"]
     present: Bool[Tensor, "B T M"]
 
@@ -41,7 +38,6 @@ class Past(NamedTuple):
     Attributes:
         poses: of frames 0..T; P is 0 in worlds without a pose.
         known: which of these poses are known.
-        age: for how many steps each of frames 0..T-1 was dreamed; 0: it was given.
         hidden: which of frames 0..T-1 are hidden.
         older: frames to look back at; None: there are none.
         seen: what the map shows at the poses of frames 1..T, see `Place.seen`; None: it was not
@@ -50,7 +46,6 @@ class Past(NamedTuple):
 
     poses: Float[Tensor, "B T+1 P"]
     known: Bool[Tensor, "B T+1"]
-    age: Int[Tensor, "B T"]
     hidden: Bool[Tensor, "B T"]
     older: Older | None = None
     seen: Float[Tensor, "B T positions D"] | None = None
@@ -62,7 +57,6 @@ class Past(NamedTuple):
         return Past(
             self.poses[:, frames],
             self.known[:, frames],
-            self.age[:, chosen],
             self.hidden[:, chosen],
             older,
             None if self.seen is None else self.seen[:, chosen],
@@ -70,17 +64,10 @@ class Past(NamedTuple):
 
 
 class Here(NamedTuple):
-    """The poses of the newest frames of B dreams, and for how many steps they were dreamed."""
+    """The poses of the newest frames of B dreams, and which of them are known."""
 
     pose: Float[Tensor, "B P"]
     known: Bool[Tensor, " B"]
-    age: Int[Tensor, " B"]
-
-
-def age_group(age: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """The group of an age: 0 for given frames, then one each for 1, 2, 3-4, 5-8 steps and so on."""
-    group = 1 + age.clamp(min=1).double().log2().ceil().long()
-    return torch.where(age > 0, group.clamp(max=NUM_AGES - 1), 0)
 
 
 State = TypeVar("State", bound="Batched")
@@ -124,14 +111,12 @@ class Keyframes(Batched):
     Attributes:
         codes: int16.
         known: which of the poses are known.
-        age: for how many steps each frame was dreamed; 0: it was given.
         times: of each frame; -1: the slot is empty.
     """
 
     codes: Int[Tensor, "B keyframes h w q"]
     poses: Float[Tensor, "B keyframes P"]
     known: Bool[Tensor, "B keyframes"]
-    age: Int[Tensor, "B keyframes"]
     times: Int[Tensor, "B keyframes"]
 
     def store(self, time: Int[Tensor, " B"], codes: Int[Tensor, "B h w q"], here: Here) -> None:
@@ -140,7 +125,6 @@ class Keyframes(Batched):
         self.codes[dreams, slots] = codes.to(self.codes.dtype)
         self.poses[dreams, slots] = here.pose
         self.known[dreams, slots] = here.known
-        self.age[dreams, slots] = here.age
         self.times[dreams, slots] = time
 
     def first(self, count: int) -> "Keyframes":
@@ -210,7 +194,6 @@ def empty_memory(world: WorldModelConfig, batch_size: int, device: torch.device)
             codes=zeros(num_keyframes, *tokenizer.grid, tokenizer.num_codebooks, dtype=torch.int16),
             poses=zeros(num_keyframes, pose_size),
             known=zeros(num_keyframes, dtype=torch.bool),
-            age=zeros(num_keyframes, dtype=torch.int64),
             times=zeros(num_keyframes, dtype=torch.int64) - 1,
         ),
     )

@@ -56,7 +56,6 @@ def look_back(
         codes=keyframes.codes[clips, index].long(),
         poses=keyframes.poses[clips, index],
         known=keyframes.known[clips, index],
-        age=keyframes.age[clips, index],
         since=now[..., None] - keyframes.times[clips, index],
         present=present,
     )

@@ -79,7 +79,7 @@ def prefill(
         memory.filled[:, t % window] = True
     if prior.config.recalled:
         for t in range(num_frames):
-            here = Here(past.poses[:, t], past.known[:, t], past.age[:, t])
+            here = Here(past.poses[:, t], past.known[:, t])
             memory.keyframes.store(memory.time + t, codes[:, t], here)
     return replace(memory, time=memory.time + num_frames)
 
@@ -121,7 +121,6 @@ def step(
     past = Past(
         torch.stack([here.pose, next_pose], 1),
         torch.stack([here.known, next_known], 1),
-        here.age[:, None],
         torch.zeros_like(here.known)[:, None],
         _older(prior, memory, here, next_pose),
     )
@@ -160,7 +159,7 @@ def _unknown_pose(prior: FrameGPT, codes: Tensor) -> Here:
     """Given frames at unknown poses."""
     unknown = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
     poses = torch.zeros(len(codes), len(prior.world.used_pose), device=codes.device)
-    return Here(poses, unknown, unknown.long())
+    return Here(poses, unknown)
 
 
 def variables_in_pose(
@@ -226,7 +225,7 @@ def _newest_states(
     memory.known[dreams, slots] = past.known[:, 0]
     memory.actions[dreams, slots] = actions
     if prior.config.recalled:
-        here = Here(past.poses[:, 0], past.known[:, 0], past.age[:, 0])
+        here = Here(past.poses[:, 0], past.known[:, 0])
         memory.keyframes.store(memory.time, codes, here)
     x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
     older = prior.older_states(past)

@@ -19,12 +19,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from worldmodel import randomness
 from worldmodel.configs.presets import StageRecipe
 from worldmodel.data import ClipSampler
-from worldmodel.dream import WorldModel
+from worldmodel.dream import WorldModel, dream_along
+from worldmodel.interface.sampling import Sampling
 from worldmodel.media.film import save_png, sheet
 from worldmodel.media.frames import to_float, to_uint8
 from worldmodel.metrics.perceptual import LITE0, LITE2, EfficientNetLite, load_network
 from worldmodel.metrics.pictures import fine_energy, psnr
-from worldmodel.training.codes import CodedEpisodes, OwnDreams
+from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.trainer import Stage
 
 PERCEPTUAL_WEIGHT = 1.0  # relative to the normalised squared error
@@ -33,7 +34,8 @@ MATCHING_WEIGHT = 0.1  # of the discriminator's features
 ADVERSARY_FROM, ADVERSARY_FULL_FROM = 300, 800  # steps; between them its weight rises
 CHANNELS = (48, 96, 192)  # of the discriminator
 SAMPLED_FRACTION = 0.25  # of the pairs: their codes are sampled from the prior
-NUM_SAMPLED, SAMPLED_EVERY = 256, 1000  # pairs in stock, and steps until they are renewed
+NUM_SAMPLED, SAMPLED_EVERY = 256, 1000  # pairs in stock, and steps until others are sampled
+SAMPLING = Sampling()
 NUM_VALIDATION_PAIRS = 128
 PREVIEW_PAIRS = 8
 
@@ -147,31 +149,57 @@ class DecoderStage(Stage):
         rng = randomness.generator(0, "decoder validation")
         rows = validation.draw(rng, NUM_VALIDATION_PAIRS)
         self.validation = (self._codes(rows), self._frames(validation, rows))
-        window = model.config.prior.window
-        self.dreams = OwnDreams(model, coded, NUM_SAMPLED, window + 2, dreamed_steps=2)
         self._adversary = 0.0
+        lengths = coded.reader.index["episode_length"][self.clips.episodes] + 1
+        wanted = min(model.config.prior.window + 2, int(np.median(lengths)))
+        self._sampled_clips = ClipSampler(
+            coded.reader,
+            "train",
+            max(wanted, num_frames),
+            frames_of=coded.codes_of,
+            with_pose=model.prior.place is not None,
+        )
+        self._stock = -1  # number of the sampled stock
 
-    @property
-    def extra_state(self) -> dict[str, Tensor]:
-        return self.dreams.state
-
-    def prepare(self, step: int, fraction: float) -> None:
+    def prepare(self, step: int) -> None:
         rise = (step - ADVERSARY_FROM) / (ADVERSARY_FULL_FROM - ADVERSARY_FROM)
         self._adversary = float(np.clip(rise, 0, 1))
-        self.dreams.renew_if_due(step, SAMPLED_EVERY)
+        if self._stock != step // SAMPLED_EVERY:
+            self._stock = step // SAMPLED_EVERY
+            self._sample()
+
+    @torch.no_grad()
+    def _sample(self) -> None:
+        """Sample the last two frames of clips from the prior: a stock that depends on its number
+        alone."""
+        rng = randomness.generator(0, "sampled codes", self._stock)
+        rows = self._sampled_clips.draw(rng, NUM_SAMPLED)
+        clips, prior = self._sampled_clips.read(rows), self.model.prior
+        codes, actions, variables, poses = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+            for part in (clips.frames.astype(np.int64), clips.action, clips.variables, clips.pose)
+        )
+        was_training = prior.training
+        prior.eval()
+        dream = self.model.start_from(
+            codes[:, :-2], actions[:, :-2], variables[:, :-2], poses[:, :-2]
+        )
+        where = poses[:, -2:] if prior.place is not None else None
+        steps = dream_along(
+            self.model, dream, actions[:, -2:], rng=rng, sampling=SAMPLING, poses=where
+        )
+        sampled = torch.stack([step.codes for step in steps], 1)
+        prior.train(was_training)
+        num_frames = self.clips.num_frames
+        self._sampled_codes = torch.cat([codes[:, :-2], sampled], 1)[:, -num_frames:]
+        self._sampled_rows = rows + np.array([0, codes.shape[1] - num_frames])
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         num_sampled = round(SAMPLED_FRACTION * self.recipe.batch_size)
         rows = self.clips.draw(rng, self.recipe.batch_size - num_sampled)
-        codes = self._codes(rows)
-        dreams, num_frames = self.dreams.state, self.clips.num_frames
-        if num_sampled:
-            chosen = rng.integers(NUM_SAMPLED, size=num_sampled)
-            sampled = dreams["codes"][chosen, -num_frames:].long()
-            codes = torch.cat([codes, sampled.to(self.device)])
-            firsts = dreams["episodes"][chosen].numpy()
-            firsts = firsts + np.array([0, self.dreams.num_frames - num_frames])
-            rows = np.concatenate([rows, firsts])
+        chosen = rng.integers(NUM_SAMPLED, size=num_sampled)
+        codes = torch.cat([self._codes(rows), self._sampled_codes[chosen]])
+        rows = np.concatenate([rows, self._sampled_rows[chosen]])
         frames = self._frames(self.clips, rows[part])
         return module(codes[part], frames, self._adversary)
 

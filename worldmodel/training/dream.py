@@ -55,7 +55,7 @@ from worldmodel.training.tokenizer_stage import TokenizerStage
 TOKENIZER_STAGES = ("both", "tokenizer")  # values of --stage that train it
 NUM_STARTS = 16  # in a checkpoint
 # Entries of a prior's config that are 0 in checkpoints before version 5.
-ADDED_PARTS = ("map_width", "tells_age", "recalled")
+ADDED_PARTS = ("map_width", "recalled")
 PUBLISHED_TRAIN = "worldmodel.videogpt.train"
 
 

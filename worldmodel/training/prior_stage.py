@@ -17,7 +17,7 @@ from worldmodel.prior import fast
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.place import Moments
-from worldmodel.training.codes import CLIPS_A_BATCH, CodedEpisodes, OwnDreams
+from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.moments import MomentSampler
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
@@ -28,12 +28,6 @@ PREVIEW_FRAMES = 16
 UNKNOWN_POSES = 1 / 3  # fraction of clips whose first poses, or all, are unknown
 NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
 NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
-# Fractions of the schedule: from the first on the prior's own dreams are worth learning from, from
-# the second on they are the recipe's share of a batch; their share rises between them, as a model
-# that sees many bad dreams at once stops trusting its past.
-OWN_DREAMS_FROM, OWN_DREAMS_FULL_FROM = 0.05, 0.3
-OWN_DREAMS_EVERY = 240  # steps
-NUM_VALIDATION_DREAMS = 16
 NUM_MOMENTS = 2048  # of any episode, that the pose head learns from in each step
 NUM_SKETCHED = 512  # of the moments, that the map learns from
 
@@ -43,23 +37,19 @@ class Example:
     """What the prior sees of the past of one clip.
 
     Attributes:
-        past: codes (T-1, h, w, q) of frames 0..T-2, perhaps corrupted or dreamed.
+        past: codes (T-1, h, w, q) of frames 0..T-2, perhaps corrupted.
         known: (T,), which poses are known.
-        age: (T-1,), for how many steps each frame was dreamed; 0: recorded.
         hidden: (T-1,), which frames are hidden.
         older: (K, h, w, q), codes of frames before the clip that it may look back at.
-        older_age: (K,), as `age`.
         older_poses: (K, P).
-        older_times: (K,), steps since the first frame of the episode or dream.
+        older_times: (K,), steps since the first frame of the episode.
         begin: time of the clip's first frame, likewise.
     """
 
     past: np.ndarray
     known: np.ndarray
-    age: np.ndarray
     hidden: np.ndarray
     older: np.ndarray
-    older_age: np.ndarray
     older_poses: np.ndarray
     older_times: np.ndarray
     begin: int
@@ -68,9 +58,8 @@ class Example:
 class PriorStage(Stage):
     """Trains the prior; the tokenizer is frozen.
 
-    In worlds with a pose, three kinds of clips are mixed: with recorded pasts; with hidden pasts,
-    so that the prior learns what each place looks like; and with pasts that the prior itself
-    dreamed (`OwnDreams`).
+    In worlds with a pose, the past of some clips is hidden, so that the prior learns what each
+    place looks like.
     """
 
     name = "prior"
@@ -92,49 +81,14 @@ class PriorStage(Stage):
         if self._has_pose:
             self.moments = MomentSampler(model, coded, "train")
             self.moments.measure_poses()
-        self.dreams: OwnDreams | None = None
-        if self._has_pose and recipe.dreamed:
-            num_dreams = CLIPS_A_BATCH * recipe.batch_size
-            self.dreams = OwnDreams(model, self.coded, num_dreams, recipe.num_frames)
-        self._validation_dreams: OwnDreams | None = None
-        if self.dreams is not None and any(
-            coded.has_pose(int(i)) for i in self.validation.episodes
-        ):
-            self._validation_dreams = OwnDreams(
-                model, coded, NUM_VALIDATION_DREAMS, recipe.num_frames, "validation"
-            )
-        self._dreamed_share = 0.0
-
-    @property
-    def extra_state(self) -> dict[str, Tensor]:
-        return {} if self.dreams is None else self.dreams.state
-
-    def prepare(self, step: int, fraction: float) -> None:
-        if self.dreams is None or fraction < OWN_DREAMS_FROM:
-            return
-        rise = (fraction - OWN_DREAMS_FROM) / (OWN_DREAMS_FULL_FROM - OWN_DREAMS_FROM)
-        self._dreamed_share = self.recipe.dreamed * min(1.0, rise)
-        self.dreams.renew_if_due(step, OWN_DREAMS_EVERY)
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # All is drawn for the full batch: the same however it is divided among processes.
-        num_dreamed = 0
-        if self._dreamed_share:  # on average the share; one clip at least is recorded
-            num_dreamed = int(self._dreamed_share * self.recipe.batch_size + rng.random())
-            num_dreamed = min(num_dreamed, self.recipe.batch_size - 1)
-        rows = self.clips.draw_evenly(rng, self.recipe.batch_size - num_dreamed)
+        rows = self.clips.draw_evenly(rng, self.recipe.batch_size)
         clips, weights = self.clips.read(rows), self.clips.step_weights(rows)
         examples = [
             self._recorded(row, frames, rng) for row, frames in zip(rows, clips.frames, strict=True)
         ]
-        if num_dreamed:
-            assert self.dreams is not None
-            dreamed_rows, dreamed_examples = self._dreamed(self.dreams, num_dreamed, rng)
-            clips = clips.followed_by(self.clips.read(dreamed_rows))
-            # Outcomes are learned from recordings alone: a dream may show other things.
-            weights *= self.recipe.batch_size / len(rows)  # their mean over all clips stays 1
-            weights = np.pad(weights, ((0, num_dreamed), (0, 0)))
-            examples += dreamed_examples
         moments = None
         if self.moments is not None:
             moments = self.moments.draw(rng, NUM_MOMENTS, num_sketched=NUM_SKETCHED)
@@ -142,8 +96,7 @@ class PriorStage(Stage):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses given the recorded past; nats a token given only poses, "hidden_nats", and given a
-        past that the prior dreamed, "dreamed_nats"."""
+        """Losses given the recorded past; and nats a token given only poses, "hidden_nats"."""
         rows = self.validation_rows
         codes = self.validation.read(rows).frames[:, :-1]
         given = [self._example(row, past) for row, past in zip(rows, codes, strict=True)]
@@ -154,12 +107,6 @@ class PriorStage(Stage):
                 for row, past in zip(rows, codes, strict=True)
             ]
             numbers["hidden_nats"] = self._mean_losses(rows, hidden)["nats_a_token"]
-        if self._validation_dreams is not None:
-            self._validation_dreams.state["renewed"].zero_()  # the same clips every time
-            self._validation_dreams.renew()
-            rng = randomness.generator(0, "dreamed validation")
-            rows, dreamed = self._dreamed(self._validation_dreams, NUM_VALIDATION_CLIPS, rng)
-            numbers["dreamed_nats"] = self._mean_losses(rows, dreamed)["nats_a_token"]
         return numbers
 
     def _mean_losses(self, rows: np.ndarray, examples: list[Example]) -> dict[str, float]:
@@ -228,10 +175,8 @@ class PriorStage(Stage):
         return Example(
             past=past,
             known=np.full(len(past) + 1, self._has_pose and self.coded.has_pose(episode)),
-            age=np.zeros(len(past), np.int64),
             hidden=np.zeros(len(past), bool),
             older=self.coded.codes[at],
-            older_age=np.zeros(len(at), np.int64),
             older_poses=np.nan_to_num(self.coded.poses[at]),
             older_times=times,
             begin=begin,
@@ -243,34 +188,6 @@ class PriorStage(Stage):
         end = begin + num_past - self.module.config.window
         return np.arange(KEYFRAME_STEPS - 1, max(0, end), KEYFRAME_STEPS)
 
-    def _dreamed(
-        self, dreams: OwnDreams, num_clips: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[Example]]:
-        """Windows of own dreams: their rows, as `ClipSampler` reads them, and the examples."""
-        state = {name: tensor.numpy() for name, tensor in dreams.state.items()}
-        num_past = self.recipe.num_frames - 1
-        rows, examples = [], []
-        for dream in rng.integers(len(state["episodes"]), size=num_clips):
-            begin = int(rng.integers(dreams.num_frames - num_past))
-            seen = slice(begin, begin + num_past)
-            times = self._keyframes(begin, num_past)
-            episode, first = map(int, state["episodes"][dream])
-            rows.append((episode, first + begin))
-            examples.append(
-                Example(
-                    past=state["codes"][dream, seen],
-                    known=np.ones(num_past + 1, bool),
-                    age=dreams.age[seen],
-                    hidden=np.zeros(num_past, bool),
-                    older=state["codes"][dream, times],
-                    older_age=dreams.age[times],
-                    older_poses=self.coded.poses[self.coded.first(episode) + first + times],
-                    older_times=times,
-                    begin=begin,
-                )
-            )
-        return np.asarray(rows), examples
-
     def _losses(
         self,
         module: nn.Module,
@@ -280,11 +197,11 @@ class PriorStage(Stage):
         moments: Moments | None = None,
     ) -> dict[str, Tensor]:
         poses = np.nan_to_num(clips.pose if self._has_pose else clips.pose[..., :0])
-        known, age, hidden = (
+        known, hidden = (
             self._tensor(np.stack([getattr(example, name) for example in examples]))
-            for name in ("known", "age", "hidden")
+            for name in ("known", "hidden")
         )
-        past = Past(self._tensor(poses), known, age, hidden)
+        past = Past(self._tensor(poses), known, hidden)
         past = past._replace(older=self._older(examples, past))
         losses = prior_losses(
             module,
@@ -320,7 +237,7 @@ class PriorStage(Stage):
             return None
         # At least one slot, even if empty: every process must use every weight.
         most = max(1, *(len(example.older_times) for example in examples))
-        num_steps = past.age.shape[1]
+        num_steps = past.hidden.shape[1]
 
         def padded(name: str) -> Tensor:
             arrays = [getattr(example, name) for example in examples]
@@ -333,12 +250,12 @@ class PriorStage(Stage):
         usable = torch.arange(most, device=self.device) < counts[:, None]
         begins = self._tensor(np.array([example.begin for example in examples]))
         now = begins[:, None] + torch.arange(num_steps, device=self.device)
-        times, poses, age = (padded(f"older_{name}") for name in ("times", "poses", "age"))
+        times, poses = padded("older_times"), padded("older_poses")
         before = times[:, None] <= now[..., None] - self.module.config.window
         poses = poses[..., : past.poses.shape[-1]]
         known = usable & past.known.all(1, keepdim=True)  # unknown poses were never known
         return self.module.look_back(
-            Keyframes(padded("older"), poses, known, age, times),
+            Keyframes(padded("older"), poses, known, times),
             usable[:, None] & before,
             now,
             past.poses[:, 1:],

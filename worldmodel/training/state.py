@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,8 @@ from worldmodel.checkpoint.contents import present_name
 from worldmodel.errors import UserError, one_line, os_error
 from worldmodel.storage.tensors import opened_tensors, save_tensors
 
-NO_TENSORS: Mapping[str, Tensor] = {}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# In names: weights, optimisers' entries, `Stage.extra_state`.
-MODEL, OPTIMIZER, EXTRA = "model.", "optimizer.", "kept."
+MODEL, OPTIMIZER = "model.", "optimizer."  # before names of weights and of optimisers' entries
 
 
 @dataclass
@@ -41,7 +39,6 @@ def save_state(
     optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
     inputs: str = "",
-    extra: Mapping[str, Tensor] = NO_TENSORS,
 ) -> None:
     """Write weights, optimisers and progress to one file, completely or not at all.
 
@@ -49,7 +46,6 @@ def save_state(
 
     Args:
         inputs: see `Stage.inputs`.
-        extra: see `Stage.extra_state`.
     """
     state = {MODEL + name: value for name, value in module.state_dict().items()}
     first = 0  # number of an optimiser's first parameter among those of all
@@ -58,7 +54,6 @@ def save_state(
             for name, value in entries.items():
                 state[f"{OPTIMIZER}{first + index}.{name}"] = torch.as_tensor(value)
         first += len(_parameters(optimizer))
-    state |= {EXTRA + name: value for name, value in extra.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"progress": json.dumps(vars(progress)), "inputs": inputs}
     try:
@@ -75,11 +70,10 @@ def load_state(
     path: Path,
     module: nn.Module,
     inputs: str = "",
-    extra: Mapping[str, Tensor] = NO_TENSORS,
     *,
     part: str = "",
 ) -> Progress:
-    """Load weights and extra state that `save_state` wrote; no progress where there is no file.
+    """Load weights that `save_state` wrote; no progress where there is no file.
 
     Args:
         part: prefix of the names of `module`'s weights, where the file holds more; "": all.
@@ -97,20 +91,14 @@ def load_state(
                 "again, or choose another --out"
             )
         progress = Progress(**json.loads(metadata["progress"]))
-        prefix, names = MODEL + part, set(file.keys())
+        prefix = MODEL + part
         module.load_state_dict(
             {
                 present_name(name.removeprefix(prefix)): file.get_tensor(name)
-                for name in names
+                for name in file.keys()  # noqa: SIM118
                 if name.startswith(prefix)
             }
         )
-        fits = all(
-            EXTRA + name in names and file.get_slice(EXTRA + name).get_shape() == list(tensor.shape)
-            for name, tensor in extra.items()
-        )
-        for name, tensor in extra.items() if fits else ():  # else of another batch size: renewed
-            tensor.copy_(file.get_tensor(EXTRA + name))
     return progress
 
 

@@ -75,17 +75,8 @@ class Stage(ABC):
     module: Any
     recipe: StageRecipe
 
-    @property
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors on the CPU to save besides the module; loaded in place."""
-        return {}
-
-    def prepare(self, step: int, fraction: float) -> None:  # noqa: B027  most prepare nothing
-        """Called before each step.
-
-        Args:
-            fraction: of the schedule that is done.
-        """
+    def prepare(self, step: int) -> None:  # noqa: B027  most prepare nothing
+        """Called before each step."""
 
     @abstractmethod
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
@@ -131,7 +122,7 @@ def train_stage(
     """
     parts = _parts_of_batch(stage.recipe.batch_size, fabric, accumulate)
     path = state_path(folder, stage.name)
-    progress = load_state(path, stage.module, stage.inputs, stage.extra_state)
+    progress = load_state(path, stage.module, stage.inputs)
     if timing.fraction(stage.recipe, progress) >= 1:
         return True
     learner = Learner(stage, fabric, parts, seed=seed, compiled=compiled)
@@ -157,7 +148,7 @@ def _learn(
         while True:
             fraction = timing.fraction(recipe, progress)
             rate = learning_rate(recipe, progress.step, fraction)
-            stage.prepare(progress.step, fraction)
+            stage.prepare(progress.step)
             numbers = learner.step(progress.step, rate)
             # Every process follows the first one's clock and keyboard: they must stop together.
             due, interrupted = fabric.broadcast((clock.read(), interruption.asked))
@@ -182,7 +173,6 @@ def _learn(
                     learner.optimizers,
                     progress,
                     stage.inputs,
-                    stage.extra_state,
                 )
                 clock.restart_save_timer()
             if (last or due.validate) and not interrupted and is_first:
