@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -34,6 +35,7 @@ from worldmodel.interface.actions import ActionSpec
 from worldmodel.interface.sampling import Sampling
 from worldmodel.pretrained import shipped_names
 from worldmodel.ship import Ship, ship
+from worldmodel.train import Train, train
 
 
 @pytest.fixture
@@ -152,6 +154,27 @@ def test_what_an_older_format_said_of_ages_is_left_out(copy: Path):
     state = load_checkpoint(str(copy)).model.state_dict()
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensor.numpy(), weights[name])
+
+
+def test_the_pose_head_of_an_older_checkpoint_learns_the_floor_plan_alone(
+    posed_run: Path, posed_data: Path, tmp_path: Path
+):
+    older = tmp_path / "older"
+    shutil.copytree(posed_run, older, ignore=shutil.ignore_patterns("training"))
+    weights = load_file(older / "weights.safetensors")
+    for name in ("prior.place.space.floor.distance", "prior.place.head.around.weight"):
+        del weights[name]
+    save_file(weights, older / "weights.safetensors")
+    change_config(older, lambda c: (c.update(format_version=8), c.pop("files")))
+    options = Train(preset="tiny", data=posed_data, out=tmp_path / "run", device="cpu")
+    train(replace(options, precision="fp32", stage="prior", init=str(older), max_minutes=1e-9))
+    state = load_file(tmp_path / "run" / "training" / "place.state.safetensors")
+    place = load_checkpoint(str(older)).model.prior.place
+    assert place is not None
+    assert {name for name in state if name.startswith("model.")} == {
+        "model.view_bias",
+        *(f"model.head.{name}" for name in place.head.state_dict()),
+    }
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -342,6 +342,53 @@ def test_a_world_whose_pose_is_not_used_is_learned_without(posed_data: Path, tmp
     assert "pose" not in env.reset(seed=0)[1]
 
 
+def _corridors() -> PoseSpace:
+    """A level of 300 x 300 with a wall from x = 100 to 200, which ends at y = 200."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 300, (60_000, 2)).astype(np.float32)
+    is_wall = (places[:, 0] > 100) & (places[:, 0] < 200) & (places[:, 1] < 200)
+    poses = np.pad(places[~is_wall], ((0, 0), (0, 1)))
+    space = PoseSpace(PLANE)
+    space.measure([torch.from_numpy(poses)])
+    space.draw_floor([torch.from_numpy(poses[1000:])], [torch.from_numpy(poses[:1000])])
+    return space
+
+
+def _walked(space: PoseSpace, start: list[float], forward: float, num_steps: int = 1) -> np.ndarray:
+    pose = torch.tensor([start]).float()
+    for _ in range(num_steps):
+        pose = space.moved(pose, torch.tensor([[forward, 0.0, 0.0]]))
+    return pose[0].numpy()
+
+
+def test_a_player_walks_neither_into_walls_nor_through_them_but_along_them():
+    space = _corridors()
+    assert _walked(space, [30, 50, 0], 30, 2)[:2] == pytest.approx([90, 50], abs=1e-3)
+    x, y, _ = _walked(space, [90, 50, 0], 30, 20)
+    assert 95 < x < 105
+    assert y == pytest.approx(50)
+    x, y, _ = _walked(space, [90, 50, 45], 10, 10)  # degrees: half of the way is along the wall
+    assert 95 < x < 105
+    assert y == pytest.approx(50 + 100 * math.sin(math.pi / 4), abs=3)
+    x, y, _ = _walked(space, [90, 150, 45], 20, 10)  # around the wall's end
+    assert x > 150
+    inside = _walked(space, [150, 50, 0], 10)
+    assert inside[:2] == pytest.approx([160, 50], abs=1e-3)  # whoever is in a wall can leave it
+
+
+def test_where_data_do_not_cover_the_level_walls_are_unknown():
+    rng = np.random.default_rng(0)
+    poses = torch.from_numpy(np.pad(rng.uniform(0, 300, (200, 2)), ((0, 0), (0, 1)))).float()
+    space = PoseSpace(PLANE)
+    space.measure([poses])
+    space.draw_floor([poses[:100]], [poses[100:]])
+    assert space.floor is not None
+    assert not space.floor.distance.any()
+    space = PoseSpace(PoseSpec(("x", "y", "z")))
+    space.draw_floor([], [])
+    assert space.floor is None
+
+
 def test_steady_motion_has_a_scale():
     """A displacement that never changes has no deviation, but a size."""
     space = PoseSpace(PLANE)

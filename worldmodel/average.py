@@ -113,7 +113,7 @@ def _pose_ranges(checkpoint: Checkpoint) -> dict[str, list[float]]:
     place = checkpoint.model.prior.place
     if place is None:
         return {}
-    return {name: buffer.tolist() for name, buffer in place.space.named_buffers()}
+    return {name: getattr(place.space, name).tolist() for name in ("low", "high", "scale")}
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint, first_name: str, name: str) -> None:

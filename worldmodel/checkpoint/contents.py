@@ -17,15 +17,16 @@ from worldmodel.storage.hub import Kind
 
 FORMAT_VERSION = 9
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
+_WALLS = frozenset({"prior.place.space.floor.distance", "prior.place.head.around.weight"})
 # Tensors that each format version lacks: they are read as zeros.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
-    5: frozenset({"prior.place.sketch.weight", "prior.place.sketch.bias"}),
-    6: frozenset(),
-    7: frozenset(),
-    8: frozenset(),
+    5: _WALLS | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
+    6: _WALLS,
+    7: _WALLS,
+    8: _WALLS,
     9: frozenset(),
 }
 POSES_SINCE = 5

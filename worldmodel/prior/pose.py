@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import RECENT
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.interface.sampling import LEAST_TEMPERATURE
+from worldmodel.prior.floor_plan import CELLS, MARGIN, FloorPlan
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate's waves: from twice the level's size to a 128th of it
@@ -75,6 +76,7 @@ class PoseSpace(nn.Module):
         for name, value in (("low", 0.0), ("high", 1.0), ("scale", 1.0)):
             size = len(spec) if name == "scale" else self.num_coordinates
             self.register_buffer(name, torch.full((size,), value))
+        self.floor = FloorPlan() if self.num_coordinates == 2 else None
 
     @property
     def num_features(self) -> int:
@@ -103,6 +105,41 @@ class PoseSpace(nn.Module):
         moved = torch.cat([self.displacement(of[:-1], of[1:]) for of in poses])
         # Not the standard deviation: a steady motion has none.
         self.scale.copy_(moved.square().mean(0).sqrt().clamp(min=LEAST_SCALE))
+
+    @torch.no_grad()
+    def draw_floor(self, poses: list[Tensor], held_out: list[Tensor]) -> None:
+        """Draw the floor plan, in worlds whose positions are points of a plane.
+
+        Args:
+            poses, held_out: of episodes, (T+1, P) each.
+        """
+        if self.floor is not None:
+            empty = [self.low.new_zeros(0, len(self.spec))]
+            places, others = (
+                self._cells(torch.cat(empty + of).to(self.low)) for of in (poses, held_out)
+            )
+            self.floor.draw(places, others)
+
+    def around(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch points"]:
+        """Distances to the nearest wall around a pose; none where there is no floor plan."""
+        if self.floor is None:
+            return poses[..., :0]
+        heading = torch.zeros_like(poses[..., 0])
+        if self.spec.heading is not None:
+            heading = self.heading(poses)
+        return self.floor.around(self._cells(poses), heading)
+
+    @property
+    def num_around(self) -> int:
+        return 0 if self.floor is None else self.floor.num_features
+
+    @property
+    def _cells_a_unit(self) -> Float[Tensor, ""]:
+        return (CELLS - 2 * MARGIN) / self.extent.max()
+
+    def _cells(self, poses: Float[Tensor, "*batch numbers"]) -> Float[Tensor, "*batch two"]:
+        """Where poses are on the floor plan, in cells."""
+        return MARGIN + (poses[..., :2] - self.low) * self._cells_a_unit
 
     @property
     def is_measured(self) -> bool:
@@ -150,11 +187,16 @@ class PoseSpace(nn.Module):
     def moved(
         self, before: Float[Tensor, "*batch P"], displacement: Float[Tensor, "*batch P"]
     ) -> Float[Tensor, "*batch P"]:
-        """The pose after a displacement, clamped to the range of the data."""
+        """The pose after a displacement, in the range of the data and out of walls."""
         step = displacement[..., : self.num_coordinates]
         if self.spec.heading is not None:
             step = _turned(step, self.heading(before))
         position = before[..., : self.num_coordinates] + step
+        if self.floor is not None:
+            wanted = self._cells(position)
+            end = self.floor.step(self._cells(before), wanted)
+            place = self.low + (end - MARGIN) / self._cells_a_unit
+            position = torch.where(end == wanted, position, place)
         if self.spec.heading is None:
             return self.inside(position)
         turn = displacement[..., -1:] * (self.spec.full_turn / (2 * math.pi))
@@ -188,6 +230,7 @@ class PoseHead(nn.Module):
         size = len(space.spec)
         num_inputs = space.num_features + RECENT * (size + 1) + (1 + RECENT) * num_actions
         self.enter = nn.Linear(num_inputs + frame_width, width)
+        self.around = nn.Linear(space.num_around, width, bias=False) if space.num_around else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.leave = nn.Linear(width, NUM_COMPONENTS * (1 + 2 * size))
 
@@ -206,6 +249,8 @@ class PoseHead(nn.Module):
             frame: features of the newest frame.
         """
         x = self.enter(torch.cat([self.space.features(poses), recent, actions, frame], -1))
+        if self.around is not None:
+            x = x + self.around(self.space.around(poses))
         for layer in self.hidden:
             x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
         return Mixture.of(self.leave(F.silu(x)))

@@ -189,9 +189,13 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
 
 
 def _learns_places(model: WorldModel) -> bool:
-    """Whether the prior has a place for poses, but hasn't learned any."""
+    """Whether the prior has a place for poses, but hasn't learned any, or its pose head has never
+    seen a floor plan."""
     place = model.prior.place
-    return place is not None and not place.space.is_measured
+    if place is None:
+        return False
+    around = place.head.around
+    return not place.space.is_measured or (around is not None and not around.weight.any())
 
 
 def _preset(options: TrainDream) -> Preset:

@@ -36,21 +36,30 @@ class MomentSampler:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def measure_poses(self) -> None:
-        """Take the ranges of poses and of their changes from these episodes.
+    @property
+    def poses(self) -> list[Tensor]:
+        """The poses of each episode, (T+1, P)."""
+        return [torch.from_numpy(self.coded.poses_of(i)) for i in self._episodes]
+
+    def measure_poses(self, held_out: list[Tensor]) -> None:
+        """Take the ranges of poses and of their changes from these episodes, and draw the floor
+        plan.
 
         A model that has learned with other ranges keeps them.
+
+        Args:
+            held_out: poses of other episodes, (T+1, P) each.
 
         Raises:
             UserError: no episode has a pose.
         """
         place = self.model.prior.place
         assert place is not None
-        if place.space.is_measured:
-            return
-        if not self._episodes:
+        if not place.space.is_measured and not self._episodes:
             raise UserError(f"{self.coded.reader.folder}: no training episode has a pose")
-        place.space.measure([torch.from_numpy(self.coded.poses_of(i)) for i in self._episodes])
+        if not place.space.is_measured:
+            place.space.measure(self.poses)
+        place.space.draw_floor(self.poses, held_out)
 
     def draw(self, rng: np.random.Generator, count: int, *, num_sketched: int) -> Moments:
         """Random moments; with the codes of the next frame for the first `num_sketched`."""

@@ -32,13 +32,17 @@ PREVIEW_FRAMES = 16
 
 
 class MapAndPoseHead(nn.Module):
-    """What this stage trains of a prior, and nothing else of it."""
+    """What this stage trains of a prior, and nothing else of it: the pose head and perhaps the
+    map."""
 
-    def __init__(self, prior: FrameGPT) -> None:
+    def __init__(self, prior: FrameGPT, *, with_map: bool) -> None:
         super().__init__()
         assert prior.place is not None
-        self.map, self.sketch, self.head = prior.place.map, prior.place.sketch, prior.place.head
+        self.head = prior.place.head
         self.view_bias = prior.place.view.bias  # what the pose head sees of a frame that is hidden
+        if with_map:
+            self.map, self.sketch = prior.place.map, prior.place.sketch
+        self.with_map = with_map
         self._prior = (prior,)  # in a tuple, so that it is no submodule
 
     def forward(self, moments: Moments) -> dict[str, Tensor]:
@@ -46,29 +50,37 @@ class MapAndPoseHead(nn.Module):
         (prior,) = self._prior
         assert prior.place is not None
         motion_nats, sketch_error = moment_losses(prior, moments, *prior.place.learn(moments))
-        loss = sketch_error + MOTION_WEIGHT * motion_nats
+        loss = MOTION_WEIGHT * motion_nats
+        if self.with_map:
+            loss = loss + sketch_error
         return {"loss": loss, "motion_nats": motion_nats, "sketch_error": sketch_error}
 
 
 class PlaceStage(Stage):
-    """Trains a prior's map and pose head on single moments."""
+    """Trains a prior's map and pose head on single moments.
+
+    A model that has learned its map, but whose pose head has never seen a floor plan (of a
+    checkpoint before format 9), keeps the map.
+    """
 
     name = "place"
 
     def __init__(self, model: WorldModel, coded: CodedEpisodes, recipe: StageRecipe) -> None:
-        assert model.prior.place is not None
+        place = model.prior.place
+        assert place is not None
         self.model, self.recipe = model, recipe
-        self.module: Any = MapAndPoseHead(model.prior)
+        self.module: Any = MapAndPoseHead(model.prior, with_map=not place.space.is_measured)
         self.inputs = model.tokenizer.digest()
-        self.moments = MomentSampler(model, coded, "train")
-        self.moments.measure_poses()
-        self.validation = MomentSampler(model, coded, "validation")
+        self.moments, self.validation = (
+            MomentSampler(model, coded, split) for split in ("train", "validation")
+        )
+        self.moments.measure_poses(self.validation.poses)
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # Every process computes the full batch: that is exact, and the stage is short.
-        num_sketched = self.recipe.batch_size
-        moments = self.moments.draw(rng, MOMENTS_A_SKETCH * num_sketched, num_sketched=num_sketched)
-        return module(moments)
+        count = self.recipe.batch_size
+        num_sketched = count if self.module.with_map else 1
+        return module(self.moments.draw(rng, MOMENTS_A_SKETCH * count, num_sketched=num_sketched))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -1,0 +1,130 @@
+"""A level's floor plan: where recorded players have been, and so where its walls are.
+
+It is drawn from recorded positions alone, in worlds whose positions are points of a plane. What
+happens at one wall then teaches the pose head what happens at all others.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CELLS = 456  # along each side of the plan, of about 4 units in Health Gathering Supreme
+MARGIN = 16  # cells of these beyond the level, on each side
+FARTHEST, FARTHEST_SEEN = 8, 4  # cells: larger distances are not told apart
+STORED = 8  # distances are whole numbers of this fraction of a cell
+# Gaps between visited cells are closed, up to so many times their size, until held-out players
+# leave the floor in no more than this fraction of their frames.
+CLOSED, MOST_OUTSIDE = (3, 4, 5, 6), 1e-3
+# Points around the player where the pose head sees the distance to the nearest wall.
+RADII, NUM_ANGLES = (1.5, 3.0, 5.0, 7.5, 10.5), 12  # in cells
+TOLERANCE = 1.0  # cells: how far behind a wall's edge a step may end
+SLIDES = 8  # parts of a step that would end in a wall
+
+
+class FloorPlan(nn.Module):
+    """Distances to the nearest wall.
+
+    Attributes:
+        distance: of each cell, from its middle to the edge of the floor, in eighths of a cell, at
+            most `FARTHEST` cells; negative in walls. All zeros: walls are not known.
+    """
+
+    distance: Int[Tensor, "cells cells"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("distance", torch.zeros(CELLS, CELLS, dtype=torch.int8))
+        angles = torch.arange(NUM_ANGLES) * (2 * math.pi / NUM_ANGLES)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        points = (torch.tensor(RADII)[:, None, None] * directions).flatten(0, 1)
+        self.points: Tensor  # in the player's own frame, in cells
+        points = torch.cat([torch.zeros(1, 2), points])
+        self.register_buffer("points", points, persistent=False)
+
+    @property
+    def num_features(self) -> int:
+        return len(self.points)
+
+    @torch.no_grad()
+    def draw(self, places: Float[Tensor, "N two"], held_out: Float[Tensor, "M two"]) -> None:
+        """Draw the plan. Where held-out players were often elsewhere, as the data don't cover the
+        level, walls stay unknown.
+
+        Args:
+            places, held_out: where players were, in cells.
+        """
+        from scipy import ndimage  # late: it takes half a second, and play draws no plan
+
+        self.distance.zero_()
+        if not len(places) or not len(held_out):
+            return
+        visited = np.zeros((CELLS, CELLS), bool)
+        visited[_indices(places)] = True
+        for closed in CLOSED:  # less than the margin
+            closing = ndimage.binary_closing(visited, np.ones((3, 3)), iterations=closed)
+            floor = np.asarray(closing, bool)
+            if 1 - floor[_indices(held_out)].mean() <= MOST_OUTSIDE:
+                inside, outside = (
+                    np.asarray(ndimage.distance_transform_edt(part)) for part in (floor, ~floor)
+                )
+                signed = np.where(floor, inside - 0.5, 0.5 - outside).clip(-FARTHEST, FARTHEST)
+                self.distance.copy_(torch.from_numpy(np.round(signed * STORED)))
+                return
+
+    def at(self, places: Float[Tensor, "*batch two"]) -> Float[Tensor, "*batch"]:
+        """Distances to the nearest wall at places in cells, interpolated; in cells."""
+        places = (places - 0.5).clamp(0.0, CELLS - 1.001)
+        low = places.floor()
+        (x, y), (i, j) = (places - low).unbind(-1), low.long().unbind(-1)
+        corners = (
+            self.distance[i + di, j + dj] * (x if di else 1 - x) * (y if dj else 1 - y)
+            for di in (0, 1)
+            for dj in (0, 1)
+        )
+        return sum(corners, torch.zeros(())) / STORED
+
+    def around(
+        self, places: Float[Tensor, "*batch two"], headings: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch features"]:
+        """Distances at points around players, in [-1, 1].
+
+        Args:
+            headings: in radians.
+        """
+        cosine, sine = headings.cos()[..., None], headings.sin()[..., None]
+        x, y = self.points.unbind(-1)
+        turned = torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
+        return (self.at(places[..., None, :] + turned) / FARTHEST_SEEN).clamp(-1, 1)
+
+    def step(
+        self, before: Float[Tensor, "*batch two"], after: Float[Tensor, "*batch two"]
+    ) -> Float[Tensor, "*batch two"]:
+        """Where a step ends, in cells: a player whose step would end in a wall slides along it.
+        Whoever is in a wall may go anywhere."""
+        enters = (self._depth(after) > 0) & (self._depth(before) < TOLERANCE)
+        if not torch.compiler.is_exporting() and not enters.any():
+            return after
+        here = before
+        for _ in range(SLIDES):
+            here = here + (after - before) / SLIDES
+            here = here + self._depth(here)[..., None] * self._outward(here)
+        stays = (self._depth(here) >= TOLERANCE)[..., None]
+        return torch.where(enters[..., None], torch.where(stays, before, here), after)
+
+    def _depth(self, places: Float[Tensor, "*batch two"]) -> Float[Tensor, "*batch"]:
+        """How deep in a wall places are; 0 on the floor."""
+        return (-TOLERANCE - self.at(places)).clamp(min=0.0)
+
+    def _outward(self, places: Float[Tensor, "*batch two"]) -> Float[Tensor, "*batch two"]:
+        """Unit vectors away from the nearest wall, or to the nearest floor."""
+        along = torch.eye(2, device=places.device)
+        ahead, behind = (self.at(places[..., None, :] + side * along) for side in (1, -1))
+        return F.normalize(ahead - behind, dim=-1)
+
+
+def _indices(places: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(places.clamp(0, CELLS - 1).long().cpu().numpy().T)
