@@ -28,6 +28,7 @@ from worldmodel.checkpoint import (
     read_world,
     save_checkpoint,
 )
+from worldmodel.checkpoint.contents import ADDED_SINCE
 from worldmodel.configs.dream import FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
@@ -162,7 +163,7 @@ def test_the_pose_head_of_an_older_checkpoint_learns_the_floor_plan_alone(
     older = tmp_path / "older"
     shutil.copytree(posed_run, older, ignore=shutil.ignore_patterns("training"))
     weights = load_file(older / "weights.safetensors")
-    for name in ("prior.place.space.floor.distance", "prior.place.head.around.weight"):
+    for name in ADDED_SINCE[8]:
         del weights[name]
     save_file(weights, older / "weights.safetensors")
     change_config(older, lambda c: (c.update(format_version=8), c.pop("files")))

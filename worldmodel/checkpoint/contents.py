@@ -17,16 +17,22 @@ from worldmodel.storage.hub import Kind
 
 FORMAT_VERSION = 9
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
-_WALLS = frozenset({"prior.place.space.floor.distance", "prior.place.head.around.weight"})
+_SURROUNDINGS = frozenset(
+    {
+        "prior.place.space.floor.distance",
+        "prior.place.head.surroundings.weight",
+        "prior.place.head.inertia.weight",
+    }
+)
 # Tensors that each format version lacks: they are read as zeros.
 ADDED_SINCE = {
     2: _IN_TURN | {"prior.outcome.recent.weight", "prior.outcome.recent.bias"},
     3: _IN_TURN,
     4: frozenset(),
-    5: _WALLS | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
-    6: _WALLS,
-    7: _WALLS,
-    8: _WALLS,
+    5: _SURROUNDINGS | {"prior.place.sketch.weight", "prior.place.sketch.bias"},
+    6: _SURROUNDINGS,
+    7: _SURROUNDINGS,
+    8: _SURROUNDINGS,
     9: frozenset(),
 }
 POSES_SINCE = 5

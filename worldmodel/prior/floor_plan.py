@@ -103,17 +103,22 @@ class FloorPlan(nn.Module):
     def step(
         self, before: Float[Tensor, "*batch two"], after: Float[Tensor, "*batch two"]
     ) -> Float[Tensor, "*batch two"]:
-        """Where a step ends, in cells: a player whose step would end in a wall slides along it.
-        Whoever is in a wall may go anywhere."""
-        enters = (self._depth(after) > 0) & (self._depth(before) < TOLERANCE)
-        if not torch.compiler.is_exporting() and not enters.any():
-            return after
-        here = before
-        for _ in range(SLIDES):
-            here = here + (after - before) / SLIDES
-            here = here + self._depth(here)[..., None] * self._outward(here)
-        stays = (self._depth(here) >= TOLERANCE)[..., None]
-        return torch.where(enters[..., None], torch.where(stays, before, here), after)
+        """Where a step ends, in cells: a player who would enter a wall slides along it. Whoever is
+        in a wall may go anywhere."""
+        part, is_free = (after - before) / SLIDES, self._depth(before) >= TOLERANCE
+        if not torch.compiler.is_exporting():
+            parts = torch.arange(1, SLIDES + 1, device=before.device)[:, None]
+            path = before[..., None, :] + parts * part[..., None, :]
+            if not (self._depth(path).any(-1) & ~is_free).any():
+                return after
+        pushed = torch.zeros_like(before)  # so far, out of walls
+        for k in range(1, SLIDES + 1):
+            here = before + k * part + pushed
+            push = torch.minimum(self._depth(here), part.norm(dim=-1))[..., None]
+            pushed = pushed + push * self._outward(here)
+        end = after + pushed
+        end = torch.where((self._depth(end) >= TOLERANCE)[..., None], before, end)
+        return torch.where(is_free[..., None], after, end)
 
     def _depth(self, places: Float[Tensor, "*batch two"]) -> Float[Tensor, "*batch"]:
         """How deep in a wall places are; 0 on the floor."""

@@ -132,13 +132,10 @@ class Place(nn.Module):
             actions: taken there, the newest last; zeros before the first.
             shown: the newest frame, embedded; zeros where it is hidden; None: it always is.
         """
-        both = (known[..., 1:] & known[..., :-1])[..., None]
-        steps = self.space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / self.space.scale
-        recent = torch.cat([torch.where(both, steps, 0.0), both], -1).flatten(-2)
         view = self.view.bias.expand(*known.shape[:-1], -1)
         if shown is not None:
             view = self.view(shown.flatten(-2))
-        return self.head(poses[..., -1, :], recent, actions.flatten(-2), F.silu(view))
+        return self.head(poses, known, actions, F.silu(view))
 
 
 def last_of_each(

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +28,10 @@ FARTHEST = 3.0  # scales between a sampled value and its component's mean
 # Chance of any pose at all, in what is read off a frame: two places may look alike, and without
 # it one mistaken frame would cost thousands of nats and decide the direction of a training step.
 ANYWHERE = 1e-3
+# Of the least squares, over the largest singular value: moves are nearly collinear, and large
+# weights of opposite signs would amplify rounding.
+LEAST_SINGULAR = 1e-3
+NUM_FITS, UNHINDERED = 4, 0.8  # of the linear motion, and the share of moments that it explains
 
 
 class Mixture(NamedTuple):
@@ -212,8 +216,11 @@ class PoseSpace(nn.Module):
 
 
 class PoseHead(nn.Module):
-    """Predicts the next pose from this one, the last displacements and actions, and features of
-    the newest frame: a wall ahead stops a walking player.
+    """Predicts the next pose from the last poses and actions, the walls around the player, and
+    features of the newest frame.
+
+    What a player does unhindered is a linear function of the last moves and actions, seen from the
+    newest pose; the network adds what the level does to it.
 
     Args:
         space: the world's; not a submodule, so that its buffers are saved once.
@@ -227,33 +234,65 @@ class PoseHead(nn.Module):
     def __init__(self, space: PoseSpace, num_actions: int, frame_width: int, width: int) -> None:
         super().__init__()
         vars(self)["space"] = space
-        size = len(space.spec)
-        num_inputs = space.num_features + RECENT * (size + 1) + (1 + RECENT) * num_actions
+        size, num_seen = len(space.spec), 1 + RECENT
+        num_inputs = space.num_features + RECENT * (size + 1) + num_seen * num_actions
+        views = 1 if space.spec.heading is None else 3  # of an action: as taken, turned, aside
+        num_moves = RECENT * size + views * num_seen * num_actions
         self.enter = nn.Linear(num_inputs + frame_width, width)
-        self.around = nn.Linear(space.num_around, width, bias=False) if space.num_around else None
+        self.surroundings = nn.Linear(num_moves + space.num_around, width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.leave = nn.Linear(width, NUM_COMPONENTS * (1 + 2 * size))
+        self.inertia = nn.Linear(num_moves, size, bias=False)
+        nn.init.zeros_(self.inertia.weight)
 
     def forward(
         self,
-        poses: Float[Tensor, "*batch P"],
-        recent: Float[Tensor, "*batch changes"],
-        actions: Float[Tensor, "*batch all_actions"],
+        poses: Float[Tensor, "*batch W P"],
+        known: Bool[Tensor, "*batch W"],
+        actions: Float[Tensor, "*batch W A"],
         frame: Float[Tensor, "*batch frame"],
     ) -> Mixture:
-        """The displacement from each pose to the next.
+        """The displacement from the newest of the last W = 1 + RECENT poses to the next.
 
         Args:
-            recent: the last displacements, standardised, each with whether it is known.
-            actions: encoded, side by side, the newest last.
+            known: which poses are known.
+            actions: taken there, the newest last; zeros before the first.
             frame: features of the newest frame.
         """
-        x = self.enter(torch.cat([self.space.features(poses), recent, actions, frame], -1))
-        if self.around is not None:
-            x = x + self.around(self.space.around(poses))
+        space, newest = self.space, poses[..., -1, :]
+        both = (known[..., 1:] & known[..., :-1])[..., None]
+        steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / space.scale
+        recent = torch.cat([torch.where(both, steps, 0.0), both], -1)
+        inputs = [space.features(newest), recent.flatten(-2), actions.flatten(-2), frame]
+        moves = self.moves(poses, known, actions)
+        x = self.enter(torch.cat(inputs, -1))
+        x = x + self.surroundings(torch.cat([moves, space.around(newest)], -1))
         for layer in self.hidden:
             x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
-        return Mixture.of(self.leave(F.silu(x)))
+        mixture = Mixture.of(self.leave(F.silu(x)))
+        return mixture._replace(means=mixture.means + self.inertia(moves)[..., None, :])
+
+    def moves(
+        self,
+        poses: Float[Tensor, "*batch W P"],
+        known: Bool[Tensor, "*batch W"],
+        actions: Float[Tensor, "*batch W A"],
+    ) -> Float[Tensor, "*batch moves"]:
+        """The last displacements and actions as seen from the newest pose: an action is turned by
+        how far the player has turned since. Zeros where poses are unknown."""
+        space = self.space
+        both = (known[..., 1:] & known[..., :-1])[..., None]
+        steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :])
+        taken = torch.where(known[..., None], actions, 0.0)
+        if space.spec.heading is not None:
+            headings = space.heading(poses)
+            since = headings[..., -1:] - headings
+            moved = _turned(steps[..., : space.num_coordinates], -since[..., :-1])
+            steps = torch.cat([moved, steps[..., space.num_coordinates :]], -1)
+            cosine, sine = since.cos()[..., None], since.sin()[..., None]
+            taken = torch.cat([taken, taken * cosine, taken * sine], -1)
+        steps = torch.where(both, steps / space.scale, 0.0)
+        return torch.cat([steps.flatten(-2), taken.flatten(-2)], -1)
 
     def nats(
         self,
@@ -288,6 +327,23 @@ class PoseHead(nn.Module):
         normal = torch.special.ndtri(uniforms[..., 1:].double().clamp(1e-9, 1 - 1e-9)).float()
         value = mean + normal.clamp(-FARTHEST, FARTHEST) * temperature * log_scale.exp()
         return self.space.moved(before, value * self.space.scale)
+
+
+@torch.no_grad()
+def linear_motion(
+    moves: Float[Tensor, "N moves"], displacement: Float[Tensor, "N P"]
+) -> Float[Tensor, "P moves"]:
+    """Weights of the linear function from `PoseHead.moves` to standardised displacements: least
+    squares without what it misses most, as walls stop some players."""
+    x, y = moves.double().cpu(), displacement.double().cpu()
+    kept = torch.ones(len(x), dtype=torch.bool)
+    weight = x.new_zeros(x.shape[1], y.shape[1])
+    for _ in range(NUM_FITS):
+        fit = torch.linalg.lstsq(x[kept], y[kept], driver="gelsd", rcond=LEAST_SINGULAR)
+        weight = fit.solution
+        missed = (y - x @ weight).norm(dim=-1)
+        kept = missed <= 1.5 * missed.quantile(UNHINDERED)
+    return weight.T.to(moves)
 
 
 class Locator(nn.Module):

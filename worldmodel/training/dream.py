@@ -189,13 +189,12 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
 
 
 def _learns_places(model: WorldModel) -> bool:
-    """Whether the prior has a place for poses, but hasn't learned any, or its pose head has never
-    seen a floor plan."""
+    """Whether the prior has a place for poses, but hasn't learned any, or its pose head knows
+    nothing of a player's surroundings."""
     place = model.prior.place
     if place is None:
         return False
-    around = place.head.around
-    return not place.space.is_measured or (around is not None and not around.weight.any())
+    return not place.space.is_measured or not place.head.surroundings.weight.any()
 
 
 def _preset(options: TrainDream) -> Preset:

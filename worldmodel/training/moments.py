@@ -9,10 +9,14 @@ from worldmodel.data import Split
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.prior.layers import encode_actions
-from worldmodel.prior.place import Moments
+from worldmodel.prior.place import Moments, Place
+from worldmodel.prior.pose import linear_motion
 from worldmodel.training.codes import CodedEpisodes
 
 UNKNOWN_HISTORIES = 0.2  # fraction of moments whose older poses and actions are unknown
+HINDERED = 0.25  # fraction of the drawn moments in which something hindered the player:
+LEAST_HINDERED = 0.05  # it is displaced by so much, over the usual displacement
+MOST_FITTED = 50_000  # moments at once
 
 
 class MomentSampler:
@@ -32,6 +36,7 @@ class MomentSampler:
         self._frames = self._first_frames + np.concatenate(
             [np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]
         )
+        self._hindered = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -42,8 +47,8 @@ class MomentSampler:
         return [torch.from_numpy(self.coded.poses_of(i)) for i in self._episodes]
 
     def measure_poses(self, held_out: list[Tensor]) -> None:
-        """Take the ranges of poses and of their changes from these episodes, and draw the floor
-        plan.
+        """Take the ranges of poses and of their changes from these episodes, draw the floor plan,
+        and draw moments at walls more often from now on.
 
         A model that has learned with other ranges keeps them.
 
@@ -60,16 +65,25 @@ class MomentSampler:
         if not place.space.is_measured:
             place.space.measure(self.poses)
         place.space.draw_floor(self.poses, held_out)
+        if len(self):
+            self._find_hindered(place)
 
     def draw(self, rng: np.random.Generator, count: int, *, num_sketched: int) -> Moments:
         """Random moments; with the codes of the next frame for the first `num_sketched`."""
         chosen = rng.integers(len(self._frames), size=count)
-        newest, first = self._frames[chosen, None], self._first_frames[chosen, None]
-        frames = newest + np.arange(-RECENT, 2)
-        known = frames[:, :-1] >= first
+        if len(self._hindered):  # the last ones
+            num_hindered = int(HINDERED * count)
+            hindered = self._hindered[rng.integers(len(self._hindered), size=num_hindered)]
+            chosen[count - num_hindered :] = hindered
         # A clip may begin anywhere, so what was before it is unknown though the player moves.
         num_unknown = rng.integers(1, RECENT + 1, count) * (rng.random(count) < UNKNOWN_HISTORIES)
-        known &= np.arange(RECENT + 1) >= num_unknown[:, None]
+        return self._moments(chosen, num_unknown, num_sketched)
+
+    def _moments(self, chosen: np.ndarray, num_unknown: np.ndarray, num_sketched: int) -> Moments:
+        """Moments by their numbers, of which the first poses are unknown."""
+        newest, first = self._frames[chosen, None], self._first_frames[chosen, None]
+        frames = newest + np.arange(-RECENT, 2)
+        known = (frames[:, :-1] >= first) & (np.arange(RECENT + 1) >= num_unknown[:, None])
         frames = np.maximum(frames, first)
         actions = self._tensor(self.coded.actions[frames[:, :-1]])
         codes = self.coded.codes[frames[:num_sketched, -1]].astype(np.int64)
@@ -79,6 +93,28 @@ class MomentSampler:
             encode_actions(self.model.config.actions, actions) * self._tensor(known)[..., None],
             self.model.tokenizer.codebooks.look_up(self._tensor(codes)),
         )
+
+    @torch.no_grad()
+    def _find_hindered(self, place: Place) -> None:
+        """Find the moments in which players moved otherwise than a linear function says: at walls.
+        They are few, and are drawn more often. A new pose head takes the linear function over."""
+        fitted = self._moves(place, np.arange(0, len(self), -(-len(self) // MOST_FITTED)))
+        weight = linear_motion(*fitted)
+        if not place.head.inertia.weight.any():
+            place.head.inertia.weight.copy_(weight)
+        hindered = []
+        for part in np.array_split(np.arange(len(self)), -(-len(self) // MOST_FITTED)):
+            moves, displacements = self._moves(place, part)
+            missed = (displacements - moves @ weight.T)[:, : place.space.num_coordinates]
+            hindered.append(part[(missed.norm(dim=-1) > LEAST_HINDERED).cpu().numpy()])
+        self._hindered = np.concatenate(hindered)
+
+    def _moves(self, place: Place, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`PoseHead.moves` of moments by their numbers, and their standardised displacements."""
+        moments = self._moments(chosen, np.zeros(len(chosen), np.int64), num_sketched=0)
+        poses, space = moments.poses, place.space
+        moves = place.head.moves(poses[:, :-1], moments.known, moments.actions)
+        return moves, space.displacement(poses[:, -2], poses[:, -1]) / space.scale
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.coded.device)

@@ -59,8 +59,8 @@ class MapAndPoseHead(nn.Module):
 class PlaceStage(Stage):
     """Trains a prior's map and pose head on single moments.
 
-    A model that has learned its map, but whose pose head has never seen a floor plan (of a
-    checkpoint before format 9), keeps the map.
+    A model that has learned its map, but whose pose head knows nothing of a player's surroundings
+    (of a checkpoint before format 9), keeps the map.
     """
 
     name = "place"
