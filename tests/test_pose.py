@@ -34,12 +34,12 @@ from worldmodel.prior.frame_gpt import FrameGPT
 from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import Here, Past, empty_memory
 from worldmodel.prior.place import Moments
-from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace
+from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace, linear_motion
 from worldmodel.prior.stepping import step
 from worldmodel.train import Train, train
 from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.dream import train_preset
-from worldmodel.training.moments import MomentSampler
+from worldmodel.training.moments import HINDERED, MomentSampler
 from worldmodel.training.prior_losses import prior_losses
 
 PLANE = PoseSpec(("x", "y"), "angle")
@@ -387,6 +387,57 @@ def test_where_data_do_not_cover_the_level_walls_are_unknown():
     space = PoseSpace(PoseSpec(("x", "y", "z")))
     space.draw_floor([], [])
     assert space.floor is None
+
+
+def test_the_linear_motion_is_that_of_players_whom_nothing_hinders():
+    """A body with friction, pushed where it looks, which half of the time turns; walls stop one in
+    ten."""
+    rng = np.random.default_rng(0)
+    space = PoseSpace(PLANE)
+    head, count = PoseHead(space, 2, 4, 16), 5000
+    actions = np.eye(2)[rng.integers(2, size=(count, RECENT + 6))]  # on, and turn
+    place, heading, velocity = np.zeros((count, 2)), np.zeros(count), np.zeros((count, 2))
+    poses = [np.concatenate([place, heading[:, None]], 1)]
+    for t in range(RECENT + 6):
+        heading = heading + 20 * actions[:, t, 1]
+        along = np.stack([np.cos(np.radians(heading)), np.sin(np.radians(heading))], 1)
+        velocity = 0.7 * velocity + 5 * actions[:, t, :1] * along
+        if t == RECENT + 5:
+            velocity[: count // 10] = 0
+        place = place + velocity
+        poses.append(np.concatenate([place, heading[:, None]], 1))
+    poses = torch.from_numpy(np.stack(poses, 1)).float()
+    space.measure(list(poses[:, :-1]))
+    last, known = poses[:, -2 - RECENT : -1], torch.ones(count, 1 + RECENT, dtype=torch.bool)
+    taken = torch.from_numpy(actions[:, -1 - RECENT :]).float()
+    moves = head.moves(last, known, taken)
+    displacement = space.displacement(poses[:, -2], poses[:, -1]) / space.scale
+    missed = (displacement - moves @ linear_motion(moves, displacement).T).norm(dim=-1)
+    assert missed[count // 10 :].max() < 1e-3
+    assert (missed[: count // 10] > 0.05).float().mean() > 0.9
+    # Seen from the newest pose: the level may be turned and moved.
+    turned = last.clone()
+    turned[..., :2] = torch.stack([100 - last[..., 1], 50 + last[..., 0]], -1)
+    turned[..., 2] += 90
+    torch.testing.assert_close(head.moves(turned, known, taken), moves, atol=1e-4, rtol=0)
+
+
+def test_moments_at_walls_are_drawn_more_often(posed_run: Path, posed_data: Path, tmp_path: Path):
+    model, reader = load_checkpoint(str(posed_run)).model, EpisodeReader(posed_data)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    coded = CodedEpisodes(model.tokenizer, reader, tmp_path / "codes", fabric)
+    for i in range(len(reader)):  # walk on until a wall at x = 20
+        poses = coded.poses_of(i)
+        poses[:] = 0
+        poses[:, 0] = np.minimum(3 * np.arange(len(poses)), 20)
+    sampler = MomentSampler(model, coded, "train")
+    sampler.measure_poses(MomentSampler(model, coded, "validation").poses)
+    assert 0 < len(sampler._hindered) < HINDERED * len(sampler)
+    drawn = sampler.draw(np.random.default_rng(0), 400, num_sketched=4)
+    frames = torch.from_numpy(coded.poses[sampler._frames[sampler._hindered]])
+    at_walls = (drawn.poses[:, -2, None] == frames).all(-1).any(-1)
+    assert at_walls[300:].all()
+    assert not at_walls[:300].all()
 
 
 def test_steady_motion_has_a_scale():
