@@ -69,6 +69,7 @@ class PlaceStage(Stage):
         place = model.prior.place
         assert place is not None
         self.model, self.recipe = model, recipe
+        nn.init.zeros_(place.view.weight)  # as the pose head is trained without frames
         self.module: Any = MapAndPoseHead(model.prior, with_map=not place.space.is_measured)
         self.inputs = model.tokenizer.digest()
         self.moments, self.validation = (
