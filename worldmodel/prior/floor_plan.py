@@ -8,14 +8,13 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 CELLS = 456  # along each side of the plan, of about 4 units in Health Gathering Supreme
 MARGIN = 16  # cells of these beyond the level, on each side
 FARTHEST, FARTHEST_SEEN = 8, 4  # cells: larger distances are not told apart
-STORED = 8  # distances are whole numbers of this fraction of a cell
 # Gaps between visited cells are closed, up to so many times their size, until held-out players
 # leave the floor in no more than this fraction of their frames.
 CLOSED, MOST_OUTSIDE = (3, 4, 5, 6), 1e-3
@@ -29,15 +28,15 @@ class FloorPlan(nn.Module):
     """Distances to the nearest wall.
 
     Attributes:
-        distance: of each cell, from its middle to the edge of the floor, in eighths of a cell, at
-            most `FARTHEST` cells; negative in walls. All zeros: walls are not known.
+        distance: of each cell, from its middle to the edge of the floor, in cells, at most
+            `FARTHEST`; negative in walls. All zeros: walls are not known.
     """
 
-    distance: Int[Tensor, "cells cells"]
+    distance: Float[Tensor, "cells cells"]
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("distance", torch.zeros(CELLS, CELLS, dtype=torch.int8))
+        self.register_buffer("distance", torch.zeros(CELLS, CELLS))
         angles = torch.arange(NUM_ANGLES) * (2 * math.pi / NUM_ANGLES)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         points = (torch.tensor(RADII)[:, None, None] * directions).flatten(0, 1)
@@ -72,20 +71,15 @@ class FloorPlan(nn.Module):
                     np.asarray(ndimage.distance_transform_edt(part)) for part in (floor, ~floor)
                 )
                 signed = np.where(floor, inside - 0.5, 0.5 - outside).clip(-FARTHEST, FARTHEST)
-                self.distance.copy_(torch.from_numpy(np.round(signed * STORED)))
+                self.distance.copy_(torch.from_numpy(signed))
                 return
 
     def at(self, places: Float[Tensor, "*batch two"]) -> Float[Tensor, "*batch"]:
         """Distances to the nearest wall at places in cells, interpolated; in cells."""
-        places = (places - 0.5).clamp(0.0, CELLS - 1.001)
-        low = places.floor()
-        (x, y), (i, j) = (places - low).unbind(-1), low.long().unbind(-1)
-        corners = (
-            self.distance[i + di, j + dj] * (x if di else 1 - x) * (y if dj else 1 - y)
-            for di in (0, 1)
-            for dj in (0, 1)
-        )
-        return sum(corners, torch.zeros(())) / STORED
+        columns_rows = (places * (2 / CELLS) - 1).flip(-1).reshape(1, 1, -1, 2)
+        plan = self.distance.to(places)[None, None]
+        at = F.grid_sample(plan, columns_rows, padding_mode="border", align_corners=False)
+        return at.reshape(places.shape[:-1])
 
     def around(
         self, places: Float[Tensor, "*batch two"], headings: Float[Tensor, "*batch"]

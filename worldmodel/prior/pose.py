@@ -80,6 +80,12 @@ class PoseSpace(nn.Module):
         for name, value in (("low", 0.0), ("high", 1.0), ("scale", 1.0)):
             size = len(spec) if name == "scale" else self.num_coordinates
             self.register_buffer(name, torch.full((size,), value))
+        # Not saved: of a coordinate's waves, in half turns of its range, and of a heading's.
+        octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES)
+        self.octaves: Tensor
+        self.waves: Tensor
+        self.register_buffer("octaves", octaves, persistent=False)
+        self.register_buffer("waves", torch.tensor(HEADING_WAVES), persistent=False)
         self.floor = FloorPlan() if self.num_coordinates == 2 else None
 
     @property
@@ -91,11 +97,9 @@ class PoseSpace(nn.Module):
         """Coordinates in [-1, 1], and sines and cosines of them and of the heading."""
         position = poses[..., : self.num_coordinates]
         x = 2 * (position - self.low) / self.extent - 1
-        octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES, device=poses.device)
-        angles = [(x[..., None] * octaves).flatten(-2)]
+        angles = [(x[..., None] * self.octaves).flatten(-2)]
         if self.spec.heading is not None:
-            waves = torch.tensor(HEADING_WAVES, device=poses.device)
-            angles.append(self.heading(poses)[..., None] * waves)
+            angles.append(self.heading(poses)[..., None] * self.waves)
         both = torch.cat(angles, -1)
         return torch.cat([x, both.sin(), both.cos()], -1)
 

@@ -21,7 +21,6 @@ SCALE_SUFFIX = ".row_scale"  # of the scales beside an int8 tensor
 STORED_AS = {
     torch.float32: ("F32", "F16", "BF16", "F64", "I8"),
     torch.int64: ("I64",),
-    torch.int8: ("I8",),
 }
 
 
@@ -81,7 +80,7 @@ def read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
             f"{path}: {name} is stored as {kind}, not as {' or '.join(STORED_AS[wanted.dtype])}"
         )
     tensor = file.get_tensor(name)
-    if kind == "I8" and wanted.is_floating_point():
+    if kind == "I8":
         scale = file.get_slice(name + SCALE_SUFFIX)
         of_rows = [len(tensor), *[1] * (tensor.ndim - 1)]
         if tensor.ndim < 2 or scale.get_shape() != of_rows or scale.get_dtype() != "F32":
