@@ -37,12 +37,10 @@ class FloorPlan(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("distance", torch.zeros(CELLS, CELLS))
-        angles = torch.arange(NUM_ANGLES) * (2 * math.pi / NUM_ANGLES)
-        directions = torch.stack([angles.cos(), angles.sin()], -1)
-        points = (torch.tensor(RADII)[:, None, None] * directions).flatten(0, 1)
+        angles = [2 * math.pi / NUM_ANGLES * k for k in range(NUM_ANGLES)]
+        around = [(r * math.cos(angle), r * math.sin(angle)) for r in RADII for angle in angles]
         self.points: Tensor  # in the player's own frame, in cells
-        points = torch.cat([torch.zeros(1, 2), points])
-        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("points", torch.tensor([(0.0, 0.0), *around]), persistent=False)
 
     @property
     def num_features(self) -> int:

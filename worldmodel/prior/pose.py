@@ -81,7 +81,7 @@ class PoseSpace(nn.Module):
             size = len(spec) if name == "scale" else self.num_coordinates
             self.register_buffer(name, torch.full((size,), value))
         # Not saved: of a coordinate's waves, in half turns of its range, and of a heading's.
-        octaves = math.pi / 2 * 2.0 ** torch.arange(NUM_OCTAVES)
+        octaves = torch.tensor([math.pi / 2 * 2**k for k in range(NUM_OCTAVES)])
         self.octaves: Tensor
         self.waves: Tensor
         self.register_buffer("octaves", octaves, persistent=False)
