@@ -410,7 +410,7 @@ def test_the_linear_motion_is_that_of_players_whom_nothing_hinders():
     space.measure(list(poses[:, :-1]))
     last, known = poses[:, -2 - RECENT : -1], torch.ones(count, 1 + RECENT, dtype=torch.bool)
     taken = torch.from_numpy(actions[:, -1 - RECENT :]).float()
-    moves = head.moves(last, known, taken)
+    moves = head.moves(head.last_steps(last, known)[0], last, known, taken)
     displacement = space.displacement(poses[:, -2], poses[:, -1]) / space.scale
     missed = (displacement - moves @ linear_motion(moves, displacement).T).norm(dim=-1)
     assert missed[count // 10 :].max() < 1e-3
@@ -419,7 +419,8 @@ def test_the_linear_motion_is_that_of_players_whom_nothing_hinders():
     turned = last.clone()
     turned[..., :2] = torch.stack([100 - last[..., 1], 50 + last[..., 0]], -1)
     turned[..., 2] += 90
-    torch.testing.assert_close(head.moves(turned, known, taken), moves, atol=1e-4, rtol=0)
+    again = head.moves(head.last_steps(turned, known)[0], turned, known, taken)
+    torch.testing.assert_close(again, moves, atol=1e-4, rtol=0)
 
 
 def test_moments_at_walls_are_drawn_more_often(posed_run: Path, posed_data: Path, tmp_path: Path):
@@ -431,7 +432,7 @@ def test_moments_at_walls_are_drawn_more_often(posed_run: Path, posed_data: Path
         poses[:] = 0
         poses[:, 0] = np.minimum(3 * np.arange(len(poses)), 20)
     sampler = MomentSampler(model, coded, "train")
-    sampler.measure_poses(MomentSampler(model, coded, "validation").poses)
+    sampler.measure_poses()
     assert 0 < len(sampler._hindered) < HINDERED * len(sampler)
     drawn = sampler.draw(np.random.default_rng(0), 400, num_sketched=4)
     frames = torch.from_numpy(coded.poses[sampler._frames[sampler._hindered]])

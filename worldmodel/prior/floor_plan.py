@@ -87,10 +87,8 @@ class FloorPlan(nn.Module):
         Args:
             headings: in radians.
         """
-        cosine, sine = headings.cos()[..., None], headings.sin()[..., None]
-        x, y = self.points.unbind(-1)
-        turned = torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
-        return (self.at(places[..., None, :] + turned) / FARTHEST_SEEN).clamp(-1, 1)
+        points = places[..., None, :] + turned(self.points, headings[..., None])
+        return (self.at(points) / FARTHEST_SEEN).clamp(-1, 1)
 
     def step(
         self, before: Float[Tensor, "*batch two"], after: Float[Tensor, "*batch two"]
@@ -121,6 +119,15 @@ class FloorPlan(nn.Module):
         along = torch.eye(2, device=places.device)
         ahead, behind = (self.at(places[..., None, :] + side * along) for side in (1, -1))
         return F.normalize(ahead - behind, dim=-1)
+
+
+def turned(
+    vectors: Float[Tensor, "*#batch two"], angles: Float[Tensor, "*#batch"]
+) -> Float[Tensor, "*batch two"]:
+    """Vectors in the plane, rotated counterclockwise."""
+    cosine, sine = angles.cos(), angles.sin()
+    x, y = vectors[..., 0], vectors[..., 1]
+    return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
 
 
 def _indices(places: Tensor) -> tuple[np.ndarray, ...]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import RECENT
 from worldmodel.interface.pose import PoseSpec
 from worldmodel.interface.sampling import LEAST_TEMPERATURE
-from worldmodel.prior.floor_plan import CELLS, MARGIN, FloorPlan
+from worldmodel.prior.floor_plan import CELLS, MARGIN, FloorPlan, turned
 
 LEAST_EXTENT, LEAST_SCALE = 1e-3, 1e-4
 NUM_OCTAVES = 9  # of a coordinate's waves: from twice the level's size to a 128th of it
@@ -175,7 +175,7 @@ class PoseSpace(nn.Module):
             return moved
         before_heading, after_heading = self.heading(before), self.heading(after)
         turn = (after_heading - before_heading + math.pi) % (2 * math.pi) - math.pi
-        return torch.cat([_turned(moved, -before_heading), turn[..., None]], -1)
+        return torch.cat([turned(moved, -before_heading), turn[..., None]], -1)
 
     @property
     def num_offsets(self) -> int:
@@ -198,7 +198,7 @@ class PoseSpace(nn.Module):
         """The pose after a displacement, in the range of the data and out of walls."""
         step = displacement[..., : self.num_coordinates]
         if self.spec.heading is not None:
-            step = _turned(step, self.heading(before))
+            step = turned(step, self.heading(before))
         position = before[..., : self.num_coordinates] + step
         if self.floor is not None:
             wanted = self._cells(position)
@@ -264,11 +264,10 @@ class PoseHead(nn.Module):
             frame: features of the newest frame.
         """
         space, newest = self.space, poses[..., -1, :]
-        both = (known[..., 1:] & known[..., :-1])[..., None]
-        steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :]) / space.scale
-        recent = torch.cat([torch.where(both, steps, 0.0), both], -1)
+        steps, both = self.last_steps(poses, known)
+        recent = torch.cat([steps / space.scale, both], -1)
         inputs = [space.features(newest), recent.flatten(-2), actions.flatten(-2), frame]
-        moves = self.moves(poses, known, actions)
+        moves = self.moves(steps, poses, known, actions)
         x = self.enter(torch.cat(inputs, -1))
         x = x + self.surroundings(torch.cat([moves, space.around(newest)], -1))
         for layer in self.hidden:
@@ -276,27 +275,38 @@ class PoseHead(nn.Module):
         mixture = Mixture.of(self.leave(F.silu(x)))
         return mixture._replace(means=mixture.means + self.inertia(moves)[..., None, :])
 
+    def last_steps(
+        self, poses: Float[Tensor, "*batch W P"], known: Bool[Tensor, "*batch W"]
+    ) -> tuple[Float[Tensor, "*batch recent P"], Bool[Tensor, "*batch recent one"]]:
+        """The displacements between the poses, each in its own frame, and which of them are known;
+        zeros where they aren't."""
+        both = (known[..., 1:] & known[..., :-1])[..., None]
+        steps = self.space.displacement(poses[..., :-1, :], poses[..., 1:, :])
+        return torch.where(both, steps, 0.0), both
+
     def moves(
         self,
+        steps: Float[Tensor, "*batch recent P"],
         poses: Float[Tensor, "*batch W P"],
         known: Bool[Tensor, "*batch W"],
         actions: Float[Tensor, "*batch W A"],
     ) -> Float[Tensor, "*batch moves"]:
         """The last displacements and actions as seen from the newest pose: an action is turned by
-        how far the player has turned since. Zeros where poses are unknown."""
+        how far the player has turned since. Zeros where poses are unknown.
+
+        Args:
+            steps: those of `last_steps`; other arguments are those of `forward`.
+        """
         space = self.space
-        both = (known[..., 1:] & known[..., :-1])[..., None]
-        steps = space.displacement(poses[..., :-1, :], poses[..., 1:, :])
         taken = torch.where(known[..., None], actions, 0.0)
         if space.spec.heading is not None:
             headings = space.heading(poses)
             since = headings[..., -1:] - headings
-            moved = _turned(steps[..., : space.num_coordinates], -since[..., :-1])
+            moved = turned(steps[..., : space.num_coordinates], -since[..., :-1])
             steps = torch.cat([moved, steps[..., space.num_coordinates :]], -1)
             cosine, sine = since.cos()[..., None], since.sin()[..., None]
             taken = torch.cat([taken, taken * cosine, taken * sine], -1)
-        steps = torch.where(both, steps / space.scale, 0.0)
-        return torch.cat([steps.flatten(-2), taken.flatten(-2)], -1)
+        return torch.cat([(steps / space.scale).flatten(-2), taken.flatten(-2)], -1)
 
     def nats(
         self,
@@ -395,12 +405,3 @@ class Locator(nn.Module):
             turns = heading * (space.spec.full_turn / (2 * math.pi))
             pose = torch.cat([pose, turns[..., None]], -1)
         return space.inside(pose)
-
-
-def _turned(
-    vectors: Float[Tensor, "*batch two"], angles: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch two"]:
-    """Vectors in the plane, rotated counterclockwise."""
-    cosine, sine = angles.cos(), angles.sin()
-    x, y = vectors[..., 0], vectors[..., 1]
-    return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)

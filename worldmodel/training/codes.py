@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 
 from worldmodel.command import track
-from worldmodel.data import EpisodeReader
+from worldmodel.data import EpisodeReader, Split
 from worldmodel.media.frames import to_float
 from worldmodel.storage.tensors import save_tensors
 from worldmodel.vqvae.vqvae import VQVAE
@@ -48,6 +48,10 @@ class CodedEpisodes:
     def has_pose(self, i: int) -> bool:
         """Whether the i-th episode's pose is known; False in worlds without one."""
         return self.poses.shape[1] > 0 and bool(np.isfinite(self.poses[self.first(i)]).all())
+
+    def posed(self, split: Split) -> list[int]:
+        """The episodes of a split whose pose is known."""
+        return [int(i) for i in self.reader.split(split) if self.has_pose(int(i))]
 
     def first(self, i: int) -> int:
         """Index of the i-th episode's first frame in `codes` and `poses`."""

@@ -28,7 +28,7 @@ class MomentSampler:
 
     def __init__(self, model: WorldModel, coded: CodedEpisodes, split: Split) -> None:
         self.model, self.coded = model, coded
-        self._episodes = [int(i) for i in coded.reader.split(split) if coded.has_pose(int(i))]
+        self._episodes = coded.posed(split)
         # All frames of these episodes but the last, which no other follows; and the first of each.
         lengths = coded.reader.index["episode_length"][self._episodes]
         firsts = np.array([coded.first(i) for i in self._episodes], np.int64)
@@ -41,32 +41,30 @@ class MomentSampler:
     def __len__(self) -> int:
         return len(self._frames)
 
-    @property
-    def poses(self) -> list[Tensor]:
-        """The poses of each episode, (T+1, P)."""
-        return [torch.from_numpy(self.coded.poses_of(i)) for i in self._episodes]
-
-    def measure_poses(self, held_out: list[Tensor]) -> None:
+    def measure_poses(self) -> None:
         """Take the ranges of poses and of their changes from these episodes, draw the floor plan,
         and draw moments at walls more often from now on.
 
-        A model that has learned with other ranges keeps them.
-
-        Args:
-            held_out: poses of other episodes, (T+1, P) each.
+        A model that has learned with other ranges keeps them, and everything if no episode has a
+        pose.
 
         Raises:
             UserError: no episode has a pose.
         """
         place = self.model.prior.place
         assert place is not None
-        if not place.space.is_measured and not self._episodes:
+        if not self._episodes:
+            if place.space.is_measured:
+                return
             raise UserError(f"{self.coded.reader.folder}: no training episode has a pose")
+        poses, held_out = (
+            [torch.from_numpy(self.coded.poses_of(i)) for i in episodes]
+            for episodes in (self._episodes, self.coded.posed("validation"))
+        )
         if not place.space.is_measured:
-            place.space.measure(self.poses)
-        place.space.draw_floor(self.poses, held_out)
-        if len(self):
-            self._find_hindered(place)
+            place.space.measure(poses)
+        place.space.draw_floor(poses, held_out)
+        self._find_hindered(place)
 
     def draw(self, rng: np.random.Generator, count: int, *, num_sketched: int) -> Moments:
         """Random moments; with the codes of the next frame for the first `num_sketched`."""
@@ -112,8 +110,9 @@ class MomentSampler:
     def _moves(self, place: Place, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         """`PoseHead.moves` of moments by their numbers, and their standardised displacements."""
         moments = self._moments(chosen, np.zeros(len(chosen), np.int64), num_sketched=0)
-        poses, space = moments.poses, place.space
-        moves = place.head.moves(poses[:, :-1], moments.known, moments.actions)
+        poses, space, head = moments.poses, place.space, place.head
+        past, known = poses[:, :-1], moments.known
+        moves = head.moves(head.last_steps(past, known)[0], past, known, moments.actions)
         return moves, space.displacement(poses[:, -2], poses[:, -1]) / space.scale
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -75,7 +75,7 @@ class PlaceStage(Stage):
         self.moments, self.validation = (
             MomentSampler(model, coded, split) for split in ("train", "validation")
         )
-        self.moments.measure_poses(self.validation.poses)
+        self.moments.measure_poses()
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # Every process computes the full batch: that is exact, and the stage is short.

@@ -80,7 +80,7 @@ class PriorStage(Stage):
         self.moments: MomentSampler | None = None
         if self._has_pose:
             self.moments = MomentSampler(model, coded, "train")
-            self.moments.measure_poses(MomentSampler(model, coded, "validation").poses)
+            self.moments.measure_poses()
 
     def losses(self, module: nn.Module, rng: np.random.Generator, part: slice) -> dict[str, Tensor]:
         # All is drawn for the full batch: the same however it is divided among processes.
