@@ -1,5 +1,6 @@
 """Functions on hostile files: whatever they do, the caller gets one line and goes on."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,19 @@ def test_harm_is_one_line_and_the_next_call_works(monkeypatch, function, said):
 
 def _count_in_a_fork(answers: "multiprocessing.Queue[list[int]]") -> None:
     answers.put(list(map(int, _call("count", 4))))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_forgotten_child_closes_no_file_of_others():
+    child = guarded._Child()
+    assert child._process.stdin is not None
+    its_number = child._process.stdin.fileno()
+    child.forget()
+    handles = [handle for _ in range(4) for handle in os.pipe()]
+    assert its_number in handles  # handed out again
+    del child
+    gc.collect()
+    for handle in handles:
+        os.close(handle)  # OSError if it is closed already
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

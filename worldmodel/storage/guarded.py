@@ -11,6 +11,7 @@ pickled, nothing of a file is.
 import atexit
 import contextlib
 import importlib
+import io
 import json
 import os
 import pickle
@@ -155,9 +156,10 @@ class _Child:
     def forget(self) -> None:
         """Let go of a child of the process that this one was forked from."""
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    os.close(pipe.fileno())
+            assert isinstance(pipe, io.BufferedWriter | io.BufferedReader)
+            # Not the buffer's own close, which flushes and waits for its lock; and not os.close,
+            # after which the file object would close what has its number by then.
+            pipe.raw.close()
         self._process.returncode = 0  # it isn't ours to wait for
 
 
