@@ -128,6 +128,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         _ = self.np_random  # seeds the dreams that have no seed yet
         return tuple(self._own_seeds)
 
+    @torch.inference_mode()
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -148,6 +149,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._begin(rows, infos, options)
         return self.frames.copy(), self._with_variables(infos, rows)
 
+    @torch.inference_mode()
     def step(
         self, actions: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

@@ -22,6 +22,7 @@ from worldmodel.prior.layers import Block, ConditionalNorm, attend_where, frames
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.recall import Recall
 from worldmodel.prior.stepping import prefill, step
+from worldmodel.storage.tensors import int8_rows, stored_int8_rows
 
 NUM_ACTIONS, NUM_CODES = 3, 16
 SAMPLINGS = [
@@ -209,8 +210,9 @@ def test_guidance_leads_away_from_no_action_in_particular(num_codebooks):
     torch.testing.assert_close(guided.nats, nats)
 
 
+@pytest.mark.parametrize("is_shipped", [False, True])
 @pytest.mark.parametrize("sampling", SAMPLINGS + GUIDED, ids=str)
-def test_the_compiled_head_equals_the_one_in_torch(sampling):
+def test_the_compiled_head_equals_the_one_in_torch(sampling: Sampling, is_shipped: bool):
     torch.manual_seed(0)
     head = TokenHead(
         num_tokens=20, num_codes=NUM_CODES, width=16, layers=2, heads=2, condition_size=3
@@ -219,6 +221,11 @@ def test_the_compiled_head_equals_the_one_in_torch(sampling):
         if isinstance(module, ConditionalNorm):
             torch.nn.init.normal_(module.gain_and_bias.weight, std=0.3)
     torch.nn.init.normal_(head.logits.weight, std=0.5)
+    if is_shipped:
+        _ship(head.logits)
+        for b in head.blocks:
+            assert isinstance(b, Block)
+            _ship(b.queries_keys_values, b.attention_output, b.expand, b.contract)
     context, actions = torch.randn(8, 20, 16), torch.rand(8, 3)
     uniforms = torch.rand(8, 20)
     away = None
@@ -272,14 +279,17 @@ def test_what_is_not_a_number_stays_so():
     assert x.isnan().all()
 
 
+@pytest.mark.parametrize("is_shipped", [False, True])
 @pytest.mark.parametrize("num_positions", [1, 6, 16])
-def test_the_compiled_block_equals_the_one_in_torch(num_positions: int):
+def test_the_compiled_block_equals_the_one_in_torch(num_positions: int, is_shipped: bool):
     torch.manual_seed(0)
     width, heads, window, slot = 32, 2, 3, 1
     size = width // heads
     block = Block(width, heads, 3, num_layers=2).eval()
     for norm in (block.norm1, block.norm2):
         torch.nn.init.normal_(norm.gain_and_bias.weight, std=0.3)
+    if is_shipped:
+        _ship(block.queries_keys_values, block.attention_output, block.expand, block.contract)
     x, actions = torch.randn(1, num_positions, width), torch.rand(1, 3)
     turns = torch.randn(num_positions, size // 2), torch.randn(num_positions, size // 2)
     filled = torch.tensor([True, True, False])
@@ -298,17 +308,47 @@ def test_the_compiled_block_equals_the_one_in_torch(num_positions: int):
     torch.testing.assert_close(ring, expected_ring, atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("is_shipped", [False, True])
 @pytest.mark.parametrize("present", [[True, False, True], [False, False, False], []])
-def test_the_compiled_recall_equals_the_one_in_torch(present: list[bool]):
+def test_the_compiled_recall_equals_the_one_in_torch(present: list[bool], is_shipped: bool):
     torch.manual_seed(0)
     recall = Recall(32, 2).eval()
     for parameter in recall.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    if is_shipped:
+        _ship(recall.queries, recall.keys_values, recall.output)
     x, older = torch.randn(1, 5, 32), torch.randn(1, len(present), 32)
     seen = torch.tensor([present], dtype=torch.bool)
     expected = recall(x, older, seen)
     fast.run_recall(recall, x, older, seen)
     torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
+
+
+def _ship(*layers: torch.nn.Linear) -> None:
+    """Weights as they are read from a shipped checkpoint."""
+    with torch.no_grad():
+        for layer in layers:
+            numbers, scale = int8_rows("", layer.weight).values()
+            layer.weight.copy_(numbers * scale)
+            assert stored_int8_rows(layer.weight) is not None
+
+
+def test_weights_that_change_are_read_again():
+    """Shipped ones are copied into int8: training on must not leave the copies as they were."""
+    torch.manual_seed(0)
+    recall, x = Recall(32, 2).eval(), torch.randn(1, 5, 32)
+    for parameter in recall.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    older, seen = torch.randn(1, 3, 32), torch.ones(1, 3, dtype=torch.bool)
+    optimizer = torch.optim.SGD(recall.parameters(), lr=0.1)
+    for layers in ([recall.queries, recall.keys_values, recall.output], []):
+        _ship(*layers)
+        result = x.clone()
+        fast.run_recall(recall, result, older, seen)
+        expected = recall(x, older, seen)
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+        expected.square().sum().backward()
+        optimizer.step()
 
 
 UNCACHED = """

@@ -7,12 +7,15 @@ products of 16 rows reach a third of a core's speed; these reach two thirds and 
 `compile_all` compiles them once after an install; numba caches the result beside the kernels' file
 or, where that is read-only, in the user's cache folder.
 
-Tensors are float32 on the CPU, without gradients; those that are overwritten are contiguous.
+Tensors are float32 on the CPU, without gradients; those that are overwritten are contiguous. The
+large matrices of a shipped checkpoint are read as the int8 that they are stored as: a quarter of
+the bytes, and the same numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,8 +28,10 @@ from worldmodel.prior import kernels
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block, ConditionalNorm
 from worldmodel.prior.recall import Recall
+from worldmodel.storage.tensors import stored_int8_rows
 
-COMPILES_S = 12  # seconds to compile, about, on one core
+COMPILES_S = 24  # seconds to compile, about, on one core
+WEIGHTS = np.float32, np.int8  # types of the matrices' weights
 ROWS_AT_A_TIME = 4  # of `kernels.linear`
 
 
@@ -55,18 +60,18 @@ def run_block(
         filled: slots that hold a frame, the newest included.
         turns: cosines and sines of the newest frame, of `Rotary.turns`.
     """
-    layers = (
-        block.norm1.gain_and_bias,
-        block.queries_keys_values,
-        block.attention_output,
-        block.norm2.gain_and_bias,
-        block.expand,
-        block.contract,
-    )
     kernels.run_block(
         x[0].numpy(),
         actions.numpy(),
-        *_arrays(*layers),
+        *_weights(
+            block,
+            block.norm1,
+            block.queries_keys_values,
+            block.attention_output,
+            block.norm2,
+            block.expand,
+            block.contract,
+        ),
         ring.numpy(),
         slot,
         filled.numpy(),
@@ -86,7 +91,7 @@ def run_recall(
         x[0].numpy(),
         np.concatenate([recall.nothing.numpy(), older[0].numpy()]),
         np.concatenate([[True], present[0].numpy()]),
-        *_arrays(recall.norm, recall.queries, recall.keys_values, recall.output),
+        *_weights(recall, recall.norm, recall.queries, recall.keys_values, recall.output),
         recall.heads,
     )
 
@@ -97,15 +102,52 @@ def normalised(
 ) -> Float[Tensor, "1 P D"]:
     """`ConditionalNorm` of one dream."""
     result = torch.empty_like(x)
-    kernels.normalise(
-        x[0].numpy(), actions.numpy(), *_arrays(norm.gain_and_bias), result[0].numpy()
-    )
+    kernels.normalise(x[0].numpy(), actions.numpy(), *_weights(norm, norm), result[0].numpy())
     return result
 
 
-def _arrays(*layers: nn.Linear | nn.LayerNorm) -> list[np.ndarray]:
-    """Weights and biases."""
-    return [tensor.detach().numpy() for layer in layers for tensor in (layer.weight, layer.bias)]
+Layer = nn.Linear | nn.LayerNorm | ConditionalNorm
+# Of each network, the state of its weights when they were read, and what was read.
+_read: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], list[np.ndarray]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _weights(network: nn.Module, *layers: Layer) -> list[np.ndarray]:
+    """A network's weights as a kernel takes them, read again where they have changed.
+
+    Of a linear layer: weight, scales and bias; all weights are int8 or all float32. Of a norm:
+    weight and bias.
+    """
+    tensors = [tensor for layer in layers for tensor in _weight_and_bias(layer)]
+    state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    known = _read.get(network)
+    if known is None or known[0] != state:
+        known = _read[network] = state, _arrays(layers)
+    return known[1]
+
+
+def _weight_and_bias(layer: Layer) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, ConditionalNorm):
+        layer = layer.gain_and_bias
+    return layer.weight, layer.bias
+
+
+def _arrays(layers: Sequence[Layer]) -> list[np.ndarray]:
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    rows = {layer: stored_int8_rows(layer.weight.detach()) for layer in linear}
+    are_int8 = None not in rows.values()
+    arrays = []
+    for layer in layers:
+        weight, bias = (tensor.detach().numpy() for tensor in _weight_and_bias(layer))
+        if not isinstance(layer, nn.Linear):
+            arrays += [weight, bias]
+        elif are_int8:
+            numbers, scale = cast(tuple[Tensor, Tensor], rows[layer])
+            arrays += [numbers.numpy(), scale.flatten().numpy(), bias]
+        else:
+            arrays += [weight, np.ones(len(weight), np.float32), bias]
+    return arrays
 
 
 @torch.no_grad()
@@ -129,7 +171,17 @@ def sample(
     gains_and_biases = torch.stack([norm.gain_and_bias(actions) for norm in norms])
     codes, nats = np.empty((num_frames, head.num_tokens), np.int64), np.empty(num_frames)
     per_row = (context + head.position).numpy(), gains_and_biases.numpy().swapaxes(0, 1)
-    weights = _weights(head, blocks)
+    layers = [
+        layer
+        for b in blocks
+        for layer in (b.queries_keys_values, b.attention_output, b.expand, b.contract)
+    ]
+    *of_blocks, logits, logit_scale, logit_bias = _weights(head, *layers, head.logits)
+    # Of each kind an array for all blocks: a view where there is one block, as in all presets.
+    kinds = [of_blocks[kind::12] for kind in range(12)]
+    stacked = [arrays[0][None] if len(arrays) == 1 else np.stack(arrays) for arrays in kinds]
+    previous_code = head.previous_code.weight.detach().numpy()
+    weights = *stacked, previous_code, logits, logit_scale, logit_bias
 
     def sample_some(frames: np.ndarray) -> None:
         rows = frames
@@ -163,19 +215,6 @@ def sample(
     return torch.from_numpy(codes), torch.from_numpy(nats).to(context)
 
 
-def _weights(head: TokenHead, blocks: list[Block]) -> list[np.ndarray]:
-    """A head's weights as arrays, those of its blocks stacked; no copy is made where there is one
-    block, as in all presets."""
-    layers = [(b.queries_keys_values, b.attention_output, b.expand, b.contract) for b in blocks]
-    stacked = [
-        parts[0][None] if len(parts) == 1 else torch.stack(parts)
-        for of_blocks in zip(*layers, strict=True)
-        for parts in ([b.weight for b in of_blocks], [b.bias for b in of_blocks])
-    ]
-    others = [head.previous_code.weight, head.logits.weight, head.logits.bias]
-    return [tensor.detach().numpy() for tensor in (*stacked, *others)]
-
-
 def compile_once(tell: Callable[[str], None] = say) -> None:
     """Compile what isn't compiled, if anything.
 
@@ -196,19 +235,17 @@ def compile_once(tell: Callable[[str], None] = say) -> None:
 
 def is_compiled() -> bool:
     """Whether all is compiled: in this process, or by an earlier one in the cache."""
-    return all(
-        map(
-            _is_compiled,
-            (kernels.sample_frames, kernels.run_block, kernels.run_recall, kernels.normalise),
-        )
+    functions = kernels.sample_frames, kernels.run_block, kernels.run_recall
+    return _is_compiled(kernels.normalise, 1) and all(
+        _is_compiled(function, len(WEIGHTS)) for function in functions
     )
 
 
-def _is_compiled(function: Any) -> bool:
-    if function.signatures:
+def _is_compiled(function: Any, num_variants: int) -> bool:
+    if len(function.signatures) >= num_variants:
         return True
     # Empty where the cache is of another version of the source; numba has no public function.
-    return is_kept() and bool(function._cache._cache_file._load_index())
+    return is_kept() and len(function._cache._cache_file._load_index()) >= num_variants
 
 
 def is_kept() -> bool:
@@ -222,18 +259,21 @@ def compile_all() -> None:
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
 
-    def layer(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-        return zeros(outputs, inputs), zeros(outputs)
+    x, action, seen = zeros(1, 2), zeros(1, 1), np.ones(1, np.bool_)
+    norm = zeros(4, 1), zeros(4)
+    kernels.normalise(x, action, *norm, zeros(1, 2))
+    for weights in WEIGHTS:
 
-    block = (*layer(2, 6), *layer(2, 2), *layer(2, 8), *layer(8, 2))
-    stacked = [weights[None] for weights in block]
-    head = (*stacked, zeros(3, 2), *layer(2, 2))
-    kernels.sample_frames(
-        zeros(1, 1, 2), zeros(3, 1, 4), *head, 1, zeros(1, 1), False, 0.0, 1.0, 1, 1.0
-    )
-    x, action, affine, seen = zeros(1, 2), zeros(1, 1), layer(1, 4), np.ones(1, np.bool_)
-    kernels.normalise(x, action, *affine, zeros(1, 2))
-    block = (*affine, *block[:4], *affine, *block[4:])
-    kernels.run_block(x, action, *block, zeros(2, 1, 1, 1, 2), 0, seen, zeros(1, 1), zeros(1, 1))
-    gain_and_bias = zeros(2), zeros(2)
-    kernels.run_recall(x, x, seen, *gain_and_bias, *layer(2, 2), *layer(2, 4), *layer(2, 2), 1)
+        def layer(inputs: int, outputs: int, of: type = weights) -> tuple[np.ndarray, ...]:
+            return np.zeros((outputs, inputs), of), zeros(outputs), zeros(outputs)
+
+        attention, feedforward = (*layer(2, 6), *layer(2, 2)), (*layer(2, 8), *layer(8, 2))
+        block = (*norm, *attention, *norm, *feedforward)
+        ring, turns = zeros(2, 1, 1, 1, 2), (zeros(1, 1), zeros(1, 1))
+        kernels.run_block(x, action, *block, ring, 0, seen, *turns)
+        recall = (zeros(2), zeros(2), *layer(2, 2), *layer(2, 4), *layer(2, 2))
+        kernels.run_recall(x, x, seen, *recall, 1)
+        stacked = [array[None] for array in (*attention, *feedforward)]
+        head = (*stacked, zeros(3, 2), *layer(2, 2))
+        uniforms = zeros(1, 1)
+        kernels.sample_frames(x[None], zeros(3, 1, 4), *head, 1, uniforms, False, 0.0, 1.0, 1, 1.0)

@@ -1,5 +1,7 @@
 """The prior's networks for numba to compile, on float32 arrays in C order.
 
+Weights of the large layers may be int8, with a scale for each row; of others the scales are ones.
+
 All is in one file, because numba notices only changes of the file that a cached function is in.
 """
 
@@ -25,8 +27,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def linear(weight, bias, x, y):
-    """y (m, n) = x (m, k) times weight (n, k) transposed, plus bias (n,)."""
+def linear(weight, scale, bias, x, y):
+    """y (m, n) = x (m, k) times weight (n, k) transposed, times scale (n,), plus bias (n,)."""
     num_rows, num_outputs, width = x.shape[0], weight.shape[0], weight.shape[1]
     fours, pairs = num_rows - num_rows % 4, num_outputs - num_outputs % 2
     for i in range(0, pairs, 2):  # eight sums at a time fit into registers
@@ -35,36 +37,36 @@ def linear(weight, bias, x, y):
             x0, x1, x2, x3 = x[m], x[m + 1], x[m + 2], x[m + 3]
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
             for j in range(width):
-                a0 += x0[j] * w0[j]
-                a1 += x1[j] * w0[j]
-                a2 += x2[j] * w0[j]
-                a3 += x3[j] * w0[j]
-                b0 += x0[j] * w1[j]
-                b1 += x1[j] * w1[j]
-                b2 += x2[j] * w1[j]
-                b3 += x3[j] * w1[j]
-            y[m, i], y[m, i + 1] = a0 + bias[i], b0 + bias[i + 1]
-            y[m + 1, i], y[m + 1, i + 1] = a1 + bias[i], b1 + bias[i + 1]
-            y[m + 2, i], y[m + 2, i + 1] = a2 + bias[i], b2 + bias[i + 1]
-            y[m + 3, i], y[m + 3, i + 1] = a3 + bias[i], b3 + bias[i + 1]
+                u, v = np.float32(w0[j]), np.float32(w1[j])
+                a0 += x0[j] * u
+                a1 += x1[j] * u
+                a2 += x2[j] * u
+                a3 += x3[j] * u
+                b0 += x0[j] * v
+                b1 += x1[j] * v
+                b2 += x2[j] * v
+                b3 += x3[j] * v
+            for r, a, b in ((0, a0, b0), (1, a1, b1), (2, a2, b2), (3, a3, b3)):
+                y[m + r, i] = a * scale[i] + bias[i]
+                y[m + r, i + 1] = b * scale[i + 1] + bias[i + 1]
     for m in range(fours, num_rows):
         x0 = x[m]
         for i in range(0, num_outputs - num_outputs % 4, 4):
             w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
             a0 = a1 = a2 = a3 = np.float32(0)
             for j in range(width):
-                a0 += x0[j] * w0[j]
-                a1 += x0[j] * w1[j]
-                a2 += x0[j] * w2[j]
-                a3 += x0[j] * w3[j]
-            y[m, i], y[m, i + 1] = a0 + bias[i], a1 + bias[i + 1]
-            y[m, i + 2], y[m, i + 3] = a2 + bias[i + 2], a3 + bias[i + 3]
+                a0 += x0[j] * np.float32(w0[j])
+                a1 += x0[j] * np.float32(w1[j])
+                a2 += x0[j] * np.float32(w2[j])
+                a3 += x0[j] * np.float32(w3[j])
+            for r, a in ((0, a0), (1, a1), (2, a2), (3, a3)):
+                y[m, i + r] = a * scale[i + r] + bias[i + r]
     for m in range(num_rows):
         for i in range(pairs if m < fours else num_outputs - num_outputs % 4, num_outputs):
             total, x0, w0 = np.float32(0), x[m], weight[i]
             for j in range(width):
-                total += x0[j] * w0[j]
-            y[m, i] = total + bias[i]
+                total += x0[j] * np.float32(w0[j])
+            y[m, i] = total * scale[i] + bias[i]
 
 
 @compiled
@@ -108,7 +110,8 @@ def attend(queries, keys, values, seen, begin, y):
     num_queries, size = queries.shape
     num_keys = keys.shape[0]
     scores = np.empty((num_queries, num_keys), np.float32)
-    linear(keys, np.zeros(num_keys, np.float32), queries, scores)
+    ones, zeros = np.ones(num_keys, np.float32), np.zeros(num_keys, np.float32)
+    linear(keys, ones, zeros, queries, scores)
     mixed = np.empty(size, np.float32)
     for m in range(num_queries):
         highest = NOT_SEEN
@@ -130,7 +133,7 @@ def attend(queries, keys, values, seen, begin, y):
 @compiled
 def normalise(x, action, weight, bias, y):
     gain_and_bias = np.empty((1, weight.shape[0]), np.float32)
-    linear(weight, bias, action, gain_and_bias)
+    linear(weight, np.ones(weight.shape[0], np.float32), bias, action, gain_and_bias)
     conditional_norm(x, gain_and_bias, y)
 
 
@@ -141,14 +144,18 @@ def run_block(
     norm1_weight,
     norm1_bias,
     qkv_weight,
+    qkv_scale,
     qkv_bias,
     attention_weight,
+    attention_scale,
     attention_bias,
     norm2_weight,
     norm2_bias,
     expand_weight,
+    expand_scale,
     expand_bias,
     contract_weight,
+    contract_scale,
     contract_bias,
     ring,
     slot,
@@ -166,7 +173,7 @@ def run_block(
     for s in range(window):
         seen[s * num_positions : (s + 1) * num_positions] = filled[s]
     normalise(x, action, norm1_weight, norm1_bias, normed)
-    linear(qkv_weight, qkv_bias, normed, qkv)
+    linear(qkv_weight, qkv_scale, qkv_bias, normed, qkv)
     for h in range(heads):
         for p in range(num_positions):
             q, k, v = h * size, width + h * size, 2 * width + h * size
@@ -183,12 +190,12 @@ def run_block(
         keys = ring[0, h].reshape(window * num_positions, size)
         values = ring[1, h].reshape(window * num_positions, size)
         attend(queries, keys, values, seen, h * size, attended)
-    linear(attention_weight, attention_bias, attended, branch)
+    linear(attention_weight, attention_scale, attention_bias, attended, branch)
     add(branch, x)
     normalise(x, action, norm2_weight, norm2_bias, normed)
-    linear(expand_weight, expand_bias, normed, hidden)
+    linear(expand_weight, expand_scale, expand_bias, normed, hidden)
     squared_relu(hidden)
-    linear(contract_weight, contract_bias, hidden, branch)
+    linear(contract_weight, contract_scale, contract_bias, hidden, branch)
     add(branch, x)
 
 
@@ -200,10 +207,13 @@ def run_recall(
     gain,
     bias,
     query_weight,
+    query_scale,
     query_bias,
     kv_weight,
+    kv_scale,
     kv_bias,
     output_weight,
+    output_scale,
     output_bias,
     heads,
 ):
@@ -212,8 +222,8 @@ def run_recall(
     normed, queries, attended = np.empty_like(x), np.empty_like(x), np.empty_like(x)
     keys_values = np.empty((num_older, 2 * width), np.float32)
     conditional_norm(x, np.concatenate((gain, bias)).reshape(1, 2 * width), normed)
-    linear(query_weight, query_bias, normed, queries)
-    linear(kv_weight, kv_bias, older, keys_values)
+    linear(query_weight, query_scale, query_bias, normed, queries)
+    linear(kv_weight, kv_scale, kv_bias, older, keys_values)
     scale = np.float32(1 / math.sqrt(size))
     for h in range(heads):
         part = slice(h * size, (h + 1) * size)
@@ -225,7 +235,7 @@ def run_recall(
             h * size,
             attended,
         )
-    linear(output_weight, output_bias, attended, normed)
+    linear(output_weight, output_scale, output_bias, attended, normed)
     add(normed, x)
 
 
@@ -308,15 +318,20 @@ def sample_frames(
     context,
     gains_and_biases,
     qkv_weight,
+    qkv_scale,
     qkv_bias,
     attention_weight,
+    attention_scale,
     attention_bias,
     expand_weight,
+    expand_scale,
     expand_bias,
     contract_weight,
+    contract_scale,
     contract_bias,
     previous_code,
     logit_weight,
+    logit_scale,
     logit_bias,
     heads,
     uniforms,
@@ -350,18 +365,26 @@ def sample_frames(
             x[r] = context[i, r] + previous_code[previous[r]]
         for layer in range(num_layers):
             conditional_norm(x, gains_and_biases[2 * layer], normed)
-            linear(qkv_weight[layer], qkv_bias[layer], normed, qkv)
+            linear(qkv_weight[layer], qkv_scale[layer], qkv_bias[layer], normed, qkv)
             for r in range(num_rows):
                 attend_to_earlier(qkv[r], keys[layer, r], values[layer, r], i, heads, attended[r])
-            linear(attention_weight[layer], attention_bias[layer], attended, branch)
+            linear(
+                attention_weight[layer],
+                attention_scale[layer],
+                attention_bias[layer],
+                attended,
+                branch,
+            )
             add(branch, x)
             conditional_norm(x, gains_and_biases[2 * layer + 1], normed)
-            linear(expand_weight[layer], expand_bias[layer], normed, hidden)
+            linear(expand_weight[layer], expand_scale[layer], expand_bias[layer], normed, hidden)
             squared_relu(hidden)
-            linear(contract_weight[layer], contract_bias[layer], hidden, branch)
+            linear(
+                contract_weight[layer], contract_scale[layer], contract_bias[layer], hidden, branch
+            )
             add(branch, x)
         conditional_norm(x, gains_and_biases[2 * num_layers], normed)
-        linear(logit_weight, logit_bias, normed, logits)
+        linear(logit_weight, logit_scale, logit_bias, normed, logits)
         for f in range(num_frames):
             row = 2 * f if is_guided else f
             guided = logits[row]

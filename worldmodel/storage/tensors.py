@@ -64,6 +64,13 @@ def int8_rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {name: (tensor / scale).round().to(torch.int8), name + SCALE_SUFFIX: scale}
 
 
+def stored_int8_rows(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The int8 numbers and scales that a tensor was read from; None: it was stored otherwise."""
+    numbers, scale = int8_rows("", tensor).values()
+    is_same = (numbers * scale - tensor).abs() <= 1e-6 * tensor.abs()  # scales are rounded
+    return (numbers, scale) if is_same.all() else None
+
+
 def read_weight(path: Path, file: Any, name: str, wanted: Tensor) -> Tensor:
     """Read a weight of `wanted`'s shape and type from `file`, which `path` names in messages.
 
