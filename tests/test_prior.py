@@ -324,6 +324,21 @@ def test_the_compiled_recall_equals_the_one_in_torch(present: list[bool], is_shi
     torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_shipped", [False, True])
+def test_compiled_layers_equal_those_in_torch(is_shipped: bool):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 33), torch.nn.Linear(33, 7)
+    if is_shipped:
+        _ship(*linear)
+    layers = torch.nn.Sequential(linear[0], torch.nn.SiLU(), linear[1])
+    x = torch.randn(1, 1, 5)
+    assert not fast.serves_one(x)  # it has no gradients
+    with torch.no_grad():
+        assert fast.serves_one(x)
+        torch.testing.assert_close(fast.run_layers(layers, x), layers(x), atol=1e-5, rtol=1e-5)
+        assert not fast.serves_one(torch.randn(2, 5))
+
+
 def _ship(*layers: torch.nn.Linear) -> None:
     """Weights as they are read from a shipped checkpoint."""
     with torch.no_grad():

@@ -40,6 +40,30 @@ def serves(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
 
 
+def serves_one(x: Float[Tensor, "*batch D"]) -> bool:
+    """Whether a tensor holds one row, of one dream, to be computed by this code."""
+    return (
+        serves(x)
+        and x.numel() == x.shape[-1]
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()
+    )
+
+
+def run_layers(layers: nn.Sequential, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch E"]:
+    """Linear layers, and functions between them, on one row."""
+    weights = iter(_weights(layers, *(i for i in layers if isinstance(i, nn.Linear))))
+    y = x.reshape(1, -1)
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            inputs, y = y, y.new_empty(1, layer.out_features)
+            weight, scale, bias = next(weights), next(weights), next(weights)
+            kernels.linear(weight, scale, bias, inputs.numpy(), y.numpy())
+        else:
+            y = layer(y)
+    return y.view(*x.shape[:-1], -1)
+
+
 @torch.no_grad()
 def run_block(
     block: Block,

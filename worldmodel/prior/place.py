@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.configs.dream import RECENT, WorldModelConfig
+from worldmodel.prior import fast
 from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace
 
 VIEW_WIDTH = 128  # of what the pose head sees of the newest frame
@@ -108,7 +109,8 @@ class Place(nn.Module):
         """
         steps = self.space.displacement(before, after) / self.space.scale
         steps = torch.where(known[..., None], steps, 0.0)
-        seen = self.map(torch.cat([self.space.features(after), steps], -1))
+        inputs = torch.cat([self.space.features(after), steps], -1)
+        seen = fast.run_layers(self.map, inputs) if fast.serves_one(inputs) else self.map(inputs)
         return seen.unflatten(-1, (self.num_positions, -1))
 
     def sketched(
