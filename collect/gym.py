@@ -63,6 +63,9 @@ class Collect(Options):
     full_turn: float = 360.0
     """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
     increases clockwise."""
+    new_levels: bool = False
+    """With --pose: every episode has a level of its own, as where levels are generated; the dream
+    then learns from poses how players move, but not what is where."""
     action_limit: float | None = None
     """Bounds for a Box of actions that has none: from -LIMIT to LIMIT."""
     length: int = 200
@@ -103,8 +106,10 @@ def collect(options: Collect) -> None:
         env_kwargs["pose"] = _names(options.pose)
         env_kwargs["heading"] = options.heading
         env_kwargs["full_turn"] = options.full_turn
-    elif options.heading is not None:
-        raise UserError("--heading needs --pose x,y")
+        env_kwargs["new_levels"] = options.new_levels
+    elif options.heading is not None or options.new_levels:
+        option = "--heading" if options.heading is not None else "--new-levels"
+        raise UserError(f"{option} needs --pose x,y")
     most_steps, is_repeatable, training = probe(env_kwargs, options.train_steps)
     if not is_repeatable:
         say(

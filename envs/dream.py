@@ -86,9 +86,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def pose_range(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The lowest and the highest position in the training data; None in worlds without a
-        pose."""
+        pose, and where every episode has a level of its own."""
         place = self.model.prior.place
-        if place is None:
+        if place is None or place.space.spec.new_levels:
             return None
         return place.space.low.cpu().numpy(), place.space.high.cpu().numpy()
 

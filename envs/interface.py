@@ -6,7 +6,8 @@ Optional attributes with which an environment describes itself:
     action_choices   for each component of another, names of its values: see `ActionSpec.choices`
     variable_names   the entries of `info` to record
     pose             the entries that are the player's pose: a `PoseSpec`, or its fields, as in
-                     {"position": ("x", "y"), "heading": "angle", "full_turn": 360}
+                     {"position": ("x", "y"), "heading": "angle", "full_turn": 360}; with
+                     "new_levels": True where every episode has a level of its own
     controls         keys and mouse for the actions: see `worldmodel.interface.controls`
 
 Atari's `get_action_meanings()` and Gymnasium's `get_keys_to_action()` work as well.

@@ -51,6 +51,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
             environment's own `pose`.
         heading: the name of the one that is the player's heading.
         full_turn: change of the heading in a full turn.
+        new_levels: whether every episode has a level of its own.
         action_limit: for boxes without bounds, see `flat_actions`.
         is_blank: whether frames stay black, for players that only look at `state()`: drawing may
             take most of the time.
@@ -75,6 +76,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         pose: Sequence[str] = (),
         heading: str | None = None,
         full_turn: float = 360.0,
+        new_levels: bool = False,
         action_limit: float | None = None,
         is_blank: bool = False,
         render_mode: str | None = None,
@@ -85,7 +87,9 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
             self.own_actions = actions_of(self._wrapped, limit=action_limit)
             controls = controls_of(self._wrapped, self.own_actions)
             self.pose = (
-                PoseSpec(tuple(pose), heading, full_turn) if pose else pose_of(self._wrapped)
+                PoseSpec(tuple(pose), heading, full_turn, new_levels)
+                if pose
+                else pose_of(self._wrapped)
             )
         except UserError as error:
             self.close()

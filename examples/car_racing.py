@@ -14,7 +14,12 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 class CarRacingPose(CarRacing):
     """`info` has x, y and angle: the direction that the car drives in, in radians."""
 
-    pose: ClassVar = {"position": ("x", "y"), "heading": "angle", "full_turn": 2 * math.pi}
+    pose: ClassVar = {
+        "position": ("x", "y"),
+        "heading": "angle",
+        "full_turn": 2 * math.pi,
+        "new_levels": True,  # every episode is on another road
+    }
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         frame, info = super().reset(**kwargs)

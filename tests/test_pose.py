@@ -1,6 +1,8 @@
 """Poses: told by environments, recorded, drawn, and predicted before the frame."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,7 +195,7 @@ def test_a_frame_that_looks_like_another_place_costs_a_few_nats():
     assert elsewhere == pytest.approx(-math.log(anywhere))
 
 
-def _prior(window: int = 4, recalled: int = 0) -> FrameGPT:
+def _prior(window: int = 4, recalled: int = 0, pose: PoseSpec = PLANE) -> FrameGPT:
     torch.manual_seed(0)
     world = WorldModelConfig(
         actions=ActionSpec("discrete", (4,)),
@@ -209,7 +211,7 @@ def _prior(window: int = 4, recalled: int = 0) -> FrameGPT:
             map_width=24,
             recalled=recalled,
         ),
-        pose=PLANE,
+        pose=pose,
     )
     prior = FrameGPT(world).eval()
     for parameter in prior.parameters():
@@ -300,6 +302,37 @@ def test_unknown_poses_tell_nothing_whatever_stands_there():
     assert torch.equal(first, second)
 
 
+@given(st.floats(-500, 500), st.floats(-500, 500), st.floats(0, 360), st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_where_every_level_is_new_a_dream_is_the_same_anywhere(x, y, angle, seed):
+    """Poses moved and turned as one change nothing but the predicted pose, moved likewise."""
+    prior = _prior(recalled=2, pose=replace(PLANE, new_levels=True))
+    assert prior.place is not None
+    codes, actions, variables, _ = _clips(prior, num_frames=14)
+    torch.manual_seed(seed)
+    poses = torch.cat([torch.randn(2, 14, 2).cumsum(1) * 9, torch.rand(2, 14, 1) * 360], -1)
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    turn = torch.tensor([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    elsewhere = poses @ turn + torch.tensor([x, y, angle])
+
+    def predicted(poses: torch.Tensor):
+        with torch.no_grad():
+            past = prior.whole_past(codes[:, :-1], poses)
+            assert past.older is not None
+            assert past.older.present.any()
+            return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=past)
+
+    here, there = predicted(poses), predicted(elsewhere)
+    torch.testing.assert_close(there.logits, here.logits, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(there.pose, here.pose, atol=2e-3, rtol=2e-3)
+    step = torch.randn(2, 3)
+    moved, moved_there = (prior.place.space.moved(p[:, -1], step) for p in (poses, elsewhere))
+    off = (moved @ turn + torch.tensor([x, y, angle]) - moved_there).abs()
+    assert off[:, :2].max() < 1e-2
+    assert torch.minimum(off[:, 2] % 360, -off[:, 2] % 360).max() < 1e-2
+    assert moved_there[:, :2].isfinite().all()
+
+
 def test_a_set_without_a_pose_is_joined_where_that_is_asked_for(tmp_path: Path):
     for name, info, ids in (("told", POSED, range(10)), ("untold", INFO, range(10, 20))):
         with EpisodeWriter(tmp_path / name, info) as writer:
@@ -340,6 +373,23 @@ def test_a_world_whose_pose_is_not_used_is_learned_without(posed_data: Path, tmp
     assert checkpoint.starts.poses.shape[-1] == 0
     env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(tmp_path / "run"))
     assert "pose" not in env.reset(seed=0)[1]
+
+
+def test_a_world_of_new_levels_is_learned_and_dreamed(posed_data: Path, tmp_path: Path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(posed_data, data)
+    meta = json.loads((data / "meta.json").read_text())
+    meta["pose"]["new_levels"] = True
+    (data / "meta.json").write_text(json.dumps(meta))
+    assert EpisodeReader(data).info.pose.new_levels
+    train(Train(preset="tiny", data=data, out=run, device="cpu", precision="fp32"))
+    env = gymnasium.make("VideoGPTDream-v0", checkpoint=str(run))
+    assert env.get_wrapper_attr("pose_range") is None
+    frames = EpisodeReader(data).episode(0).frames[:3]
+    _, info = env.reset(seed=0, options={"frames": frames, "actions": [0, 1]})
+    for _ in range(5):
+        *_, info = env.step(1)
+    assert np.isfinite(info["pose"]).all()
 
 
 def _corridors() -> PoseSpace:

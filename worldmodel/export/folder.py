@@ -72,6 +72,9 @@ def write_export(
         if entry["name"] in step.state
     ]
     space = model.prior.place and model.prior.place.space
+    pose_range = None
+    if space is not None and not space.spec.new_levels:
+        pose_range = [space.low.tolist(), space.high.tolist()]
     write_json(
         out / DESCRIPTION,
         {
@@ -94,7 +97,7 @@ def write_export(
                 )
             ],
             "pose": asdict(config.used_pose),
-            "pose_range": None if space is None else [space.low.tolist(), space.high.tolist()],
+            "pose_range": pose_range,
             "sampling": asdict(sampling),
             "num_uniforms": model.num_uniforms,
             "num_starts": len(starts),

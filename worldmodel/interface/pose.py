@@ -25,6 +25,8 @@ class PoseSpec:
             coordinate's axis towards the second's; None: there is none.
         full_turn: how much the heading grows in a full turn: 360 in degrees, 2 pi in radians,
             negative where it grows clockwise.
+        new_levels: whether every episode has a level of its own, as where levels are generated. A
+            dream then learns from poses how players move, but not what is where.
 
     Raises:
         UserError: these can't be a pose.
@@ -35,6 +37,7 @@ class PoseSpec:
     position: tuple[str, ...] = ()
     heading: str | None = None
     full_turn: float = 360.0
+    new_levels: bool = False
 
     def __post_init__(self) -> None:
         check_names("pose", self.names)

@@ -86,15 +86,21 @@ class PoseSpace(nn.Module):
         self.waves: Tensor
         self.register_buffer("octaves", octaves, persistent=False)
         self.register_buffer("waves", torch.tensor(HEADING_WAVES), persistent=False)
-        self.floor = FloorPlan() if self.num_coordinates == 2 else None
+        has_floor = self.num_coordinates == 2 and not spec.new_levels
+        self.floor = FloorPlan() if has_floor else None
 
     @property
     def num_features(self) -> int:
+        if self.spec.new_levels:
+            return 1
         waves = 2 * len(HEADING_WAVES) if self.spec.heading is not None else 0
         return self.num_coordinates * (1 + 2 * NUM_OCTAVES) + waves
 
     def features(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch features"]:
-        """Coordinates in [-1, 1], and sines and cosines of them and of the heading."""
+        """Coordinates in [-1, 1], and sines and cosines of them and of the heading; where every
+        episode has a level of its own, a constant: its places can't be learned."""
+        if self.spec.new_levels:
+            return torch.ones_like(poses[..., :1])
         position = poses[..., : self.num_coordinates]
         x = 2 * (position - self.low) / self.extent - 1
         angles = [(x[..., None] * self.octaves).flatten(-2)]
@@ -211,9 +217,12 @@ class PoseSpace(nn.Module):
         return self.inside(torch.cat([position, before[..., -1:] + turn], -1))
 
     def inside(self, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
-        """Poses clamped to the range of the data; 0 for what is not finite."""
+        """Poses clamped to the range of the data, unless other levels may be larger; 0 for what is
+        not finite."""
         poses = poses.nan_to_num(posinf=0.0, neginf=0.0)
-        position = poses[..., : self.num_coordinates].clamp(self.low, self.high)
+        position = poses[..., : self.num_coordinates]
+        if not self.spec.new_levels:
+            position = position.clamp(self.low, self.high)
         return torch.cat(
             [position, poses[..., self.num_coordinates :] % abs(self.spec.full_turn)], -1
         )

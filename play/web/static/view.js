@@ -52,6 +52,12 @@ export function inDigits(value) {
   return Number.isInteger(value) || Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
 }
 
+/** The lowest and the highest coordinates of points. */
+function corners(points) {
+  const [xs, ys] = [0, 1].map((i) => points.map((point) => point[i]));
+  return [Math.min, Math.max].map((extreme) => [extreme(...xs), extreme(...ys)]);
+}
+
 /** The path walked, seen from above. */
 export class Trail {
   constructor(canvas, { pose, pose_range }) {
@@ -80,7 +86,7 @@ export class Trail {
     const pen = this.canvas.getContext("2d");
     pen.clearRect(0, 0, side, side);
     if (!this.points.length) return;
-    const [low, high] = this.range.map(([x, y = 0]) => [x, y]);
+    const [low, high] = this.range?.map(([x, y = 0]) => [x, y]) ?? corners(this.points);
     const scale = ((1 - 2 * MARGIN) * side) / Math.max(high[0] - low[0], high[1] - low[1], 1e-6);
     const placed = ([x, y]) => [
       side / 2 + (x - (low[0] + high[0]) / 2) * scale,

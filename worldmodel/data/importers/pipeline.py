@@ -41,6 +41,9 @@ class PoseOptions:
     full_turn: float = 360.0
     """Change of the heading in a full turn: 360 for degrees, 6.2832 for radians, negative if it
     increases clockwise."""
+    new_levels: bool = False
+    """With --pose: every episode has a level of its own, as where levels are generated; the dream
+    then learns from poses how players move, but not what is where."""
 
     @property
     def pose_names(self) -> tuple[str, ...]:
@@ -48,7 +51,9 @@ class PoseOptions:
 
     @property
     def pose_spec(self) -> PoseSpec:
-        return PoseSpec(self.pose, self.heading, self.full_turn) if self.pose else NO_POSE
+        if not self.pose:
+            return NO_POSE
+        return PoseSpec(self.pose, self.heading, self.full_turn, self.new_levels)
 
 
 class Lack(NamedTuple):
