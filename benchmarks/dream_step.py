@@ -58,6 +58,7 @@ class Dreamer:
         self.rng = randomness.generator(0, "benchmark: dream steps")
         self.batch_size = batch_size
 
+    @torch.inference_mode()  # as in the environment
     def __call__(self) -> None:
         actions = wander(self.rng, self.model.config.actions, self.batch_size, 1)[:, 0]
         uniforms = self.rng.random((self.batch_size, self.model.num_uniforms), np.float32)

@@ -33,7 +33,8 @@ def draw_curves(
             axes.plot(steps, [of.value for of in found], label=title, color=COLOURS[name])
             low, high = [of.low for of in found], [of.high for of in found]
             axes.fill_between(steps, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    axes.legend(fontsize="small")
+    # Below the axes, where it hides no curve.
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -45,12 +45,16 @@ def look_back(
         window: number of frames that are seen anyway.
         space: of the poses; None in worlds without a pose.
     """
-    index, present = _spaced(keyframes, usable, count, now, window)
-    if space is not None and space.spec.heading is not None:
-        by_view, seen = _overlapping(keyframes, usable, count, space, next_poses)
-        is_posed = next_known[..., None]
-        index = torch.where(is_posed, by_view, index)
-        present = (is_posed & seen) | (~is_posed & present)  # ONNX runtimes can't select booleans
+    if space is None or space.spec.heading is None:
+        index, present = _spaced(keyframes, usable, count, now, window)
+    else:
+        index, present = _overlapping(keyframes, usable, count, space, next_poses)
+        if not _are_all(next_known):
+            is_posed = next_known[..., None]
+            others, seen = _spaced(keyframes, usable, count, now, window)
+            index = torch.where(is_posed, index, others)
+            # ONNX runtimes can't select booleans.
+            present = (is_posed & present) | (~is_posed & seen)
     clips = torch.arange(len(index), device=index.device)[:, None, None]
     return Older(
         codes=keyframes.codes[clips, index].long(),
@@ -59,6 +63,11 @@ def look_back(
         since=now[..., None] - keyframes.times[clips, index],
         present=present,
     )
+
+
+def _are_all(flags: Tensor) -> bool:
+    """Whether all are set, if that is quickly said: not by a GPU, nor in a compiled graph."""
+    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and bool(flags.all())
 
 
 def _spaced(
