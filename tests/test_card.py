@@ -1,5 +1,6 @@
 """Model cards could go on a hub as they are: front matter, no local paths, no empty lists."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from worldmodel.average import Average, average
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint import POLICY_FILE, load_checkpoint
 from worldmodel.checkpoint.card import numbers_of, with_note
 from worldmodel.errors import UserError
 from worldmodel.pretrained import PRETRAINED, shipped_names
@@ -52,8 +53,17 @@ def test_a_shipped_card_holds_the_numbers_and_no_folders(tiny_run: Path, tmp_pat
     assert "20 episodes by toy" in text
     with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
         ship(Ship(str(tiny_run), tmp_path / "small"))
+    policy = tmp_path / "small" / POLICY_FILE
+    policy.write_bytes(b"a policy")
     ship(Ship(str(tiny_run), tmp_path / "small", overwrite=True))
     assert "Not measured yet" in check_card(tmp_path / "small")
+    assert policy.read_bytes() == b"a policy"  # of the same world
+    config = tmp_path / "small" / "config.json"
+    described = json.loads(config.read_text())
+    described["world"]["env_id"] = "Other-v0"
+    config.write_text(json.dumps(described))
+    ship(Ship(str(tiny_run), tmp_path / "small", overwrite=True))
+    assert not policy.exists()
     lineage = load_checkpoint(str(tmp_path / "small")).lineage
     assert set(lineage) == {"trained", "data", "shipped_from"}
     with pytest.raises(UserError, match="holds the checkpoint to start from"):

@@ -18,11 +18,12 @@ from worldmodel.checkpoint.contents import (
     AnyCheckpoint,
     World,
 )
-from worldmodel.checkpoint.files import HELD_TOGETHER
+from worldmodel.checkpoint.files import HELD_TOGETHER, MAX_CONFIG_BYTES
 from worldmodel.errors import UserError
 from worldmodel.storage.files import (
     file_digest,
     locked,
+    read_json,
     refuse_existing,
     sync,
     write_json,
@@ -39,7 +40,8 @@ _MOVED = ("README.md", *HELD_TOGETHER, "config.json")
 def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compact: bool) -> None:
     """Write a checkpoint. If the process stops while the files are written, the old checkpoint
     remains; if it stops while they are moved into place, `finish_save` completes the new one. They
-    are never mixed: config.json has the digests of the other files.
+    are never mixed: config.json has the digests of the other files. A policy in the folder stays
+    unless the new checkpoint is of another world.
 
     Args:
         compact: for shipping: the prior's matrices as int8 with a scale for each row, but the pose
@@ -56,7 +58,20 @@ def save_checkpoint(folder: Path, checkpoint: AnyCheckpoint, *, card: str, compa
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    old, new = _world_of(folder), _world_of(unfinished)
+    if old is not None and old != new:
+        (folder / POLICY_FILE).unlink(missing_ok=True)
     finish_save(folder)
+
+
+def _world_of(folder: Path) -> list[Any] | None:
+    """What a policy is made for in a checkpoint: environment and actions; None: nothing known."""
+    try:
+        config = read_json(folder / "config.json", most_bytes=MAX_CONFIG_BYTES)
+        world = config["world"]
+        return [world["env_id"], world["env_kwargs"], config["actions"]]
+    except (OSError, UserError, LookupError, TypeError):  # no checkpoint, or a damaged one
+        return None
 
 
 @contextmanager
@@ -106,11 +121,8 @@ def finish_save(folder: Path) -> None:
 
 
 def carry_policy(source: Path, out: Path) -> None:
-    """Copy the policy of one checkpoint to another made from it; without one, remove an old one."""
-    if source.resolve() == out.resolve():
-        return
-    if not (source / POLICY_FILE).is_file():
-        (out / POLICY_FILE).unlink(missing_ok=True)
+    """Copy the policy of one checkpoint, if it has one, to another made from it."""
+    if source.resolve() == out.resolve() or not (source / POLICY_FILE).is_file():
         return
     with written_whole(out / POLICY_FILE) as unfinished:
         shutil.copyfile(source / POLICY_FILE, unfinished)
