@@ -27,6 +27,7 @@ NUM_DREAMS = 8
 BLOCK_STEPS = 100
 MIN_REAL_BLOCKS = 16  # blocks are shorter where episodes are
 MAX_REAL_BLOCKS = 128
+MOST_COLUMNS = 10  # of blocks in the table
 STATISTICS = (
     "spread_over_space",
     "spread_over_time",
@@ -282,20 +283,24 @@ def _draw(path: Path, low: np.ndarray, high: np.ndarray, dreamed: np.ndarray, bl
 
 
 def blocks(n: Stability) -> Blocks:
+    ends = np.arange(n.block_steps, n.num_steps + 1, n.block_steps)
+    shown = np.unique(np.linspace(0, len(ends) - 1, MOST_COLUMNS).astype(int))
     rows = []
     for name, values in n.dreamed.items():
         again, digits = n.reconstructed[name], 1 if name == "code_perplexity" else 3
         real, mean, low, high, *of_blocks = (
             number(value, digits)
-            for value in (n.real[name], again.mean, again.p5, again.p95, *values)
+            for value in (
+                *(n.real[name], again.mean, again.p5, again.p95),
+                *(values[block] for block in shown),
+            )
         )
         rows.append([name.replace("_", " "), real, f"{mean}, {low} to {high}", *of_blocks])
-    ends = range(n.block_steps, n.num_steps + 1, n.block_steps)
     actions = f"chosen by {n.driver}" if n.driver else "random, each held for a while"
     return [
-        Table(["", "real", "real, reconstructed: mean, 5 to 95 %", *map(str, ends)], rows),
-        f"{n.num_dreams} dreams of {n.num_steps} steps, actions {actions}; means of each block of "
-        f"{n.block_steps} steps; {n.num_real_blocks} real blocks. "
+        Table(["", "real", "real, reconstructed: mean, 5 to 95 %", *map(str, ends[shown])], rows),
+        f"{n.num_dreams} dreams of {n.num_steps} steps, actions {actions}; means of blocks of "
+        f"{n.block_steps} steps, by their last steps; {n.num_real_blocks} real blocks. "
         f"Collapsed: {n.share_collapsed:.0%} of the dreams ({n.collapse_criterion}); "
         f"{n.share_of_blocks_outside:.1%} of all blocks are outside. {n.ends_ignored} ends were "
         "drawn; there the game variables were reset to those given.",
