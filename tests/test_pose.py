@@ -25,6 +25,7 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs.dream import RECENT, FrameGPTConfig, VQVAEConfig, WorldModelConfig
 from worldmodel.configs.presets import PRESETS
 from worldmodel.data import DatasetInfo, EpisodeReader, EpisodeWriter
+from worldmodel.data.importers.pipeline import PoseOptions
 from worldmodel.data.merge import merge
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError
@@ -103,6 +104,14 @@ def test_a_pose_that_is_not_finite_is_refused(tmp_path: Path, value):
 def test_what_is_no_pose_is_refused(wrong):
     with pytest.raises(ValueError, match=r"pose|heading|full_turn|name"):
         PoseSpec(**wrong)
+
+
+def test_an_import_refuses_a_part_of_a_pose_without_a_position():
+    assert PoseOptions(pose=("x", "y"), new_levels=True).pose_spec.new_levels
+    with pytest.raises(UserError, match="--heading needs --pose"):
+        _ = PoseOptions(heading="angle").pose_spec
+    with pytest.raises(UserError, match="--new-levels needs --pose"):
+        _ = PoseOptions(new_levels=True).pose_spec
 
 
 def test_doom_tells_where_the_player_is():

@@ -51,7 +51,11 @@ class PoseOptions:
 
     @property
     def pose_spec(self) -> PoseSpec:
+        """Raises UserError for a part of a pose without a position."""
         if not self.pose:
+            if self.heading is not None or self.new_levels:
+                option = "--heading" if self.heading is not None else "--new-levels"
+                raise UserError(f"{option} needs --pose")
             return NO_POSE
         return PoseSpec(self.pose, self.heading, self.full_turn, self.new_levels)
 
