@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import jaxtyping
@@ -47,6 +48,16 @@ def copy(tiny_run: Path, tmp_path: Path) -> Path:
         if path.is_file():
             shutil.copy(path, folder)
     return folder
+
+
+def make_older(folder: Path, version: int) -> dict[str, Any]:
+    """Make a checkpoint one of a version without recall; returns its weights."""
+    path = folder / "weights.safetensors"
+    weights = {k: v for k, v in load_file(path).items() if not k.startswith("prior.recall.")}
+    older = {"prior.recalls.0.norm.weight": np.ones(4, np.float32)}  # had no effect
+    save_file(weights | older, path)
+    change_config(folder, lambda c: (c.update(format_version=version), c.pop("files")))
+    return weights
 
 
 def change_config(folder: Path, change) -> None:
@@ -134,7 +145,7 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
     save_file(weights, copy / "weights.safetensors")
     with pytest.raises(UserError, match=rf"disagree about prior\.outcome\.{lacks[-1]}"):
         load_checkpoint(str(copy))
-    change_config(copy, lambda c: (c.update(format_version=version), c.pop("files")))
+    make_older(copy, version)
     starts = load_file(copy / "starts.safetensors")
     del starts["poses"]
     save_file(starts, copy / "starts.safetensors")
@@ -146,35 +157,37 @@ def test_what_an_older_format_lacks_is_zeros(copy: Path, version: int, lacks: tu
 
 
 def test_what_an_older_format_said_of_ages_is_left_out(copy: Path):
-    weights = load_file(copy / "weights.safetensors")
+    weights = make_older(copy, 8)
     width = weights["prior.position"].shape[1]
     ages = {"prior.age.weight": np.ones((8, width)), "prior.trust": np.ones((7, width))}
     save_file(weights | ages, copy / "weights.safetensors")
-    change_config(copy, lambda c: (c.update(format_version=8), c.pop("files")))
     change_config(copy, lambda c: c["prior"].update(tells_age=True))
     state = load_checkpoint(str(copy)).model.state_dict()
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensor.numpy(), weights[name])
 
 
-def test_the_pose_head_of_an_older_checkpoint_learns_the_floor_plan_alone(
+def test_an_older_checkpoint_keeps_its_map_and_learns_what_it_lacks(
     posed_run: Path, posed_data: Path, tmp_path: Path
 ):
     older = tmp_path / "older"
     shutil.copytree(posed_run, older, ignore=shutil.ignore_patterns("training"))
-    weights = load_file(older / "weights.safetensors")
+    weights = make_older(older, 8)
     for name in ADDED_SINCE[8]:
         del weights[name]
     save_file(weights, older / "weights.safetensors")
-    change_config(older, lambda c: (c.update(format_version=8), c.pop("files")))
     options = Train(preset="tiny", data=posed_data, out=tmp_path / "run", device="cpu")
     train(replace(options, precision="fp32", stage="prior", init=str(older), max_minutes=1e-9))
     state = load_file(tmp_path / "run" / "training" / "place.state.safetensors")
-    place = load_checkpoint(str(older)).model.prior.place
-    assert place is not None
+    prior = load_checkpoint(str(older)).model.prior
+    assert prior.place is not None
+    assert prior.config.recalled == 0
+    recall = load_checkpoint(str(posed_run)).model.prior.recall
+    assert recall is not None
     assert {name for name in state if name.startswith("model.")} == {
         "model.view_bias",
-        *(f"model.head.{name}" for name in place.head.state_dict()),
+        *(f"model.head.{name}" for name in prior.place.head.state_dict()),
+        *(f"model.recall.{name}" for name in recall.state_dict()),
     }
 
 

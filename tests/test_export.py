@@ -58,7 +58,7 @@ def test_given_frames_are_observed_with_their_exact_likelihood(posed_run, export
     codes = model.encode(torch.from_numpy(starts.frames[:1]))
     actions = encode_actions(model.config.actions, torch.from_numpy(starts.actions[:1]))
     variables, poses = (torch.from_numpy(part[:1]) for part in (starts.variables, starts.poses))
-    past = model.prior.given_past(codes[:, :-1], poses)
+    past = model.prior.whole_past(codes[:, :-1], poses)
     with torch.no_grad():
         predicted = model.prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=past)
         nats = torch.nn.functional.cross_entropy(

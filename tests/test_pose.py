@@ -228,6 +228,8 @@ def _prior(window: int = 4, recalled: int = 0, pose: PoseSpec = PLANE) -> FrameG
             torch.nn.init.normal_(parameter, std=0.3)
     assert prior.place is not None
     prior.place.space.high.fill_(300)
+    if prior.recall is not None:
+        prior.recall.code.normal_()
     return prior
 
 
@@ -493,7 +495,7 @@ def test_moments_at_walls_are_drawn_more_often(posed_run: Path, posed_data: Path
     sampler = MomentSampler(model, coded, "train")
     sampler.measure_poses()
     assert 0 < len(sampler._hindered) < HINDERED * len(sampler)
-    drawn = sampler.draw(np.random.default_rng(0), 400, num_sketched=4)
+    drawn = sampler.draw(np.random.default_rng(0), 400, num_sketched=4, num_recalled=0)
     frames = torch.from_numpy(coded.poses[sampler._frames[sampler._hindered]])
     at_walls = (drawn.poses[:, -2, None] == frames).all(-1).any(-1)
     assert at_walls[300:].all()
@@ -588,7 +590,7 @@ def test_moments_are_those_of_the_recordings(posed_data: Path, posed_run: Path):
     fabric = Fabric(accelerator="cpu", devices=1)
     coded = CodedEpisodes(model.tokenizer, reader, posed_run / "codes.safetensors", fabric)
     sampler = MomentSampler(model, coded, "train")
-    moments = sampler.draw(np.random.default_rng(0), 500, num_sketched=5)
+    moments = sampler.draw(np.random.default_rng(0), 500, num_sketched=5, num_recalled=3)
     assert len(moments.poses) == 500
     assert len(moments.next_vectors) == 5
     assert not moments.known.all()

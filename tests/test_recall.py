@@ -20,9 +20,11 @@ from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import stepping
+from worldmodel.prior.frame_gpt import FrameGPT
+from worldmodel.prior.look_back import look_back
 from worldmodel.prior.memory import KEYFRAME_STEPS, Here, Keyframes, Older, Past, empty_memory
 from worldmodel.prior.pose import PoseSpace
-from worldmodel.prior.recall import Recall, look_back
+from worldmodel.prior.recall import NearAttention, Recall, Tokens
 from worldmodel.prior.stepping import step
 from worldmodel.training.codes import CodedEpisodes
 from worldmodel.training.prior_stage import PriorStage
@@ -118,8 +120,7 @@ def test_stepping_with_older_frames_equals_the_full_pass(num_dreams, monkeypatch
     states, looked_at = _stepped(prior, codes, actions, variables, past, monkeypatch)
     older = Older(*(torch.cat(parts, 1) for parts in zip(*looked_at, strict=True)))
     assert older.present[:, -1, 0].all()
-    window = prior.config.window
-    assert (older.since[older.present] >= window).all()
+    assert (older.since[older.present] >= 1).all()
     seen = older.since[0, -1, 0]
     at = actions.shape[1] - 1 - int(seen)
     assert at % KEYFRAME_STEPS == KEYFRAME_STEPS - 1
@@ -133,6 +134,17 @@ def test_stepping_with_older_frames_equals_the_full_pass(num_dreams, monkeypatch
         torch.testing.assert_close(state, full[0][:, t], atol=1e-5, rtol=1e-5)
 
 
+def _older(prior: FrameGPT, shape: tuple[int, int, int]) -> Older:
+    """Frames that are not there."""
+    return Older(
+        codes=torch.randint(8, (*shape, *prior.grid, 1)),
+        poses=torch.rand(*shape, 3) * 300,
+        known=torch.ones(shape, dtype=torch.bool),
+        since=torch.full(shape, 20),
+        present=torch.zeros(shape, dtype=torch.bool),
+    )
+
+
 def test_what_is_not_there_changes_nothing():
     prior = _prior(recalled=2)
     codes, actions, variables, past = _clips(prior)
@@ -143,14 +155,9 @@ def test_what_is_not_there_changes_nothing():
             return prior(codes[:, :-1], actions, variables[:, :-1], codes[:, 1:], past=told).logits
 
     shape = (2, actions.shape[1], 2)
-    none = Older(
-        codes=torch.randint(8, (*shape, *prior.grid, 1)),
-        poses=torch.rand(*shape, 3) * 300,
-        known=torch.ones(shape, dtype=torch.bool),
-        since=torch.full(shape, 20),
-        present=torch.zeros(shape, dtype=torch.bool),
-    )
+    none = _older(prior, shape)
     other = none._replace(codes=(none.codes + 1) % 8)
+    assert torch.equal(logits(none), logits(None))
     assert torch.equal(logits(none), logits(other))
     there = torch.ones(shape, dtype=torch.bool)
     seen, other_seen = (logits(older._replace(present=there)) for older in (none, other))
@@ -243,21 +250,90 @@ def test_a_pose_far_outside_is_refused(posed: DreamEnv, last, message):
         posed.reset(options=options)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # of the compiler's own making
-def test_compiled_it_looks_back_as_it_does_otherwise() -> None:
-    """With a second batch dimension, torch 2.13's compiler fails."""
+def _recall() -> Recall:
+    place = _prior().place
+    assert place is not None
+    return Recall(_prior(recalled=1).world, place.space)
+
+
+def test_a_new_network_copies_what_lies_in_the_same_direction():
+    """The network's own start: what is seen again after a turn is found where it now is."""
     torch.manual_seed(0)
-    recall = Recall(32, 2)
-    torch.nn.init.normal_(recall.output.weight)
-    x, older = (torch.randn(3, 4, num, 32, requires_grad=True) for num in (16, 32))
-    present = torch.rand(3, 4, 32) > 0.3
-    results = []
-    for module in (recall, torch.compile(recall)):
-        seen = module(x, older, present)
-        results.append((seen, *torch.autograd.grad(seen.square().sum(), (x, older))))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager)
+    recall = _recall()
+    height, width = recall.grid
+    recall.code.copy_(torch.eye(8, len(recall.code[0])))
+    for parameter in recall.copying.queries.parameters():
+        torch.nn.init.zeros_(parameter)  # directions alone decide
+    codes = torch.randint(8, (1, 1, 1, height, width, 1))
+    attended: list[torch.Tensor] = []
+    recall.copying.register_forward_hook(lambda _m, _i, out: attended.append(out))  # type: ignore
+    a_token = 90 / width  # degrees
+    for turn in (0, a_token, -a_token):  # to the left
+        here = torch.tensor([[[100.0, 100.0, 50 + turn]]])
+        older = Older(
+            codes,
+            torch.tensor([[[[100.0, 100.0, 50.0]]]]),
+            *(torch.ones(1, 1, 1, dtype=kind) for kind in (torch.bool, torch.int64, torch.bool)),
+        )
+        expected = torch.zeros(1, 1, height, width, len(recall.code[0]))
+        with torch.no_grad():
+            recall(expected, older, here, torch.ones(1, 1, dtype=torch.bool))
+        found = attended.pop()[0, 0, :, :8].argmax(-1).view(height, width)
+        seen, shift = codes[0, 0, 0, ..., 0], round(turn / a_token)
+        kept = slice(max(0, shift), width + min(0, shift))
+        # After a turn to the left, things lie further to the right.
+        assert torch.equal(found[:, kept], seen.roll(shift, 1)[:, kept])
+
+
+def test_recall_learns_to_copy_from_where_it_was():
+    """Codes that no pose tells, but that an older frame at the same place shows."""
+    torch.manual_seed(0)
+    prior, recall = _prior(), _recall()
+    recall.code.normal_()
+    optimizer = torch.optim.Adam(recall.parameters(), lr=2e-3)
+    known = torch.ones(16, 1, dtype=torch.bool)
+    errors = []
+    for _ in range(150):
+        older = _older(prior, (16, 1, 1))
+        older = older._replace(present=torch.ones_like(older.present))
+        vectors = recall.vectors(older.codes[:, :, 0])
+        expected = torch.zeros_like(vectors)
+        recalled = recall(expected, older, older.poses[:, :, 0], known)
+        error = (recalled - vectors).square().mean() / vectors.square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.2 < errors[0]
+
+
+def test_it_attends_to_directions_alike_in_any_order():
+    torch.manual_seed(0)
+    attention = NearAttention(16)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, states, values = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 4, 7, 3)
+    here, there = torch.rand(5, 2), torch.rand(2, 7, 2)
+    present = torch.rand(2, 7) > 0.3
+    found = attention(x, here, Tokens(states, there, present), values)
+    order = torch.randperm(7)
+    others = Tokens(states[:, order], there[:, order], present[:, order])
+    torch.testing.assert_close(attention(x, here, others, values[:, :, order]), found)
+    # By the formula: scores fall with the squared distance, and nothing has a score of its own.
+    q, k = (
+        layer(norm(part)).unflatten(-1, (4, 4)).transpose(1, 2)
+        for layer, norm, part in (
+            (attention.queries, attention.norm, x),
+            (attention.keys, attention.norm_others, states),
+        )
+    )
+    moved = attention.moved(attention.norm_others(states)).unflatten(-1, (4, 2)).transpose(1, 2)
+    distances = (here[:, None] - (there[:, None] + moved)[:, :, None]).square().sum(-1)
+    scores = q @ k.mT / 2 - attention.log_sharpness.exp() * distances
+    scores = scores.masked_fill(~present[:, None, None], -torch.inf)
+    nothing = attention.nothing.expand(2, 4, 5, 1)
+    weights = torch.cat([nothing, scores], -1).softmax(-1)[..., 1:]
+    torch.testing.assert_close(weights @ values, found, atol=1e-5, rtol=1e-4)
 
 
 def test_many_posed_dreams_are_those_of_one(posed_run: Path):

@@ -152,7 +152,7 @@ class WorldModel(nn.Module):
             is_known = poses[:, -1].isfinite().all(-1, keepdim=True)
             last = torch.where(is_known, poses[:, -1], prior.locate(codes[:, -1]))
             poses = torch.cat([poses[:, :-1], last[:, None]], 1)
-        past = prior.given_past(codes[:, :-1], poses)
+        past = prior.whole_past(codes[:, :-1], poses)
         memory = stepping.prefill(prior, codes[:, :-1], encoded, variables[:, :-1], past)
         num_recent = max(1, self.config.sharp_frames)
         return Dream(

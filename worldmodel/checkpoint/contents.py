@@ -15,7 +15,7 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.interface.world import Environment
 from worldmodel.storage.hub import Kind
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 _IN_TURN = frozenset({"prior.outcome.in_turn.weight", "prior.outcome.in_turn.bias"})
 _SURROUNDINGS = frozenset(
     {
@@ -34,12 +34,16 @@ ADDED_SINCE = {
     7: _SURROUNDINGS,
     8: _SURROUNDINGS,
     9: frozenset(),
+    10: frozenset(),
 }
 POSES_SINCE = 5
 # Versions 5 to 8 could tell the prior for how many steps a frame was dreamed. That is left out:
 # without it, the same weights dream better (docs/decisions.md).
 REMOVED = frozenset({"prior.age.weight", "prior.trust", "prior.unseen"})
 REMOVED_ENTRY = "tells_age"  # of the prior's config
+# Older frames had no effect before version 10: they are left out.
+RECALL_SINCE = 10
+REMOVED_PARTS = ("prior.older_frames.", "prior.recalls.")
 FILES = ("config.json", "weights.safetensors", "starts.safetensors")
 POLICY_FILE = "policy.safetensors"  # a policy for this world, which a checkpoint may have
 # A checkpoint on the Hugging Face Hub.

@@ -18,8 +18,10 @@ from worldmodel.checkpoint.contents import (
     ADDED_SINCE,
     FILES,
     POLICY_FILE,
+    RECALL_SINCE,
     REMOVED,
     REMOVED_ENTRY,
+    REMOVED_PARTS,
     UNFINISHED,
     Lineage,
     World,
@@ -240,6 +242,8 @@ def read_config(kind: type[Config], data: dict[str, Any], *, added: tuple[str, .
     present = {name: data[name] for name in names if name in data or name not in added}
     if isinstance(prior := present.get("prior"), dict):
         present["prior"] = {k: v for k, v in prior.items() if k != REMOVED_ENTRY}
+        if data["format_version"] < RECALL_SINCE:
+            present["prior"].pop("recalled", None)
     return parsed(kind, present)
 
 
@@ -302,7 +306,9 @@ def read_weights(
         names = {
             present_name(name): name
             for name in file.keys()  # noqa: SIM118
-            if not name.endswith(SCALE_SUFFIX) and name not in REMOVED
+            if not name.endswith(SCALE_SUFFIX)
+            and name not in REMOVED
+            and not name.startswith(REMOVED_PARTS)
         }
         if odd := set(names) ^ (set(expected) - added):
             listed = ", ".join(one_line(name, most=80) for name in sorted(odd)[:3])

@@ -27,6 +27,7 @@ MOST_CACHED = 2**28  # numbers in the keys and values of one dream: 1 GiB
 MOST_ACTIVATIONS = 2**28  # numbers in a layer of the tokenizer, for one frame
 MOST_WORK = 2**36  # multiplications in a step of one dream: half a minute of one core
 
+RECALL_WIDTH = 128  # of the network from older frames to the next
 RECENT = 4  # displacements, and actions besides the newest, that the next pose depends on
 
 
@@ -85,7 +86,7 @@ class FrameGPTConfig:
         num_bins: largest number of values that a predicted reward or change of a variable takes.
         map_width: of the network from the next pose to the view there, in worlds with a pose; 0:
             the pose is not used.
-        recalled: older frames, from before the window, that a frame attends to; 0: none.
+        recalled: older frames that a frame is predicted from, besides the window; 0: none.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -148,7 +149,7 @@ class WorldModelConfig:
                 "frames in the window": (prior.window, MOST_WINDOW),
                 "tokens a frame": (self.tokens_a_frame, MOST_TOKENS_A_FRAME),
                 "positions in the window": (prior.window * self.positions, MOST_POSITIONS),
-                "positions of older frames": (prior.recalled * self.positions, MOST_POSITIONS),
+                "codes of older frames": (prior.recalled * self.tokens_a_frame, MOST_POSITIONS),
                 "keys and values of a dream": (
                     2 * prior.layers * prior.window * self.positions * prior.width,
                     MOST_CACHED,
@@ -204,7 +205,8 @@ class WorldModelConfig:
         seen = prior.window * self.positions
         backbone = prior.layers * prior.width * (12 * prior.width + 2 * seen) * self.positions
         in_a_layer = prior.head_width * (12 * prior.head_width + 2 * tokens)
-        backbone += 4 * prior.recalled * self.positions * prior.width**2
+        per_token = RECALL_WIDTH * (8 * RECALL_WIDTH + tokens * prior.recalled)
+        backbone += (1 + prior.recalled) * tokens * per_token if prior.recalled else 0
         backbone += prior.map_width * (2 * prior.map_width + self.positions * prior.width)
         logits = prior.head_width * self.tokenizer.num_codes
         # Each variable is sampled given those before it, all rows at once: V times V rows of V

@@ -27,7 +27,6 @@ from worldmodel.interface.sampling import Sampling
 from worldmodel.prior import kernels
 from worldmodel.prior.head import TokenHead, Undirected
 from worldmodel.prior.layers import Block, ConditionalNorm
-from worldmodel.prior.recall import Recall
 from worldmodel.storage.tensors import stored_int8_rows
 
 COMPILES_S = 24  # seconds to compile, about, on one core
@@ -100,23 +99,6 @@ def run_block(
         slot,
         filled.numpy(),
         *(part.numpy() for part in turns),
-    )
-
-
-@torch.no_grad()
-def run_recall(
-    recall: Recall,
-    x: Float[Tensor, "1 P D"],
-    older: Float[Tensor, "1 O D"],
-    present: Bool[Tensor, "1 O"],
-) -> None:
-    """`Recall` of one dream; x is overwritten by the result."""
-    kernels.run_recall(
-        x[0].numpy(),
-        np.concatenate([recall.nothing.numpy(), older[0].numpy()]),
-        np.concatenate([[True], present[0].numpy()]),
-        *_weights(recall, recall.norm, recall.queries, recall.keys_values, recall.output),
-        recall.heads,
     )
 
 
@@ -259,7 +241,7 @@ def compile_once(tell: Callable[[str], None] = say) -> None:
 
 def is_compiled() -> bool:
     """Whether all is compiled: in this process, or by an earlier one in the cache."""
-    functions = kernels.sample_frames, kernels.run_block, kernels.run_recall
+    functions = kernels.sample_frames, kernels.run_block
     return _is_compiled(kernels.normalise, 1) and all(
         _is_compiled(function, len(WEIGHTS)) for function in functions
     )
@@ -295,8 +277,6 @@ def compile_all() -> None:
         block = (*norm, *attention, *norm, *feedforward)
         ring, turns = zeros(2, 1, 1, 1, 2), (zeros(1, 1), zeros(1, 1))
         kernels.run_block(x, action, *block, ring, 0, seen, *turns)
-        recall = (zeros(2), zeros(2), *layer(2, 2), *layer(2, 4), *layer(2, 2))
-        kernels.run_recall(x, x, seen, *recall, 1)
         stacked = [array[None] for array in (*attention, *feedforward)]
         head = (*stacked, zeros(3, 2), *layer(2, 2))
         uniforms = zeros(1, 1)

@@ -7,7 +7,7 @@ it one frame at a time.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -28,11 +28,12 @@ from worldmodel.prior.layers import (
     mean_action,
     turn,
 )
-from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
+from worldmodel.prior.look_back import look_back
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past, View
 from worldmodel.prior.outcomes import OutcomeHead, OutcomeLogits
 from worldmodel.prior.place import Moments, Place, last_of_each
 from worldmodel.prior.pose import Mixture
-from worldmodel.prior.recall import OlderFrames, Recall, look_back
+from worldmodel.prior.recall import Recall
 
 CODE_WIDTH = 64  # of one code's embedding, before codes are merged into a position
 
@@ -46,7 +47,7 @@ class Prediction(NamedTuple):
     pose: Mixture | None  # of the displacements to frames 1..T; None in worlds without a pose
     located: Mixture | None  # of the poses read off frames 1..T; likewise
     motion: Mixture | None  # of the moments, from poses and actions alone
-    sketch: Tensor | None  # of the moments, see `Place.sketched`
+    sketch: Tensor | None  # of the moments, see `FrameGPT.learn`
 
 
 class FrameGPT(nn.Module):
@@ -73,12 +74,9 @@ class FrameGPT(nn.Module):
             Block(config.width, config.heads, num_actions, num_layers=config.layers)
             for _ in range(config.layers)
         )
-        self.older_frames = None
-        self.recalls = nn.ModuleDict()  # by the index of the block that each follows
+        self.recall = None
         if config.recalled:
-            self.older_frames = OlderFrames(self.place and self.place.space, config.width)
-            for i in {config.layers // 3, 2 * config.layers // 3}:
-                self.recalls[str(i)] = Recall(config.width, config.heads)
+            self.recall = Recall(world, self.place and self.place.space)
         self.norm = ConditionalNorm(config.width, num_actions)
         # Inputs of the head: of each position a part for each token, and the nearby codes of the
         # last frame, as a moving view shifts them by a token or two.
@@ -121,7 +119,7 @@ class FrameGPT(nn.Module):
             past: None: frames were given, and poses are unknown.
             moments: predict their next poses, and what the map shows there, too.
         """
-        past = self.looked_up(self.given_past(codes) if past is None else past)
+        past = self.looked_up(codes, self.given_past(codes) if past is None else past)
         states, _ = self.backbone(codes, actions, variables, past)
         context = self.context(states, codes, past)
         logits = self.head(
@@ -141,10 +139,27 @@ class FrameGPT(nn.Module):
             pose = self.place.predict(poses, known, taken, shown)
             located = self.place.locator(self._flat_vectors(next_codes))
             if moments is not None:
-                motion, sketch = self.place.learn(moments)
+                motion, sketch = self.learn(moments)
         return Prediction(
             logits.unflatten(0, codes.shape[:2]), early, outcomes, pose, located, motion, sketch
         )
+
+    def learn(self, moments: Moments) -> tuple[Mixture, Float[Tensor, "M positions block"]]:
+        """What single moments teach: the displacements to their next poses, and sketches of the
+        frames there: the tokenizer's vectors of each position's codes."""
+        assert self.place is not None
+        poses, older = moments.poses, moments.older
+        motion = self.place.predict(poses[:, :-1], moments.known, moments.actions)
+        before, after = poses[: len(moments.next_vectors), -2:].unbind(1)
+        sketch = self.place.sketched(before, after)
+        if self.recall is not None and older is not None:
+            count = len(older.codes)
+            expected = self.vectors_of(sketch[:count, None]) / self.recall.scale
+            known = torch.ones_like(after[:count, None, 0], dtype=torch.bool)
+            recalled = self.recall(expected.detach(), older, after[:count, None], known)
+            recalled = self.blocks_of(recalled)[:, 0] * self.recall.scale
+            sketch = torch.cat([sketch[:count] + recalled, sketch[count:]])
+        return motion, sketch
 
     def given_past(
         self,
@@ -165,11 +180,23 @@ class FrameGPT(nn.Module):
             poses, known = self.place.space.inside(poses), poses.isfinite().all(-1)
         return Past(poses, known, none[:, 1:])
 
-    def looked_up(self, past: Past) -> Past:
-        """The past with what the map shows at the next poses; as it is in worlds without a pose."""
-        if self.place is None or past.seen is not None:
+    def looked_up(self, codes: Int[Tensor, "B T h w q"], past: Past) -> Past:
+        """The past of frames with these codes, with the view of the next."""
+        if past.view is not None:
             return past
-        return past._replace(seen=self.place.seen(past.poses, past.known))
+        poses, known = past.poses[:, 1:], past.known[:, 1:]
+        shown = recalled = sketch = None
+        if self.place is not None:
+            shown, is_known = self.place.seen(past.poses, past.known), known[..., None, None, None]
+            sketch = torch.where(is_known, self.vectors_of(self.place.sketch(shown)), 0.0)
+        if self.recall is not None and past.older is not None:
+            expected = self.recall.vectors(codes)
+            if sketch is not None:
+                expected = sketch.detach() / self.recall.scale
+            recalled = self.recall(expected, past.older, poses, known)
+            if sketch is not None:
+                sketch = torch.where(is_known, sketch + recalled * self.recall.scale, 0.0)
+        return past._replace(view=View(shown, recalled, sketch))
 
     def whole_past(
         self,
@@ -184,7 +211,7 @@ class FrameGPT(nn.Module):
         """
         past = self.given_past(codes, poses)
         num_frames = codes.shape[1]
-        times = torch.arange(KEYFRAME_STEPS - 1, num_frames, KEYFRAME_STEPS, device=codes.device)
+        times = torch.arange(num_frames, device=codes.device)[KEYFRAME_STEPS - 1 :: KEYFRAME_STEPS]
         if not self.config.recalled or not len(times):
             return past
         now = torch.arange(num_frames, device=codes.device).expand(len(codes), -1)
@@ -194,7 +221,7 @@ class FrameGPT(nn.Module):
             past.known[:, times],
             times.expand(len(codes), -1),
         )
-        usable = times <= now[..., None] - self.config.window
+        usable = times < now[..., None]
         return past._replace(
             older=self.look_back(keyframes, usable, now, past.poses[:, 1:], past.known[:, 1:])
         )
@@ -202,7 +229,7 @@ class FrameGPT(nn.Module):
     def look_back(
         self, keyframes: Keyframes, usable: Tensor, now: Tensor, poses: Tensor, known: Tensor
     ) -> Older:
-        """`recall.look_back` with this prior's sizes."""
+        """`look_back.look_back` with this prior's sizes."""
         return look_back(
             keyframes,
             usable,
@@ -250,11 +277,14 @@ class FrameGPT(nn.Module):
 
     def hidden_matrices(self) -> list[Tensor]:
         """Matrices between hidden layers, for Muon: not those of norms, logits, outcomes,
-        variables, view, sketch and locator, and not the map's, which learns faster by AdamW."""
+        variables, view, sketch, locator and recall, and not the map's, which learns faster by
+        AdamW."""
         others: list[nn.Module] = [self.variable, self.head.logits, self.next_code, self.outcome]
         others += [module for module in self.modules() if isinstance(module, ConditionalNorm)]
         if self.place is not None:
             others += [self.place.view, self.place.sketch, self.place.locator, self.place.map]
+        if self.recall is not None:
+            others.append(self.recall)
         excluded = {layer for module in others for layer in module.modules()}
         return [
             module.weight
@@ -281,7 +311,7 @@ class FrameGPT(nn.Module):
             return y.unflatten(2, (num_frames, num_positions)).transpose(1, 2)
 
         x = self.embed(codes, variables, past)
-        x = self.run_blocks(x, actions, lambda _: attend, self.older_states(past))
+        x = self.run_blocks(x, actions, lambda _: attend)
         return x, torch.stack(keys_values)
 
     def run_blocks(
@@ -289,44 +319,28 @@ class FrameGPT(nn.Module):
         x: Float[Tensor, "*batch P D"],
         actions: Float[Tensor, "*batch A"],
         attend_in: Callable[[int], Attend],
-        older: tuple[Tensor, Tensor] | None,
     ) -> Float[Tensor, "*batch P D"]:
         """States of embedded frames.
 
         Args:
             attend_in: returns the attention of block i.
-            older: result of `older_states`.
         """
         for i, block in enumerate(self.blocks):
             x = block(x, actions, attend_in(i))
-            if older is not None and str(i) in self.recalls:
-                x = self.recalls[str(i)](x, *older)
         return self.norm(x, actions)
 
     def embed(self, codes: Tensor, variables: Tensor, past: Past) -> Float[Tensor, "B T P D"]:
         """Frames, their variables and poses as inputs of the backbone."""
         x = self.shown(codes, past.hidden) + self.position
         x = x + self.variable(self.outcome.standardised(variables))[:, :, None]
+        view = self.looked_up(codes, past).view
+        assert view is not None
         if self.place is not None:
-            seen = self.looked_up(past).seen
-            assert seen is not None
             own = self.place.embed(past.poses[:, :-1], past.known[:, :-1])
-            x = x + own + self.place.shown(seen)
+            x = x + own + self.place.shown(view.map)
+        if self.recall is not None and view.recalled is not None:
+            x = x + self.recall.shown(self.blocks_of(view.recalled))
         return x
-
-    def older_states(self, past: Past) -> tuple[Tensor, Tensor] | None:
-        """Embedded positions (B, T, M P, D) of older frames, and which of them are present."""
-        older = past.older
-        if self.older_frames is None:
-            return None
-        if older is None:
-            none = past.known[:, 1:, None][..., :0]
-            return self.position.new_zeros(*none.shape, self.config.width), none
-        shown = self.merge(self.blocks_of(self._code_vectors(older.codes.flatten(1, 2))))
-        shown = shown.unflatten(1, older.codes.shape[1:3]) + self.position
-        where = self.older_frames(older, past.poses[:, 1:], past.known[:, 1:])
-        present = older.present[..., None].expand(*older.present.shape, len(self.position))
-        return (shown + where[..., None, :]).flatten(2, 3), present.flatten(2, 3)
 
     def shown(self, codes: Tensor, hidden: Tensor) -> Float[Tensor, "B T P D"]:
         """Embedded frames without variables and poses; zeros where they are hidden."""
@@ -343,19 +357,11 @@ class FrameGPT(nn.Module):
         near = self.nearby(vectors).permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
         context = far.reshape(near.shape) + near
         if self.place is not None:
-            context = context + self._sketched(past)
+            sketch = cast(View, self.looked_up(codes, past).view).sketch
+            assert sketch is not None
+            near = self.place.nearby(sketch.flatten(0, 1).permute(0, 3, 1, 2))
+            context = context + near.permute(0, 2, 3, 1).unflatten(0, codes.shape[:2])
         return context.flatten(2, 3).repeat_interleave(self.num_codebooks, 2)
-
-    def _sketched(self, past: Past) -> Float[Tensor, "B T h w D"]:
-        """What the head sees of the map's sketch of the next frame; zeros where its pose is
-        unknown."""
-        place, seen = self.place, self.looked_up(past).seen
-        assert place is not None
-        assert seen is not None
-        vectors = self.vectors_of(place.sketch(seen))
-        vectors = torch.where(past.known[:, 1:, None, None, None], vectors, 0.0)
-        near = place.nearby(vectors.flatten(0, 1).permute(0, 3, 1, 2))
-        return near.permute(0, 2, 3, 1).unflatten(0, vectors.shape[:2])
 
     def sample_tokens(
         self,

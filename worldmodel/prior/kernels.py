@@ -200,46 +200,6 @@ def run_block(
 
 
 @compiled
-def run_recall(
-    x,
-    older,
-    present,
-    gain,
-    bias,
-    query_weight,
-    query_scale,
-    query_bias,
-    kv_weight,
-    kv_scale,
-    kv_bias,
-    output_weight,
-    output_scale,
-    output_bias,
-    heads,
-):
-    width, num_older = x.shape[1], older.shape[0]
-    size = width // heads
-    normed, queries, attended = np.empty_like(x), np.empty_like(x), np.empty_like(x)
-    keys_values = np.empty((num_older, 2 * width), np.float32)
-    conditional_norm(x, np.concatenate((gain, bias)).reshape(1, 2 * width), normed)
-    linear(query_weight, query_scale, query_bias, normed, queries)
-    linear(kv_weight, kv_scale, kv_bias, older, keys_values)
-    scale = np.float32(1 / math.sqrt(size))
-    for h in range(heads):
-        part = slice(h * size, (h + 1) * size)
-        attend(
-            queries[:, part] * scale,
-            keys_values[:, part].copy(),
-            keys_values[:, width + h * size : width + (h + 1) * size].copy(),
-            present,
-            h * size,
-            attended,
-        )
-    linear(output_weight, output_scale, output_bias, attended, normed)
-    add(normed, x)
-
-
-@compiled
 def surprise(logits, code):
     """Nats of a code."""
     highest = logits.max()

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldmodel.configs.dream import WorldModelConfig
 
 KEYFRAMES = 1024  # older frames at most; the oldest are replaced
-KEYFRAME_STEPS = 4  # from one keyframe to the next
+KEYFRAME_STEPS = 2  # from one keyframe to the next
 
 
 class Older(NamedTuple):
@@ -32,6 +32,25 @@ class Older(NamedTuple):
     present: Bool[Tensor, "B T M"]
 
 
+class View(NamedTuple):
+    """What is known of frames 1..T before their codes are predicted.
+
+    Attributes:
+        map: what the map shows at their poses, see `Place.seen`; None in worlds without a pose.
+        recalled: what older frames add to the map's sketch, see `Recall`; None: there are none.
+        sketch: the tokenizer's vectors of their codes, predicted by the map and older frames;
+            zeros where the pose is unknown, None in worlds without one.
+    """
+
+    map: Float[Tensor, "B T positions D"] | None
+    recalled: Float[Tensor, "B T h w E"] | None
+    sketch: Float[Tensor, "B T h w E"] | None
+
+    def steps(self, chosen: slice) -> "View":
+        """The view of some of the predictions."""
+        return View(*(None if part is None else part[:, chosen] for part in self))
+
+
 class Past(NamedTuple):
     """What is known, besides codes, when frames 1..T are predicted from frames 0..T-1.
 
@@ -40,15 +59,14 @@ class Past(NamedTuple):
         known: which of these poses are known.
         hidden: which of frames 0..T-1 are hidden.
         older: frames to look back at; None: there are none.
-        seen: what the map shows at the poses of frames 1..T, see `Place.seen`; None: it was not
-            looked up yet.
+        view: of frames 1..T; None: it was not looked up yet.
     """
 
     poses: Float[Tensor, "B T+1 P"]
     known: Bool[Tensor, "B T+1"]
     hidden: Bool[Tensor, "B T"]
     older: Older | None = None
-    seen: Float[Tensor, "B T positions D"] | None = None
+    view: View | None = None
 
     def steps(self, chosen: slice) -> "Past":
         """The past of some of the predictions."""
@@ -59,7 +77,7 @@ class Past(NamedTuple):
             self.known[:, frames],
             self.hidden[:, chosen],
             older,
-            None if self.seen is None else self.seen[:, chosen],
+            self.view and self.view.steps(chosen),
         )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from worldmodel.configs.dream import RECENT, WorldModelConfig
 from worldmodel.prior import fast
+from worldmodel.prior.memory import Older
 from worldmodel.prior.pose import Locator, Mixture, PoseHead, PoseSpace
 
 VIEW_WIDTH = 128  # of what the pose head sees of the newest frame
@@ -23,12 +24,14 @@ class Moments(NamedTuple):
         known: which of the W poses are known.
         actions: taken there, encoded; zeros where the pose is unknown.
         next_vectors: the tokenizer's vectors of the frame after, of the first M moments.
+        older: frames of the episode to look back at, of the first R of these; None: R is 0.
     """
 
     poses: Float[Tensor, "N W+1 P"]
     known: Bool[Tensor, "N W"]
     actions: Float[Tensor, "N W A"]
     next_vectors: Float[Tensor, "M D h w"]
+    older: Older | None = None  # B = R, T = 1
 
 
 class Place(nn.Module):
@@ -74,13 +77,6 @@ class Place(nn.Module):
         for last in (self.own, self.shown, self.nearby, self.view):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
-
-    def learn(self, moments: Moments) -> tuple[Mixture, Float[Tensor, "M positions block"]]:
-        """What single moments teach: the displacements to their next poses, and sketches of the
-        frames there."""
-        poses = moments.poses
-        motion = self.predict(poses[:, :-1], moments.known, moments.actions)
-        return motion, self.sketched(*poses[: len(moments.next_vectors), -2:].unbind(1))
 
     def embed(
         self, poses: Float[Tensor, "B T P"], known: Bool[Tensor, "B T"]

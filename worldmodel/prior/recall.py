@@ -1,197 +1,236 @@
-"""Older frames: which of them a dream looks back at, and how the prior sees them.
+"""Recall: the codes of older frames predict those of the next.
 
-In worlds with headings, those whose view overlaps most with the view from the next pose; elsewhere
-frames at ever wider intervals, back to the first.
+Each token of an older frame lies in some direction from the player's next pose. The tokens of the
+next frame attend to those whose direction is near their own, and a network decides between copies
+of what they find there and what is expected without older frames.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.prior.layers import attend_where, init_linear
-from worldmodel.prior.memory import Keyframes, Older
+from worldmodel.configs.dream import RECALL_WIDTH, WorldModelConfig
+from worldmodel.prior.look_back import HALF_VIEW
+from worldmodel.prior.memory import Older
 from worldmodel.prior.pose import PoseSpace
+from worldmodel.vqvae.codebook import Codebooks
 
-HALF_VIEW = math.radians(45)  # half of Doom's field of view
-# A view is represented by points. All distances are relative to the level's size.
-VIEW_DISTANCES = (1 / 32, 1 / 12, 1 / 6, 1 / 3)
-VIEW_ANGLES = (-0.7, -0.35, 0.0, 0.35, 0.7)  # radians
-FARTHEST_SEEN = 0.4
-HALF_WEIGHT_AT = 1 / 8  # distance at which a frame counts half
-SEEN_AGAIN = 0.25  # weight of a point that a chosen frame already shows
-
-
-def look_back(
-    keyframes: Keyframes,
-    usable: Bool[Tensor, "B T K"],
-    now: Int[Tensor, "B T"],
-    next_poses: Float[Tensor, "B T P"],
-    next_known: Bool[Tensor, "B T"],
-    *,
-    count: int,
-    window: int,
-    space: PoseSpace | None,
-) -> Older:
-    """Choose, of K keyframes, those that each of T predictions looks back at.
-
-    Args:
-        usable: which keyframes may be chosen for which prediction.
-        now: time of the newest frame of each prediction.
-        next_poses: of the frames that are predicted.
-        count: M, the number of frames to choose.
-        window: number of frames that are seen anyway.
-        space: of the poses; None in worlds without a pose.
-    """
-    if space is None or space.spec.heading is None:
-        index, present = _spaced(keyframes, usable, count, now, window)
-    else:
-        index, present = _overlapping(keyframes, usable, count, space, next_poses)
-        if not _are_all(next_known):
-            is_posed = next_known[..., None]
-            others, seen = _spaced(keyframes, usable, count, now, window)
-            index = torch.where(is_posed, index, others)
-            # ONNX runtimes can't select booleans.
-            present = (is_posed & present) | (~is_posed & seen)
-    clips = torch.arange(len(index), device=index.device)[:, None, None]
-    return Older(
-        codes=keyframes.codes[clips, index].long(),
-        poses=keyframes.poses[clips, index],
-        known=keyframes.known[clips, index],
-        since=now[..., None] - keyframes.times[clips, index],
-        present=present,
-    )
+HEADS = 4
+BEARING_WAVES, ROW_WAVES = (1, 2, 4, 8, 16), (1, 2, 4)  # in 2 pi radians, in four frames' heights
+SHARPNESS = 2.0  # at first, of attention to near directions: half a token's standard deviation
+NOTHING = -2.0  # at first, the score of attending to nothing; that of a token straight ahead is 0
+NEAR = 8.0  # a displacement of the level's size over this is a large one
 
 
-def _are_all(flags: Tensor) -> bool:
-    """Whether all are set, if that is quickly said: not by a GPU, nor in a compiled graph."""
-    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and bool(flags.all())
-
-
-def _spaced(
-    keyframes: Keyframes, usable: Tensor, count: int, now: Tensor, window: int
-) -> tuple[Tensor, Tensor]:
-    """The first frame, and those two, four, eight windows ago and so on."""
-    chosen, present = [], []
-    for m in range(count):
-        wanted = torch.zeros_like(now) if m == 0 else now - window * 2**m
-        off = (keyframes.times[:, None] - wanted[..., None]).abs()
-        nearest = torch.where(usable, off, torch.iinfo(torch.int64).max).argmin(-1, keepdim=True)
-        chosen.append(nearest)
-        present.append(usable.gather(-1, nearest))
-        usable = usable.scatter(-1, nearest, value=False)
-    return torch.cat(chosen, -1), torch.cat(present, -1)
-
-
-def _overlapping(
-    keyframes: Keyframes, usable: Tensor, count: int, space: PoseSpace, next_poses: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One after the other, the frame that shows most of what is in view and not yet shown."""
-    size = space.extent.max()
-    points = _view(next_poses, space, size)  # (B, T, V, 2)
-    here, there = next_poses[..., None, :2], keyframes.poses[:, None, :, :2]
-    nearness = 1 / (1 + (there - here).norm(dim=-1) / (HALF_WEIGHT_AT * size))  # (B, T, K)
-    shown = _in_view(points, keyframes.poses, space, size)  # (B, T, K, V)
-    usable = usable & keyframes.known[:, None]
-    weights = torch.ones_like(points[..., 0])  # (B, T, V)
-    chosen, found = [], []
-    for _ in range(count):
-        worth = (shown * weights[:, :, None]).sum(-1) * nearness
-        best, index = torch.where(usable, worth, -1.0).max(-1, keepdim=True)
-        chosen.append(index)
-        found.append(best > 0)
-        again = shown.gather(2, index[..., None].expand(*index.shape, shown.shape[-1]))[:, :, 0]
-        weights = torch.where(again, SEEN_AGAIN * weights, weights)
-        usable = usable.scatter(-1, index, value=False)
-    return torch.cat(chosen, -1), torch.cat(found, -1)
-
-
-def _view(poses: Tensor, space: PoseSpace, size: Tensor) -> Tensor:
-    """The points (*batch, V, 2) that represent the view from `poses` (*batch, P)."""
-    distances = torch.tensor(VIEW_DISTANCES, device=poses.device) * size
-    angles = torch.tensor(VIEW_ANGLES, device=poses.device)
-    directions = space.heading(poses)[..., None] + angles  # (*batch, angles)
-    ahead = torch.stack([directions.cos(), directions.sin()], -1)[..., None, :]
-    offsets = (ahead * distances[:, None]).flatten(-3, -2)
-    return poses[..., None, :2] + offsets
-
-
-def _in_view(points: Tensor, poses: Tensor, space: PoseSpace, size: Tensor) -> Tensor:
-    """Whether players at `poses` (B, K, P) have points (B, T, V, 2) in view, (B, T, K, V); walls
-    are ignored."""
-    headings = space.heading(poses)
-    ahead = torch.stack([headings.cos(), headings.sin()], -1)[:, None, :, None]
-    to_points = points[:, :, None] - poses[:, None, :, None, :2]
-    distances = to_points.norm(dim=-1)
-    along = (to_points * ahead).sum(-1)
-    return (along >= math.cos(HALF_VIEW) * distances) & (distances <= FARTHEST_SEEN * size)
-
-
-class OlderFrames(nn.Module):
-    """Embeds where and when an older frame was seen.
+class Recall(nn.Module):
+    """Predicts how the next frame's codes differ from what is expected, from older frames.
 
     Args:
         space: of the poses, owned by the prior's place; None in worlds without a pose.
-        width: D of the backbone.
     """
 
     space: PoseSpace | None
 
-    def __init__(self, space: PoseSpace | None, width: int) -> None:
+    def __init__(self, world: WorldModelConfig, space: PoseSpace | None) -> None:
         super().__init__()
         vars(self)["space"] = space  # not a submodule
-        num_features = 0 if space is None else space.num_features + space.num_offsets
-        self.enter = nn.Linear(num_features + 2, width)
-        self.leave = nn.Linear(width, width)
-
-    def forward(
-        self, older: Older, next_poses: Float[Tensor, "B T P"], next_known: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B T M D"]:
-        since = (1 + older.since.clamp(min=0)).log2()[..., None] / 10
-        known = (older.known & next_known[..., None])[..., None]
-        inputs = [since, known.to(since)]
-        if self.space is not None:
-            here = next_poses[:, :, None].expand_as(older.poses)
-            offsets = self.space.offsets(here, older.poses)
-            features = torch.cat([self.space.features(older.poses), offsets], -1)
-            inputs.append(torch.where(known, features, 0.0))
-        return self.leave(F.silu(self.enter(torch.cat(inputs, -1))))
-
-
-class Recall(nn.Module):
-    """Attention of a frame's positions to those of older frames, after a block of the backbone.
-
-    It starts as the identity, so it can be added to a prior trained without older frames.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
+        tokenizer, width = world.tokenizer, RECALL_WIDTH
+        self.grid, self.num_codes = tokenizer.grid, tokenizer.num_codes
+        num_codes, num_tokens = tokenizer.num_codebooks * self.num_codes, math.prod(self.grid)
+        size = tokenizer.num_codebooks * tokenizer.code_dim
+        num_features = 2 * len(BEARING_WAVES) + 2 * len(ROW_WAVES)
+        num_offsets = 0 if space is None else space.num_offsets
+        # Of every code, standardised; code k of codebook q is row q K + k.
+        self.code: Tensor
+        self.scale: Tensor
+        self.register_buffer("code", torch.zeros(num_codes, size))
+        self.register_buffer("scale", torch.ones(()))
+        self.turned = nn.Parameter(torch.full((), -1.0))  # bearing, by a turn to the left
+        self.enter = nn.Linear(size + num_features + num_offsets + 2, 2 * width)
+        self.embed = nn.Linear(2 * width, width)
+        self.older_position = nn.Parameter(torch.empty(num_tokens, 2 * width))
+        self.expected = nn.Linear(size, width)
+        self.position = nn.Parameter(torch.empty(num_tokens, width))
+        self.attention = NearAttention(width)
+        self.values = nn.Linear(width, width)
+        self.mix = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.queries = nn.Linear(width, width)
-        self.keys_values = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, width)
-        self.nothing = nn.Parameter(torch.zeros(1, width))  # attended to where nothing helps
-        init_linear(self.queries, self.keys_values)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.expand = nn.Linear(width, 2 * width)
+        self.contract = nn.Linear(2 * width, width)
+        self.copying = NearAttention(width)
+        self.norm_copies = nn.LayerNorm(width)
+        self.judge = nn.Linear(width + HEADS * (size + 1) + size, 2 * width)
+        self.choose = nn.Linear(2 * width, 1 + HEADS)
+        self.correct = nn.Linear(2 * width, size)
+        # What the backbone sees of the result.
+        self.shown = nn.Linear(world.prior.merge**2 * size, world.prior.width, bias=False)
+        nn.init.normal_(self.older_position, std=0.1)
+        nn.init.normal_(self.position, std=0.1)
+        for last in (self.choose, self.correct, self.shown):  # no effect yet on the backbone
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+
+    @property
+    def knows_codes(self) -> bool:
+        """Whether `take_codes` was called, or weights were loaded."""
+        return bool(self.code.any())
+
+    @torch.no_grad()
+    def take_codes(self, codebooks: Codebooks) -> None:
+        """Take the vectors of a tokenizer's codes."""
+        vectors = codebooks.vectors()  # (q, K, E / q)
+        self.scale.copy_(vectors.std().clamp(min=1e-6))
+        self.code.copy_(torch.block_diag(*vectors) / self.scale)
+
+    def vectors(self, codes: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch E"]:
+        """The standardised vectors of codes."""
+        offsets = torch.arange(codes.shape[-1], device=codes.device) * self.num_codes
+        return F.embedding(codes + offsets, self.code).sum(-2)
 
     def forward(
         self,
-        x: Float[Tensor, "*batch P D"],
-        older: Float[Tensor, "*batch O D"],
-        present: Bool[Tensor, "*batch O"],
-    ) -> Float[Tensor, "*batch P D"]:
-        """Attend to the positions of older frames that are present."""
-        nothing = self.nothing.expand(*older.shape[:-2], 1, -1)
-        seen = F.pad(present, (1, 0), value=True)[..., None, None, :]
-        q = self.queries(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-        k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-            for part in self.keys_values(torch.cat([nothing, older], -2)).chunk(2, -1)
+        expected: Float[Tensor, "B T h w E"],
+        older: Older,
+        next_poses: Float[Tensor, "B T P"],
+        next_known: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "B T h w E"]:
+        """What to add to the vectors expected of the next frames' codes; zeros where no older frame
+        is present. Vectors are standardised."""
+        shape, size = expected.shape, expected.shape[-1]
+        expected = expected.flatten(2, 3).flatten(0, 1)  # (B T, n, E), as all from here on
+        older = Older(*(part.flatten(0, 1) for part in older))
+        vectors = self.vectors(older.codes).flatten(2, 3)  # (B T, M, n, E)
+        offsets, turn = self._offsets(older, next_poses.flatten(0, 1), next_known.flatten())
+        bearings, rows = self._directions(expected)
+        older_bearings = bearings + self.turned * turn[..., None]
+        older_rows = rows.expand_as(older_bearings)
+        inputs = [vectors, _waves(older_bearings, older_rows)]
+        inputs.append(offsets[:, :, None].expand(*older_bearings.shape, -1))
+        seen = self.embed(F.silu(self.enter(torch.cat(inputs, -1)) + self.older_position))
+        others = Tokens(
+            seen.flatten(1, 2),
+            self._in_tokens(older_bearings, older_rows).flatten(1, 2),
+            older.present.repeat_interleave(len(rows), -1),
         )
-        # Flat, as torch's fused attention takes one batch dimension.
-        y = attend_where(*(part.flatten(0, -4) for part in (seen, q, k, v))).reshape(q.shape)
-        return x + self.output(y.transpose(-2, -3).flatten(-2))
+        own = self._in_tokens(bearings, rows)
+        x = self.expected(expected) + self.position
+        values = _by_head(self.values(others.states))
+        x = x + self.mix(self.attention(x, own, others, values).transpose(1, 2).flatten(2))
+        x = x + self.contract(F.silu(self.expand(self.norm(x))))
+        # The last number of a copy tells how much of it was found at all.
+        found = F.pad(vectors.flatten(1, 2), (0, 1), value=1.0)[:, None]
+        copies = self.copying(x, own, others, found.expand(-1, HEADS, -1, -1))
+        all_copies = copies.transpose(1, 2).flatten(2)
+        judged = torch.cat([self.norm_copies(x), all_copies, expected], -1)
+        judged = F.silu(self.judge(judged))
+        shares = self.choose(judged).softmax(-1)[..., 1:].transpose(1, 2)[..., None]
+        differences = copies[..., :size] - copies[..., size:] * expected[:, None]
+        recalled = (shares * differences).sum(1) + self.correct(judged)
+        recalled = torch.where(older.present.any(-1)[:, None, None], recalled, 0.0)
+        return recalled.view(shape)
+
+    def _offsets(
+        self, older: Older, next_poses: Tensor, next_known: Tensor
+    ) -> tuple[Float[Tensor, "N M offsets"], Float[Tensor, "N M"]]:
+        """Where and when older frames were seen; and their turns to the left, in radians."""
+        since = (1 + older.since.clamp(min=0)).log2()[..., None] / 10
+        known = (older.known & next_known[:, None])[..., None]
+        told, turn = [since, known.to(since)], torch.zeros_like(since)
+        if self.space is not None:
+            here, axes = next_poses[:, None].expand_as(older.poses), self.space.num_coordinates
+            offsets = self.space.offsets(here, older.poses)
+            offsets = torch.cat([NEAR * offsets[..., :axes], offsets[..., axes:]], -1)
+            told.append(torch.where(known, offsets, 0.0))
+            if self.space.spec.heading is not None:
+                turn = self.space.displacement(here, older.poses)[..., -1:]
+                turn = torch.where(known, turn, 0.0)
+        return torch.cat(told, -1), turn[..., 0]
+
+    def _directions(self, like: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Of each token, its bearing to the right in radians, and its row from -1 to 1."""
+        height, width = self.grid
+        rows = (2 * torch.arange(height, device=like.device) + 1 - height) / height
+        columns = (2 * torch.arange(width, device=like.device) + 1 - width) / width
+        bearings = (columns * math.tan(HALF_VIEW)).atan()
+        return bearings.repeat(height), rows.repeat_interleave(width)
+
+    def _in_tokens(
+        self, bearings: Float[Tensor, "*batch n"], rows: Float[Tensor, "*batch n"]
+    ) -> Float[Tensor, "*batch n 2"]:
+        """Directions in numbers of tokens."""
+        height, width = self.grid
+        return torch.stack([bearings * (width / (2 * HALF_VIEW)), rows * (height / 2)], -1)
+
+
+class Tokens(NamedTuple):
+    """The tokens of a prediction's older frames, k of them.
+
+    Attributes:
+        directions: see `Recall._in_tokens`.
+    """
+
+    states: Float[Tensor, "N k D"]
+    directions: Float[Tensor, "N k 2"]
+    present: Bool[Tensor, "N k"]
+
+
+class NearAttention(nn.Module):
+    """Attention to tokens whose directions, corrected by what they say, are near."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.norm_others = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys = nn.Linear(width, width), nn.Linear(width, width)
+        self.moved = nn.Linear(width, 2 * HEADS)
+        self.log_sharpness = nn.Parameter(torch.full((HEADS, 1, 1), math.log(SHARPNESS)))
+        self.nothing = nn.Parameter(torch.full((HEADS, 1, 1), NOTHING))
+        nn.init.zeros_(self.moved.weight)
+        nn.init.zeros_(self.moved.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N n D"],
+        directions: Float[Tensor, "n 2"],
+        others: Tokens,
+        values: Float[Tensor, "N heads k V"],
+    ) -> Float[Tensor, "N heads n V"]:
+        """Means of the values; zeros to the share that nothing is attended to."""
+        states = self.norm_others(others.states)
+        q = _by_head(self.queries(self.norm(x))) * (x.shape[-1] // HEADS) ** -0.5
+        k = _by_head(self.keys(states))
+        moved = self.moved(states).unflatten(-1, (HEADS, 2)).transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):  # squares of distances need precision
+            there = others.directions[:, None] + moved.float()
+            # -|a - b|^2 as a product of (2 a, 1, -|a|^2) and (b, -|b|^2, 1).
+            sharpness, one = self.log_sharpness.exp(), torch.ones_like(directions[:, :1])
+            here = torch.cat([2 * directions, one, -_square(directions)], -1) * sharpness
+            there = torch.cat([there, -_square(there), torch.ones_like(there[..., :1])], -1)
+            q = torch.cat([q.float(), here.expand(len(q), -1, -1, -1)], -1)
+            k = torch.cat([k.float(), there], -1)
+            k, values = (F.pad(part, (0, 0, 1, 0)) for part in (k, values.float()))
+            scores = torch.where(others.present, 0.0, -torch.inf)[:, None, None]
+            scores = scores.expand(-1, HEADS, -1, -1)
+            scores = torch.cat([self.nothing.expand(len(q), -1, -1, -1), scores], -1)
+            return F.scaled_dot_product_attention(q, k, values, attn_mask=scores, scale=1.0)
+
+
+def _waves(
+    bearings: Float[Tensor, "*batch n"], rows: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch n waves"]:
+    """Sines and cosines of directions."""
+    turns = [wave * bearings for wave in BEARING_WAVES]
+    turns += [wave * math.pi / 2 * rows for wave in ROW_WAVES]
+    angles = torch.stack(turns, -1)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def _by_head(x: Float[Tensor, "N k D"]) -> Float[Tensor, "N heads k hs"]:
+    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def _square(x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 1"]:
+    return x.square().sum(-1, keepdim=True)

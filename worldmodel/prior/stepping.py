@@ -24,7 +24,6 @@ from worldmodel.prior.memory import (
     Past,
     empty_memory,
 )
-from worldmodel.prior.recall import Recall
 
 
 class Outcome(NamedTuple):
@@ -66,7 +65,7 @@ def prefill(
     memory = empty_memory(prior.world, batch_size, codes.device)
     if num_frames == 0:
         return memory
-    past = prior.given_past(codes) if past is None else past
+    past = prior.whole_past(codes) if past is None else past
     _, keys_values = prior.backbone(codes, actions, variables, past)
     keys_values = keys_values.movedim(2, 0)
     window = prior.config.window
@@ -122,9 +121,9 @@ def step(
         torch.stack([here.pose, next_pose], 1),
         torch.stack([here.known, next_known], 1),
         torch.zeros_like(here.known)[:, None],
-        _older(prior, memory, here, next_pose),
+        _older(prior, memory, next_pose, next_known),
     )
-    past = prior.looked_up(past)
+    past = prior.looked_up(codes[:, None], past)
     undirected = None
     if sampling.guidance:  # first: the memory must end up with the action that was taken
         mean_action = prior.mean_action.expand_as(actions)
@@ -197,8 +196,8 @@ def _sample_pose(
     return torch.where(here.known[:, None], sampled, here.pose)
 
 
-def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Older | None:
-    """The frames from before the window that the prediction looks back at."""
+def _older(prior: FrameGPT, memory: Memory, next_pose: Tensor, next_known: Tensor) -> Older | None:
+    """The older frames that the prediction looks back at."""
     if not prior.config.recalled:
         return None
     now = memory.time[:, None]
@@ -207,8 +206,8 @@ def _older(prior: FrameGPT, memory: Memory, here: Here, next_pose: Tensor) -> Ol
         keyframes = keyframes.first(min(KEYFRAMES, int(now.max()) // KEYFRAME_STEPS + 1))
     times = keyframes.times
     is_final = times % KEYFRAME_STEPS == KEYFRAME_STEPS - 1  # the next frame gets another slot
-    usable = (times >= 0) & is_final & (times <= now - prior.config.window)
-    return prior.look_back(keyframes, usable[:, None], now, next_pose[:, None], here.known[:, None])
+    usable = (times >= 0) & is_final & (times < now)
+    return prior.look_back(keyframes, usable[:, None], now, next_pose[:, None], next_known[:, None])
 
 
 def _newest_states(
@@ -228,11 +227,9 @@ def _newest_states(
         here = Here(past.poses[:, 0], past.known[:, 0])
         memory.keyframes.store(memory.time, codes, here)
     x = prior.embed(codes[:, None], variables[:, None], past)[:, 0]
-    older = prior.older_states(past)
-    older = older and (older[0][:, 0], older[1][:, 0])
     if len(x) == 1 and fast.serves(x) and not torch.compiler.is_exporting():
         slot, turns = int(slots[0]), (cosines[0, 0], sines[0, 0])
-        return _run_compiled(prior, memory, x, actions, slot, turns, older), memory.keys_values
+        return _run_compiled(prior, memory, x, actions, slot, turns), memory.keys_values
     positions_filled = memory.filled.repeat_interleave(len(prior.position), 1)[:, None, None]
     rings = []
 
@@ -248,7 +245,7 @@ def _newest_states(
 
         return attend
 
-    states = prior.run_blocks(x, actions, attend_in, older)[:, None]
+    states = prior.run_blocks(x, actions, attend_in)[:, None]
     return states, torch.stack(rings, 1) if torch.compiler.is_exporting() else memory.keys_values
 
 
@@ -259,15 +256,12 @@ def _run_compiled(
     actions: Tensor,
     slot: int,
     turns: tuple[Tensor, Tensor],
-    older: tuple[Tensor, Tensor] | None,
 ) -> Float[Tensor, "1 1 P D"]:
-    """`FrameGPT.run_blocks`, compiled, for one dream: blocks and recalls in the same order."""
+    """`FrameGPT.run_blocks`, compiled, for one dream."""
     x = x.contiguous()  # overwritten
     for i, block in enumerate(prior.blocks):
         ring = memory.keys_values[0, i]
         fast.run_block(cast(Block, block), x, actions, ring, slot, memory.filled[0], turns)
-        if older is not None and str(i) in prior.recalls:
-            fast.run_recall(cast(Recall, prior.recalls[str(i)]), x, *older)
     return fast.normalised(prior.norm, x, actions)[:, None]
 
 

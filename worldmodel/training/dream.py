@@ -34,7 +34,7 @@ from worldmodel.training.options import (
     check_preset,
     main_arguments,
 )
-from worldmodel.training.place_stage import PlaceStage
+from worldmodel.training.place_stage import PlaceParts, PlaceStage
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.prior_stage import PriorStage
 from worldmodel.training.run import (
@@ -189,12 +189,8 @@ def _train(run: Run, model: WorldModel, preset: Preset, options: TrainDream) -> 
 
 
 def _learns_places(model: WorldModel) -> bool:
-    """Whether the prior has a place for poses, but hasn't learned any, or its pose head knows
-    nothing of a player's surroundings."""
-    place = model.prior.place
-    if place is None:
-        return False
-    return not place.space.is_measured or not place.head.surroundings.weight.any()
+    """Whether the prior has parts that learn from single moments, and some are new."""
+    return model.prior.place is not None and PlaceParts(model.prior).are_any
 
 
 def _preset(options: TrainDream) -> Preset:

@@ -1,5 +1,7 @@
 """Single recorded moments, from which the map and the pose head learn."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from worldmodel.data import Split
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.prior.layers import encode_actions
+from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older
 from worldmodel.prior.place import Moments, Place
 from worldmodel.prior.pose import linear_motion
 from worldmodel.training.codes import CodedEpisodes
@@ -17,6 +20,13 @@ UNKNOWN_HISTORIES = 0.2  # fraction of moments whose older poses and actions are
 HINDERED = 0.25  # fraction of the drawn moments in which something hindered the player:
 LEAST_HINDERED = 0.05  # it is displaced by so much, over the usual displacement
 MOST_FITTED = 50_000  # moments at once
+MOST_AGO = 40  # steps from the newest frame back to the first that is looked back at
+
+
+def draw_ago(rng: np.random.Generator, count: int) -> np.ndarray:
+    """For how many steps no frame can be looked back at; few steps are as likely as many, so that
+    copying is learned."""
+    return np.exp(rng.random(count) * math.log(MOST_AGO)).astype(np.int64)
 
 
 class MomentSampler:
@@ -66,8 +76,11 @@ class MomentSampler:
         place.space.draw_floor(poses, held_out)
         self._find_hindered(place)
 
-    def draw(self, rng: np.random.Generator, count: int, *, num_sketched: int) -> Moments:
-        """Random moments; with the codes of the next frame for the first `num_sketched`."""
+    def draw(
+        self, rng: np.random.Generator, count: int, *, num_sketched: int, num_recalled: int
+    ) -> Moments:
+        """Random moments; with the codes of the next frame for the first `num_sketched`, and with
+        older frames to look back at for the first `num_recalled` of these, where the prior does."""
         chosen = rng.integers(len(self._frames), size=count)
         if len(self._hindered):  # the last ones
             num_hindered = int(HINDERED * count)
@@ -75,7 +88,32 @@ class MomentSampler:
             chosen[count - num_hindered :] = hindered
         # A clip may begin anywhere, so what was before it is unknown though the player moves.
         num_unknown = rng.integers(1, RECENT + 1, count) * (rng.random(count) < UNKNOWN_HISTORIES)
-        return self._moments(chosen, num_unknown, num_sketched)
+        moments = self._moments(chosen, num_unknown, num_sketched)
+        if not num_recalled or self.model.prior.recall is None:
+            return moments
+        return moments._replace(older=self._older(chosen[:num_recalled], moments, rng))
+
+    def _older(self, chosen: np.ndarray, moments: Moments, rng: np.random.Generator) -> Older:
+        """The older frames that moments look back at."""
+        first, newest = self._first_frames[chosen], self._frames[chosen]
+        now = newest - first
+        latest = now - draw_ago(rng, len(chosen))
+        times = np.arange(KEYFRAME_STEPS - 1, max(KEYFRAME_STEPS, now.max()), KEYFRAME_STEPS)
+        usable = times <= latest[:, None]
+        at = first[:, None] + np.where(usable, times, 0)
+        keyframes = Keyframes(
+            self._tensor(self.coded.codes[at]),
+            self._tensor(self.coded.poses[at]),
+            self._tensor(np.ones_like(usable)),
+            self._tensor(np.broadcast_to(times, usable.shape)),
+        )
+        return self.model.prior.look_back(
+            keyframes,
+            self._tensor(usable)[:, None],
+            self._tensor(now)[:, None],
+            moments.poses[: len(chosen), -1:],
+            moments.known[: len(chosen), -1:],
+        )
 
     def _moments(self, chosen: np.ndarray, num_unknown: np.ndarray, num_sketched: int) -> Moments:
         """Moments by their numbers, of which the first poses are unknown."""

@@ -18,7 +18,7 @@ from worldmodel.prior.layers import encode_actions
 from worldmodel.prior.memory import KEYFRAME_STEPS, Keyframes, Older, Past
 from worldmodel.prior.place import Moments
 from worldmodel.training.codes import CodedEpisodes
-from worldmodel.training.moments import MomentSampler
+from worldmodel.training.moments import MomentSampler, draw_ago
 from worldmodel.training.prior_losses import prior_losses
 from worldmodel.training.trainer import Stage
 
@@ -29,7 +29,8 @@ UNKNOWN_POSES = 1 / 3  # fraction of clips whose first poses, or all, are unknow
 NO_OLDER_FRAMES = 0.2  # fraction of clips that see no older frames,
 NO_OLDER_FRAMES_IF_HIDDEN = 0.5  # and of those whose past is hidden
 NUM_MOMENTS = 2048  # of any episode, that the pose head learns from in each step
-NUM_SKETCHED = 512  # of the moments, that the map learns from
+NUM_SKETCHED = 512  # of the moments, that the map learns from,
+NUM_RECALLED = 64  # and of these, that recall learns from
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Example:
         older_poses: (K, P).
         older_times: (K,), steps since the first frame of the episode.
         begin: time of the clip's first frame, likewise.
+        ago: steps from the newest frame back to the first that it may look back at.
     """
 
     past: np.ndarray
@@ -53,6 +55,7 @@ class Example:
     older_poses: np.ndarray
     older_times: np.ndarray
     begin: int
+    ago: int
 
 
 class PriorStage(Stage):
@@ -65,7 +68,11 @@ class PriorStage(Stage):
     name = "prior"
 
     def __init__(self, model: WorldModel, coded: CodedEpisodes, recipe: StageRecipe) -> None:
-        self.model, self.module, self.recipe = model, model.prior, recipe
+        self.model, self.recipe = model, recipe
+        self.module = model.prior.requires_grad_(True)
+        recall = model.prior.recall
+        if recall is not None and not recall.knows_codes:  # in worlds without a pose
+            recall.take_codes(model.tokenizer.codebooks)
         self.coded, self.device = coded, coded.device
         if self.device.type == "cpu":  # before minutes are counted
             fast.compile_once()
@@ -91,22 +98,30 @@ class PriorStage(Stage):
         ]
         moments = None
         if self.moments is not None:
-            moments = self.moments.draw(rng, NUM_MOMENTS, num_sketched=NUM_SKETCHED)
+            moments = self.moments.draw(
+                rng, NUM_MOMENTS, num_sketched=NUM_SKETCHED, num_recalled=NUM_RECALLED
+            )
         return self._losses(module, clips[part], examples[part], weights[part], moments)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses given the recorded past; and nats a token given only poses, "hidden_nats"."""
+        """Losses given the recorded past; and nats a token given only poses, "hidden_nats", or
+        poses and frames from before the window, "recalled_nats"."""
         rows = self.validation_rows
         codes = self.validation.read(rows).frames[:, :-1]
         given = [self._example(row, past) for row, past in zip(rows, codes, strict=True)]
         numbers = self._mean_losses(rows, given)
         if self._has_pose:
-            hidden = [
-                _with_hidden_past(self._example(row, past, sees_older=False))
-                for row, past in zip(rows, codes, strict=True)
-            ]
-            numbers["hidden_nats"] = self._mean_losses(rows, hidden)["nats_a_token"]
+            window = self.module.config.window
+            agos = {"hidden_nats": None}
+            if self.module.recall is not None:
+                agos["recalled_nats"] = window
+            for name, ago in agos.items():
+                hidden = [
+                    _with_hidden_past(self._example(row, past, ago=ago))
+                    for row, past in zip(rows, codes, strict=True)
+                ]
+                numbers[name] = self._mean_losses(rows, hidden)["nats_a_token"]
         return numbers
 
     def _mean_losses(self, rows: np.ndarray, examples: list[Example]) -> dict[str, float]:
@@ -153,24 +168,30 @@ class PriorStage(Stage):
 
     def _recorded(self, row: np.ndarray, frames: np.ndarray, rng: np.random.Generator) -> Example:
         """A recorded past: some codes replaced, and perhaps hidden or with unknown poses."""
-        corrupted = rng.random(frames.shape) < rng.random((len(frames), 1, 1, 1)) * (
-            self.recipe.corruption
-        )
-        others = rng.integers(self.module.num_codes, size=frames.shape)
-        past = np.where(corrupted, others, frames)[:-1]
+        past = self._corrupted(frames, rng)[:-1]
         chance, first_known = rng.random(), rng.integers(1, len(frames) + 1)
         is_hidden = self.coded.has_pose(int(row[0])) and chance < self.recipe.hidden
         no_older = NO_OLDER_FRAMES_IF_HIDDEN if is_hidden else NO_OLDER_FRAMES
-        example = self._example(row, past, sees_older=bool(rng.random() >= no_older))
+        ago = int(draw_ago(rng, 1)[0]) if is_hidden else 1
+        example = self._example(row, past, ago=ago if rng.random() >= no_older else None)
+        example = replace(example, older=self._corrupted(example.older, rng))
         if is_hidden:
             return _with_hidden_past(example)
         if chance < self.recipe.hidden + (1 - self.recipe.hidden) * UNKNOWN_POSES:
             example.known[:first_known] = False
         return example
 
-    def _example(self, row: np.ndarray, past: np.ndarray, *, sees_older: bool = True) -> Example:
+    def _corrupted(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Frames of which some codes are replaced, in each another share."""
+        share = rng.random((len(frames), 1, 1, 1)) * self.recipe.corruption
+        others = rng.integers(self.module.num_codes, size=frames.shape)
+        return np.where(rng.random(frames.shape) < share, others, frames)
+
+    def _example(self, row: np.ndarray, past: np.ndarray, *, ago: int | None = 1) -> Example:
+        """What is seen of a past; older frames from so many steps ago, None: not any."""
         episode, begin = map(int, row)
-        times = self._keyframes(begin, len(past)) if sees_older else np.zeros(0, np.int64)
+        end = 0 if ago is None else begin + len(past) - ago
+        times = np.arange(KEYFRAME_STEPS - 1, max(0, end), KEYFRAME_STEPS)
         at = self.coded.first(episode) + times
         return Example(
             past=past,
@@ -180,13 +201,8 @@ class PriorStage(Stage):
             older_poses=np.nan_to_num(self.coded.poses[at]),
             older_times=times,
             begin=begin,
+            ago=ago or 1,
         )
-
-    def _keyframes(self, begin: int, num_past: int) -> np.ndarray:
-        """Times of the frames that predictions of a clip that begins at this time may look back at,
-        as in a dream."""
-        end = begin + num_past - self.module.config.window
-        return np.arange(KEYFRAME_STEPS - 1, max(0, end), KEYFRAME_STEPS)
 
     def _losses(
         self,
@@ -233,7 +249,7 @@ class PriorStage(Stage):
 
     def _older(self, examples: list[Example], past: Past) -> Older | None:
         """The older frames that each prediction looks back at, chosen as in a dream."""
-        if not self.module.config.recalled:
+        if self.module.recall is None:
             return None
         # At least one slot, even if empty: every process must use every weight.
         most = max(1, *(len(example.older_times) for example in examples))
@@ -251,7 +267,8 @@ class PriorStage(Stage):
         begins = self._tensor(np.array([example.begin for example in examples]))
         now = begins[:, None] + torch.arange(num_steps, device=self.device)
         times, poses = padded("older_times"), padded("older_poses")
-        before = times[:, None] <= now[..., None] - self.module.config.window
+        agos = self._tensor(np.array([example.ago for example in examples]))
+        before = times[:, None] <= (now - agos[:, None])[..., None]
         poses = poses[..., : past.poses.shape[-1]]
         known = usable & past.known.all(1, keepdim=True)  # unknown poses were never known
         return self.module.look_back(
