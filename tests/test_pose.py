@@ -1,5 +1,6 @@
 """Poses: told by environments, recorded, drawn, and predicted before the frame."""
 
+import itertools
 import json
 import math
 import shutil
@@ -271,6 +272,21 @@ def test_stepping_equals_the_full_pass_given_the_poses(monkeypatch):
         assert expected.pose is not None
         for mine, whole in zip(mixtures[-1], expected.pose, strict=True):
             torch.testing.assert_close(mine, whole[:, t], atol=5e-5, rtol=1e-5)
+
+
+def test_poses_are_predicted_and_read_off_frames_in_float32_even_where_training_is_in_bf16():
+    prior = _prior(window=4)
+    place = prior.place
+    assert place is not None
+    poses, actions = 300 * torch.rand(8, 1 + RECENT, 3), torch.rand(8, 1 + RECENT, 4)
+    known = torch.ones(8, 1 + RECENT, dtype=torch.bool)
+    codes = torch.randint(8, (8, 1, *prior.grid, 1))
+    frames = prior.code(codes).flatten(1)
+    predicted, read = place.predict(poses, known, actions), place.locator(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        others = place.predict(poses, known, actions), place.locator(frames)
+    for wanted, found in zip((*predicted, *read), itertools.chain(*others), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_a_later_pose_changes_nothing_before():

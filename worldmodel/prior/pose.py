@@ -34,6 +34,12 @@ LEAST_SINGULAR = 1e-3
 NUM_FITS, UNHINDERED = 4, 0.8  # of the linear motion, and the share of moments that it explains
 
 
+def in_float32(like: Tensor) -> torch.autocast:
+    """A context that computes in float32 even where training is in bf16, whose three digits would
+    blur poses: trained on the moves of a steady player, the pose head loses 30 nats by it."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 class Mixture(NamedTuple):
     """A mixture of C Gaussians over N independent values."""
 
@@ -275,14 +281,15 @@ class PoseHead(nn.Module):
         space, newest = self.space, poses[..., -1, :]
         steps, both = self.last_steps(poses, known)
         recent = torch.cat([steps / space.scale, both], -1)
-        inputs = [space.features(newest), recent.flatten(-2), actions.flatten(-2), frame]
+        inputs = [space.features(newest), recent.flatten(-2), actions.flatten(-2), frame.float()]
         moves = self.moves(steps, poses, known, actions)
-        x = self.enter(torch.cat(inputs, -1))
-        x = x + self.surroundings(torch.cat([moves, space.around(newest)], -1))
-        for layer in self.hidden:
-            x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
-        mixture = Mixture.of(self.leave(F.silu(x)))
-        return mixture._replace(means=mixture.means + self.inertia(moves)[..., None, :])
+        with in_float32(poses):
+            x = self.enter(torch.cat(inputs, -1))
+            x = x + self.surroundings(torch.cat([moves, space.around(newest)], -1))
+            for layer in self.hidden:
+                x = x + layer(F.silu(F.layer_norm(x, x.shape[-1:])))
+            mixture = Mixture.of(self.leave(F.silu(x)))
+            return mixture._replace(means=mixture.means + self.inertia(moves)[..., None, :])
 
     def last_steps(
         self, poses: Float[Tensor, "*batch W P"], known: Bool[Tensor, "*batch W"]
@@ -388,7 +395,8 @@ class Locator(nn.Module):
         )
 
     def forward(self, frames: Float[Tensor, "*batch frame"]) -> Mixture:
-        return Mixture.of(self.layers(frames))
+        with in_float32(frames):
+            return Mixture.of(self.layers(frames.float()))
 
     def nats(self, mixture: Mixture, poses: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
         """The negative log-density of poses: coordinates in [-1, 1], sine and cosine of the
