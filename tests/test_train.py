@@ -30,6 +30,7 @@ from worldmodel.train import Train, train
 from worldmodel.training.curves import Board, Curves
 from worldmodel.training.muon import Muon
 from worldmodel.training.options import AUTO, AUTO_SMALL, DREAM_PRESETS, PUBLISHED_PRESETS
+from worldmodel.training.run import make_fabric
 from worldmodel.training.state import Progress
 from worldmodel.training.trainer import Clock, Pace, Timing, learning_rate, make_optimizers
 from worldmodel.videogpt.configs import PUBLISHED
@@ -575,3 +576,11 @@ def test_muon_moves_matrices_orthogonally_and_as_far_as_adamw():
     singular = torch.linalg.svdvals(moved)
     assert singular.max() / singular.min() < 2.5
     assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
+
+
+def test_bf16_rounds_products_but_not_what_a_module_is_given():
+    fabric = make_fabric(device="cpu", precision="bf16")
+    pose = torch.tensor([[1234.5678]])
+    assert torch.equal(fabric.setup_module(torch.nn.Flatten())(pose), pose)
+    product = fabric.setup_module(torch.nn.Linear(1, 8))(pose)
+    assert torch.equal(product, product.bfloat16().float())

@@ -165,8 +165,6 @@ class VideoVQVAE(Tokenizer):
         return self.codebooks.vectors()
 
     def _latents(self, x: Tensor) -> Tensor:
-        # Fabric rounds clips to bf16, which fp32 weights refuse.
-        x = x.to(next(self.encoder.parameters()).dtype)
         return self._run(self.encoder, x.contiguous(memory_format=self.memory_format))
 
     def _pixels(self, latents: Tensor) -> Tensor:
