@@ -24,7 +24,7 @@ from envs.making import made
 from envs.pixels import PixelsEnv
 from worldmodel import randomness
 from worldmodel.command import parse_options, run_command, say
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError, raised
 
 # Box actions rest half of the time: with gas and brake both pressed no car drives.
 NOISE = Behaviour("policy+noise", actor="policy", random_start=0.1, max_hold=8, rest=0.5)
@@ -109,7 +109,11 @@ def collect(options: Collect) -> None:
         env_kwargs["new_levels"] = options.new_levels
     elif options.heading is not None or options.new_levels:
         option = "--heading" if options.heading is not None else "--new-levels"
-        raise UserError(f"{option} needs --pose x,y")
+        in_attribute = option.removeprefix("--").replace("-", "_")
+        raise UserError(
+            f"{option} needs --pose x,y; an environment's own attribute pose says {in_attribute} "
+            "itself"
+        )
     most_steps, is_repeatable, training = probe(env_kwargs, options.train_steps)
     if not is_repeatable:
         say(
@@ -147,8 +151,7 @@ def probe(env_kwargs: dict[str, Any], train_steps: int) -> tuple[int | None, boo
         try:
             (once, names), (again, _) = _played(pixels), _played(pixels)
         except Exception as error:  # an external environment may raise anything
-            reason = one_line(error)
-            raise UserError(f"{env_kwargs['env_id']} can't be recorded: {reason}") from None
+            raise UserError(f"{env_kwargs['env_id']} can't be recorded: {raised(error)}") from None
     if unknown := {*pixels.variable_names, *pixels.pose.names} - names:
         raise UserError(
             f"info of {env_kwargs['env_id']} has no number {min(unknown)!r} in its first "

@@ -170,7 +170,10 @@ def pose_of(env: gymnasium.Env[Any, Any]) -> PoseSpec:
     try:
         return PoseSpec.from_json(given)
     except UserError as error:
-        raise UserError(f"attribute pose: {error}") from None
+        raise UserError(
+            f"the environment's attribute pose: {error}. It must name numbers in info, such as "
+            '{"position": ["x", "y"], "heading": "angle"}'
+        ) from None
 
 
 def fps_of(env: gymnasium.Env[Any, Any]) -> float:

@@ -34,6 +34,8 @@ def made(env_id: str, /, **arguments: Any) -> gymnasium.Env[Any, Any]:
 
 def _hint(env_id: str, error: Exception) -> str:
     """What to install if the environment lacks a package."""
+    if isinstance(error, gymnasium.error.NameNotFound) and ":" not in env_id:
+        return f". If one of your modules registers it, name that too: module:{env_id}"
     if not isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
         return ""
     family = family_of(env_id)

@@ -34,7 +34,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
     Frames are the wrapped environment's observations if these are images, else its `render()`; grey
     ones become RGB. They are stretched to a square, and each pixel is the mean of its exact area.
     Actions are the wrapped environment's as flat numbers from 0 (`envs.interface.FlatActions`).
-    `info` has only `variables` and the pose; an entry that a step's info lacks keeps its last
+    `info` has only `variables` and the pose; a variable that a step's info lacks keeps its last
     value, initially 0.
 
     A policy that was trained on the wrapped environment can act here, through `state()` (its last
@@ -59,7 +59,8 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
 
     Raises:
         UserError: the wrapped environment can't be made or isn't suitable; or another argument is
-            out of range.
+            out of range. In `reset` and `step`: an info lacks a part of the pose, or a frame has
+            another shape than the episode's first.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30.0}  # noqa: RUF012
@@ -129,7 +130,7 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, float]]:
         super().reset(seed=seed)
         self._state, self.wrapped_info = self._wrapped.reset(seed=seed, options=options)
-        self._is_over = False
+        self._is_over, self._image = False, None
         self._image = self._read_image()
         self._variables = dict.fromkeys((*self.variable_names, *self.pose.names), 0.0)
         self._note_variables()
@@ -179,6 +180,11 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
             raise UserError(
                 f"render() gives {image.dtype} {image.shape}, not an image: uint8 (H, W, 3)"
             )
+        if self._image is not None and self._image.shape[:2] != image.shape[:2]:
+            raise UserError(
+                f"an image is {image.shape[0]}x{image.shape[1]}, but the first of its episode was "
+                f"{self._image.shape[0]}x{self._image.shape[1]}: they must have one size"
+            )
         return np.broadcast_to(image, (*image.shape[:2], 3))
 
     def _observation(self) -> np.ndarray:
@@ -186,6 +192,11 @@ class PixelsEnv(gymnasium.Env[np.ndarray, Any]):
         return area_resized(self._image, (self.size, self.size))
 
     def _note_variables(self) -> None:
+        if lacking := [name for name in self.pose.names if name not in self.wrapped_info]:
+            raise UserError(
+                f"info lacks {lacking[0]!r}, which is part of the pose: it must be in the info of "
+                "reset and of every step"
+            )
         for name in self._variables:
             if name in self.wrapped_info:
                 try:

@@ -72,7 +72,7 @@ class PlayOptions:
 
     keys: Path | None = None
     """A JSON file of keys and mouse controls to use instead of the world's own; its format is
-    described in worldmodel/interface/controls.py."""
+    described in docs/tutorial.md, "Keys of your own"."""
 
     record: Path | None = None
     """Record a film to this .mp4, and next to it a .json for --replay."""

@@ -91,11 +91,6 @@ def choose_world(name: str, sampling: SamplingOptions = SamplingOptions()) -> Un
         for option in sampling.given:
             raise UserError(f"{name} is a real game: --{option.replace('_', '-')} is for dreams")
         return UnopenedWorld(envs.REAL_WORLDS[name])
-    if _is_training(Path(name)):
-        raise UserError(
-            f"the training in {name} is not finished: resume it by running its `python -m "
-            "worldmodel.train` command again"
-        )
     if is_local(name) or HUB_ID.fullmatch(name):
         return UnopenedWorld(DREAM_ID, name, sampling)
     known = ", ".join([*envs.REAL_WORLDS, *envs.shipped_names()])
@@ -138,8 +133,3 @@ def load_shipped_policy(env: gymnasium.Env, *, seed: int) -> "Policy | None":
 
     path = policy.shipped_policy(env)
     return None if path is None else policy.load_policy(path, env, trusted=False, seed=seed)
-
-
-def _is_training(folder: Path) -> bool:
-    """Whether a folder contains an unfinished training."""
-    return os.path.isdir(folder / "training") and not os.path.exists(folder / "config.json")

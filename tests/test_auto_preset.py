@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import SMALL_PRIOR, auto_preset, clip_length, pixels_a_token
+from worldmodel.configs.presets import (
+    SMALL_PRIOR,
+    auto_preset,
+    clip_length,
+    pixels_a_token,
+    shortage,
+)
 from worldmodel.data import EpisodeReader, EpisodeWriter
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
@@ -62,6 +68,9 @@ def test_clips_fit_into_short_episodes(tmp_path: Path, num_steps: int):
     assert clip_length(reader) == min(17, num_steps + 1)
     preset = auto_preset(reader)
     assert preset.prior.window <= preset.prior_recipe.num_frames
+    short = shortage(preset, reader)
+    assert (short is None) == (num_steps >= 16)
+    assert short is None or f"has more than {num_steps + 1} frames" in short
 
 
 def test_a_few_short_episodes_do_not_shorten_the_clips(tmp_path: Path):

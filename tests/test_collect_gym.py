@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import toy_envs
 from conftest import one_line_error, unprivileged
 from data_samples import assert_same_episode
 from gymnasium import spaces
@@ -164,6 +165,12 @@ def test_games_are_cut_off_where_the_environment_sets_no_limit(tmp_path: Path):
         (("--episodes", 0), "--episodes must be from 1 to"),
         (("--env-id", "toy_envs:Unbounded-v0"), "toy_envs:Unbounded-v0: actions in"),
         (("--env-id", "toy_envs:Blind-v0"), "toy_envs:Blind-v0 has no images"),
+        (
+            ("--env-id", "toy_envs:Walking-v0", "--env-kwargs", '{"falls": 3}'),
+            "toy_envs:Walking-v0 can't be recorded: ArithmeticError: no ground "
+            f"({toy_envs.__file__}, line ",
+        ),
+        (("--new-levels",), "--new-levels needs --pose x,y; an environment's own attribute pose"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(tmp_path, monkeypatch, arguments, message):

@@ -44,6 +44,16 @@ def test_a_sound_set_is_described(tmp_path, monkeypatch, capsys):
         assert sheet.size == (10 * (6 + 2) - 2, 10 * (8 + 2) - 2)
 
 
+def test_an_episode_that_ends_both_ways_is_counted_once(tmp_path):
+    with EpisodeWriter(tmp_path, INFO) as writer:
+        episodes = [sample_episode(i) for i in range(3)]
+        episodes[0].truncated[-1] = True
+        episodes[1].terminated[-1] = False
+        for episode in episodes:
+            writer.append(episode)
+    assert "ends         2 terminated, 0 truncated, 1 cut by the recorder" in verify(tmp_path).lines
+
+
 def _set_row(column, value, row=1):
     def damage(file: h5py.File) -> None:
         index = array_of(file, "index")[:]

@@ -149,8 +149,8 @@ class Unpicklable(Exception):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("exits", "a worker process failed: .*SystemExit: 0"),
-        ("raises", r"a worker process failed: .*the pole broke \(3\)"),
+        ("exits", r"a worker process failed: SystemExit: 0 \(.*test_parallel.py, line \d+\)$"),
+        ("raises", r"failed: Unpicklable: the pole broke \(3\) \(.*test_parallel.py, line \d+\)$"),
         ("dies", "a worker process died"),
     ],
 )

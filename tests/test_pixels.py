@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 import envs  # noqa: F401  registers the environments
 from collect.recorder import RANDOM, Job, describe, play_episode
-from envs.interface import action_spec, actions_of, controls_of
+from envs.interface import action_spec, actions_of, controls_of, pose_of
 from envs.making import made
 from envs.pixels import PixelsEnv
 from envs.policy import StatePolicy, load_policy, load_sb3
@@ -268,7 +268,7 @@ def test_an_environment_closed_beside_a_window_leaves_it_open():
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [
-        ("Nope-v0", {}, "Nope-v0 can't be made: Environment `Nope` doesn't exist"),
+        ("Nope-v0", {}, "Environment `Nope` doesn't exist. .*name that too: module:Nope-v0"),
         ("no_such_module:Env-v0", {}, "No module named 'no_such_module'"),
         ("CartPole-v1", {"env_kwargs": {"colour": 1}}, "unexpected keyword argument 'colour'"),
         ("CartPole-v1", {"env_kwargs": {"render_mode": "human"}}, "can't contain render_mode"),
@@ -281,6 +281,28 @@ def test_what_cannot_be_shown_is_refused_in_a_line(env_id: str, options: dict, m
     with pytest.raises(UserError, match=message) as refused:
         make(env_id, **options)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"lost": 2}, "info lacks 'x', which is part of the pose"),
+        ({"grown": 2}, "an image is 41x60, but the first of its episode was 40x60"),
+    ],
+)
+def test_what_an_environment_stops_telling_is_missed_in_its_step(fault: dict, message: str):
+    env = make("toy_envs:Walking-v0", pose=("x", "y"), env_kwargs=fault)
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises(UserError, match=message):
+        env.step(0)
+
+
+def test_an_attribute_pose_says_what_it_should_be():
+    wrapped = gymnasium.make("toy_envs:Walking-v0")
+    wrapped.unwrapped.pose = np.zeros(2)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match=r'names? numbers in info, such as \{"position": \['):
+        pose_of(wrapped)
 
 
 @pytest.mark.parametrize(

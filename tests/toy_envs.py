@@ -60,6 +60,32 @@ class Blowing(Count):
         return frame, self.bad, terminated, truncated, {**info, "contacts": [[1, 2], [3]]}
 
 
+class Walking(Count):
+    """Its `info` tells where it is; not from step `lost` on. In step `grown` its picture grows, and
+    in step `falls` it raises."""
+
+    def __init__(self, render_mode=None, *, lost=99, grown=99, falls=99):
+        super().__init__(render_mode)
+        self.lost, self.grown, self.falls = lost, grown, falls
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        frame, _ = super().reset(seed=seed, options=options)
+        return frame, {"x": 0.0, "y": 0.0}
+
+    def step(self, action):
+        frame, reward, terminated, truncated, _ = super().step(action)
+        self.time += 1
+        if self.time == self.falls:
+            raise ArithmeticError("no ground")
+        if self.time == self.grown:
+            frame = np.zeros((41, 60), np.uint8)
+        info = {"x": float(self.time), "y": 0.0}
+        if self.time >= self.lost:
+            del info["x"]
+        return frame, reward, terminated, truncated, info
+
+
 class Instructed(Count):
     """It observes a picture and an instruction in words, which no policy here reads."""
 
@@ -171,6 +197,7 @@ gymnasium.register("Steered-v0", f"{__name__}:Steered")
 gymnasium.register("Short-v0", f"{__name__}:Count", max_episode_steps=9)
 gymnasium.register("Random-v0", f"{__name__}:Count", kwargs={"is_random": True})
 gymnasium.register("Blowing-v0", f"{__name__}:Blowing")
+gymnasium.register("Walking-v0", f"{__name__}:Walking")
 gymnasium.register("Instructed-v0", f"{__name__}:Instructed")
 gymnasium.register("Broken-v0", f"{__name__}:Broken")
 gymnasium.register("Buttons-v0", f"{__name__}:Buttons")

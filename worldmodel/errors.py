@@ -1,6 +1,14 @@
 """The one error that a user can fix, and text from anywhere as one safe line."""
 
+import sysconfig
+import traceback
+from pathlib import Path
+
 MOST_CHARACTERS = 600  # of a message: names and paths in it may be of any length
+# Where the fault of someone's environment is not: Python's own modules, and this project's.
+_ROOT = Path(__file__).parents[1]
+_OWN = tuple(f"{_ROOT / package}/" for package in ("collect", "envs", "play", "worldmodel"))
+_NOT_OTHERS = (sysconfig.get_path("stdlib"), "<frozen", *_OWN)
 
 
 class UserError(ValueError):
@@ -12,6 +20,23 @@ class UserError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(one_line(message))
+
+
+def raised(error: BaseException) -> str:
+    """An exception of code that isn't this project's: type, message, and where it was raised. Of a
+    UserError the message alone."""
+    if isinstance(error, UserError):
+        return str(error)
+    others = [
+        at
+        for at in traceback.extract_tb(error.__traceback__)
+        if not at.filename.startswith(_NOT_OTHERS) and "site-packages" not in at.filename
+    ]
+    where = others or traceback.extract_tb(error.__traceback__)
+    place = f" ({where[-1].filename}, line {where[-1].lineno})" if where else ""
+    text = one_line(error, most=MOST_CHARACTERS // 2)
+    name = type(error).__name__
+    return (name if text == name else f"{name}: {text}") + place
 
 
 def one_line(value: object, *, most: int = MOST_CHARACTERS) -> str:

@@ -16,7 +16,6 @@ import socket
 import sys
 import tempfile
 import threading
-import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from worldmodel.command import say
-from worldmodel.errors import UserError, one_line
+from worldmodel.errors import UserError, one_line, raised
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -242,8 +241,8 @@ class _LazyRunner:
             return self._runner(task)
         except UserError as error:
             return Failure(str(error), is_users=True)
-        except BaseException:  # also an environment that calls sys.exit
-            return Failure(f"failed: {traceback.format_exc()}", is_users=False)
+        except BaseException as error:  # also an environment that calls sys.exit
+            return Failure(f"failed: {raised(error)}", is_users=False)
 
 
 _runner: _LazyRunner | None = None

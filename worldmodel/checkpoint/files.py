@@ -79,6 +79,13 @@ def find_checkpoint(name: str) -> Path:
             "into place. Run the command that wrote it again: it finishes the save"
         )
     if is_there:
+        if (folder / "meta.json").is_file():
+            raise UserError(f"{name} holds recorded episodes: train a dream on them first")
+        if (folder / "training").is_dir():
+            raise UserError(
+                f"the training in {name} is not finished: resume it by running its `python -m "
+                "worldmodel.train` command again"
+            )
         raise UserError(f"{name} holds no checkpoint: it has no config.json")
     known = ", ".join(shipped_names()) or "none"
     hint = (

@@ -257,6 +257,20 @@ def clip_length(reader: EpisodeReader) -> int:
     return 2
 
 
+def shortage(preset: Preset, reader: EpisodeReader) -> str | None:
+    """What is lost because the episodes of a split are short, in one line; None: nothing."""
+    frames = reader.index["episode_length"] + 1
+    longest = {split: int(frames[reader.split(split)].max()) for split in SPLITS}
+    split = min(longest, key=lambda name: longest[name])
+    if longest[split] >= PRESETS["dream-doom"].prior_recipe.num_frames:
+        return None
+    lost = " and without poses" if preset.pose and not preset.prior.map_width else ""
+    return (
+        f"no {split} episode has more than {longest[split]} frames, so the dream learns from clips "
+        f"of {preset.prior_recipe.num_frames} frames{lost}: record longer episodes, or more of them"
+    )
+
+
 def summary(preset: Preset) -> str:
     """What was chosen, in one line."""
     tokenizer, recipe = preset.tokenizer, preset.prior_recipe

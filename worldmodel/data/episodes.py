@@ -170,6 +170,10 @@ def read_info(folder: Path) -> DatasetInfo:
         is_there = path.exists()
     except PermissionError:
         raise UserError(f"{folder} may not be entered: its permissions forbid it") from None
+    if not is_there and any(folder.glob("shard-*.h5")):
+        raise UserError(
+            f"{folder} has episodes but no meta.json, which describes them: put it back"
+        )
     if not is_there:
         what = "has no meta.json" if folder.is_dir() else "does not exist"
         raise UserError(
@@ -237,8 +241,10 @@ def step_problems(steps: dict[str, np.ndarray], info: DatasetInfo) -> list[str]:
         problems.append(f"an action is outside {info.actions}")
     pose_is_known = not np.isnan(steps["pose"]).all()
     for name in ("reward", "variables", *(["pose"] if pose_is_known else [])):
-        if not np.isfinite(steps[name]).all():
-            problems.append(f"{name} holds a value that is not finite")
+        if not (is_finite := np.isfinite(steps[name])).all():
+            names = {"variables": info.variable_names, "pose": info.pose.names}.get(name)
+            which = "" if names is None else f" ({names[is_finite.all(0).argmin()]})"
+            problems.append(f"{name} holds a value that is not finite{which}")
     for name in ("terminated", "truncated"):
         if steps[name][:-1].any():
             problems.append(f"{name} is set before the last step")

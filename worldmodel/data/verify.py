@@ -59,6 +59,7 @@ class _Summary:
     contents: Counter[bytes] = field(default_factory=Counter)
     terminated: int = 0
     truncated: int = 0
+    cut: int = 0
     actions: list[np.ndarray] = field(default_factory=list)
     variables: list[np.ndarray] = field(default_factory=list)  # (2, V): lowest and highest
     poses: list[np.ndarray] = field(default_factory=list)
@@ -72,8 +73,10 @@ class _Summary:
         self.splits[split_of(episode.episode_id)] += 1
         self.policies[episode.policy].append((episode.length, float(episode.reward.sum())))
         self.contents[hashlib.blake2b(episode.frames.tobytes(), digest_size=16).digest()] += 1
-        self.terminated += bool(episode.terminated[-1])
-        self.truncated += bool(episode.truncated[-1])
+        terminated, truncated = bool(episode.terminated[-1]), bool(episode.truncated[-1])
+        self.terminated += terminated
+        self.truncated += truncated and not terminated
+        self.cut += not (terminated or truncated)
         self.actions.append(episode.action)
         self.variables.append(np.stack([episode.variables.min(0), episode.variables.max(0)]))
         if not np.isnan(episode.pose).any():
@@ -167,7 +170,6 @@ def _check_shard(path: Path, info: DatasetInfo, summary: _Summary, report: Repor
 def _describe(info: DatasetInfo, summary: _Summary) -> list[str]:
     episodes = [one for of_policy in summary.policies.values() for one in of_policy]
     lengths = np.asarray([length for length, _ in episodes])
-    num_cut = len(lengths) - summary.terminated - summary.truncated
     lines = [
         f"environment  {info.env_id} {info.env_kwargs or ''}".rstrip(),
         f"frames       {lengths.sum() + len(lengths)} of {'x'.join(map(str, info.frame_shape))}, "
@@ -175,8 +177,8 @@ def _describe(info: DatasetInfo, summary: _Summary) -> list[str]:
         f"episodes     {len(lengths)}: "
         + ", ".join(f"{summary.splits[s]} {s}" for s in SPLITS)
         + ("" if all(summary.splits[s] for s in SPLITS) else "; all three are needed for training"),
-        f"ends         {summary.terminated} terminated, {summary.truncated} truncated, {num_cut} "
-        "cut by the recorder",
+        f"ends         {summary.terminated} terminated, {summary.truncated} truncated, "
+        f"{summary.cut} cut by the recorder",
     ]
     if repeated := sum(count - 1 for count in summary.contents.values()):
         lines.append(f"repeated     {repeated} episodes show the same frames as another one")

@@ -91,11 +91,12 @@ def _far_ahead(held_out: HeldOut) -> HeldOut:
     posed = [i for i in reader.split("test") if np.isfinite(reader.steps(int(i))["pose"]).all()]
     if not posed:
         raise UserError(f"{reader.folder}: no test episode has poses")
-    longest = np.sort(reader.index["episode_length"][posed])[::-1]
-    reached = int(longest[min(FEWEST_EPISODES, len(longest)) - 1]) + 1 - given
-    if reached < 1:
+    reached = np.sort(reader.index["episode_length"][posed] + 1 - given)[::-1]
+    reached = reached[reached > 0]
+    if not len(reached):
         raise UserError(f"{reader.folder}: no test episode is longer than {given} frames")
-    settings = replace(held_out.settings, horizon=min(STEPS_AHEAD[-1], reached))
+    farthest = int(reached[min(FEWEST_EPISODES, len(reached)) - 1])
+    settings = replace(held_out.settings, horizon=min(STEPS_AHEAD[-1], farthest))
     return HeldOut(held_out.model, reader, settings, with_pose=True)
 
 

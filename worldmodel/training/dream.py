@@ -17,7 +17,7 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.checkpoint.card import model_card
 from worldmodel.configs.dream import WorldModelConfig
-from worldmodel.configs.presets import PRESETS, Preset, auto_preset, summary
+from worldmodel.configs.presets import PRESETS, Preset, auto_preset, shortage, summary
 from worldmodel.data import EpisodeReader
 from worldmodel.dream import WorldModel
 from worldmodel.errors import UserError
@@ -99,6 +99,8 @@ def train_preset(preset: Preset, options: TrainDream, *, command: str = "the sam
         model, world, notes, lineage = _model(start, options, config, reader)
         if options.preset not in PRESETS:
             notes = [summary(preset), *notes]
+            if short := shortage(preset, reader):
+                notes = [short, *notes]
         run.begin(config, preset, notes, lineage, learns_places=_learns_places(model))
         if _train(run, model, preset, options):
             run.export(

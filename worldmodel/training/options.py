@@ -50,10 +50,11 @@ class TrainOptions:
     """Floating-point precision of the computation; weights stay fp32. auto: bf16 where the hardware
     supports it."""
     max_minutes: float | None = None
-    """Stop each stage after so many minutes; the same command resumes."""
+    """Stop each stage after so many minutes of this call; the same command resumes. How long the
+    training is in all is set by the options that follow."""
     tokenizer_minutes: float | None = None
-    """Minutes of training, over all calls, in which the tokenizer's learning rate falls to zero;
-    by default it falls over --tokenizer-steps."""
+    """Length of the tokenizer's training in minutes, over all calls: its learning rate falls to
+    zero at their end. Default: --tokenizer-steps."""
     prior_minutes: float | None = None
     """The same for the prior."""
     tokenizer_steps: int | None = None

@@ -211,7 +211,7 @@ class Pace:
         if num_steps < FEW_STEPS:
             self._has_warned = True
             say(
-                f"note: in {timing.schedule_minutes:g} minutes the {stage} takes about "
+                f"note: in {timing.schedule_minutes:g} minutes the {stage} stage takes about "
                 f"{num_steps} steps here, and learns little from fewer than {FEW_STEPS}: give it "
                 f"more --{stage}-minutes, or smaller networks"
             )

@@ -314,8 +314,10 @@ class ActionLogs:
         for path, columns in columns_of.items():
             wanted = {*self.columns, *roles.summed, *roles.variables, *roles.pose}
             if lacking := sorted(wanted - columns - listed):
+                others = sum(lacking[0] in own for own in columns_of.values())
                 raise UserError(
-                    f"{path} has no column {lacking[0]!r}; it has: {', '.join(sorted(columns))}"
+                    f"{path} has no column {lacking[0]!r}; it has: {', '.join(sorted(columns))}. "
+                    f"{others} of {len(columns_of)} logs have {lacking[0]!r}"
                 )
         self.choices = {name: tuple(sorted(named[name])) for name in self.columns if name in named}
         self.spec = self._spec()

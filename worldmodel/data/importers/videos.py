@@ -62,7 +62,7 @@ NO_VIDEO = "no video by the ending of its name"
 UNLISTED = "in neither list"
 MISSING = "listed, but not there"
 DAMAGED = "damaged"
-SHORT_REST = "the end of a video"
+SHORT_REST = "the end of a video, too short for an episode"
 LONGEST_S = 24 * 3600  # of a video
 FORGIVEN_S = 0.5  # between the lengths of a video and its log
 
@@ -275,7 +275,8 @@ class ImportVideos(PoseOptions):
         if class_number is not None:
             variables = np.full((len(film.frames), 1), class_number, np.float32)
         is_cut = film.is_cut and piece == num_pieces - 1
-        lacks = (Lack(SHORT_REST, part),) if is_cut else ()
+        rest = f"{name} from frame {start + len(film.frames) - 1}"
+        lacks = (Lack(SHORT_REST, rest),) if is_cut else ()
         plain = Recording(film.frames, variables=variables, lacks=lacks)
         if reading.logs is None or reading.log is None:
             return plain
