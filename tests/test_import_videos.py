@@ -307,7 +307,7 @@ def test_short_videos_are_left_out_and_counted(tmp_path, run, capsys):
         run("videos", source, "--out", tmp_path / "set", "--size", 16, "--max-frames", 20)
         assert capsys.readouterr().out.splitlines()[1:] == [
             "left out     fewer than 16 frames: 2, the first 1.avi",
-            "left out     the end of a video: 1, 2.avi",
+            "left out     the end of a video, too short for an episode: 1, 2.avi from frame 19",
         ]
     reader = assert_sound(tmp_path / "set", 2)
     assert reader.index["episode_id"].tolist() == [0, 2]

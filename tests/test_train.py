@@ -494,7 +494,7 @@ def test_minutes_that_are_too_few_are_noticed_once(capsys):
     pace.warn_of_few_steps(stage, timing, progress)
     said = capsys.readouterr().err
     assert said.count("note:") == 1
-    assert "in 10 minutes the prior takes about 271 steps" in said  # 12 and (600 - 82) / 2
+    assert "in 10 minutes the prior stage takes about 271 steps" in said  # 12 and (600 - 82) / 2
     assert "more --prior-minutes" in said
     quick = Pace()
     for step in range(1, 13):
