@@ -112,7 +112,7 @@ def normalised(
     return result
 
 
-Layer = nn.Linear | nn.LayerNorm | ConditionalNorm
+Layer = nn.Linear | ConditionalNorm
 # Of each network, the state of its weights when they were read, and what was read.
 _read: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], list[np.ndarray]]] = (
     WeakKeyDictionary()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from worldmodel.configs.dream import RECALL_WIDTH, WorldModelConfig
 from worldmodel.prior.look_back import HALF_VIEW
 from worldmodel.prior.memory import Older
-from worldmodel.prior.pose import PoseSpace
+from worldmodel.prior.pose import PoseSpace, in_float32
 from worldmodel.vqvae.codebook import Codebooks
 
 HEADS = 4
@@ -203,7 +203,7 @@ class NearAttention(nn.Module):
         q = _by_head(self.queries(self.norm(x))) * (x.shape[-1] // HEADS) ** -0.5
         k = _by_head(self.keys(states))
         moved = self.moved(states).unflatten(-1, (HEADS, 2)).transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):  # squares of distances need precision
+        with in_float32(x):  # squares of distances need precision
             there = others.directions[:, None] + moved.float()
             # -|a - b|^2 as a product of (2 a, 1, -|a|^2) and (b, -|b|^2, 1).
             sharpness, one = self.log_sharpness.exp(), torch.ones_like(directions[:, :1])
